@@ -1,0 +1,3 @@
+"""ltpipe: find, evaluate and compare lottery tickets."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Model sources, the canonical checkpoint folder and the tensor file format."""

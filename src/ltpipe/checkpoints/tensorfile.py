@@ -1,0 +1,175 @@
+"""Safetensors files as memory-mapped NumPy arrays, without torch.
+
+The format (https://github.com/huggingface/safetensors) is an 8-byte little-endian header length, a JSON header and
+the tensors' bytes. NumPy has no bfloat16, and stages that only look at bit patterns need neither torch nor a copy, so
+arrays are handed out in the dtypes of `STORAGE`: BF16 as uint16 bit patterns, everything else as itself.
+"""
+
+import json
+import mmap
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import atomic_write
+
+STORAGE: dict[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
+"""Safetensors dtype names that ltpipe reads and writes, with the NumPy dtype that holds their bits."""
+
+_HEADER_LIMIT = 100 * 2**20
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Where a tensor lies in the file: dtype name, shape, byte range relative to the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """One tensor to write. `chunks` yields its contents in row-major order, in pieces of any size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Iterable[np.ndarray]
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray) -> "TensorData":
+        """Wrap an array whose NumPy dtype says what it is (not bfloat16)."""
+        dtypes = {np.dtype(storage): dtype for dtype, storage in STORAGE.items() if dtype != "BF16"}
+        return cls(name, dtypes[array.dtype], array.shape, [array])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return prod(self.shape) * np.dtype(STORAGE[self.dtype]).itemsize
+
+
+class TensorFile:
+    """A memory-mapped safetensors file.
+
+    Opening checks the whole header against the file's length.
+
+    Raises:
+        UserError: the file does not exist.
+        DamagedFileError: it is truncated, its header is not valid, or a dtype is not in `STORAGE`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata, self.specs, self._start = _read_header(path)
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.specs
+
+    def array(self, name: str) -> np.ndarray:
+        """The tensor `name`: a read-only view of the mapped file, no bytes copied.
+
+        Raises:
+            DamagedFileError: the file holds no such tensor.
+        """
+        if name not in self.specs:
+            raise DamagedFileError(f"{self.path}: holds no tensor '{name}'")
+        spec = self.specs[name]
+        flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
+        return flat.reshape(spec.shape)
+
+
+def write_tensors(path: Path, tensors: Iterable[TensorData], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically, tensor by tensor, in the order given.
+
+    Only one chunk need be in memory at a time.
+
+    Raises:
+        ValueError: a tensor's chunks hold more or fewer bytes than its shape says.
+    """
+    tensors = list(tensors)
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    for tensor in tensors:
+        end = position + tensor.nbytes
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    with atomic_write(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            written = sum(file.write(memoryview(np.ascontiguousarray(chunk)).cast("B")) for chunk in _bytes(tensor))
+            if written != tensor.nbytes:
+                raise ValueError(f"{tensor.name}: {written} bytes given, its shape takes {tensor.nbytes}")
+
+
+def _bytes(tensor: TensorData) -> Iterator[np.ndarray]:
+    for chunk in tensor.chunks:
+        if chunk.size:
+            yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
+
+
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorSpec], int]:
+    try:
+        length = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            if len(prefix) < 8:
+                raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file")
+            size = struct.unpack("<Q", prefix)[0]
+            if size > min(_HEADER_LIMIT, length - 8):
+                raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header")
+            text = file.read(size)
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such file") from None
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", {})
+        specs = {name: _spec(path, name, entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{path}: safetensors header is not valid ({error})") from None
+    expected = max((spec.end for spec in specs.values()), default=0)
+    if 8 + size + expected != length:
+        raise DamagedFileError(
+            f"{path}: {length} bytes, but its header promises {8 + size + expected}; "
+            "the file is truncated or damaged, fetch or make it again"
+        )
+    return metadata, specs, 8 + size
+
+
+def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
+    if entry["dtype"] not in STORAGE:
+        raise DamagedFileError(
+            f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}"
+        )
+    shape = tuple(int(length) for length in entry["shape"])
+    begin, end = (int(offset) for offset in entry["data_offsets"])
+    spec = TensorSpec(entry["dtype"], shape, begin, end)
+    if end - begin != spec.size * np.dtype(STORAGE[spec.dtype]).itemsize or begin < 0:
+        raise ValueError(f"tensor '{name}' of shape {shape} cannot fill bytes {begin} to {end}")
+    return spec

@@ -1,0 +1,1 @@
+"""Text sources and fixed token sequences."""

@@ -1,0 +1,1 @@
+"""Loss, accuracy, perplexity and retention of dense models and tickets."""

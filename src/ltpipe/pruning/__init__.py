@@ -1,0 +1,1 @@
+"""Scores, thresholds and masks: exact, streamed, packed."""

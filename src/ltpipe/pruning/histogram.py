@@ -1,0 +1,138 @@
+"""Exact histograms of rank keys: one pass over the weights serves every sparsity and scope."""
+
+import json
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.pruning import kernels
+from ltpipe.pruning.scores import RankKeys
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.progress import track
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class SparseCounts:
+    """The occupied bins of one tensor's histogram: `bins` ascending, `counts` (int64) how many keys are in each."""
+
+    bins: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, dense: np.ndarray) -> "SparseCounts":
+        """Keep the occupied bins of a dense histogram."""
+        bins = np.flatnonzero(dense)
+        return cls(bins, dense[bins])
+
+    def at(self, position: int) -> int:
+        """Count in one bin."""
+        place = int(np.searchsorted(self.bins, position))
+        found = place < len(self.bins) and self.bins[place] == position
+        return int(self.counts[place]) if found else 0
+
+    def below(self, position: int) -> int:
+        """Count in all bins before `position`."""
+        return int(self.counts[: np.searchsorted(self.bins, position)].sum())
+
+
+@dataclass(frozen=True)
+class KeyHistogram:
+    """Per-tensor counts of rank keys (15 bits) or of their upper 16 bits (31 bits).
+
+    Attributes:
+        names, shapes, bits: as in `RankKeys`.
+        counts: one histogram a tensor.
+        checkpoint: fingerprint of the checkpoint that was counted.
+        criterion, seed: what was counted.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    bits: int
+    counts: tuple[SparseCounts, ...]
+    checkpoint: str
+    criterion: str
+    seed: int | None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of weights of each tensor."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(self.sizes)
+
+    def write(self, path: Path) -> None:
+        """Write as safetensors: bins and counts of all tensors end to end, with the offset of each."""
+        offsets = np.cumsum([0, *(len(counts.bins) for counts in self.counts)]).astype(np.int64)
+        metadata = {
+            "format": FORMAT,
+            "kind": "histogram",
+            "names": json.dumps(self.names),
+            "shapes": json.dumps(self.shapes),
+            "bits": str(self.bits),
+            "checkpoint": self.checkpoint,
+            "criterion": self.criterion,
+            "seed": json.dumps(self.seed),
+        }
+        arrays = {
+            "counts": np.concatenate([counts.counts for counts in self.counts]).astype(np.int64),
+            "offsets": offsets,
+            "bins": np.concatenate([counts.bins for counts in self.counts]).astype(np.uint16),
+        }
+        write_tensors(path, [TensorData.of(name, array) for name, array in arrays.items()], metadata)
+
+    @classmethod
+    def read(cls, path: Path) -> "KeyHistogram":
+        """Read what `write` wrote.
+
+        Raises:
+            DamagedFileError: the file is something else, or its counts do not add up.
+        """
+        file = TensorFile(path)
+        if (file.metadata.get("kind"), file.metadata.get("format")) != ("histogram", FORMAT):
+            raise DamagedFileError(f"{path}: not a key histogram of format {FORMAT}; run the histogram stage again")
+        offsets, bins, counts = (file.array(name) for name in ("offsets", "bins", "counts"))
+        histogram = cls(
+            names=tuple(json.loads(file.metadata["names"])),
+            shapes=tuple(tuple(shape) for shape in json.loads(file.metadata["shapes"])),
+            bits=int(file.metadata["bits"]),
+            counts=tuple(
+                SparseCounts(bins[begin:end].astype(np.int64), counts[begin:end])
+                for begin, end in zip(offsets[:-1], offsets[1:], strict=True)
+            ),
+            checkpoint=file.metadata["checkpoint"],
+            criterion=file.metadata["criterion"],
+            seed=json.loads(file.metadata["seed"]),
+        )
+        if tuple(int(counts.counts.sum()) for counts in histogram.counts) != histogram.sizes:
+            raise DamagedFileError(f"{path}: counts do not add up to the tensors' sizes; run the histogram stage again")
+        return histogram
+
+
+def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None) -> KeyHistogram:
+    """Count every key of every tensor, in one pass.
+
+    Extra memory is one dense histogram, whatever the size of the model.
+
+    Raises:
+        UserError: a score is infinite or not a number.
+    """
+    coarse_infinite = keys.infinite if keys.bits == 15 else keys.infinite >> 15
+    counted = []
+    for name in track(keys.names, "counting"):
+        dense = np.zeros(1 << (15 if keys.bits == 15 else kernels.COARSE_BITS), np.int64)
+        for block in keys.blocks(name):
+            dense += kernels.count_coarse(block)
+        broken = int(dense[coarse_infinite:].sum())
+        if broken:
+            raise UserError(f"tensor '{name}' holds {broken} weights that are infinite or not a number; mend the model")
+        counted.append(SparseCounts.of(dense))
+    return KeyHistogram(keys.names, keys.shapes, keys.bits, tuple(counted), checkpoint, criterion, seed)

@@ -1,0 +1,151 @@
+"""Masks: packed one bit a weight, written and read with all that defends them.
+
+File format: docs/mask-format.md.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.pruning import kernels
+from ltpipe.pruning.histogram import KeyHistogram
+from ltpipe.pruning.scopes import groups
+from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.thresholds import Cut, exact_cuts
+from ltpipe.runtime.errors import DamagedFileError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A packed mask, usually a view of its mapped file.
+
+    Attributes:
+        bits: canonical-order tensor names to uint8 arrays of shape [ceil(size / 8)]; bit i % 8 of byte i // 8
+            (little-endian) is 1 where weight i, in row-major order, is kept.
+        shapes: of the tensors.
+        kept: number of weights kept in each tensor.
+        criterion, scope, sparsity, seed: how the mask was made; `sparsity` as requested.
+        checkpoint: fingerprint of the checkpoint it was made from.
+    """
+
+    bits: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, int]
+    criterion: str
+    scope: str
+    sparsity: str
+    seed: int | None
+    checkpoint: str
+
+    @property
+    def total(self) -> int:
+        """Number of prunable weights."""
+        return sum(prod(shape) for shape in self.shapes.values())
+
+    @property
+    def total_kept(self) -> int:
+        """Number of weights kept."""
+        return sum(self.kept.values())
+
+    def check_made_for(self, checkpoint: str, path: Path) -> None:
+        """Raise UserError unless the mask was made from the checkpoint with this fingerprint."""
+        if self.checkpoint != checkpoint:
+            raise UserError(
+                f"{path}: mask of another model (made from checkpoint {self.checkpoint[:12]}, "
+                f"used on {checkpoint[:12]}); make a mask from this checkpoint"
+            )
+
+
+def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> None:
+    """Prune exactly `round(sparsity * N)` weights of each competition of `scope`, and write the mask.
+
+    Streams the keys once to pack them (31-bit keys once more, to find the threshold); extra memory is one block.
+
+    Raises:
+        UserError: the weights are not those that the histogram counted.
+    """
+    if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
+        raise UserError("the histogram was counted on other weights; run the histogram stage again")
+    (cuts,) = exact_cuts(keys, histogram, [groups(scope, sparsity, keys.sizes)])
+    kept = {name: size - cut.pruned for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)}
+    metadata = {
+        "format": FORMAT,
+        "kind": "mask",
+        "criterion": histogram.criterion,
+        "scope": scope,
+        "sparsity": sparsity,
+        "seed": json.dumps(histogram.seed),
+        "checkpoint": histogram.checkpoint,
+        "total": str(histogram.total),
+        "kept": json.dumps(kept),
+        "shapes": json.dumps(dict(zip(keys.names, keys.shapes, strict=True))),
+    }
+    write_tensors(
+        path,
+        [
+            TensorData(name, "U8", ((size + 7) // 8,), _packed(keys, name, cut, kept[name]))
+            for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)
+        ],
+        metadata,
+    )
+
+
+def _packed(keys: RankKeys, name: str, cut: Cut, kept: int) -> Iterator[np.ndarray]:
+    """Pack a tensor block by block, and refuse to end on a count that is not the one promised."""
+    ties, ones = cut.ties, 0
+    for block in keys.blocks(name):
+        bits, ties = kernels.pack(block, cut.threshold, ties)
+        ones += int(np.bitwise_count(bits).sum())
+        yield bits
+    if ones != kept:
+        raise UserError(f"tensor '{name}' changed since it was counted; run the histogram stage again")
+
+
+def read_mask(path: Path) -> Mask:
+    """Open a mask file and check it: format, lengths, and the number of kept weights of every tensor.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: it is no mask of this format, or its bits are not those that were written.
+    """
+    file = TensorFile(path)
+    if (file.metadata.get("kind"), file.metadata.get("format")) != ("mask", FORMAT):
+        raise DamagedFileError(f"{path}: not a mask of format {FORMAT}; make it again")
+    mask = Mask(
+        bits={name: file.array(name) for name in file.specs},
+        shapes={name: tuple(shape) for name, shape in json.loads(file.metadata["shapes"]).items()},
+        kept=json.loads(file.metadata["kept"]),
+        criterion=file.metadata["criterion"],
+        scope=file.metadata["scope"],
+        sparsity=file.metadata["sparsity"],
+        seed=json.loads(file.metadata["seed"]),
+        checkpoint=file.metadata["checkpoint"],
+    )
+    for name, bits in mask.bits.items():
+        if bits.size != (prod(mask.shapes[name]) + 7) // 8 or int(np.bitwise_count(bits).sum()) != mask.kept[name]:
+            raise DamagedFileError(f"{path}: '{name}' does not keep the number of weights it promises; make it again")
+    return mask
+
+
+def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Expand one tensor's packed bits to a bool array of `shape`."""
+    return np.unpackbits(bits, count=prod(shape), bitorder="little").view(np.bool_).reshape(shape)
+
+
+def load_mask(path: Path) -> dict[str, "torch.Tensor"]:
+    """Read a mask file as bool tensors on the CPU, True where a weight is kept."""
+    import torch
+
+    mask = read_mask(path)
+    return {name: torch.from_numpy(unpack(bits, mask.shapes[name])) for name, bits in mask.bits.items()}

@@ -1,0 +1,155 @@
+"""Criteria: what makes a weight worth keeping, as integers that order like the score.
+
+Ranking needs no floating point. The bit pattern of a finite float without its sign orders like its magnitude, so a
+criterion hands out *rank keys*: blocks of uint16 or uint32 whose lower 15 or 31 bits order like the score (the top
+bit is ignored). Small keys are pruned first.
+
+A new criterion is a class with `keys`, decorated with `register`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.runtime.determinism import stable_seed
+from ltpipe.runtime.errors import UserError
+
+_BLOCK = 1 << 24  # weights a block; a multiple of 8, so that packed blocks join without a seam
+_COPIED_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class RankKeys:
+    """The rank keys of a set of tensors.
+
+    Attributes:
+        names: tensors in canonical (byte) order.
+        shapes: of the tensors.
+        bits: 15 or 31, the width of every key.
+        infinite: keys from here on stand for scores that are not finite.
+        blocks: name to the tensor's keys in row-major order, in blocks whose sizes, but for the last, are multiples
+            of 8.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    bits: int
+    infinite: int
+    blocks: Callable[[str], Iterator[np.ndarray]]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of weights of each tensor."""
+        return tuple(prod(shape) for shape in self.shapes)
+
+
+class Criterion(Protocol):
+    """Scores the weights of a checkpoint.
+
+    `stochastic` says whether the keys depend on the seed; where they do not, one mask serves all seeds.
+    """
+
+    name: ClassVar[str]
+    stochastic: ClassVar[bool]
+
+    def keys(self, weights: TensorFile, names: Sequence[str], seed: int | None) -> RankKeys:
+        """Rank keys of the tensors `names` of `weights`."""
+        ...
+
+
+CRITERIA: dict[str, Criterion] = {}
+
+
+def register(criterion: type) -> type:
+    """Make a criterion known under its `name`."""
+    CRITERIA[criterion.name] = criterion()
+    return criterion
+
+
+def criterion_named(name: str) -> Criterion:
+    """Look a criterion up.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in CRITERIA:
+        raise UserError(f"criterion '{name}' is unknown; known are {', '.join(sorted(CRITERIA))}")
+    return CRITERIA[name]
+
+
+@register
+class Magnitude:
+    """|w|, the criterion of Han et al. 2015 (1506.02626) and Frankle & Carbin 2019 (1803.03635)."""
+
+    name = "magnitude"
+    stochastic = False
+
+    def keys(self, weights: TensorFile, names: Sequence[str], seed: int | None) -> RankKeys:  # noqa: ARG002
+        """The weights' own bit patterns, read from the mapped file without a copy.
+
+        Tensors of one 16-bit format give 15-bit keys. Otherwise keys are 31 bits, those of float32, to which every
+        16-bit float converts exactly.
+
+        Raises:
+            UserError: a tensor is of a dtype that float32 does not hold exactly.
+        """
+        dtypes = {weights.specs[name].dtype for name in names}
+        for name in names:
+            if weights.specs[name].dtype not in ("BF16", "F16", "F32"):
+                raise UserError(
+                    f"{weights.path}: '{name}' has dtype {weights.specs[name].dtype}; magnitude ranks BF16, F16 and "
+                    "F32, set the model's dtype to float32"
+                )
+        shapes = tuple(weights.specs[name].shape for name in names)
+        if dtypes == {"BF16"} or dtypes == {"F16"}:
+            infinite = 0x7F80 if dtypes == {"BF16"} else 0x7C00
+            return RankKeys(tuple(names), shapes, 15, infinite, lambda name: _patterns(weights, name))
+        return RankKeys(tuple(names), shapes, 31, 0x7F800000, lambda name: _float32_patterns(weights, name))
+
+
+@register
+class Random:
+    """Independent uniform scores: the control that any criterion has to beat."""
+
+    name = "random"
+    stochastic = True
+
+    def keys(self, weights: TensorFile, names: Sequence[str], seed: int | None) -> RankKeys:
+        """Keys from NumPy's Philox, keyed by (seed, tensor name): the same on every machine and in any order."""
+        if seed is None:
+            raise UserError("criterion 'random' needs a seed")
+        shapes = {name: weights.specs[name].shape for name in names}
+        return RankKeys(
+            tuple(shapes), tuple(shapes.values()), 31, 1 << 31, lambda name: _uniform(seed, name, prod(shapes[name]))
+        )
+
+
+def _patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
+    flat = weights.array(name).reshape(-1).view(np.uint16)
+    for start in range(0, flat.size, _BLOCK):
+        yield flat[start : start + _BLOCK]
+
+
+def _float32_patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
+    flat = weights.array(name).reshape(-1)
+    if flat.dtype == np.float32:
+        for start in range(0, flat.size, _BLOCK):
+            yield flat[start : start + _BLOCK].view(np.uint32)
+        return
+    for start in range(0, flat.size, _COPIED_BLOCK):
+        block = flat[start : start + _COPIED_BLOCK]
+        if weights.specs[name].dtype == "BF16":
+            yield block.astype(np.uint32) << np.uint32(16)
+        else:
+            yield block.astype(np.float32).view(np.uint32)
+
+
+def _uniform(seed: int, name: str, size: int) -> Iterator[np.ndarray]:
+    stream = np.random.Philox(key=stable_seed(seed, name))
+    for start in range(0, size, _COPIED_BLOCK):
+        count = min(_COPIED_BLOCK, size - start)
+        yield stream.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]

@@ -1,0 +1,1 @@
+"""The walk: a model, block by block, over a memory-mapped checkpoint."""

@@ -1,0 +1,1 @@
+"""The configuration, the grid it spans and the names of its artefacts."""
