@@ -8,8 +8,14 @@ from typing import Literal
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
 
+Preset = Literal["linear", "all-weights"]
 
-_NOT_LINEAR = ("Embedding", "Conv1d", "Conv2d", "Conv3d")  # Conv1D, with a capital D, is GPT-2's transposed linear layer
+_NOT_LINEAR = (
+    "Embedding",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+)  # Conv1D, with a capital D, is GPT-2's transposed linear layer
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Selection:
     Patterns are shell-style (`*.mlp.*`) and match whole tensor names, case-sensitively.
     """
 
-    preset: Literal["linear", "all-weights"] = "linear"
+    preset: Preset = "linear"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
 

@@ -164,9 +164,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorSpec], int
 
 def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
     if entry["dtype"] not in STORAGE:
-        raise DamagedFileError(
-            f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}"
-        )
+        raise DamagedFileError(f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}")
     shape = tuple(int(length) for length in entry["shape"])
     begin, end = (int(offset) for offset in entry["data_offsets"])
     spec = TensorSpec(entry["dtype"], shape, begin, end)

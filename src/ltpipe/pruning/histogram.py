@@ -2,14 +2,18 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.scores import RankKeys, criterion_named
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.progress import track
 
@@ -105,8 +109,7 @@ class KeyHistogram:
             shapes=tuple(tuple(shape) for shape in json.loads(file.metadata["shapes"])),
             bits=int(file.metadata["bits"]),
             counts=tuple(
-                SparseCounts(bins[begin:end].astype(np.int64), counts[begin:end])
-                for begin, end in zip(offsets[:-1], offsets[1:], strict=True)
+                SparseCounts(bins[begin:end].astype(np.int64), counts[begin:end]) for begin, end in pairwise(offsets)
             ),
             checkpoint=file.metadata["checkpoint"],
             criterion=file.metadata["criterion"],
@@ -115,6 +118,18 @@ class KeyHistogram:
         if tuple(int(counts.counts.sum()) for counts in histogram.counts) != histogram.sizes:
             raise DamagedFileError(f"{path}: counts do not add up to the tensors' sizes; run the histogram stage again")
         return histogram
+
+
+def count_checkpoint(folder: Path, criterion: str, seed: int | None, selection: Selection) -> KeyHistogram:
+    """Count the keys that a criterion gives the selected weights of a canonical checkpoint.
+
+    Raises:
+        UserError: the criterion is unknown, the selection is empty, or a score is not finite.
+    """
+    manifest = Manifest.read(folder / MANIFEST)
+    names = selection.names(manifest)
+    keys = criterion_named(criterion).keys(TensorFile(folder / WEIGHTS), names, seed)
+    return count_keys(keys, manifest.fingerprint, criterion, seed)
 
 
 def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None) -> KeyHistogram:

@@ -4,7 +4,7 @@ File format: docs/mask-format.md.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
-from ltpipe.pruning import kernels
-from ltpipe.pruning.histogram import KeyHistogram
-from ltpipe.pruning.scopes import groups
-from ltpipe.pruning.scores import RankKeys
-from ltpipe.pruning.thresholds import Cut, exact_cuts
+from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 if TYPE_CHECKING:
@@ -65,51 +60,6 @@ class Mask:
                 f"{path}: mask of another model (made from checkpoint {self.checkpoint[:12]}, "
                 f"used on {checkpoint[:12]}); make a mask from this checkpoint"
             )
-
-
-def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> None:
-    """Prune exactly `round(sparsity * N)` weights of each competition of `scope`, and write the mask.
-
-    Streams the keys once to pack them (31-bit keys once more, to find the threshold); extra memory is one block.
-
-    Raises:
-        UserError: the weights are not those that the histogram counted.
-    """
-    if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
-        raise UserError("the histogram was counted on other weights; run the histogram stage again")
-    (cuts,) = exact_cuts(keys, histogram, [groups(scope, sparsity, keys.sizes)])
-    kept = {name: size - cut.pruned for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)}
-    metadata = {
-        "format": FORMAT,
-        "kind": "mask",
-        "criterion": histogram.criterion,
-        "scope": scope,
-        "sparsity": sparsity,
-        "seed": json.dumps(histogram.seed),
-        "checkpoint": histogram.checkpoint,
-        "total": str(histogram.total),
-        "kept": json.dumps(kept),
-        "shapes": json.dumps(dict(zip(keys.names, keys.shapes, strict=True))),
-    }
-    write_tensors(
-        path,
-        [
-            TensorData(name, "U8", ((size + 7) // 8,), _packed(keys, name, cut, kept[name]))
-            for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)
-        ],
-        metadata,
-    )
-
-
-def _packed(keys: RankKeys, name: str, cut: Cut, kept: int) -> Iterator[np.ndarray]:
-    """Pack a tensor block by block, and refuse to end on a count that is not the one promised."""
-    ties, ones = cut.ties, 0
-    for block in keys.blocks(name):
-        bits, ties = kernels.pack(block, cut.threshold, ties)
-        ones += int(np.bitwise_count(bits).sum())
-        yield bits
-    if ones != kept:
-        raise UserError(f"tensor '{name}' changed since it was counted; run the histogram stage again")
 
 
 def read_mask(path: Path) -> Mask:

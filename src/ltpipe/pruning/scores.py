@@ -124,7 +124,11 @@ class Random:
             raise UserError("criterion 'random' needs a seed")
         shapes = {name: weights.specs[name].shape for name in names}
         return RankKeys(
-            tuple(shapes), tuple(shapes.values()), 31, 1 << 31, lambda name: _uniform(seed, name, prod(shapes[name]))
+            tuple(shapes),
+            tuple(shapes.values()),
+            31,
+            1 << 31,
+            lambda name: _uniform(seed, name, prod(shapes[name])),
         )
 
 

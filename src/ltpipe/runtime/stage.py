@@ -23,6 +23,11 @@ _OS_ADVICE = {
 }
 
 
+def say(message: str) -> None:
+    """Tell the user what a stage found, on the terminal and in its log."""
+    logger.info(message)
+
+
 def run(main: Callable[..., None]) -> None:
     """Call `main` with arguments from the command line; its signature is the command's interface.
 

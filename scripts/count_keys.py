@@ -1,0 +1,42 @@
+"""Count the scores of all prunable weights, once for every sparsity and scope."""
+
+from pathlib import Path
+
+from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.pruning import kernels
+from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.runtime import stage
+from ltpipe.runtime.threads import available_threads
+
+
+def main(
+    *,
+    checkpoint: Path,
+    criterion: str,
+    output: Path,
+    seed: int | None = None,
+    preset: Preset = "linear",
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    threads: int = 0,
+) -> None:
+    """Count the scores of all prunable weights, once for every sparsity and scope.
+
+    Args:
+        checkpoint: canonical checkpoint folder.
+        criterion: magnitude or random.
+        output: safetensors file to write.
+        seed: of a stochastic criterion.
+        preset: linear or all-weights.
+        include: patterns of further tensors to prune.
+        exclude: patterns of tensors to leave alone.
+        threads: CPU threads; 0 takes all.
+    """
+    kernels.use_threads(available_threads(threads))
+    histogram = count_checkpoint(checkpoint, criterion, seed, Selection(preset, include, exclude))
+    histogram.write(output)
+    stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
+
+
+if __name__ == "__main__":
+    stage.run(main)

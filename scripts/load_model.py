@@ -1,0 +1,26 @@
+"""Load a model from any source and write it as a canonical checkpoint folder."""
+
+from pathlib import Path
+
+from ltpipe.checkpoints.load import load_checkpoint
+from ltpipe.runtime import stage
+from ltpipe.runtime.sources import Source
+
+
+def main(*, source: str, output: Path, name: str = "model", tokenizer: str | None = None, dtype: str = "auto") -> None:
+    """Load a model from any source and write it as a canonical checkpoint folder.
+
+    Args:
+        source: hub:owner/name@revision, package:module/path/inside, or the path of a folder or .gguf file.
+        output: folder to write.
+        name: what the configuration calls the model, for messages.
+        tokenizer: source of the tokenizer, if it does not lie beside the model.
+        dtype: auto, float32, bfloat16 or float16.
+    """
+    words = Source(tokenizer, f"models.{name}.tokenizer") if tokenizer else None
+    manifest = load_checkpoint(Source(source, f"models.{name}.source"), words, dtype, output)
+    stage.say(f"{name}: {manifest.architecture}, {manifest.parameters:,} parameters, {manifest.fingerprint[:12]}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,47 @@
+"""Cut a text into fixed token sequences."""
+
+from pathlib import Path
+from typing import Literal
+
+from ltpipe.data.documents import Part, read_documents
+from ltpipe.data.sequences import cut_sequences
+from ltpipe.runtime import stage
+from ltpipe.runtime.sources import Source
+
+
+def main(
+    *,
+    source: str,
+    tokenizer: Path,
+    sequence_length: int,
+    output: Path,
+    num_sequences: int | Literal["all"] = "all",
+    name: str = "text",
+    files: str = "**/*",
+    field: str = "text",
+    documents: Part = "all",
+    separator: str = "\n\n",
+) -> None:
+    """Cut a text into fixed token sequences.
+
+    Args:
+        source: .txt, .jsonl or .parquet file, folder of them, package:module/path/inside, or hub:owner/name@revision.
+        tokenizer: tokenizer.json of a canonical checkpoint folder.
+        sequence_length: tokens a sequence.
+        output: safetensors file to write.
+        num_sequences: how many, at even distances over the whole text, or all.
+        name: what the configuration calls the text, for messages.
+        files: pattern of the files to read in a folder.
+        field: key or column that holds the text in .jsonl and .parquet.
+        documents: all documents or those of one part.
+        separator: text put after each document.
+    """
+    texts = read_documents(Source(source, f"data.{name}.source"), files, field, documents)
+    count = None if num_sequences == "all" else num_sequences
+    sequences = cut_sequences(texts, tokenizer, sequence_length, count, separator, f"data.{name}")
+    sequences.write(output)
+    stage.say(f"{name}: {len(sequences.input_ids)} of {sequences.available} sequences, {sequences.documents} documents")
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,7 @@
+"""File names in a canonical checkpoint folder."""
+
+WEIGHTS = "model.safetensors"
+MANIFEST = "manifest.json"
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -1,0 +1,246 @@
+"""The load stage: any source to the canonical folder.
+
+A canonical folder holds `model.safetensors` (the live model's own parameter names, tied parameters once),
+`config.json`, `tokenizer.json`, `tokenizer_config.json` and `manifest.json`. The tensors are those that transformers
+computes with after its renaming and fusing, so that no later stage has to translate. Code from a checkpoint is never
+run, and pickled weights are never read.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest, TensorEntry
+from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import atomic_write, read_json
+from ltpipe.runtime.progress import track
+from ltpipe.runtime.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*"]
+_CHUNK = 1 << 24
+
+
+def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder: Path) -> Manifest:
+    """Load a model and its tokenizer, and write them as a canonical folder.
+
+    Args:
+        source: of the model: Hub repository, folder (sharded or not) or GGUF file.
+        tokenizer: of the tokenizer, if it does not lie beside the model.
+        dtype: to store floating-point tensors in; `auto` keeps them as they are (GGUF is dequantised to float32).
+        folder: to write to.
+
+    Raises:
+        UserError: the source is damaged, incomplete, quantised, pickled, or of an architecture that transformers
+            cannot build without code from the checkpoint.
+    """
+    place, revision = _local(source)
+    model = _model(place, dtype, source.key)
+    words = _tokenizer(_local(tokenizer)[0] if tokenizer else place, (tokenizer or source).key)
+    return write_canonical(model, words, folder, " ".join(filter(None, [source.identity, revision])))
+
+
+def write_canonical(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, source: str
+) -> Manifest:
+    """Write a live model as a canonical folder; the manifest comes last, so that a folder with one is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, tied = _stored_tensors(model)
+    owners = dict(model.named_modules())
+    parameters = dict(model.named_parameters())
+    entries = {
+        name: TensorEntry(
+            dtype=_dtype_name(tensor),
+            shape=tuple(tensor.shape),
+            sha256=_sha256(tensor),
+            module=type(owners[name.rpartition(".")[0]]).__name__,
+            buffer=name not in parameters,
+        )
+        for name, tensor in track(tensors.items(), "hashing")
+    }
+    manifest = Manifest(type(model).__name__, source, _blocks_name(model), entries, tied)
+    # The widest elements first: then every tensor starts at a multiple of its own element size.
+    order = sorted(entries, key=lambda name: (-np.dtype(STORAGE[entries[name].dtype]).itemsize, name.encode()))
+    write_tensors(
+        folder / WEIGHTS,
+        [
+            TensorData(name, entries[name].dtype, entries[name].shape, _chunks(tensors[name]))
+            for name in track(order, "writing")
+        ],
+        {"format": "pt"},
+    )
+    _write_config(model, folder / CONFIG)
+    _write_tokenizer(tokenizer, folder)
+    manifest.write(folder / MANIFEST)
+    return manifest
+
+
+def _local(source: Source) -> tuple[Path, str | None]:
+    """The source on this machine, fetched if it is on the Hub, and the Hub commit."""
+    if not source.is_hub:
+        return source.path, None
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, revision = source.repository
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise UserError(
+            f"{source.key}: cannot fetch '{source.text}' from the Hub ({type(error).__name__}); check name, revision, "
+            "network and HF_TOKEN"
+        ) from None
+    return folder, f"commit {folder.name}"
+
+
+def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    where = {"gguf_file": place.name} if place.is_file() else {}
+    if place.is_file() and place.suffix != ".gguf":
+        raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")
+    if place.is_dir():
+        _check_folder(place, key)
+    kept = getattr(torch, dtype) if dtype != "auto" else torch.float32 if where else "auto"
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place.parent if where else place,
+            dtype=kept,
+            use_safetensors=None if where else True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **where,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{key}: transformers cannot load '{place}' as a causal language model: {reason}") from None
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report.get(problem):
+            names = sorted(str(name) for name in report[problem])
+            raise UserError(
+                f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])} …; it is incomplete"
+            )
+    return model.eval()
+
+
+def _check_folder(folder: Path, key: str) -> None:
+    """Refuse what transformers would stumble over later, or read in a way that we do not allow."""
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{key}: '{folder}' holds no {CONFIG}; allowed is a folder that save_pretrained wrote")
+    if "quantization_config" in read_json(folder / CONFIG):
+        raise UserError(f"{key}: '{folder}' is quantised; masks need the original weights, load an unquantised model")
+    index = folder / f"{WEIGHTS}.index.json"
+    single = (folder / WEIGHTS).is_file()
+    if not single and not index.is_file():
+        raise UserError(f"{key}: '{folder}' holds no {WEIGHTS}; pickled weights are never read, convert to safetensors")
+    shards = {WEIGHTS} if single else set(read_json(index).get("weight_map", {}).values())
+    for shard in sorted(shards):
+        if not (folder / shard).is_file():
+            raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
+        TensorFile(folder / shard)
+
+
+def _tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    where = {"gguf_file": place.name} if place.is_file() else {}
+    try:
+        return AutoTokenizer.from_pretrained(
+            place.parent if where else place, local_files_only=True, trust_remote_code=False, **where
+        )
+    except Exception as error:  # tokenizer back ends raise anything, ImportError and TypeError included
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{key}: no tokenizer in '{place}' ({reason}); name one with the model's key tokenizer"
+        ) from None
+
+
+def _stored_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Every parameter once and every persistent buffer, by name, and the further names of tied parameters."""
+    first: dict[int, str] = {}
+    tied: dict[str, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            tied[name] = first[id(parameter)]
+    stored = {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
+    return stored, tied
+
+
+def _blocks_name(model: nn.Module) -> str:
+    """Name of the module list with the most parameters: the model's blocks."""
+    sizes = {
+        name: sum(parameter.numel() for parameter in module.parameters())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
+    if not sizes:
+        raise UserError(f"{type(model).__name__} has no module list of blocks; this architecture is not supported")
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    name = {
+        "bfloat16": "BF16",
+        "float16": "F16",
+        "float32": "F32",
+        "float64": "F64",
+        "uint8": "U8",
+        "int64": "I64",
+    }
+    name |= {"bool": "BOOL", "int32": "I32"}
+    short = str(tensor.dtype).removeprefix("torch.")
+    if short not in name:
+        raise UserError(f"the checkpoint holds {short} tensors; set the model's dtype to float32 or bfloat16")
+    return name[short]
+
+
+def _chunks(tensor: torch.Tensor) -> Iterator[np.ndarray]:
+    """A tensor's values in row-major order as NumPy arrays; bfloat16 as its bit patterns."""
+    flat = tensor.contiguous().reshape(-1)
+    bits = flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat
+    for start in range(0, bits.numel(), _CHUNK):
+        yield bits[start : start + _CHUNK].numpy()
+
+
+def _sha256(tensor: torch.Tensor) -> str:
+    digest = hashlib.sha256()
+    for chunk in _chunks(tensor):
+        digest.update(memoryview(chunk).cast("B"))
+    return digest.hexdigest()
+
+
+def _write_config(model: "PreTrainedModel", path: Path) -> None:
+    content: dict[str, Any] = json.loads(model.config.to_json_string())
+    content.pop("quantization_config", None)
+    for private in [key for key in content if key.startswith("_")]:
+        del content[private]  # where it was loaded from: no part of the model
+    content["architectures"] = [type(model).__name__]
+    content["dtype"] = str(model.dtype).removeprefix("torch.")
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"{type(tokenizer).__name__} has no fast form (tokenizer.json); name another tokenizer")
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    with atomic_write(folder / TOKENIZER) as file:
+        file.write(backend.to_str(pretty=False).encode())
+    with atomic_write(folder / TOKENIZER_CONFIG) as file:
+        content = {"tokenizer_class": type(tokenizer).__name__, **special}
+        file.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")

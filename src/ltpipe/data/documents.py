@@ -1,0 +1,126 @@
+"""Texts as named documents, whatever they are stored in."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+Part = Literal["all", "evaluation", "calibration"]
+
+_CALIBRATION_SHARE = 5  # one document in five
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text and a name that is the same on every machine."""
+
+    name: str
+    text: str
+
+
+def read_documents(source: Source, pattern: str, field: str, part: Part) -> list[Document]:
+    """The documents of a text source in the order of their names.
+
+    Args:
+        source: a file (one document a .txt file; one a line of .jsonl; one a row of .parquet), a folder of such
+            files, or a Hub dataset repository that holds such files.
+        pattern: shell-style pattern that files of a folder have to match, relative to it.
+        field: key or column that holds the text in .jsonl and .parquet.
+        part: which documents: all, or those of one part. A document belongs to the calibration part if the SHA-256
+            of its name is divisible by five, whatever other documents there are.
+
+    Raises:
+        UserError: no file, no document, a field that is missing, text that is not UTF-8.
+    """
+    root, files = _files(source, pattern)
+    documents = [
+        document
+        for file in files
+        for document in _documents(file, file.name if root == file else file.relative_to(root).as_posix(), field)
+    ]
+    chosen = [document for document in documents if part in ("all", _part(document.name))]
+    if not any(document.text.strip() for document in chosen):
+        raise UserError(
+            f"{source.key}: no text in the {len(chosen)} documents of '{source.text}' (of {len(documents)} documents "
+            f"the part '{part}' was asked for)"
+        )
+    return chosen
+
+
+def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
+    root = _fetched(source, pattern) if source.is_hub else source.path
+    if root.is_file():
+        return root, [_readable(source, root)]
+    files = sorted(path for path in root.glob(pattern) if path.is_file() and path.suffix in SUFFIXES)
+    if not files:
+        raise UserError(f"{source.key}: no {', '.join(SUFFIXES)} file matches '{pattern}' in '{source.text}'")
+    return root, files
+
+
+def _fetched(source: Source, pattern: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, revision = source.repository
+    try:
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+        raise UserError(
+            f"{source.key}: cannot fetch '{source.text}' from the Hub ({type(error).__name__}); check name, revision, "
+            "network and HF_TOKEN"
+        ) from None
+
+
+def _readable(source: Source, path: Path) -> Path:
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{source.key}: '{path}' is no text; allowed are {', '.join(SUFFIXES)} and folders of them")
+    return path
+
+
+def _documents(path: Path, name: str, field: str) -> Iterator[Document]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path, name, field)
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); convert it to UTF-8") from None
+    if path.suffix == ".txt":
+        yield Document(name, text)
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            content = json.loads(line)[field]
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(f"{path}: line {number} is no JSON object with the key '{field}'") from None
+        if not isinstance(content, str):
+            raise UserError(f"{path}: line {number}: '{field}' is {type(content).__name__}, expected a string")
+        yield Document(f"{name}:{number}", content)
+
+
+def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path, columns=[field])
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+    if field not in table.column_names:
+        raise UserError(f"{path}: has no column '{field}'; set the text's key field")
+    for number, text in enumerate(table.column(field).to_pylist(), 1):
+        if isinstance(text, str):
+            yield Document(f"{name}:{number}", text)
+
+
+def _part(name: str) -> Part:
+    digest = hashlib.sha256(name.encode()).digest()
+    return "calibration" if int.from_bytes(digest) % _CALIBRATION_SHARE == 0 else "evaluation"

@@ -1,0 +1,105 @@
+"""Fixed token sequences, written once and read by every evaluation."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.data.documents import Document
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.progress import track
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class TokenSequences:
+    """Token sequences of one length.
+
+    Attributes:
+        input_ids: int32 [sequences, tokens].
+        available: number of such windows in the whole text.
+        documents: number of documents in the text.
+        tokenizer: SHA-256 of the tokenizer file.
+    """
+
+    input_ids: np.ndarray
+    available: int
+    documents: int
+    tokenizer: str
+
+    def write(self, path: Path) -> None:
+        """Write as safetensors with one tensor, `input_ids`."""
+        metadata = {
+            "format": FORMAT,
+            "kind": "token sequences",
+            "available": str(self.available),
+            "documents": str(self.documents),
+            "tokenizer": self.tokenizer,
+        }
+        write_tensors(path, [TensorData.of("input_ids", self.input_ids)], metadata)
+
+    @classmethod
+    def read(cls, path: Path) -> "TokenSequences":
+        """Read what `write` wrote.
+
+        Raises:
+            DamagedFileError: the file is something else.
+        """
+        file = TensorFile(path)
+        if (file.metadata.get("kind"), file.metadata.get("format")) != ("token sequences", FORMAT):
+            raise DamagedFileError(f"{path}: not token sequences of format {FORMAT}; run the data stage again")
+        read = json.loads
+        return cls(
+            file.array("input_ids"),
+            read(file.metadata["available"]),
+            read(file.metadata["documents"]),
+            file.metadata["tokenizer"],
+        )
+
+
+def cut_sequences(
+    documents: Sequence[Document], tokenizer: Path, length: int, count: int | None, separator: str, key: str
+) -> TokenSequences:
+    """Tokenise documents, join them, and cut non-overlapping windows.
+
+    Each document is tokenised by itself, with `separator` after it and without special tokens. Of all windows of
+    `length` tokens (the tail that fills none is dropped) `count` are taken at even distances over the whole text;
+    None takes all.
+
+    Args:
+        documents: in the order in which they are joined.
+        tokenizer: path of a tokenizer.json.
+        length: tokens a sequence.
+        count: number of sequences.
+        separator: text between documents.
+        key: configuration key of the text, for messages.
+
+    Raises:
+        UserError: the text has fewer windows than were asked for.
+    """
+    encoder = Tokenizer.from_file(str(tokenizer))
+    pieces = [
+        np.array(encoder.encode(document.text + separator, add_special_tokens=False).ids, np.int32)
+        for document in track(documents, "tokenising", "document")
+    ]
+    tokens = np.concatenate(pieces)
+    available = len(tokens) // length
+    wanted = available if count is None else count
+    if available == 0:
+        raise UserError(
+            f"{key}: its {len(tokens)} tokens are fewer than one sequence of {length}; "
+            "lower evaluate.sequence_length or give more text"
+        )
+    if wanted > available:
+        raise UserError(
+            f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {wanted}"
+        )
+    windows = tokens[: available * length].reshape(available, length)
+    chosen = np.arange(wanted) * available // wanted
+    return TokenSequences(np.ascontiguousarray(windows[chosen]), available, len(documents), sha256_of(tokenizer))

@@ -1,0 +1,70 @@
+"""Next-token losses in chunks: logits of [tokens, vocabulary] never exist for a whole batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.progress import track
+from ltpipe.streaming.model import CausalModel
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """What each predicted token cost.
+
+    Attributes:
+        losses: float32 [sequences, tokens - 1] on the CPU, nats.
+        correct: bool [sequences, tokens - 1] on the CPU, whether the most likely token was the right one.
+    """
+
+    losses: torch.Tensor
+    correct: torch.Tensor
+
+    def loss_sums(self) -> torch.Tensor:
+        """Summed loss of each sequence, float64 [sequences], nats."""
+        return self.losses.double().sum(1)
+
+    def loss(self) -> float:
+        """Mean loss over all predicted tokens, nats per token, summed in float64."""
+        return float(self.loss_sums().sum() / self.losses.numel())
+
+    def accuracy(self) -> float:
+        """Fraction of tokens that were predicted right."""
+        return int(self.correct.sum()) / self.correct.numel()
+
+
+@torch.inference_mode()
+def token_losses(model: CausalModel, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> TokenLosses:
+    """Loss of every token but the first of each sequence, as `model(input_ids, labels=input_ids)` defines it.
+
+    Args:
+        model: gives hidden states and logits.
+        input_ids: int64 [sequences, tokens].
+        micro_batch: sequences that go through a block together.
+        chunk: tokens whose logits exist at the same time.
+
+    Raises:
+        UserError: a loss is infinite or not a number.
+    """
+    hidden_states = model.hidden_states(input_ids, micro_batch)
+    sequences, length = input_ids.shape
+    targets = input_ids[:, 1:].reshape(-1)
+    losses = torch.empty(targets.shape, dtype=torch.float32)
+    correct = torch.empty(targets.shape, dtype=torch.bool)
+    for start in track(range(0, len(targets), chunk), "loss", "chunk"):
+        rows = torch.arange(start, min(start + chunk, len(targets)))
+        predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
+        logits = model.logits(predicting).float()
+        wanted = targets[rows].to(logits.device)
+        losses[rows] = cross_entropy(logits, wanted, reduction="none").cpu()
+        correct[rows] = (logits.argmax(-1) == wanted).cpu()
+    if not bool(losses.isfinite().all()):
+        broken = int((~losses.isfinite()).sum())
+        raise UserError(
+            f"{broken} of {len(targets)} token losses are infinite or not a number; "
+            "evaluate with precision float32, or check the checkpoint"
+        )
+    shape = (sequences, length - 1)
+    return TokenLosses(losses.reshape(shape), correct.reshape(shape))

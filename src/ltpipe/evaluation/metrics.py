@@ -1,0 +1,122 @@
+"""What an evaluation found, as a small JSON file that says where it comes from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ltpipe.runtime.errors import DamagedFileError
+from ltpipe.runtime.files import read_json, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SequenceTotals:
+    """Per-sequence sums, from which paired intervals are made.
+
+    Attributes:
+        loss_sum: nats.
+        correct: tokens predicted right.
+        tokens: tokens predicted.
+    """
+
+    loss_sum: list[float]
+    correct: list[int]
+    tokens: list[int]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of a dense model or of a ticket on one text.
+
+    Attributes:
+        model, data: names in the configuration.
+        criterion, scope, seed, sparsity: of the mask; None for the dense model, seed also where none was used.
+        kept, total: prunable weights kept, and in all; None for the dense model.
+        parameters: all parameters of the model, tied ones once.
+        loss: nats per token.
+        perplexity: exp(loss); None above the range of float64.
+        accuracy: fraction of next tokens predicted right.
+        performance_retention: baseline loss / loss; 1.0 for the dense model.
+        tokens: number of predicted tokens.
+        precision: dtype of the computation; losses are float32 and summed in float64.
+        device: where it ran.
+        execution: `streamed` or `in-memory`, and why not streamed.
+        micro_batch, chunk, threads: how it ran.
+        peak_host_bytes: resident set of the process at its peak, mapped file pages included.
+        peak_device_bytes: tensors on the accelerator at the peak; None on the CPU.
+        seconds: wall time of the evaluation, without start-up.
+        sequences: per-sequence sums.
+        provenance: versions, commit, input hashes, settings.
+    """
+
+    model: str
+    data: str
+    criterion: str | None
+    scope: str | None
+    seed: int | None
+    sparsity: str | None
+    kept: int | None
+    total: int | None
+    parameters: int
+    loss: float
+    perplexity: float | None
+    accuracy: float
+    performance_retention: float
+    tokens: int
+    precision: str
+    device: str
+    execution: str
+    micro_batch: int
+    chunk: int
+    threads: int
+    peak_host_bytes: int
+    peak_device_bytes: int | None
+    seconds: float
+    sequences: SequenceTotals
+    provenance: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """One line for people."""
+        ticket = f"{self.criterion} {self.scope} {self.sparsity}" if self.criterion else "dense"
+        rate = self.tokens / max(self.seconds, 1e-9)
+        return (
+            f"{self.model} on {self.data}, {ticket}: loss {self.loss:.4f} nats/token, accuracy {self.accuracy:.4f}, "
+            f"retention {self.performance_retention:.4f} ({self.seconds:.1f} s, {rate:.0f} tokens/s)"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, floats at full precision."""
+        content = {"format": FORMAT, **asdict(self)}
+        _check(content, path)
+        write_json(path, content)
+
+    @classmethod
+    def read(cls, path: Path) -> "Metrics":
+        """Read what `write` wrote.
+
+        Raises:
+            DamagedFileError: the file does not follow the schema.
+        """
+        content = read_json(path)
+        _check(content, path)
+        content.pop("format")
+        return cls(**{**content, "sequences": SequenceTotals(**content["sequences"])})
+
+
+@cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    schema = files("ltpipe.evaluation").joinpath("metrics.schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(schema))
+
+
+def _check(content: dict[str, Any], path: Path) -> None:
+    for error in _validator().iter_errors(content):
+        where = ".".join(str(part) for part in error.absolute_path) or "metrics"
+        raise DamagedFileError(f"{path}: {where}: {error.message}; run the evaluation again")

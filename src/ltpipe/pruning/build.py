@@ -1,0 +1,85 @@
+"""The mask stage: rank, cut, pack and write, streaming from the mapped checkpoint."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.pruning import kernels
+from ltpipe.pruning.histogram import KeyHistogram
+from ltpipe.pruning.masks import FORMAT
+from ltpipe.pruning.scopes import groups
+from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.thresholds import Cut, exact_cuts
+from ltpipe.runtime.errors import UserError
+
+
+def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: Path) -> tuple[int, int]:
+    """Make the mask of one sparsity from a canonical checkpoint and the histogram that was counted on it.
+
+    Returns:
+        Number of weights kept, and of prunable weights in all.
+
+    Raises:
+        UserError: the histogram is of another checkpoint, or scope or sparsity are not allowed.
+    """
+    counted = KeyHistogram.read(histogram)
+    manifest = Manifest.read(folder / MANIFEST)
+    if counted.checkpoint != manifest.fingerprint:
+        raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
+    weights = TensorFile(folder / WEIGHTS)
+    keys = criterion_named(counted.criterion).keys(weights, counted.names, counted.seed)
+    return write_mask(output, keys, counted, scope, sparsity), counted.total
+
+
+def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:
+    """Prune exactly `round(sparsity * N)` weights of each competition of `scope`, and write the mask.
+
+    Returns:
+        Number of weights kept.
+
+    Streams the keys once to pack them (31-bit keys once more, to find the threshold); extra memory is one block.
+
+    Raises:
+        UserError: the weights are not those that the histogram counted.
+    """
+    if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
+        raise UserError("the histogram was counted on other weights; run the histogram stage again")
+    (cuts,) = exact_cuts(keys, histogram, [groups(scope, sparsity, keys.sizes)])
+    kept = {name: size - cut.pruned for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)}
+    metadata = {
+        "format": FORMAT,
+        "kind": "mask",
+        "criterion": histogram.criterion,
+        "scope": scope,
+        "sparsity": sparsity,
+        "seed": json.dumps(histogram.seed),
+        "checkpoint": histogram.checkpoint,
+        "total": str(histogram.total),
+        "kept": json.dumps(kept),
+        "shapes": json.dumps(dict(zip(keys.names, keys.shapes, strict=True))),
+    }
+    write_tensors(
+        path,
+        [
+            TensorData(name, "U8", ((size + 7) // 8,), _packed(keys, name, cut, kept[name]))
+            for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)
+        ],
+        metadata,
+    )
+    return sum(kept.values())
+
+
+def _packed(keys: RankKeys, name: str, cut: Cut, kept: int) -> Iterator[np.ndarray]:
+    """Pack a tensor block by block, and refuse to end on a count that is not the one promised."""
+    ties, ones = cut.ties, 0
+    for block in keys.blocks(name):
+        bits, ties = kernels.pack(block, cut.threshold, ties)
+        ones += int(np.bitwise_count(bits).sum())
+        yield bits
+    if ones != kept:
+        raise UserError(f"tensor '{name}' changed since it was counted; run the histogram stage again")

@@ -1,0 +1,140 @@
+"""The columns of the ticket table as people see them: headings, definitions, and how values read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ltpipe.evaluation.quality import WINNING_RETENTION
+
+MISSING = "–"
+
+
+def percent(value: float, decimals: int | None = None) -> str:
+    """Show a fraction (0..1) in percent, with as many decimals as it has unless `decimals` says how many."""
+    return f"{100 * value:.8g}%" if decimals is None else f"{100 * value:.{decimals}f}%"
+
+
+def perplexity(value: float) -> str:
+    """Show a perplexity (exp of nats/token): digits as long as they say something, then its magnitude."""
+    return f"{value:,.{2 if value < 1e4 else 0}f}" if value < 1e6 else f"{value:.1e}"
+
+
+def short_count(value: int) -> str:
+    """Show a count with three or four digits and K, M or B (10^3, 10^6, 10^9)."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if value >= size:
+            return f"{value / size:.1f}{letter}"
+    return str(value)
+
+
+def mebi(value: int) -> str:
+    """Show bytes in MiB."""
+    return f"{value / 2**20:,.0f}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the ticket table.
+
+    Attributes:
+        key: column of the tickets frame.
+        title: heading.
+        definition: what the value is, with its unit, as a sentence for a reader who sees it first.
+        show: turns one value that is present into text; text as it is for a column of words.
+        unit: unit to put beside the heading; empty where the value shows it or has none.
+        numeric: whether values are aligned and sorted as numbers.
+    """
+
+    key: str
+    title: str
+    definition: str
+    show: Callable[[Any], str] = str
+    unit: str = ""
+    numeric: bool = True
+
+
+COLUMNS = (
+    Column("model", "model", "The language model whose weights are masked.", numeric=False),
+    Column("data", "text", "The text that the tickets are evaluated on.", numeric=False),
+    Column(
+        "criterion",
+        "criterion",
+        "What ranks the weights; the lowest ranked are pruned. “dense” is the model without a mask.",
+        numeric=False,
+    ),
+    Column(
+        "scope",
+        "scope",
+        "Which weights are ranked against each other: all (global) or those of each layer (layer).",
+        numeric=False,
+    ),
+    Column("seed", "seed", "Seed of a criterion that draws at random; none for deterministic criteria."),
+    Column("sparsity", "sparsity", "Requested share of the prunable weights that are set to zero.", percent),
+    Column("kept", "kept", "Prunable weights that stay, as a count.", "{:,}".format),
+    Column(
+        "loss",
+        "loss",
+        "Mean cross-entropy of the next token over all predicted tokens, in nats/token; lower is better.",
+        "{:.4f}".format,
+        "nats/token",
+    ),
+    Column("perplexity", "perplexity", "exp(loss), without unit; lower is better.", perplexity),
+    Column(
+        "accuracy",
+        "accuracy",
+        "Share of predicted tokens whose most probable prediction is right (top-1); higher is better.",
+        lambda value: percent(value, 2),
+    ),
+    Column(
+        "performance_retention",
+        "retention",
+        "Dense loss / ticket loss, without unit: 1 is no loss of performance. "
+        f"A ticket with at least {WINNING_RETENTION} is a winning ticket.",
+        "{:.4f}".format,
+    ),
+    Column("seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format),
+    Column("peak_host_bytes", "peak host memory", "Peak of main memory used, in MiB (2²⁰ bytes).", mebi, "MiB"),
+    Column(
+        "peak_device_bytes",
+        "peak device memory",
+        "Peak of device memory used, in MiB (2²⁰ bytes).",
+        mebi,
+        "MiB",
+    ),
+)
+
+
+def cell(column: Column, value: object) -> str:
+    """Text of one table cell; a dash where there is no value."""
+    return MISSING if pd.isna(value) else column.show(value)
+
+
+def shown_columns(tickets: pd.DataFrame) -> list[Column]:
+    """Columns that say something: model and text if there are several, others if any ticket has a value."""
+    values, least = tickets.nunique(), {"model": 2, "data": 2}
+    return [column for column in COLUMNS if values[column.key] >= least.get(column.key, 1)]
+
+
+def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
+    """Tickets by model, text, sparsity, criterion, scope and seed, the dense model of each text first.
+
+    Tickets of one model and text that were compared with different baselines (say of another precision) get a
+    dense row for each.
+    """
+    dense = tickets.drop_duplicates(["model", "data", "baseline_loss"]).assign(
+        criterion="dense",
+        scope=pd.NA,
+        seed=pd.NA,
+        sparsity=0.0,
+        kept=lambda frame: frame["total"],
+        performance_retention=1.0,
+        seconds=pd.NA,
+        peak_host_bytes=pd.NA,
+        peak_device_bytes=pd.NA,
+        **{key: lambda frame, key=key: frame[f"baseline_{key}"] for key in ("loss", "perplexity", "accuracy")},
+    )
+    ordered = tickets.sort_values(["sparsity", "criterion", "scope", "seed"], kind="stable")
+    rows = pd.concat([dense.astype(object), ordered.astype(object)], ignore_index=True)
+    return rows.sort_values(["model", "data"], kind="stable", ignore_index=True)

@@ -1,0 +1,161 @@
+"""The trade-off of sparsity against loss and retention, as a figure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.reporting.columns import percent
+from ltpipe.runtime.files import atomic_write
+
+# Okabe and Ito's colour-blind-safe palette without its yellow (faint on white) and black (the baseline's).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+FIRST_CRITERIA = ("magnitude", "random")  # keep their colours whatever else is in the report
+# No plain dashes: those are the baseline's.
+SCOPE_STYLES = (("o", "-"), ("s", ":"), ("^", "-."), ("D", (0, (6, 1, 1, 1, 1, 1))))
+FIRST_SCOPES = ("global", "layer")
+BASELINE_COLOUR = "#222222"
+WINNING_COLOUR = "#666666"
+LOG_SCALE_RATIO = 4.0
+
+Style = dict[str, object]
+# None drops an entry; what is left holds no date and no version, so that equal data gives equal bytes.
+METADATA: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+}
+
+
+def _first(names: Sequence[str], first: Sequence[str]) -> list[str]:
+    return [*first, *sorted(set(names) - set(first))]
+
+
+def _styles(tickets: pd.DataFrame) -> dict[tuple[str, str], Style]:
+    """Line style of each (criterion, scope): colour by criterion, marker and dashes by scope."""
+    criteria = _first(tickets["criterion"], FIRST_CRITERIA)
+    scopes = _first(tickets["scope"], FIRST_SCOPES)
+    styles: dict[tuple[str, str], Style] = {}
+    for criterion, scope in sorted(set(zip(tickets["criterion"], tickets["scope"], strict=True))):
+        marker, dashes = SCOPE_STYLES[scopes.index(scope) % len(SCOPE_STYLES)]
+        colour = COLOURS[criteria.index(criterion) % len(COLOURS)]
+        styles[criterion, scope] = {"color": colour, "marker": marker, "linestyle": dashes}
+    return styles
+
+
+def _label(criterion: str, scope: str, rows: pd.DataFrame) -> str:
+    """Legend label of a line; with how many seeds each of its means has, if the criterion has seeds."""
+    seeds = rows.groupby(["model", "data", "sparsity"])["seed"].nunique()
+    low, high = seeds.min(), seeds.max()
+    if high == 0:
+        return f"{criterion}, {scope}"
+    count = f"{high}" if low == high else f"{low} to {high}"
+    return f"{criterion}, {scope} ({'1 seed' if high == 1 else f'mean of {count} seeds'})"
+
+
+def _draw_lines(axes: Axes, tickets: pd.DataFrame, value: str, styles: dict[tuple[str, str], Style]) -> None:
+    """Draw `value` against sparsity: a mean line for each criterion and scope, thin points for its seeds."""
+    for (criterion, scope), rows in tickets.groupby(["criterion", "scope"]):
+        style = styles[criterion, scope]
+        mean = rows.groupby("sparsity")[value].mean()
+        if len(mean) < len(rows):
+            points = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
+            axes.plot(rows["sparsity"], rows[value], markersize=3, markeredgewidth=0, alpha=0.5, **points)
+        axes.plot(mean.index, mean, markersize=5.5, markeredgecolor="white", markeredgewidth=0.7, **style)
+
+
+def _draw_loss(axes: Axes, tickets: pd.DataFrame, styles: dict[tuple[str, str], Style]) -> None:
+    _draw_lines(axes, tickets, "loss", styles)
+    for baseline in tickets["baseline_loss"].unique():
+        axes.axhline(baseline, color=BASELINE_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    drawn = pd.concat([tickets["loss"], tickets["baseline_loss"]])
+    axes.set_ylabel("loss (nats/token)")
+    if drawn.max() > LOG_SCALE_RATIO * drawn.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylabel("loss (nats/token, log scale)")
+
+
+def _draw_retention(axes: Axes, tickets: pd.DataFrame, styles: dict[tuple[str, str], Style]) -> None:
+    _draw_lines(axes, tickets, "performance_retention", styles)
+    axes.axhline(1.0, color=BASELINE_COLOUR, linestyle="--", linewidth=1, zorder=1)
+    axes.axhline(WINNING_RETENTION, color=WINNING_COLOUR, linewidth=1, zorder=1)
+    axes.annotate(
+        f"winning ticket ≥ {WINNING_RETENTION}",
+        (0, WINNING_RETENTION),
+        xycoords=("axes fraction", "data"),
+        xytext=(4, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize="small",
+        color=WINNING_COLOUR,
+    )
+    axes.set_ylim(0, 1.06 * max(1.0, tickets["performance_retention"].max()))
+    axes.set_ylabel("retention (dense loss / ticket loss)")
+
+
+def _tokens(tickets: pd.DataFrame) -> str:
+    return " or ".join(f"{tokens:,}" for tokens in sorted(tickets["tokens"].unique()))
+
+
+def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
+    """Draw loss and retention against sparsity, one row of two panels for each model and text.
+
+    Args:
+        tickets: one row a ticket, at least one; loss in nats/token, sparsity as a fraction.
+
+    Returns:
+        A laid out figure on an Agg canvas, apart from pyplot's global state.
+    """
+    if tickets.empty:
+        raise ValueError("there are no tickets to draw")
+    groups = list(tickets.groupby(["model", "data"]))
+    styles = _styles(tickets)
+    # Names come from the user: a "$" in one is a dollar sign, not the start of a formula.
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(10, 3.5 * len(groups) + 0.7), layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(len(groups), 2, squeeze=False)
+        for ((model, data), rows), (loss, retention) in zip(groups, panels, strict=True):
+            title = f"{model} on {data}, {_tokens(rows)} tokens evaluated"
+            loss.set_title(fill(title, 85), loc="left", fontsize="medium", fontweight="bold")
+            _draw_loss(loss, rows, styles)
+            _draw_retention(retention, rows, styles)
+            for axes in (loss, retention):
+                axes.set_xlabel("sparsity (share of prunable weights removed)")
+                axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: percent(tick)))
+                axes.grid(alpha=0.25, linewidth=0.6)
+                axes.spines[["top", "right"]].set_visible(False)
+        lines = tickets.groupby(["criterion", "scope"])
+        handles = [Line2D([], [], label=_label(*key, lines.get_group(key)), **styles[key]) for key in styles]
+        dense = Line2D([], [], color=BASELINE_COLOUR, linestyle="--", linewidth=1, label="dense model")
+        figure.legend(
+            handles=[*handles, dense],
+            loc="outside lower center",
+            ncols=min(3, len(handles) + 1),
+            frameon=False,
+        )
+        # Each drawing would lay out anew, from where the last one left off: done once, so that the bytes of a
+        # file do not depend on which files were written before it.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
+
+
+def save_figure(figure: Figure, *paths: Path) -> None:
+    """Write `figure` to all `paths`, by suffix as PNG (150 dots/inch) or SVG; equal figures, equal bytes."""
+    for path in paths:
+        if path.suffix not in METADATA:
+            raise ValueError(f"{path}: a figure is written as {' or '.join(METADATA)}")
+        with matplotlib.rc_context({"svg.hashsalt": "ltpipe"}), atomic_write(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=METADATA[path.suffix])

@@ -1,0 +1,70 @@
+"""The ticket table in a terminal."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.reporting.columns import cell, short_count, shown_columns, with_baselines
+
+# Most terminals are 80 characters wide: there, short headings and counts.
+TERMINAL: dict[str, dict[str, Any]] = {
+    "kept": {"show": short_count},
+    "perplexity": {"title": "ppl"},
+    "accuracy": {"title": "acc."},
+}
+PAGE_ONLY = ("peak_host_bytes", "peak_device_bytes")
+
+
+def print_tickets(tickets: pd.DataFrame, page: Path | None) -> None:
+    """Print the table of all tickets on standard output, and where the page is."""
+    console = Console()
+    console.print(summary_table(tickets))
+    if page:
+        console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def summary_table(tickets: pd.DataFrame) -> Table:
+    """Table of all tickets for a terminal, dense models first, winning retentions in green.
+
+    Args:
+        tickets: one row a ticket; loss in nats/token, sparsity and accuracy as fractions, times in seconds.
+    """
+    columns = [
+        replace(column, **TERMINAL.get(column.key, {}))
+        for column in shown_columns(tickets)
+        if column.key not in PAGE_ONLY
+    ]
+    shown = {column.key for column in columns}
+    names = [str(tickets[key].iloc[0]) for key in ("model", "data") if len(tickets) and key not in shown]
+    table = Table(
+        # Text, not str: names come from the user and may hold what rich would take for markup.
+        title=Text(" on ".join(names)) if names else None,
+        caption=f"loss in nats/token; ppl: perplexity; acc.: top-1 accuracy;\n"
+        f"retention = dense loss / ticket loss, winning from {WINNING_RETENTION}",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=0,
+    )
+    for column in columns:
+        justify = "right" if column.numeric else "left"
+        # Where it gets narrow, names fold; a number must never lose digits.
+        table.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
+    for row in with_baselines(tickets).to_dict("records"):
+        dense = row["criterion"] == "dense"
+        cells = {column.key: Text(cell(column, row[column.key])) for column in columns}
+        if dense:
+            table.add_section()
+        else:
+            # Long names stand once, on the dense row that leads their tickets.
+            cells.update(dict.fromkeys(shown & {"model", "data"}, Text()))
+            if row["performance_retention"] >= WINNING_RETENTION:
+                cells["performance_retention"].stylize("green")
+        table.add_row(*cells.values(), style="dim" if dense else "")
+    return table

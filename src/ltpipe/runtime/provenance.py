@@ -1,0 +1,49 @@
+"""Where a number comes from."""
+
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "numba", "snakemake")
+
+
+def provenance(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What every artefact carries: versions, git commit, machine, time, hashes of the inputs and the settings."""
+    import ltpipe
+
+    return {
+        "ltpipe": ltpipe.__version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": dict(inputs),
+        "settings": dict(settings),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the code that runs, with `+changes` if tracked files differ from it; None outside a git clone."""
+    source = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,85 @@
+"""Where models and texts come from: one string, three kinds.
+
+hub:owner/name@revision     a Hugging Face Hub repository; without @revision its main branch
+package:module/path/inside  a file or folder inside an installed Python package
+anything else               a file or folder, relative to the working directory
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from ltpipe.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed source. `key` is the configuration key that it came from, for messages."""
+
+    text: str
+    key: str = "source"
+
+    @property
+    def is_hub(self) -> bool:
+        """A Hub repository, which has no local path before it is fetched."""
+        return self.text.startswith("hub:")
+
+    @property
+    def is_package(self) -> bool:
+        """A file or folder inside an installed package."""
+        return self.text.startswith("package:")
+
+    @property
+    def repository(self) -> tuple[str, str | None]:
+        """Hub repository and revision."""
+        name, _, revision = self.text.removeprefix("hub:").partition("@")
+        return name, revision or None
+
+    @cached_property
+    def path(self) -> Path:
+        """The local file or folder.
+
+        Raises:
+            UserError: it does not exist, or its package is not installed.
+        """
+        path = self._in_package() if self.is_package else Path(self.text)
+        if not path.exists():
+            hint = "; for the Hub write hub:" + self.text if self.text.count("/") == 1 and not path.suffix else ""
+            raise UserError(f"{self.key}: '{self.text}' does not exist; allowed are an existing path{hint}")
+        return path
+
+    @property
+    def identity(self) -> str:
+        """The source with all that pins its content: a package's version, a Hub revision."""
+        if not self.is_package:
+            return self.text
+        module = self._package_parts()[0]
+        distributions = packages_distributions().get(module, [])
+        return " ".join([self.text, *sorted({f"{name}=={version(name)}" for name in distributions})])
+
+    def files(self, *suffixes: str) -> list[str]:
+        """The user's own files behind this source, whose change should be noticed; none for packages and the Hub."""
+        if self.is_hub or self.is_package:
+            return []
+        found = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
+        return [str(path) for path in found if path.is_file() and (path == self.path or path.suffix in suffixes)]
+
+    def check(self) -> None:
+        """Raise UserError unless the source is well-formed and, where it is local, exists."""
+        if not self.is_hub:
+            _ = self.path
+        elif self.repository[0].count("/") > 1 or not self.repository[0]:
+            raise UserError(f"{self.key}: '{self.text}' is not a Hub repository; write hub:owner/name@revision")
+
+    def _package_parts(self) -> tuple[str, str]:
+        module, _, inside = self.text.removeprefix("package:").partition("/")
+        return module, inside
+
+    def _in_package(self) -> Path:
+        module, inside = self._package_parts()
+        spec = find_spec(module) if module.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"{self.key}: package '{module}' is not installed (from '{self.text}'); pip install it")
+        return Path(next(iter(spec.submodule_search_locations))) / inside

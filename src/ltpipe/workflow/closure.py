@@ -1,0 +1,49 @@
+"""Which modules of a package a script runs, so that editing one reruns what it touches and nothing else."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+_DATA = (".json", ".html")
+
+
+def import_closure(script: Path, package: Path) -> list[Path]:
+    """Files of `package` that `script` depends on, directly or through other modules of the package, sorted.
+
+    Imports anywhere in a file count, those inside functions too. Importing a module imports the packages above it,
+    and with a module come the data files (schemas, templates) that lie in its folder.
+
+    Args:
+        script: a Python file.
+        package: folder of the package, `src/ltpipe` for example; its name is the package's.
+    """
+    found: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        new = {path for name in _imported_names(waiting.pop()) for path in _files(name, package)} - found
+        found |= new
+        waiting.extend(path for path in new if path.suffix == ".py")
+    return sorted(found)
+
+
+def _imported_names(file: Path) -> Iterator[str]:
+    """Dotted names that a file imports; `from a import b` gives a and a.b, since b may be a module."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files(name: str, package: Path) -> Iterator[Path]:
+    """The files that importing `name` runs: its own, and the __init__ of every package above it."""
+    parts = name.split(".")
+    if parts[0] != package.name:
+        return
+    for depth in range(1, len(parts) + 1):
+        place = package.joinpath(*parts[1:depth])
+        for candidate in (place / "__init__.py", place.with_suffix(".py")):
+            if candidate.is_file():
+                yield candidate
+                yield from (file for file in candidate.parent.iterdir() if file.suffix in _DATA)

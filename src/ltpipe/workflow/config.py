@@ -1,0 +1,107 @@
+"""The configuration: checked against its schema, defaults filled in, errors in one line."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
+
+Config = dict[str, Any]
+
+
+def check_config(config: Config, schema: dict[str, Any]) -> Config:
+    """A configuration that holds all its keys and can be run.
+
+    Args:
+        config: as read from YAML.
+        schema: JSON schema of the configuration, with defaults.
+
+    Returns:
+        A copy with every default filled in.
+
+    Raises:
+        UserError: naming key, value and what is allowed.
+    """
+    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise UserError(_one_line(errors[0], schema) + more)
+    filled = _with_defaults(config, schema, schema)
+    _check_names(filled)
+    for source in sources(filled):
+        source.check()
+    return filled
+
+
+def sources(config: Config) -> Iterator[Source]:
+    """Every source that the configuration names."""
+    for name, model in config["models"].items():
+        yield Source(model["source"], f"models.{name}.source")
+        if model["tokenizer"]:
+            yield Source(model["tokenizer"], f"models.{name}.tokenizer")
+    for name, text in config["data"].items():
+        yield Source(text["source"], f"data.{name}.source")
+
+
+def _check_names(config: Config) -> None:
+    known = sorted(config["data"])
+    for index, name in enumerate(config["evaluate"]["data"] or []):
+        if name not in known:
+            raise UserError(f"evaluate.data[{index}]: '{name}' is no text; allowed: {', '.join(known)}")
+
+
+def _one_line(error: ValidationError, schema: dict[str, Any]) -> str:
+    where = _key(error.absolute_path) or "configuration"
+    allowed = error.schema.get("description") or _parent_description(error, schema)
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema.get("properties", {}))
+        unknown = next(key for key in error.instance if key not in known)
+        close = get_close_matches(str(unknown), known, 1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"{where}: unknown key '{unknown}'{hint} allowed: {', '.join(known)}".replace("? allowed", "? Allowed")
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"{where}: the key '{missing}' is missing; it holds {error.schema['properties'][missing]['description']}"
+    if error.validator == "uniqueItems":
+        twice = next(item for index, item in enumerate(error.instance) if item in error.instance[:index])
+        return f"{where}: {twice!r} is there twice; allowed: {allowed}"
+    return f"{where}: {error.instance!r} is not allowed; allowed: {allowed}"
+
+
+def _parent_description(error: ValidationError, schema: dict[str, Any]) -> str:
+    """The description nearest above an error: items of a list are described by the list."""
+    path = list(error.absolute_schema_path)[:-1]
+    nearest = ""
+    node: Any = schema
+    for part in path:
+        node = _resolved(node, schema)[part]
+        if isinstance(node, dict) and isinstance(node.get("description"), str):
+            nearest = node["description"]
+    return " ".join(nearest.split())
+
+
+def _key(path: Any) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def _resolved(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(node, dict) and "$ref" in node:
+        return schema["$defs"][node["$ref"].rpartition("/")[2]]
+    return node
+
+
+def _with_defaults(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> Any:
+    node = _resolved(node, schema)
+    if not isinstance(value, dict):
+        return value
+    known = {key: _resolved(child, schema) for key, child in node.get("properties", {}).items()}
+    filled = {key: child["default"] for key, child in known.items() if "default" in child} | value
+    other = node.get("additionalProperties") or {}
+    return {key: _with_defaults(child, known.get(key, other), schema) for key, child in filled.items()}

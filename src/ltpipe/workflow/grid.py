@@ -1,0 +1,74 @@
+"""The grid of tickets that a configuration spans, and the name of every artefact."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from itertools import product
+from typing import Any
+
+from ltpipe.pruning.scores import criterion_named
+
+NO_SEED = "none"
+
+CHECKPOINT = "results/checkpoints/{model}"
+SEQUENCES = "results/sequences/{model}/{data}.safetensors"
+HISTOGRAM = "results/histograms/{model}/{criterion}/seed-{seed}.safetensors"
+MASK = "results/masks/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.safetensors"
+BASELINE = "results/baselines/{model}/{data}.json"
+TICKET = "results/tickets/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.json"
+REPORT = "results/report"
+"""Artefact names, with the grid's axes as wildcards."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One cell of the grid, each axis as the text that stands in artefact names."""
+
+    model: str
+    data: str
+    criterion: str
+    scope: str
+    seed: str
+    sparsity: str
+
+    def named(self, pattern: str) -> str:
+        """The cell's artefact of the given pattern."""
+        return pattern.format(**asdict(self))
+
+
+def canonical_decimal(sparsity: float) -> str:
+    """A sparsity as the shortest plain decimal: 0.5 and 0.50 are one sparsity and one file name."""
+    return format(Decimal(repr(sparsity)).normalize(), "f")
+
+
+def evaluated_texts(config: dict[str, Any]) -> list[str]:
+    """Names of the texts to evaluate on."""
+    return sorted(config["evaluate"]["data"] or config["data"])
+
+
+def baselines(config: dict[str, Any]) -> list[str]:
+    """Names of all baseline metrics, in the order of their names."""
+    return [
+        BASELINE.format(model=model, data=data)
+        for model, data in product(sorted(config["models"]), evaluated_texts(config))
+    ]
+
+
+def tickets(config: dict[str, Any]) -> list[Ticket]:
+    """Every ticket of the grid, in an order that does not depend on the order of the lists.
+
+    A criterion that is not stochastic gives one ticket for all seeds.
+    """
+    return sorted(
+        set(_cells(config)),
+        key=lambda ticket: (*list(asdict(ticket).values())[:-1], Decimal(ticket.sparsity)),
+    )
+
+
+def _cells(config: dict[str, Any]) -> Iterator[Ticket]:
+    grid = config["grid"]
+    axes = (config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"], grid["sparsities"])
+    for model, data, criterion, scope, sparsity in product(*axes):
+        seeds = grid["seeds"] if criterion_named(criterion).stochastic else [NO_SEED]
+        for seed in seeds:
+            yield Ticket(model, data, criterion, scope, str(seed), canonical_decimal(sparsity))

@@ -1,0 +1,77 @@
+"""What all rules share: the checked configuration and the code that a stage depends on. No rules."""
+
+import re
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
+from ltpipe.workflow import grid
+from ltpipe.workflow.closure import import_closure
+from ltpipe.workflow.config import check_config
+
+# Jobs run the code of this checkout, with the Python that runs snakemake, whatever the caller's PATH says.
+shell.prefix(
+    f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{workflow.basedir}/src"; '
+)
+
+
+def checked(config: dict) -> dict:
+    """The configuration with its defaults; ends the run with one line if it cannot be run."""
+    schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
+    try:
+        return check_config(config, yaml.safe_load(schema))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+config.update(checked(config))
+
+
+def code(script: str) -> list[str]:
+    """The modules that a script runs: editing one of them reruns the script's stage and what follows."""
+    return [str(path) for path in import_closure(Path(script), Path("src/ltpipe"))]
+
+
+def model_source(wildcards) -> Source:
+    return Source(config["models"][wildcards.model]["source"])
+
+
+def text_source(wildcards) -> Source:
+    return Source(config["data"][wildcards.data]["source"])
+
+
+def job_threads() -> int:
+    """Processors that the scheduler sets aside for a job that computes."""
+    return workflow.cores or 1 if config["threads"] == "auto" else config["threads"]
+
+
+def compute_threads() -> int:
+    """Threads that such a job starts, 0 for all it may use. A resource, since it must not rerun anything."""
+    return 0 if config["threads"] == "auto" else config["threads"]
+
+
+def gpus() -> int:
+    """Accelerators of an evaluation job."""
+    return 0 if config["evaluate"]["device"] == "cpu" else 1
+
+
+def evaluation_settings() -> dict[str, object]:
+    """The params of an evaluation, as plain values."""
+    settings = config["evaluate"]
+    return {
+        "precision": settings["precision"],
+        "micro_batch": 0 if settings["micro_batch"] == "auto" else settings["micro_batch"],
+        "execution": settings["execution"],
+        "device": settings["device"],
+    }
+
+
+wildcard_constraints:
+    model="|".join(map(re.escape, config["models"])),
+    data="|".join(map(re.escape, config["data"])),
+    criterion="[a-z0-9-]+",
+    scope="[a-z0-9-]+",
+    seed=rf"{grid.NO_SEED}|\d+",
+    sparsity=r"0|1|0\.\d*[1-9]",

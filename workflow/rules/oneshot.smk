@@ -1,0 +1,104 @@
+# Count a criterion's scores over all prunable weights: one pass for every sparsity and scope.
+rule histogram:
+    input:
+        script="scripts/count_keys.py",
+        code=code("scripts/count_keys.py"),
+        weights=rules.checkpoint.output.weights,
+        manifest=rules.checkpoint.output.manifest,
+    output:
+        grid.HISTOGRAM,
+    params:
+        folder=subpath(input.weights, parent=True),
+        seed=lambda wildcards: None if wildcards.seed == grid.NO_SEED else wildcards.seed,
+        preset=lookup("models/{model}/prunable/preset", within=config),
+        include=lookup("models/{model}/prunable/include", within=config),
+        exclude=lookup("models/{model}/prunable/exclude", within=config),
+    log:
+        "results/logs/histogram/{model}/{criterion}/seed-{seed}.log",
+    threads: job_threads()
+    resources:
+        compute_threads=compute_threads(),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion}"
+        " --seed {params.seed} --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
+        " --threads {resources.compute_threads} --output {output}"
+
+
+# Make the mask of one sparsity.
+rule mask:
+    input:
+        script="scripts/make_mask.py",
+        code=code("scripts/make_mask.py"),
+        weights=rules.checkpoint.output.weights,
+        manifest=rules.checkpoint.output.manifest,
+        histogram=rules.histogram.output,
+    output:
+        grid.MASK,
+    params:
+        folder=subpath(input.weights, parent=True),
+    log:
+        "results/logs/mask/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    threads: job_threads()
+    resources:
+        compute_threads=compute_threads(),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
+        " --scope {wildcards.scope} --sparsity {wildcards.sparsity} --threads {resources.compute_threads}"
+        " --output {output}"
+
+
+# Evaluate the dense model.
+rule baseline:
+    input:
+        script="scripts/evaluate.py",
+        code=code("scripts/evaluate.py"),
+        weights=rules.checkpoint.output.weights,
+        manifest=rules.checkpoint.output.manifest,
+        config=rules.checkpoint.output.config,
+        sequences=rules.sequences.output,
+    output:
+        grid.BASELINE,
+    params:
+        folder=subpath(input.weights, parent=True),
+        **evaluation_settings(),
+    log:
+        "results/logs/baseline/{model}/{data}.log",
+    threads: job_threads()
+    resources:
+        compute_threads=compute_threads(),
+        gpu=gpus(),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
+        " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
+        " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
+        " --threads {resources.compute_threads} --output {output}"
+
+
+# Evaluate one ticket: the model with a mask, against the dense model.
+rule ticket:
+    input:
+        script="scripts/evaluate.py",
+        code=code("scripts/evaluate.py"),
+        weights=rules.checkpoint.output.weights,
+        manifest=rules.checkpoint.output.manifest,
+        config=rules.checkpoint.output.config,
+        sequences=rules.sequences.output,
+        mask=rules.mask.output,
+        baseline=rules.baseline.output,
+    output:
+        grid.TICKET,
+    params:
+        folder=subpath(input.weights, parent=True),
+        **evaluation_settings(),
+    log:
+        "results/logs/ticket/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    threads: job_threads()
+    resources:
+        compute_threads=compute_threads(),
+        gpu=gpus(),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
+        " --mask {input.mask} --baseline {input.baseline}"
+        " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
+        " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
+        " --threads {resources.compute_threads} --output {output}"

@@ -1,0 +1,19 @@
+# Gather every ticket of the grid in tables, a figure and a page.
+rule report:
+    input:
+        script="scripts/make_report.py",
+        code=code("scripts/make_report.py"),
+        baselines=grid.baselines(config),
+        tickets=[ticket.named(grid.TICKET) for ticket in grid.tickets(config)],
+    output:
+        table=f"{grid.REPORT}/tickets.csv",
+        parquet=f"{grid.REPORT}/tickets.parquet",
+        png=f"{grid.REPORT}/tradeoff.png",
+        svg=f"{grid.REPORT}/tradeoff.svg",
+        page=f"{grid.REPORT}/index.html",
+    params:
+        folder=subpath(output.table, parent=True),
+    log:
+        "results/logs/report.log",
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets} --output {params.folder}"
