@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -7,7 +8,14 @@ min_version("9.20")
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 
-configfile: "config/config.yaml"
+# Snakemake would merge a --configfile into this one, key by key; a study is what one file says.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+# The system that the locked dependencies are tested on. Without --software-deployment-method nothing is pulled.
+container: "docker://python:3.11-bookworm"
 
 
 include: "workflow/rules/common.smk"
@@ -23,4 +31,8 @@ rule all:
 
 
 onsuccess:
-    shell("python scripts/print_table.py --tickets {rules.report.output.table} --page {rules.report.output.page}")
+    # make prints the table itself, since this is not run when there was nothing to do.
+    if "MAKELEVEL" not in os.environ:
+        shell(
+            "python scripts/print_table.py --tickets {rules.report.output.table} --page {rules.report.output.page}"
+        )

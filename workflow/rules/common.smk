@@ -3,7 +3,6 @@
 import re
 
 import yaml
-from snakemake.exceptions import WorkflowError
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -19,11 +18,13 @@ shell.prefix(
 
 def checked(config: dict) -> dict:
     """The configuration with its defaults; ends the run with one line if it cannot be run."""
-    schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8")
+    schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(
+        encoding="utf-8"
+    )
     try:
         return check_config(config, yaml.safe_load(schema))
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        sys.exit(f"error: {error}")  # a WorkflowError would add three lines about this file
 
 
 config.update(checked(config))

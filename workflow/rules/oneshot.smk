@@ -7,17 +7,17 @@ rule histogram:
         manifest=rules.checkpoint.output.manifest,
     output:
         grid.HISTOGRAM,
+    log:
+        "results/logs/histogram/{model}/{criterion}/seed-{seed}.log",
+    threads: job_threads()
+    resources:
+        compute_threads=compute_threads(),
     params:
         folder=subpath(input.weights, parent=True),
         seed=lambda wildcards: None if wildcards.seed == grid.NO_SEED else wildcards.seed,
         preset=lookup("models/{model}/prunable/preset", within=config),
         include=lookup("models/{model}/prunable/include", within=config),
         exclude=lookup("models/{model}/prunable/exclude", within=config),
-    log:
-        "results/logs/histogram/{model}/{criterion}/seed-{seed}.log",
-    threads: job_threads()
-    resources:
-        compute_threads=compute_threads(),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion}"
         " --seed {params.seed} --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
@@ -34,13 +34,13 @@ rule mask:
         histogram=rules.histogram.output,
     output:
         grid.MASK,
-    params:
-        folder=subpath(input.weights, parent=True),
     log:
         "results/logs/mask/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     threads: job_threads()
     resources:
         compute_threads=compute_threads(),
+    params:
+        folder=subpath(input.weights, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
         " --scope {wildcards.scope} --sparsity {wildcards.sparsity} --threads {resources.compute_threads}"
@@ -58,15 +58,15 @@ rule baseline:
         sequences=rules.sequences.output,
     output:
         grid.BASELINE,
-    params:
-        folder=subpath(input.weights, parent=True),
-        **evaluation_settings(),
     log:
         "results/logs/baseline/{model}/{data}.log",
     threads: job_threads()
     resources:
         compute_threads=compute_threads(),
         gpu=gpus(),
+    params:
+        **evaluation_settings(),
+        folder=subpath(input.weights, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
@@ -87,15 +87,15 @@ rule ticket:
         baseline=rules.baseline.output,
     output:
         grid.TICKET,
-    params:
-        folder=subpath(input.weights, parent=True),
-        **evaluation_settings(),
     log:
         "results/logs/ticket/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     threads: job_threads()
     resources:
         compute_threads=compute_threads(),
         gpu=gpus(),
+    params:
+        **evaluation_settings(),
+        folder=subpath(input.weights, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
         " --mask {input.mask} --baseline {input.baseline}"

@@ -10,14 +10,14 @@ rule checkpoint:
         config=f"{grid.CHECKPOINT}/config.json",
         tokenizer=f"{grid.CHECKPOINT}/tokenizer.json",
         tokenizer_config=f"{grid.CHECKPOINT}/tokenizer_config.json",
+    log:
+        "results/logs/checkpoint/{model}.log",
     params:
         folder=subpath(output.weights, parent=True),
         source=lookup("models/{model}/source", within=config),
         identity=lambda wildcards: model_source(wildcards).identity,
         tokenizer=lookup("models/{model}/tokenizer", within=config),
         dtype=lookup("models/{model}/dtype", within=config),
-    log:
-        "results/logs/checkpoint/{model}.log",
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --source {params.source:q} --tokenizer {params.tokenizer:q}"
         " --dtype {params.dtype} --name {wildcards.model} --output {params.folder}"
@@ -32,6 +32,8 @@ rule sequences:
         files=lambda wildcards: text_source(wildcards).files(".txt", ".jsonl", ".parquet"),
     output:
         grid.SEQUENCES,
+    log:
+        "results/logs/sequences/{model}/{data}.log",
     params:
         source=lookup("data/{data}/source", within=config),
         identity=lambda wildcards: text_source(wildcards).identity,
@@ -41,8 +43,6 @@ rule sequences:
         separator=lookup("data/{data}/separator", within=config),
         sequence_length=lookup("evaluate/sequence_length", within=config),
         num_sequences=lookup("evaluate/num_sequences", within=config),
-    log:
-        "results/logs/sequences/{model}/{data}.log",
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --source {params.source:q} --tokenizer {input.tokenizer}"
         " --files {params.files:q} --field {params.field:q} --documents {params.documents}"

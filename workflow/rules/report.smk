@@ -11,9 +11,9 @@ rule report:
         png=f"{grid.REPORT}/tradeoff.png",
         svg=f"{grid.REPORT}/tradeoff.svg",
         page=f"{grid.REPORT}/index.html",
-    params:
-        folder=subpath(output.table, parent=True),
     log:
         "results/logs/report.log",
+    params:
+        folder=subpath(output.table, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets} --output {params.folder}"

@@ -46,8 +46,10 @@ class Source:
         """
         path = self._in_package() if self.is_package else Path(self.text)
         if not path.exists():
-            hint = "; for the Hub write hub:" + self.text if self.text.count("/") == 1 and not path.suffix else ""
-            raise UserError(f"{self.key}: '{self.text}' does not exist; allowed are an existing path{hint}")
+            raise UserError(
+                f"{self.key}: '{self.text}' does not exist; allowed: an existing file or folder, "
+                "package:module/path/inside, hub:owner/name@revision"
+            )
         return path
 
     @property
