@@ -1,13 +1,21 @@
 """Load a model from any source and write it as a canonical checkpoint folder."""
 
 from pathlib import Path
+from typing import Literal
 
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.runtime import stage
 from ltpipe.runtime.sources import Source
 
 
-def main(*, source: str, output: Path, name: str = "model", tokenizer: str | None = None, dtype: str = "auto") -> None:
+def main(
+    *,
+    source: str,
+    output: Path,
+    name: str = "model",
+    tokenizer: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> None:
     """Load a model from any source and write it as a canonical checkpoint folder.
 
     Args:

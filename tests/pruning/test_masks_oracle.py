@@ -636,12 +636,14 @@ def test_bytes_do_not_depend_on_the_order_in_the_weight_file(weights: Weights, d
 @pytest.mark.parametrize("scope", ["global", "layer"])
 @pytest.mark.parametrize("length", [1, 41])
 @pytest.mark.parametrize(
-    ("dtypes", "most"), [(["BF16"], 0), (["F16"], 0), (["F32"], 1), (["BF16", "F16", "F32"], 1)], ids=str
+    ("dtypes", "most"),
+    [(["BF16"], 0), (["F16"], 0), (["F32"], 1), (["BF16", "F16", "F32"], 1)],
+    ids=["BF16", "F16", "F32", "mixed"],
 )
 def test_passes_do_not_grow_with_the_schedule(
     tmp_path: Path, dtypes: list[str], most: int, scope: str, length: int
 ) -> None:
-    """The histogram alone decides 16-bit weights; others take one look, however many the sparsities."""
+    """The histogram alone decides weights of one 16-bit format; others take one look for all sparsities."""
     generator = np.random.default_rng(8)
     weights = {
         f"{dtype}.{index}": Weight(dtype, generator.integers(0, LARGEST[dtype], 5000).astype(BITS[dtype]))

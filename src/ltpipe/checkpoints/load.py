@@ -123,16 +123,18 @@ def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
             **where,
         )
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except Exception as error:  # damaged configurations and GGUF files raise anything, struct.error included
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{key}: transformers cannot load '{place}' as a causal language model: {reason}") from None
     for problem in ("missing_keys", "mismatched_keys"):
         if report.get(problem):
-            names = sorted(str(name) for name in report[problem])
+            names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[problem])
             raise UserError(
-                f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])} …; it is incomplete"
+                f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])}{' …' * (len(names) > 3)}; "
+                "it is incomplete or does not fit its configuration"
             )
     return model.eval()
 
@@ -147,7 +149,10 @@ def _check_folder(folder: Path, key: str) -> None:
     single = (folder / WEIGHTS).is_file()
     if not single and not index.is_file():
         raise UserError(f"{key}: '{folder}' holds no {WEIGHTS}; pickled weights are never read, convert to safetensors")
-    shards = {WEIGHTS} if single else set(read_json(index).get("weight_map", {}).values())
+    named = {"": WEIGHTS} if single else read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        raise UserError(f"{key}: '{index}' has no weight_map from tensors to shards; fetch it again")
+    shards = set(named.values())
     for shard in sorted(shards):
         if not (folder / shard).is_file():
             raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")

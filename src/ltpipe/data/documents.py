@@ -57,7 +57,10 @@ def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
     root = _fetched(source, pattern) if source.is_hub else source.path
     if root.is_file():
         return root, [_readable(source, root)]
-    files = sorted(path for path in root.glob(pattern) if path.is_file() and path.suffix in SUFFIXES)
+    try:
+        files = sorted(path for path in root.glob(pattern) if path.is_file() and path.suffix in SUFFIXES)
+    except (ValueError, NotImplementedError) as error:
+        raise UserError(f"{source.key}: '{pattern}' is no pattern of files in a folder ({error})") from None
     if not files:
         raise UserError(f"{source.key}: no {', '.join(SUFFIXES)} file matches '{pattern}' in '{source.text}'")
     return root, files
@@ -68,8 +71,10 @@ def _fetched(source: Source, pattern: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, revision = source.repository
+    # The Hub's patterns are fnmatch's, whose `**/` wants a folder; pathlib's matches none as well.
+    patterns = [pattern, pattern.replace("**/", "")]
     try:
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
         raise UserError(
             f"{source.key}: cannot fetch '{source.text}' from the Hub ({type(error).__name__}); check name, revision, "
@@ -94,7 +99,7 @@ def _documents(path: Path, name: str, field: str) -> Iterator[Document]:
     if path.suffix == ".txt":
         yield Document(name, text)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028 and its like
         if not line.strip():
             continue
         try:
@@ -103,6 +108,8 @@ def _documents(path: Path, name: str, field: str) -> Iterator[Document]:
             raise UserError(f"{path}: line {number} is no JSON object with the key '{field}'") from None
         if not isinstance(content, str):
             raise UserError(f"{path}: line {number}: '{field}' is {type(content).__name__}, expected a string")
+        if not content.isascii() and any("\ud800" <= character <= "\udfff" for character in content):
+            raise UserError(f"{path}: line {number}: '{field}' holds half a surrogate pair, which is no character")
         yield Document(f"{name}:{number}", content)
 
 
@@ -111,12 +118,14 @@ def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, columns=[field])
-    except pyarrow.ArrowInvalid as error:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        column = file.read([field]).column(field).to_pylist() if field in names else None
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    if field not in table.column_names:
-        raise UserError(f"{path}: has no column '{field}'; set the text's key field")
-    for number, text in enumerate(table.column(field).to_pylist(), 1):
+    if column is None:
+        raise UserError(f"{path}: has no column '{field}' but {', '.join(names)}; set the text's key field")
+    for number, text in enumerate(column, 1):
         if isinstance(text, str):
             yield Document(f"{name}:{number}", text)
 

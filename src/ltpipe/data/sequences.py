@@ -83,7 +83,12 @@ def cut_sequences(
     Raises:
         UserError: the text has fewer windows than were asked for.
     """
-    encoder = Tokenizer.from_file(str(tokenizer))
+    if length < 2 or (count is not None and count < 1):
+        raise UserError(f"{key}: {count} sequences of {length} tokens; allowed are 1 or more of 2 tokens or more")
+    try:
+        encoder = Tokenizer.from_file(str(tokenizer))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(f"{tokenizer}: not a readable tokenizer.json ({error})") from None
     pieces = [
         np.array(encoder.encode(document.text + separator, add_special_tokens=False).ids, np.int32)
         for document in track(documents, "tokenising", "document")

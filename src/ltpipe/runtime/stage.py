@@ -20,6 +20,9 @@ _OS_ADVICE = {
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
     errno.EROFS: "the file system is read-only; choose another results folder",
     errno.EACCES: "permission denied; check the owner and mode of the folder",
+    errno.EISDIR: "is a folder; name a file",
+    errno.ENOTDIR: "lies below a file; name a folder",
+    errno.EEXIST: "is a file; name a folder",
 }
 
 

@@ -1,0 +1,1 @@
+"""Speed and memory against peers and limits that are measured in the same run."""

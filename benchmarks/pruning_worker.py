@@ -1,0 +1,119 @@
+"""One way of pruning half of a checkpoint's linear weights globally, in a process of its own.
+
+The process says when it is ready, and then does what each line names: `prune`, `save` its masks, or `extras`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.nn.utils import prune
+
+from benchmarks import stages
+from benchmarks.processes import answer, private_stdout
+from ltpipe.checkpoints.layout import WEIGHTS
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.pruning import kernels
+from ltpipe.pruning.apply import fetch_from
+from ltpipe.pruning.build import write_mask
+from ltpipe.pruning.masks import read_mask
+
+SPARSITY = "0.5"
+
+
+class Peer:
+    """torch.nn.utils.prune.global_unstructured on Linear modules that hold the weights."""
+
+    def __init__(self, folder: Path) -> None:
+        fetch = fetch_from(TensorFile(folder / WEIGHTS), None, torch.device("cpu"), torch.bfloat16)
+        self._modules = {name: _linear(fetch(name).clone()) for name in stages.prunable(folder, "linear")}
+
+    def prune(self) -> dict[str, float]:
+        """Prune once; masks and masked weights stay in the modules."""
+        start = time.perf_counter()
+        prune.global_unstructured(
+            [(module, "weight") for module in self._modules.values()],
+            pruning_method=prune.L1Unstructured,
+            amount=float(SPARSITY),
+        )
+        return {"seconds": time.perf_counter() - start}
+
+    def save(self, output: Path) -> dict[str, int]:
+        """Write the masks one bit a weight."""
+        packed = {
+            name: np.packbits(module.weight_mask.bool().numpy().reshape(-1), bitorder="little")
+            for name, module in self._modules.items()
+        }
+        write_tensors(output, [TensorData.of(name, bits) for name, bits in packed.items()])
+        return {"kept": sum(int(module.weight_mask.bool().sum()) for module in self._modules.values())}
+
+
+class Ltpipe:
+    """Count, threshold and pack, streaming from the mapped file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = stages.prunable(folder, "linear")
+
+    def prune(self) -> dict[str, float]:
+        """Open the checkpoint, count, and pack the mask into memory."""
+        start = time.perf_counter()
+        keys = stages.open_keys(self._folder, self._names)
+        mask = stages.pack_in_memory(keys, stages.count(keys), "global", SPARSITY)
+        return {"seconds": time.perf_counter() - start, "mask": sum(bits.nbytes for bits in mask)}
+
+    def save(self, output: Path) -> dict[str, int]:
+        """Write the mask file."""
+        keys = stages.open_keys(self._folder, self._names)
+        return {"kept": write_mask(output, keys, stages.count(keys), "global", SPARSITY)}
+
+    def extras(self, output: Path) -> dict[str, float]:
+        """Seconds of what the peer does besides or not at all: write the mask, and mask every weight."""
+        start = time.perf_counter()
+        self.save(output)
+        written = time.perf_counter()
+        fetch = fetch_from(
+            TensorFile(self._folder / WEIGHTS), read_mask(output), torch.device("cpu"), torch.bfloat16
+        )
+        for name in self._names:
+            fetch(name)
+        return {"file": written - start, "masked": time.perf_counter() - start}
+
+
+def main(method: Literal["peer", "ltpipe"], checkpoint: Path, small: Path, output: Path, threads: int) -> None:
+    """Serve one pruning.
+
+    Args:
+        method: whose.
+        checkpoint: canonical folder in BF16.
+        small: another, to compile kernels and start threads on.
+        output: file for the masks, packed as ltpipe packs them.
+        threads: CPU threads.
+    """
+    answers = private_stdout()
+    torch.set_num_threads(threads)
+    kernels.use_threads(threads)
+    kind = Peer if method == "peer" else Ltpipe
+    kind(small).prune()
+    subject = kind(checkpoint)
+    answer(answers, ready=True)
+    for line in sys.stdin:
+        wish = json.loads(line)["wish"]
+        answer(answers, **(subject.prune() if wish == "prune" else getattr(subject, wish)(output)))
+
+
+def _linear(weight: torch.Tensor) -> nn.Linear:
+    """A Linear that takes the tensor over, without having made one of its own first."""
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    module.weight = nn.Parameter(weight, requires_grad=False)
+    return module
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

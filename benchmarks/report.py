@@ -1,0 +1,151 @@
+"""What benchmarks hand back, and how it becomes GitHub markdown."""
+
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+_PACKAGES = ("torch", "transformers", "numba", "numpy")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Repeated measurements of one thing."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Middle value."""
+        return median(self.values)
+
+    def over(self, other: "Samples") -> "Samples":
+        """Ratio to another thing measured in the same rounds, round by round."""
+        return Samples(tuple(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)))
+
+    def plus(self, other: "Samples") -> "Samples":
+        """Sum with another thing measured in the same rounds, round by round."""
+        return Samples(tuple(mine + more for mine, more in zip(self.values, other.values, strict=True)))
+
+    def scaled(self, factor: float) -> "Samples":
+        """The same in another unit."""
+        return Samples(tuple(factor * value for value in self.values))
+
+    def text(self, form: str = ".3f") -> str:
+        """Median, with smallest and largest value behind it."""
+        spread = f" ({min(self.values):{form}}–{max(self.values):{form}})" if len(self.values) > 1 else ""
+        return f"{self.median:{form}}{spread}"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A promise and what was measured of it.
+
+    Attributes:
+        what: the ratio or quantity in words.
+        measured: what it came to; the median of the rounds decides.
+        limit: the bar.
+        at_most: whether `measured` has to stay below it, or reach it.
+        form: format of both numbers.
+    """
+
+    what: str
+    measured: Samples
+    limit: float
+    at_most: bool
+    form: str = ".2f"
+
+    @property
+    def holds(self) -> bool:
+        """Whether the promise is kept."""
+        return self.measured.median <= self.limit if self.at_most else self.measured.median >= self.limit
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """Cells of the table of bars."""
+        sign = "≤" if self.at_most else "≥"
+        verdict = "pass" if self.holds else "**FAIL**"
+        return self.what, self.measured.text(self.form), f"{sign} {self.limit:{self.form}}", verdict
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a heading, with remarks below."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """As a GitHub table; the first column is text, the others are aligned to the right."""
+        align = [":--"] + ["--:"] * (len(self.columns) - 1)
+        lines = [" | ".join(cells) for cells in (self.columns, align, *self.rows)]
+        table = "\n".join(f"| {line} |" for line in lines)
+        return "\n\n".join([f"### {self.title}", table, *self.notes])
+
+
+@dataclass(frozen=True)
+class Section:
+    """One benchmark: its tables and its bars."""
+
+    title: str
+    intro: str
+    tables: Sequence[Table]
+    bars: Sequence[Bar]
+
+    def markdown(self) -> str:
+        """Heading, introduction and tables."""
+        return "\n\n".join([f"## {self.title}", self.intro, *(table.markdown() for table in self.tables)])
+
+
+def render(command: str, threads: int, load: float, sections: Sequence[Section]) -> str:
+    """The whole report: machine, verdicts, then the tables behind them."""
+    bars = [bar for section in sections for bar in section.bars]
+    verdicts = Table(
+        "Bars",
+        ("What", "Measured: median (min–max)", "Bar", "Verdict"),
+        [bar.row for bar in bars],
+        ["The median decides. Peers and limits were measured in this run, round by round in turn with ltpipe."],
+    )
+    return "\n\n".join(
+        [
+            "# Benchmarks",
+            f"Written by `{command}`; run it again rather than edit this page.",
+            _machine(threads, load).markdown(),
+            verdicts.markdown(),
+            *(section.markdown() for section in sections),
+        ]
+    )
+
+
+def _machine(threads: int, load: float) -> Table:
+    busy = " — **other work was running, timings are noisy**" if load > 0.3 else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Table(
+        "Machine",
+        ("Fact", "Value"),
+        [
+            ("CPU", _cpu()),
+            ("Processors, threads used", f"{len(os.sched_getaffinity(0))}, {threads}"),
+            ("Memory", f"{memory:.1f} GiB"),
+            ("System", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+            ("Packages", ", ".join(f"{name} {version(name)}" for name in _PACKAGES)),
+            ("Date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+            ("Load average before the start (1 minute)", f"{load:.2f}{busy}"),
+        ],
+    )
+
+
+def _cpu() -> str:
+    facts = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if ":" in line
+    )
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts["flags"].split()]
+    return f"{facts['model name']}, family {facts['cpu family']} model {facts['model']} ({', '.join(flags)})"

@@ -1,0 +1,60 @@
+"""The import closure is what makes reruns right: it must miss nothing that a script runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ltpipe.workflow.closure import import_closure
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src/ltpipe"
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_follows_imports_of_every_form(tmp_path: Path):
+    root = write(
+        tmp_path,
+        {
+            "pkg/__init__.py": "",
+            "pkg/a.py": "from pkg.sub import b, something_else",
+            "pkg/sub/__init__.py": "from pkg import from_init",
+            "pkg/sub/b.py": "def late():\n    import pkg.c as c",
+            "pkg/c.py": "import json",
+            "pkg/from_init.py": "",
+            "pkg/unused.py": "import pkg.a",
+            "pkg/sub/schema.json": "{}",
+            "script.py": "from pkg.a import x\nimport numpy",
+        },
+    )
+    found = {path.relative_to(root).as_posix() for path in import_closure(root / "script.py", root / "pkg")}
+    assert found == {
+        *("pkg/__init__.py", "pkg/a.py", "pkg/sub/__init__.py", "pkg/sub/b.py", "pkg/c.py", "pkg/from_init.py"),
+        "pkg/sub/schema.json",
+    }
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_holds_every_module_that_the_script_loads(script: Path):
+    """What Python itself loads when the script is imported is the independent witness."""
+    program = (
+        f"import sys, runpy; runpy.run_path({str(script)!r});"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'ltpipe'), sep='\\n')"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded
+    assert {Path(path) for path in loaded} <= set(import_closure(script, PACKAGE))
+
+
+def test_mask_stage_needs_neither_model_code_nor_evaluation():
+    names = {path.relative_to(PACKAGE).parts[0] for path in import_closure(ROOT / "scripts/make_mask.py", PACKAGE)}
+    assert names == {"__init__.py", "runtime", "checkpoints", "pruning"}

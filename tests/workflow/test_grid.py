@@ -1,0 +1,39 @@
+from ltpipe.workflow.grid import MASK, TICKET, canonical_decimal, tickets
+
+CONFIG = {
+    "models": {"m": {}},
+    "data": {"b": {}, "a": {}},
+    "grid": {
+        "criteria": ["random", "magnitude"],
+        "scopes": ["layer"],
+        "sparsities": [0.5, 0.10, 1e-05],
+        "seeds": [7, 1],
+    },
+    "evaluate": {"data": None},
+}
+
+
+def test_canonical_decimal():
+    written = [0.5, 0.50, 1, 1.0, 0, 0.0, 0.1, 1e-05, 0.125, 0.99999]
+    assert [canonical_decimal(value) for value in written] == [
+        *("0.5", "0.5", "1", "1", "0", "0", "0.1", "0.00001", "0.125", "0.99999")
+    ]
+
+
+def test_every_combination_once_and_deterministic_criteria_without_seed():
+    cells = tickets(CONFIG)
+    assert len(cells) == len(set(cells)) == 2 * 3 * (2 + 1)
+    assert {cell.seed for cell in cells if cell.criterion == "magnitude"} == {"none"}
+    assert {cell.seed for cell in cells if cell.criterion == "random"} == {"1", "7"}
+    assert {cell.data for cell in cells} == {"a", "b"}
+
+
+def test_order_of_the_lists_does_not_matter():
+    turned = {**CONFIG, "grid": {axis: values[::-1] for axis, values in CONFIG["grid"].items()}}
+    assert tickets(turned) == tickets(CONFIG)
+
+
+def test_names():
+    cell = tickets(CONFIG)[0]
+    assert cell.named(MASK) == "results/masks/m/magnitude/layer/seed-none/0.00001.safetensors"
+    assert cell.named(TICKET) == "results/tickets/m/a/magnitude/layer/seed-none/0.00001.json"
