@@ -9,7 +9,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -78,16 +78,21 @@ def watch_command(arguments: Sequence[str]) -> Watched:
 
 
 class Worker:
-    """A process that runs a module of this package and answers one JSON line to each JSON line it is sent."""
+    """A process that runs a module of this package and answers one JSON line to each JSON line it is sent.
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    Its first line says that it is ready, and is waited for here.
+    """
+
+    def __init__(self, module: str, options: Mapping[str, Any]) -> None:
+        words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"benchmarks.{module}", *arguments],
+            [sys.executable, "-m", f"benchmarks.{module}", *words],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._answer()
 
     def __enter__(self) -> "Worker":
         return self

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,6 +40,17 @@ class Samples:
         """Median, with smallest and largest value behind it."""
         spread = f" ({min(self.values):{form}}–{max(self.values):{form}})" if len(self.values) > 1 else ""
         return f"{self.median:{form}}{spread}"
+
+
+def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
+    """Seconds of each contestant: all of them once a round, every other round backwards."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds):
+        for name in list(contestants)[:: -1 if turn % 2 else 1]:
+            start = time.perf_counter()
+            contestants[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Samples(tuple(values)) for name, values in seconds.items()}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import json
 import mmap
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -90,17 +91,42 @@ class TensorFile:
     def __contains__(self, name: str) -> bool:
         return name in self.specs
 
-    def array(self, name: str) -> np.ndarray:
-        """The tensor `name`: a read-only view of the mapped file, no bytes copied.
+    def spec(self, name: str) -> TensorSpec:
+        """What the file says about the tensor `name`.
 
         Raises:
             DamagedFileError: the file holds no such tensor.
         """
         if name not in self.specs:
             raise DamagedFileError(f"{self.path}: holds no tensor '{name}'")
-        spec = self.specs[name]
+        return self.specs[name]
+
+    def array(self, name: str) -> np.ndarray:
+        """The tensor `name`: a read-only view of the mapped file, no bytes copied.
+
+        Raises:
+            DamagedFileError: the file holds no such tensor.
+        """
+        spec = self.spec(name)
         flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
         return flat.reshape(spec.shape)
+
+
+@contextmanager
+def artefact(path: Path, kind: str, version: str) -> Iterator[TensorFile]:
+    """Open one of ltpipe's own files; whatever goes wrong while it is read is damage, and said in one line.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: it is not a `kind` of format `version`, or its metadata or tensors do not fit together.
+    """
+    file = TensorFile(path)
+    if (file.metadata.get("kind"), file.metadata.get("format")) != (kind, version):
+        raise DamagedFileError(f"{path}: not a {kind} of format {version}; make it again")
+    try:
+        yield file
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: damaged {kind} ({type(error).__name__}: {error}); make it again") from None
 
 
 def write_tensors(path: Path, tensors: Iterable[TensorData], metadata: dict[str, str] | None = None) -> None:
@@ -150,16 +176,28 @@ def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorSpec], int
     try:
         header = json.loads(text)
         metadata = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in [*metadata, *metadata.values()]):
+            raise ValueError("metadata that is not text")
         specs = {name: _spec(path, name, entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        end = _check_contiguous(specs.values())
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedFileError(f"{path}: safetensors header is not valid ({error})") from None
-    expected = max((spec.end for spec in specs.values()), default=0)
-    if 8 + size + expected != length:
+    if 8 + size + end != length:
         raise DamagedFileError(
-            f"{path}: {length} bytes, but its header promises {8 + size + expected}; "
+            f"{path}: {length} bytes, but its header promises {8 + size + end}; "
             "the file is truncated or damaged, fetch or make it again"
         )
     return metadata, specs, 8 + size
+
+
+def _check_contiguous(specs: Iterable[TensorSpec]) -> int:
+    """Where the last tensor ends, if the tensors fill the file without gap or overlap, as the format demands."""
+    position = 0
+    for spec in sorted(specs, key=lambda spec: (spec.begin, spec.end)):
+        if spec.begin != position:
+            raise ValueError(f"tensor bytes begin at {spec.begin} where {position} was expected")
+        position = spec.end
+    return position
 
 
 def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
@@ -168,6 +206,6 @@ def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
     shape = tuple(int(length) for length in entry["shape"])
     begin, end = (int(offset) for offset in entry["data_offsets"])
     spec = TensorSpec(entry["dtype"], shape, begin, end)
-    if end - begin != spec.size * np.dtype(STORAGE[spec.dtype]).itemsize or begin < 0:
-        raise ValueError(f"tensor '{name}' of shape {shape} cannot fill bytes {begin} to {end}")
+    if end - begin != spec.size * np.dtype(STORAGE[spec.dtype]).itemsize or min(0, begin, *shape) < 0:
+        raise ValueError(f"tensor {name!r} of shape {shape} cannot fill bytes {begin} to {end}")
     return spec

@@ -108,8 +108,10 @@ def _documents(path: Path, name: str, field: str) -> Iterator[Document]:
             raise UserError(f"{path}: line {number} is no JSON object with the key '{field}'") from None
         if not isinstance(content, str):
             raise UserError(f"{path}: line {number}: '{field}' is {type(content).__name__}, expected a string")
-        if not content.isascii() and any("\ud800" <= character <= "\udfff" for character in content):
-            raise UserError(f"{path}: line {number}: '{field}' holds half a surrogate pair, which is no character")
+        try:
+            content.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}: line {number}: '{field}' holds half a surrogate pair, no character") from None
         yield Document(f"{name}:{number}", content)
 
 

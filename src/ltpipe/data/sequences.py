@@ -1,6 +1,5 @@
 """Fixed token sequences, written once and read by every evaluation."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.data.documents import Document
-from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.progress import track
 
@@ -37,7 +36,7 @@ class TokenSequences:
         """Write as safetensors with one tensor, `input_ids`."""
         metadata = {
             "format": FORMAT,
-            "kind": "token sequences",
+            "kind": "set of token sequences",
             "available": str(self.available),
             "documents": str(self.documents),
             "tokenizer": self.tokenizer,
@@ -51,16 +50,16 @@ class TokenSequences:
         Raises:
             DamagedFileError: the file is something else.
         """
-        file = TensorFile(path)
-        if (file.metadata.get("kind"), file.metadata.get("format")) != ("token sequences", FORMAT):
-            raise DamagedFileError(f"{path}: not token sequences of format {FORMAT}; run the data stage again")
-        read = json.loads
-        return cls(
-            file.array("input_ids"),
-            read(file.metadata["available"]),
-            read(file.metadata["documents"]),
-            file.metadata["tokenizer"],
-        )
+        with artefact(path, "set of token sequences", FORMAT) as file:
+            sequences = cls(
+                file.array("input_ids"),
+                int(file.metadata["available"]),
+                int(file.metadata["documents"]),
+                file.metadata["tokenizer"],
+            )
+            if sequences.input_ids.ndim != 2 or sequences.input_ids.dtype != np.int32:
+                raise ValueError("input_ids is not a table of int32")
+        return sequences
 
 
 def cut_sequences(

@@ -84,6 +84,8 @@ def evaluate_checkpoint(
     if mask:
         inputs["mask"] = sha256_of(mask)
     threads = available_threads(settings.threads)
+    if settings.micro_batch < 0:
+        raise UserError(f"micro_batch: {settings.micro_batch} is not allowed; allowed are 0 (automatic) and more")
     torch.set_num_threads(threads)
     device = device_named(settings.device)
     precision = read_json(folder / CONFIG)["dtype"] if settings.precision == "auto" else settings.precision
@@ -138,6 +140,8 @@ def _baseline_loss(path: Path | None, inputs: Mapping[str, str]) -> float:
     if path is None:
         raise UserError("a ticket is measured against its dense model: give --baseline with --mask")
     baseline = Metrics.read(path)
+    if baseline.sparsity is not None:
+        raise UserError(f"{path}: metrics of a ticket; the baseline is the dense model's")
     for what, fingerprint in inputs.items():
         if baseline.provenance["inputs"].get(what) != fingerprint:
             raise UserError(f"{path}: baseline of other {what}; evaluate the dense model on the same {what}")

@@ -11,10 +11,10 @@ import numpy as np
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, artefact, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.scores import RankKeys, criterion_named
-from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
 FORMAT = "1"
@@ -100,23 +100,22 @@ class KeyHistogram:
         Raises:
             DamagedFileError: the file is something else, or its counts do not add up.
         """
-        file = TensorFile(path)
-        if (file.metadata.get("kind"), file.metadata.get("format")) != ("histogram", FORMAT):
-            raise DamagedFileError(f"{path}: not a key histogram of format {FORMAT}; run the histogram stage again")
-        offsets, bins, counts = (file.array(name) for name in ("offsets", "bins", "counts"))
-        histogram = cls(
-            names=tuple(json.loads(file.metadata["names"])),
-            shapes=tuple(tuple(shape) for shape in json.loads(file.metadata["shapes"])),
-            bits=int(file.metadata["bits"]),
-            counts=tuple(
-                SparseCounts(bins[begin:end].astype(np.int64), counts[begin:end]) for begin, end in pairwise(offsets)
-            ),
-            checkpoint=file.metadata["checkpoint"],
-            criterion=file.metadata["criterion"],
-            seed=json.loads(file.metadata["seed"]),
-        )
-        if tuple(int(counts.counts.sum()) for counts in histogram.counts) != histogram.sizes:
-            raise DamagedFileError(f"{path}: counts do not add up to the tensors' sizes; run the histogram stage again")
+        with artefact(path, "histogram", FORMAT) as file:
+            offsets, bins, counts = (file.array(name) for name in ("offsets", "bins", "counts"))
+            histogram = cls(
+                names=tuple(json.loads(file.metadata["names"])),
+                shapes=tuple(tuple(shape) for shape in json.loads(file.metadata["shapes"])),
+                bits=int(file.metadata["bits"]),
+                counts=tuple(
+                    SparseCounts(bins[begin:end].astype(np.int64), counts[begin:end])
+                    for begin, end in pairwise(offsets)
+                ),
+                checkpoint=file.metadata["checkpoint"],
+                criterion=file.metadata["criterion"],
+                seed=json.loads(file.metadata["seed"]),
+            )
+            if tuple(int(counts.counts.sum()) for counts in histogram.counts) != histogram.sizes:
+                raise ValueError("counts do not add up to the tensors' sizes")
         return histogram
 
 

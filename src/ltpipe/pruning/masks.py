@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -69,22 +69,22 @@ def read_mask(path: Path) -> Mask:
         UserError: there is no such file.
         DamagedFileError: it is no mask of this format, or its bits are not those that were written.
     """
-    file = TensorFile(path)
-    if (file.metadata.get("kind"), file.metadata.get("format")) != ("mask", FORMAT):
-        raise DamagedFileError(f"{path}: not a mask of format {FORMAT}; make it again")
-    mask = Mask(
-        bits={name: file.array(name) for name in file.specs},
-        shapes={name: tuple(shape) for name, shape in json.loads(file.metadata["shapes"]).items()},
-        kept=json.loads(file.metadata["kept"]),
-        criterion=file.metadata["criterion"],
-        scope=file.metadata["scope"],
-        sparsity=file.metadata["sparsity"],
-        seed=json.loads(file.metadata["seed"]),
-        checkpoint=file.metadata["checkpoint"],
-    )
-    for name, bits in mask.bits.items():
-        if bits.size != (prod(mask.shapes[name]) + 7) // 8 or int(np.bitwise_count(bits).sum()) != mask.kept[name]:
-            raise DamagedFileError(f"{path}: '{name}' does not keep the number of weights it promises; make it again")
+    with artefact(path, "mask", FORMAT) as file:
+        mask = Mask(
+            bits={name: file.array(name) for name in file.specs},
+            shapes={name: tuple(shape) for name, shape in json.loads(file.metadata["shapes"]).items()},
+            kept=json.loads(file.metadata["kept"]),
+            criterion=file.metadata["criterion"],
+            scope=file.metadata["scope"],
+            sparsity=file.metadata["sparsity"],
+            seed=json.loads(file.metadata["seed"]),
+            checkpoint=file.metadata["checkpoint"],
+        )
+        if not mask.bits.keys() == mask.shapes.keys() == mask.kept.keys():
+            raise ValueError("tensors and metadata name different weights")
+        for name, bits in mask.bits.items():
+            if bits.size != (prod(mask.shapes[name]) + 7) // 8 or np.bitwise_count(bits).sum() != mask.kept[name]:
+                raise ValueError(f"'{name}' does not keep the number of weights it promises")
     return mask
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from ltpipe.runtime.errors import UserError
@@ -22,8 +23,8 @@ def prune_count(sparsity: str | float, total: int) -> int:
         UserError: `sparsity` is not a number from 0 to 1.
     """
     try:
-        fraction = Fraction(str(sparsity))
-    except ValueError:
+        fraction = Fraction(Decimal(str(sparsity)))
+    except (ArithmeticError, ValueError):
         raise UserError(f"sparsity {sparsity!r} is not a number from 0 to 1") from None
     if not 0 <= fraction <= 1:
         raise UserError(f"sparsity {sparsity} is out of range; allowed is 0 to 1")

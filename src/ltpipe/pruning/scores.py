@@ -97,14 +97,14 @@ class Magnitude:
         Raises:
             UserError: a tensor is of a dtype that float32 does not hold exactly.
         """
-        dtypes = {weights.specs[name].dtype for name in names}
+        dtypes = {weights.spec(name).dtype for name in names}
         for name in names:
-            if weights.specs[name].dtype not in ("BF16", "F16", "F32"):
+            if weights.spec(name).dtype not in ("BF16", "F16", "F32"):
                 raise UserError(
-                    f"{weights.path}: '{name}' has dtype {weights.specs[name].dtype}; magnitude ranks BF16, F16 and "
+                    f"{weights.path}: '{name}' has dtype {weights.spec(name).dtype}; magnitude ranks BF16, F16 and "
                     "F32, set the model's dtype to float32"
                 )
-        shapes = tuple(weights.specs[name].shape for name in names)
+        shapes = tuple(weights.spec(name).shape for name in names)
         if dtypes == {"BF16"} or dtypes == {"F16"}:
             infinite = 0x7F80 if dtypes == {"BF16"} else 0x7C00
             return RankKeys(tuple(names), shapes, 15, infinite, lambda name: _patterns(weights, name))
@@ -122,7 +122,7 @@ class Random:
         """Keys from NumPy's Philox, keyed by (seed, tensor name): the same on every machine and in any order."""
         if seed is None:
             raise UserError("criterion 'random' needs a seed")
-        shapes = {name: weights.specs[name].shape for name in names}
+        shapes = {name: weights.spec(name).shape for name in names}
         return RankKeys(
             tuple(shapes),
             tuple(shapes.values()),
@@ -146,7 +146,7 @@ def _float32_patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
         return
     for start in range(0, flat.size, _COPIED_BLOCK):
         block = flat[start : start + _COPIED_BLOCK]
-        if weights.specs[name].dtype == "BF16":
+        if weights.spec(name).dtype == "BF16":
             yield block.astype(np.uint32) << np.uint32(16)
         else:
             yield block.astype(np.float32).view(np.uint32)

@@ -46,6 +46,8 @@ def tickets_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> p
     Raises:
         UserError: a ticket's dense model is not among the baselines.
     """
+    if not tickets or any(ticket.sparsity is None for ticket in tickets):
+        raise UserError("tickets: metrics of at least one ticket are needed, and none of a dense model")
     dense = {(baseline.model, baseline.data): baseline for baseline in baselines}
     rows = []
     for ticket in tickets:

@@ -2,7 +2,10 @@
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what, where, what is allowed, how to mend it."""
+    """Bad input. The message says what, where, what is allowed and how to mend it; it is always one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 class DamagedFileError(UserError):

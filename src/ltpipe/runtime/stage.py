@@ -1,11 +1,10 @@
 """The one way in which a stage's script becomes a command."""
 
-import contextlib
 import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,35 +36,31 @@ def run(main: Callable[..., None]) -> None:
     `LTPIPE_LOG` names a file that receives every message too. Errors that a user can mend are printed as one line
     and end the process with status 1; any other exception keeps its traceback and ends it with status 70.
     """
-    with _messages(os.environ.get("LTPIPE_LOG")):
-        try:
-            tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
-        except UserError as error:
-            _fail(str(error))
-        except Exception as error:
-            advice = _OS_ADVICE.get(getattr(error, "errno", None))
-            if advice is None:
-                logger.exception("internal error")
-                sys.exit(70)
-            _fail(f"{getattr(error, 'filename', None) or 'write failed'}: {advice}")
-
-
-@contextlib.contextmanager
-def _messages(log: str | None) -> Iterator[None]:
-    """Send ltpipe's messages to the terminal and, if asked for, to a log file."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if log:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=handlers)
-    logging.getLogger().setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     logger.setLevel(logging.INFO)
     try:
-        yield
+        _keep_messages(os.environ.get("LTPIPE_LOG"))
+        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+    except UserError as error:
+        _fail(str(error))
+    except Exception as error:
+        advice = _OS_ADVICE.get(getattr(error, "errno", None))
+        if advice is None:
+            logger.exception("internal error")
+            sys.exit(70)
+        _fail(f"{getattr(error, 'filename', None) or 'write failed'}: {advice}")
     finally:
         logging.shutdown()
 
 
+def _keep_messages(log: str | None) -> None:
+    """Send all messages to a log file too, if asked for."""
+    if log:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        logging.getLogger().addHandler(logging.FileHandler(log, mode="w", encoding="utf-8"))
+
+
 def _fail(message: str) -> NoReturn:
-    logger.error("error: %s", " ".join(message.split()))
+    logger.error("error: %s", message)
     sys.exit(1)

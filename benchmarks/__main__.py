@@ -1,0 +1,68 @@
+"""Run the benchmarks, print their tables and write them to a file; exit with 1 if a bar is missed."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from benchmarks import evaluation, masks
+from benchmarks.report import Section, render
+from ltpipe.runtime.threads import available_threads
+
+
+def main(
+    only: Literal["masks", "evaluation", "all"] = "all",
+    output: Path | None = None,
+    scratch: Path | None = None,
+    threads: int = 0,
+    checkpoint: Path = Path("results/checkpoints/smollm2-135m"),
+    sequences: Path = Path("results/sequences/smollm2-135m/speeches.safetensors"),
+    sweep: bool = False,
+    smoke: bool = False,
+) -> None:
+    """Run the benchmarks, print their tables and write them to a file; exit with 1 if a bar is missed.
+
+    Args:
+        only: one of the benchmarks.
+        output: Markdown file to write.
+        scratch: folder for temporary files, about 6 GB; a new folder inside it is used and removed.
+        threads: CPU threads of every contestant; 0 takes all.
+        checkpoint: canonical folder of SmolLM2-135M; loaded into the scratch folder if it does not exist.
+        sequences: 16 sequences of 256 tokens; made in the scratch folder if they do not exist or differ.
+        sweep: also try micro-batches and chunks of many sizes, which takes minutes more.
+        smoke: everything at toy size, once; bars are not judged.
+    """
+    load = os.getloadavg()[0]
+    threads = available_threads(threads)
+    folder = Path(tempfile.mkdtemp(prefix="ltpipe-bench-", dir=scratch))
+    try:
+        sections: list[Section] = []
+        if only != "evaluation":
+            scale = masks.SMOKE if smoke else masks.FULL
+            sections.append(masks.run(scale, folder / "masks", threads, _say))
+            shutil.rmtree(folder / "masks")
+        if only != "masks":
+            amount = evaluation.SMOKE if smoke else evaluation.FULL
+            sections.append(evaluation.run(amount, checkpoint, sequences, folder / "evaluation", threads, sweep, _say))
+    finally:
+        shutil.rmtree(folder)
+    text = render(" ".join(["python -m benchmarks", *sys.argv[1:]]), threads, load, sections)
+    print(text)
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text + "\n", encoding="utf-8")
+    missed = [bar for section in sections for bar in section.bars if not bar.holds]
+    sys.exit(1 if missed and not smoke else 0)
+
+
+def _say(message: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
