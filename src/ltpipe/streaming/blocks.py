@@ -1,8 +1,10 @@
-"""Which arguments of a block carry the batch, found by experiment instead of guessed from shapes.
+"""How a model's blocks can be run on a part of the batch, found by experiment instead of guessed from shapes.
 
 A probe sends two and then three sequences through the model with every block replaced by a recorder. A tensor whose
 shape follows the number of sequences carries the batch; where one dimension grows by several rows a sequence (Bloom's
-alibi, batch x heads), it is split in steps of that many rows.
+alibi, batch x heads), it is split in steps of that many rows. The recorder also ruins the hidden states that it was
+given, after copying them: if the model's output is none the worse, it only hands them from block to block, and a block
+may overwrite them with its result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 class NotStreamableError(Exception):
@@ -45,12 +47,25 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
         del module.forward
 
 
-def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], None]) -> list[BlockRules]:
-    """Find the rules of every block, in the order in which the model calls them.
+@dataclass(frozen=True)
+class Division:
+    """How to run the blocks of a model in parts.
+
+    Attributes:
+        rules: for each call of a block, in the order in which the model makes them.
+        in_place: whether a block's result may overwrite its input.
+    """
+
+    rules: list[BlockRules]
+    in_place: bool
+
+
+def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> Division:
+    """Find out how a model calls its blocks.
 
     Args:
         blocks: the model's blocks; none of their weights is needed.
-        run: sends the given number of sequences through the model.
+        run: sends the given number of sequences through the model and returns the final hidden states.
 
     Raises:
         NotStreamableError: the blocks do not pass hidden states of one shape on to each other.
@@ -58,58 +73,83 @@ def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], None]) -> list[Bloc
     failure: Exception | None = None
     for as_tuple in (False, True):  # some architectures return (hidden_states, …) from a block
         try:
-            two, three = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
+            (two, intact), (three, _) = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
         except Exception as error:  # whatever a model raises when its block returns something else
-            failure = error
+            failure = failure or error
             continue
         if len(two) == len(three) > 0:
-            return [
+            rules = [
                 tuple(_rule(a, b) for a, b in zip(first, second, strict=True))
                 for first, second in zip(two, three, strict=True)
             ]
+            return Division(rules, intact)
     raise NotStreamableError(f"its blocks do not pass on plain hidden states ({failure})")
 
 
 def run_in_parts(
-    block: Callable[..., Any], rules: BlockRules, sequences: int, micro_batch: int, args: tuple, kwargs: dict
+    block: Callable[..., Any],
+    rules: BlockRules,
+    in_place: bool,
+    sequences: int,
+    micro_batch: int,
+    args: tuple,
+    kwargs: dict,
 ) -> Any:
     """Call a block on `micro_batch` sequences at a time and join what it returns along the batch."""
     if micro_batch >= sequences:
         return block(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
-    parts = []
+    inputs = _hidden_states(args, kwargs)
+    joined: list[Any] = []
     for start in range(0, sequences, micro_batch):
         stop = min(start + micro_batch, sequences)
         taken = [
             leaf if rule is None else rule.take(leaf, start, stop) for leaf, rule in zip(leaves, rules, strict=True)
         ]
         part_args, part_kwargs = tree_unflatten(taken, tree)
-        parts.append(block(*part_args, **part_kwargs))
-    return tree_map(lambda *tensors: torch.cat(tensors) if torch.is_tensor(tensors[0]) else tensors[0], *parts)
+        outputs, output_tree = tree_flatten(block(*part_args, **part_kwargs))
+        if not joined:
+            joined = [_room_for(output, sequences) for output in outputs]
+            if in_place and outputs[0].dtype == inputs.dtype and outputs[0].shape[1:] == inputs.shape[1:]:
+                joined[0] = inputs
+        for whole, output in zip(joined, outputs, strict=True):
+            if torch.is_tensor(output):
+                whole[start:stop] = output
+    return tree_unflatten(joined, output_tree)
+
+
+def _hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _room_for(output: Any, sequences: int) -> Any:
+    return output.new_empty((sequences, *output.shape[1:])) if torch.is_tensor(output) else output
 
 
 def _record(
-    blocks: nn.ModuleList, run: Callable[[int], None], sequences: int, as_tuple: bool
-) -> list[Sequence[torch.Size | None]]:
-    """Shapes of every tensor that each block is called with."""
+    blocks: nn.ModuleList, run: Callable[[int], torch.Tensor], sequences: int, as_tuple: bool
+) -> tuple[list[Sequence[torch.Size | None]], bool]:
+    """Shapes of every tensor that each block is called with, and whether the output survives ruined inputs."""
     calls: list[Sequence[torch.Size | None]] = []
     shape: torch.Size | None = None
 
     def recorder(*args: Any, **kwargs: Any) -> Any:
         nonlocal shape
-        hidden_states = args[0] if args else kwargs["hidden_states"]
+        hidden_states = _hidden_states(args, kwargs)
         if shape is not None and hidden_states.shape != shape:
             raise NotStreamableError(f"hidden states change shape from {tuple(shape)} to {tuple(hidden_states.shape)}")
         shape = hidden_states.shape
         leaves, _ = tree_flatten((args, kwargs))
         calls.append([leaf.shape if torch.is_tensor(leaf) else None for leaf in leaves])
-        return (hidden_states,) if as_tuple else hidden_states
+        passed_on = hidden_states.clone()
+        hidden_states.fill_(torch.nan)
+        return (passed_on,) if as_tuple else passed_on
 
     with ExitStack() as stack:
         for block in blocks:
             stack.enter_context(replaced_forward(block, recorder))
-        run(sequences)
-    return calls
+        final = run(sequences)
+    return calls, bool(final.isfinite().all())
 
 
 def _rule(two: torch.Size | None, three: torch.Size | None) -> BatchRule | None:

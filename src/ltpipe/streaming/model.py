@@ -16,13 +16,7 @@ from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.progress import track
-from ltpipe.streaming.blocks import (
-    BlockRules,
-    NotStreamableError,
-    probe_blocks,
-    replaced_forward,
-    run_in_parts,
-)
+from ltpipe.streaming.blocks import Division, NotStreamableError, probe_blocks, replaced_forward, run_in_parts
 
 logger = logging.getLogger(__name__)
 
@@ -90,12 +84,12 @@ class CausalModel:
         input_ids = input_ids.to(self._device)
         if self.streamed:
             try:
-                rules = probe_blocks(self._blocks, lambda count: self._capture(input_ids[:1].expand(count, -1)))
+                division = probe_blocks(self._blocks, lambda count: self._capture(input_ids[:1].expand(count, -1)))
             except NotStreamableError as error:
                 self.not_streamed_because = str(error)
                 logger.warning("the model is loaded whole: %s", error)
             else:
-                return self._stream(input_ids, micro_batch, rules)
+                return self._stream(input_ids, micro_batch, division)
         if any(parameter.is_meta for parameter in self._blocks.parameters()):
             self._materialise(self._blocks, self._blocks_name + ".", self._names(self._blocks, self._blocks_name + "."))
         parts = input_ids.split(micro_batch)
@@ -118,17 +112,19 @@ class CausalModel:
         with replaced_forward(self._backbone, backbone):
             return self._model(input_ids=token, use_cache=False).logits[0]
 
-    def _stream(self, input_ids: torch.Tensor, micro_batch: int, rules: list[BlockRules]) -> torch.Tensor:
+    def _stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
         """Run the model with each block fetched when it is reached and freed when it is done."""
         sequences = len(input_ids)
-        turns = iter(track(rules, "forward", "block"))
+        turns = iter(track(division.rules, "forward", "block"))
 
         def streamed(block: nn.Module, prefix: str) -> Callable[..., Any]:
             own_forward = block.forward
 
             def forward(*args: Any, **kwargs: Any) -> Any:
                 with self._borrowed(block, prefix):
-                    return run_in_parts(own_forward, next(turns), sequences, micro_batch, args, kwargs)
+                    return run_in_parts(
+                        own_forward, next(turns), division.in_place, sequences, micro_batch, args, kwargs
+                    )
 
             return forward
 
