@@ -1,15 +1,14 @@
 """One way of evaluating a model on fixed sequences, in a process of its own.
 
-The process says when it is ready with `{"level": "imports"}`; it is then sent `{"wish": "set up"}` and, as often as
-wanted, `{"wish": "evaluate", …}`, which it answers with the seconds taken and the loss found.
+The process says when it is ready, with all imports done. It is sent `{"wish": "set up"}` before each
+`{"wish": "evaluate", "micro_batch": …, "chunk": …}`, which it answers with the seconds taken and the loss found.
 """
 
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,19 +24,97 @@ from ltpipe.evaluation.loss import token_losses
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.streaming.model import CausalModel, build_skeleton
 
-Method = Literal["plain", "plain-parts", "streamed", "in-memory"]
-Evaluate = Callable[[torch.Tensor, int, int], float]
-"""From token ids, sequences a micro-batch and tokens a chunk to the loss."""
-
 _CPU = torch.device("cpu")
 
 
-def main(method: Method, checkpoint: Path, sequences: Path, dtype: str, count: int, threads: int) -> None:
+class Contestant(Protocol):
+    """A way of evaluating."""
+
+    def set_up(self) -> None:
+        """Do what is not measured."""
+        ...
+
+    def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
+        """Mean loss, nats per token."""
+        ...
+
+
+class Plain:
+    """The model of transformers, with its own loss; weights are loaded in the set-up."""
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        self._checkpoint, self._dtype = checkpoint, dtype
+        self._model: torch.nn.Module | None = None
+
+    def set_up(self) -> None:
+        """Load the model, once."""
+        if self._model is None:
+            self._model = AutoModelForCausalLM.from_pretrained(self._checkpoint, dtype=self._dtype).eval()
+
+    @torch.inference_mode()
+    def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:  # noqa: ARG002
+        """Send `micro_batch` sequences at a time through the model."""
+        parts = input_ids.split(micro_batch)
+        losses = [self._model(input_ids=part, labels=part, use_cache=False).loss.item() * len(part) for part in parts]
+        return sum(losses) / len(input_ids)
+
+
+class Streamed:
+    """ltpipe with one block of weights at a time. Everything but the empty skeleton is part of the evaluation."""
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        self._checkpoint, self._dtype = checkpoint, dtype
+        self._manifest = Manifest.read(checkpoint / MANIFEST)
+        self._skeleton: torch.nn.Module | None = None
+
+    def set_up(self) -> None:
+        """Build a new skeleton."""
+        self._skeleton = build_skeleton(self._checkpoint, self._dtype)
+
+    def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
+        """Map the checkpoint and walk over it."""
+        skeleton, self._skeleton = self._skeleton, None
+        fetch = fetch_from(TensorFile(self._checkpoint / WEIGHTS), None, _CPU, self._dtype)
+        model = CausalModel(skeleton, self._manifest, fetch, _CPU, streamed=True)
+        loss = token_losses(model, input_ids, micro_batch, chunk).loss()
+        if not model.streamed:
+            raise RuntimeError(f"the model was not streamed: {model.not_streamed_because}")
+        return loss
+
+
+class InMemory:
+    """ltpipe with the whole model in memory, which is loaded in the set-up."""
+
+    def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
+        self._checkpoint, self._dtype = checkpoint, dtype
+        self._model: CausalModel | None = None
+
+    def set_up(self) -> None:
+        """Load the model, once; it comes into memory with the first tokens."""
+        if self._model is None:
+            manifest = Manifest.read(self._checkpoint / MANIFEST)
+            fetch = fetch_from(TensorFile(self._checkpoint / WEIGHTS), None, _CPU, self._dtype)
+            skeleton = build_skeleton(self._checkpoint, self._dtype)
+            self._model = CausalModel(skeleton, manifest, fetch, _CPU, streamed=False)
+            self._model.hidden_states(torch.zeros((1, 2), dtype=torch.long), 1)
+
+    def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
+        """Micro-batches through the model, then losses in chunks."""
+        return token_losses(self._model, input_ids, micro_batch, chunk).loss()
+
+
+def main(
+    method: Literal["plain", "streamed", "in-memory"],
+    checkpoint: Path,
+    sequences: Path,
+    dtype: str,
+    count: int,
+    threads: int,
+) -> None:
     """Serve evaluations.
 
     Args:
-        method: `plain` is the model of transformers with all sequences as one batch, `plain-parts` the same in
-            micro-batches; `streamed` and `in-memory` are ltpipe.
+        method: how to evaluate.
         checkpoint: canonical folder.
         sequences: token sequences.
         dtype: to compute in.
@@ -48,13 +125,20 @@ def main(method: Method, checkpoint: Path, sequences: Path, dtype: str, count: i
     torch.set_num_threads(threads)
     input_ids = torch.from_numpy(TokenSequences.read(sequences).input_ids[:count].astype(np.int64))
     precision = getattr(torch, dtype)
-    build_skeleton(checkpoint, precision)  # imports the architecture, so that this counts as an import for everyone
-    answer(answers, level="imports")
-    evaluate: Evaluate | None = None
+    build_skeleton(checkpoint, precision)  # imports the architecture: every contestant has the same imports
+    kind = {"plain": Plain, "streamed": Streamed, "in-memory": InMemory}[method]
+    contestant: Contestant = kind(checkpoint, precision)
+    answer(answers, ready=True)
     for line in sys.stdin:
-        wish = json.loads(line)
-        if wish["wish"] == "set up":
-            evaluate = _plain(checkpoint, precision) if method.startswith("plain") else _ours(method, checkpoint, precision)
-            answer(answers, level="set up")
-            continue
-        ...
+        command = json.loads(line)
+        start = time.perf_counter()
+        if command["wish"] == "set up":
+            contestant.set_up()
+            result = {}
+        else:
+            result = {"loss": contestant.evaluate(input_ids, command["micro_batch"], command["chunk"])}
+        answer(answers, seconds=time.perf_counter() - start, **result)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

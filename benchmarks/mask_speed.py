@@ -16,9 +16,9 @@ from ltpipe.pruning.scores import RankKeys
 from ltpipe.pruning.thresholds import exact_cuts
 
 SPARSITY = "0.5"
+SCHEDULE = tuple(f"0.{tenth}" for tenth in range(1, 10))
 
 _LIMIT = 8.0
-_SCHEDULE = tuple(f"0.{tenth}" for tenth in range(1, 10))
 
 Plan = Sequence[tuple[str, str]]
 """Scope and sparsity of each mask."""
@@ -86,7 +86,7 @@ def schedule(folders: Sequence[Path], rounds: int) -> Table:
     """Count and find the thresholds of one sparsity, and of a whole schedule."""
     plans = {
         "1 sparsity, global": [("global", SPARSITY)],
-        "9 sparsities, global and layer": [(scope, sparsity) for scope in SCOPES for sparsity in _SCHEDULE],
+        "9 sparsities, global and layer": [(scope, sparsity) for scope in SCOPES for sparsity in SCHEDULE],
     }
     rows = []
     for folder in folders:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from benchmarks import stages
+from benchmarks.mask_speed import SCHEDULE, SPARSITY
 from benchmarks.processes import answer, private_stdout
 from ltpipe.checkpoints.layout import WEIGHTS
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
@@ -23,8 +24,6 @@ from ltpipe.pruning import kernels
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.masks import read_mask
-
-SPARSITY = "0.5"
 
 
 class Peer:
@@ -74,16 +73,21 @@ class Ltpipe:
         return {"kept": write_mask(output, keys, stages.count(keys), "global", SPARSITY)}
 
     def extras(self, output: Path) -> dict[str, float]:
-        """Seconds of what the peer does besides or not at all: write the mask, and mask every weight."""
+        """Seconds for each mask of a schedule, with a written mask, and with all weights masked too."""
+        start = time.perf_counter()
+        keys = stages.open_keys(self._folder, self._names)
+        histogram = stages.count(keys)
+        for sparsity in SCHEDULE:
+            stages.pack_away(keys, histogram, "global", sparsity)
+        schedule = (time.perf_counter() - start) / len(SCHEDULE)
+
         start = time.perf_counter()
         self.save(output)
         written = time.perf_counter()
-        fetch = fetch_from(
-            TensorFile(self._folder / WEIGHTS), read_mask(output), torch.device("cpu"), torch.bfloat16
-        )
+        fetch = fetch_from(TensorFile(self._folder / WEIGHTS), read_mask(output), torch.device("cpu"), torch.bfloat16)
         for name in self._names:
             fetch(name)
-        return {"file": written - start, "masked": time.perf_counter() - start}
+        return {"schedule": schedule, "file": written - start, "masked": time.perf_counter() - start}
 
 
 def main(method: Literal["peer", "ltpipe"], checkpoint: Path, small: Path, output: Path, threads: int) -> None:

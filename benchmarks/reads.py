@@ -43,14 +43,10 @@ def read_by_sum(weights: TensorFile, names: Sequence[str]) -> int:
     Returns:
         Number of bytes read.
     """
-    total = np.uint64(0)
-    size = 0
-    for name in names:
-        words = weights.array(name).reshape(-1).view(np.uint64)
-        total += np.uint64(_sum(words))
-        size += words.nbytes
-    assert total, "a sum that nothing looks at may be optimised away"
-    return size
+    tensors = [weights.array(name).reshape(-1).view(np.uint64) for name in names]
+    sums = [_sum(words) for words in tensors]
+    assert any(sums), "random weights do not add up to nothing"
+    return sum(words.nbytes for words in tensors)
 
 
 @numba.njit(parallel=True, cache=True)

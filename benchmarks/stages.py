@@ -36,7 +36,7 @@ def count(keys: RankKeys) -> KeyHistogram:
 
 def pack_away(keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:
     """The mask stage with every packed block dropped as soon as it is there. Returns the number of weights kept."""
-    return _without_file(lambda chunk: None, keys, histogram, scope, sparsity)
+    return _without_file(lambda _: None, keys, histogram, scope, sparsity)
 
 
 def pack_in_memory(keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> list[np.ndarray]:

@@ -99,9 +99,7 @@ def _write(
     return manifest
 
 
-def _entries(
-    shapes: Mapping[str, tuple[int, ...]], dtype: str, digests: Mapping[str, str]
-) -> dict[str, TensorEntry]:
+def _entries(shapes: Mapping[str, tuple[int, ...]], dtype: str, digests: Mapping[str, str]) -> dict[str, TensorEntry]:
     return {name: TensorEntry(dtype, shape, digests[name], _module(name)) for name, shape in shapes.items()}
 
 

@@ -47,10 +47,11 @@ def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder
         UserError: the source is damaged, incomplete, quantised, pickled, or of an architecture that transformers
             cannot build without code from the checkpoint.
     """
-    place, revision = _local(source)
+    place = source.local(_HUB_FILES, "model")
     model = _model(place, dtype, source.key)
-    words = _tokenizer(_local(tokenizer)[0] if tokenizer else place, (tokenizer or source).key)
-    return write_canonical(model, words, folder, " ".join(filter(None, [source.identity, revision])))
+    words = _tokenizer(tokenizer.local(_HUB_FILES, "model") if tokenizer else place, (tokenizer or source).key)
+    commit = f" commit {place.name}" if source.is_hub else ""
+    return write_canonical(model, words, folder, source.identity + commit)
 
 
 def write_canonical(
@@ -86,24 +87,6 @@ def write_canonical(
     _write_tokenizer(tokenizer, folder)
     manifest.write(folder / MANIFEST)
     return manifest
-
-
-def _local(source: Source) -> tuple[Path, str | None]:
-    """The source on this machine, fetched if it is on the Hub, and the Hub commit."""
-    if not source.is_hub:
-        return source.path, None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository, revision = source.repository
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise UserError(
-            f"{source.key}: cannot fetch '{source.text}' from the Hub ({type(error).__name__}); check name, revision, "
-            "network and HF_TOKEN"
-        ) from None
-    return folder, f"commit {folder.name}"
 
 
 def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":

@@ -54,7 +54,8 @@ def read_documents(source: Source, pattern: str, field: str, part: Part) -> list
 
 
 def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
-    root = _fetched(source, pattern) if source.is_hub else source.path
+    # The Hub's patterns are fnmatch's, whose `**/` wants a folder; pathlib's matches none as well.
+    root = source.local([pattern, pattern.replace("**/", "")], "dataset")
     if root.is_file():
         return root, [_readable(source, root)]
     try:
@@ -64,22 +65,6 @@ def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
     if not files:
         raise UserError(f"{source.key}: no {', '.join(SUFFIXES)} file matches '{pattern}' in '{source.text}'")
     return root, files
-
-
-def _fetched(source: Source, pattern: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    name, revision = source.repository
-    # The Hub's patterns are fnmatch's, whose `**/` wants a folder; pathlib's matches none as well.
-    patterns = [pattern, pattern.replace("**/", "")]
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
-        raise UserError(
-            f"{source.key}: cannot fetch '{source.text}' from the Hub ({type(error).__name__}); check name, revision, "
-            "network and HF_TOKEN"
-        ) from None
 
 
 def _readable(source: Source, path: Path) -> Path:

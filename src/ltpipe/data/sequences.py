@@ -83,7 +83,8 @@ def cut_sequences(
         UserError: the text has fewer windows than were asked for.
     """
     if length < 2 or (count is not None and count < 1):
-        raise UserError(f"{key}: {count} sequences of {length} tokens; allowed are 1 or more of 2 tokens or more")
+        wanted = "all" if count is None else count
+        raise UserError(f"{key}: {wanted} sequences of {length} tokens; allowed are 1 or more of 2 tokens or more")
     try:
         encoder = Tokenizer.from_file(str(tokenizer))
     except Exception as error:  # tokenizers raises nothing more special

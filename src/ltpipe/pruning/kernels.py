@@ -13,6 +13,7 @@ COARSE_BITS = 16
 """Keys of 31 bits are counted by their upper 16 bits first, then by the rest inside the bins that matter."""
 
 _PARALLEL_FROM = 1 << 16
+_CHUNK = 8192  # keys that are staged at a time, small enough for the first-level cache
 _LANES = 4  # a run of equal keys then increments four counters in turn instead of waiting for one
 
 
@@ -58,12 +59,12 @@ def pack(block: np.ndarray, threshold: int, ties: int) -> tuple[np.ndarray, int]
     parts = _parts(block.size)
     magnitude = block.dtype.type((1 << key_bits(block)) - 1)
     limit = block.dtype.type(threshold)
-    if ties == 0:
-        return _pack(block, magnitude, limit, parts), 0
-    equal = _count_equal(block, magnitude, limit, parts)
-    before = np.concatenate(([0], np.cumsum(equal)))
-    quota = np.maximum(ties - before[:-1], 0)
-    return _pack_ties(block, magnitude, limit, quota, parts), max(ties - int(before[-1]), 0)
+    quota = np.zeros(parts, np.int64)
+    if ties:
+        equal = np.cumsum(_count_equal(block, magnitude, limit, parts))
+        quota = np.maximum(ties - np.concatenate(([0], equal[:-1])), 0)
+        ties = max(ties - int(equal[-1]), 0)
+    return _pack(block, magnitude, limit, block.dtype.type(threshold + 1), quota, parts), ties
 
 
 def _parts(size: int) -> int:
@@ -108,47 +109,62 @@ def _count_fine32(block, rows, height, parts):
     return counts
 
 
-@numba.njit(parallel=True, cache=True)
-def _pack(block, magnitude, limit, parts):
-    whole = block.size // 8
-    bits = np.zeros((block.size + 7) // 8, np.uint8)
-    for part in numba.prange(parts):
-        for byte in range(part * whole // parts, (part + 1) * whole // parts):
-            kept = np.uint8(0)
-            for bit in range(8):
-                kept |= np.uint8((block[8 * byte + bit] & magnitude) >= limit) << np.uint8(bit)
-            bits[byte] = kept
-    for i in range(8 * whole, block.size):
-        bits[whole] |= np.uint8((block[i] & magnitude) >= limit) << np.uint8(i - 8 * whole)
-    return bits
+@numba.njit(cache=True)
+def _compare(chunk, magnitude, limit, staged):
+    """Stage whether each key reaches the limit, one byte a key: a loop that becomes vector instructions."""
+    for i in range(chunk.size):
+        staged[i] = (chunk[i] & magnitude) >= limit
+
+
+@numba.njit(cache=True)
+def _count_equal_in(chunk, magnitude, limit, staged):
+    for i in range(chunk.size):
+        staged[i] = (chunk[i] & magnitude) == limit
+    staged[chunk.size : (chunk.size + 7) // 8 * 8] = 0
+    words = staged.view(np.uint64)
+    total = np.uint64(0)
+    for i in range((chunk.size + 7) // 8):
+        total += (words[i] * np.uint64(0x0101010101010101)) >> np.uint64(56)
+    return np.int64(total)
 
 
 @numba.njit(parallel=True, cache=True)
 def _count_equal(block, magnitude, limit, parts):
     counts = np.zeros(parts, np.int64)
-    size = (block.size + 7) // 8
+    chunks = (block.size + _CHUNK - 1) // _CHUNK
     for part in numba.prange(parts):
-        equal = 0
-        for i in range(8 * (part * size // parts), min(8 * ((part + 1) * size // parts), block.size)):
-            equal += (block[i] & magnitude) == limit
-        counts[part] = equal
+        staged = np.zeros(_CHUNK, np.uint8)
+        for c in range(part * chunks // parts, (part + 1) * chunks // parts):
+            counts[part] += _count_equal_in(block[c * _CHUNK : (c + 1) * _CHUNK], magnitude, limit, staged)
     return counts
 
 
+@numba.njit(cache=True)
+def _prune_first(chunk, magnitude, limit, ties, staged):
+    for i in range(chunk.size):
+        if ties and (chunk[i] & magnitude) == limit:
+            staged[i] = 0
+            ties -= 1
+
+
 @numba.njit(parallel=True, cache=True)
-def _pack_ties(block, magnitude, limit, quota, parts):
-    size = (block.size + 7) // 8
-    bits = np.zeros(size, np.uint8)
+def _pack(block, magnitude, limit, above, quota, parts):
+    """Keep-bits of a block in which part p prunes the first quota[p] keys that equal the limit; above = limit + 1."""
+    bits = np.empty((block.size + 7) // 8, np.uint8)
+    chunks = (block.size + _CHUNK - 1) // _CHUNK
     for part in numba.prange(parts):
+        staged = np.zeros(_CHUNK, np.uint8)
+        words = staged.view(np.uint64)
         left = quota[part]
-        for byte in range(part * size // parts, (part + 1) * size // parts):
-            kept = np.uint8(0)
-            for i in range(8 * byte, min(8 * byte + 8, block.size)):
-                key = block[i] & magnitude
-                keep = key >= limit
-                if key == limit and left > 0:
-                    left -= 1
-                    keep = False
-                kept |= np.uint8(keep) << np.uint8(i - 8 * byte)
-            bits[byte] = kept
+        for c in range(part * chunks // parts, (part + 1) * chunks // parts):
+            chunk = block[c * _CHUNK : (c + 1) * _CHUNK]
+            equal = _count_equal_in(chunk, magnitude, limit, staged) if left else 0
+            _compare(chunk, magnitude, above if 0 < equal <= left else limit, staged)
+            staged[chunk.size : (chunk.size + 7) // 8 * 8] = 0
+            if equal > left:
+                _prune_first(chunk, magnitude, limit, left, staged)
+            left -= min(left, equal)
+            packed = bits[c * _CHUNK // 8 : (c + 1) * _CHUNK // 8]
+            for i in range(packed.size):  # eight bytes of 0 or 1 to the eight bits of one byte
+                packed[i] = (words[i] * np.uint64(0x0102040810204080)) >> np.uint64(56)
     return bits

@@ -5,11 +5,13 @@ package:module/path/inside  a file or folder inside an installed Python package
 anything else               a file or folder, relative to the working directory
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from ltpipe.runtime.errors import UserError
 
@@ -51,6 +53,31 @@ class Source:
                 "package:module/path/inside, hub:owner/name@revision"
             )
         return path
+
+    def local(self, hub_patterns: Sequence[str], hub_type: Literal["model", "dataset"]) -> Path:
+        """The local file or folder, fetched first if it is on the Hub; the folder's name is then the commit.
+
+        Args:
+            hub_patterns: files of a Hub repository that are wanted.
+            hub_type: kind of Hub repository.
+
+        Raises:
+            UserError: the source does not exist, or the Hub cannot be reached.
+        """
+        if not self.is_hub:
+            return self.path
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        name, revision = self.repository
+        try:
+            wanted = list(hub_patterns)
+            return Path(snapshot_download(name, repo_type=hub_type, revision=revision, allow_patterns=wanted))
+        except (HfHubHTTPError, LocalEntryNotFoundError, ValueError, OSError) as error:
+            raise UserError(
+                f"{self.key}: cannot fetch '{self.text}' from the Hub ({type(error).__name__}); check name, revision, "
+                "network and HF_TOKEN"
+            ) from None
 
     @property
     def identity(self) -> str:

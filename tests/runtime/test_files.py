@@ -1,0 +1,234 @@
+"""Files are whole or absent, whatever happens while they are written: exceptions, full disks, read-only folders."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import atomic_write, read_json, sha256_of, write_json
+
+COUNT_KEYS = Path(__file__).parents[2] / "scripts" / "count_keys.py"
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# --- atomic_write
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_written_whole(old, tmp_path):
+    target = tmp_path / "deep" / "er" / "file"
+    if old:
+        target.parent.mkdir(parents=True)
+        target.write_bytes(old)
+    with atomic_write(target) as file:
+        file.write(b"ne")
+        file.flush()
+        assert (target.read_bytes() if target.exists() else None) == old  # readers never see half a file
+        file.write(b"w")
+    assert files_in(tmp_path) == {"deep/er/file": b"new"}
+
+
+def interrupted_write(target: Path, error: type[BaseException]) -> None:
+    with atomic_write(target) as file:
+        file.write(b"n" * 100_000)
+        raise error
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+@pytest.mark.parametrize("error", [ValueError, OSError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_nothing_is_left_behind(error, old, tmp_path):
+    target = tmp_path / "file"
+    if old:
+        target.write_bytes(old)
+    with pytest.raises(error):
+        interrupted_write(target, error)
+    assert files_in(tmp_path) == ({"file": old} if old else {})
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_failure_at_the_end(failing, monkeypatch, tmp_path):
+    """Flushing to the disk and renaming can fail too: nothing is left, and the error names the file."""
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").write_bytes(b"old")
+    monkeypatch.setattr(*((os, "fsync", fail) if failing == "fsync" else (Path, "replace", fail)))
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(tmp_path / "file") as file:
+        file.write(b"new")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert files_in(tmp_path) == {"file": b"old"}
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    """Processes that write the same file at the same time each have their own temporary file."""
+    code = (
+        "import sys; from pathlib import Path; from ltpipe.runtime.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as file:\n"
+        "    file.write(sys.argv[2].encode() * 100_000); print(flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    writers = [subprocess.Popen([*command, letter], **pipes) for letter in "ab"]
+    for writer in writers:
+        writer.stdout.readline()  # both have written, neither has ended
+    for writer in writers:
+        writer.communicate()
+    assert files_in(tmp_path) == {"file": b"b" * 100_000}
+    assert [writer.returncode for writer in writers] == [0, 0]
+
+
+# --- JSON
+
+
+def test_json_round_trip(tmp_path):
+    content = {"ü": [1, 0.1, 1e-300, None, True], "a": {"b": 2**60}}
+    write_json(tmp_path / "file.json", content)
+    assert read_json(tmp_path / "file.json") == content
+    assert (tmp_path / "file.json").read_text(encoding="utf-8") == json.dumps(
+        content, indent=1, ensure_ascii=False
+    ) + "\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), {1, 2}])
+def test_json_that_is_none(value, tmp_path):
+    write_json(tmp_path / "file.json", {"a": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "file.json", {"a": value})
+    assert read_json(tmp_path / "file.json") == {"a": 1}
+    assert list(files_in(tmp_path)) == ["file.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not valid JSON"),
+        (b'{"a": 1', "not valid JSON"),
+        (b'{"a": 1} x', "not valid JSON"),
+        (b"\0\0\0", "not valid JSON"),
+        (b'{"a": "\xff"}', "not valid JSON"),
+        (b"[1]", "holds a JSON list, expected an object"),
+        (b"17", "holds a JSON int"),
+        (b"null", "holds a JSON NoneType"),
+    ],
+)
+def test_damaged_json(content, words, tmp_path):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_json(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.json: no such file"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_sha256(tmp_path):
+    content = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == sha256(content).hexdigest()
+
+
+# --- disks that take no more
+
+
+@pytest.fixture
+def mounted(tmp_path) -> Iterator[Callable[..., Path]]:
+    """Function that mounts a small file system in memory, if this process may."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folders: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / f"disk-{len(folders)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+        folders.append(folder)
+        return folder
+
+    yield mount
+    for folder in folders:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def count_keys(checkpoint: Path, output: Path, log: Path | None = None) -> tuple[int, list[str]]:
+    """Run the cheapest script that writes more than a few kilobytes: exit code and lines on standard error."""
+    environment = {name: value for name, value in os.environ.items() if name != "LTPIPE_LOG"}
+    command = [sys.executable, str(COUNT_KEYS), "--criterion", "magnitude", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--checkpoint", str(checkpoint), "--output", str(output)],
+        env=environment | ({"LTPIPE_LOG": str(log)} if log else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+def test_full_disk(mounted, canonical_folder, tmp_path):
+    """One line that names the file, no part of it, and what was there before."""
+    checkpoint, disk = canonical_folder("llama"), mounted("16k")
+    output = disk / "counts" / "llama.safetensors"
+    output.parent.mkdir()
+    output.write_bytes(b"old")
+    assert count_keys(checkpoint, output) == (1, [f"error: {output}: the disk is full; free some space and run again"])
+    assert files_in(disk) == {"counts/llama.safetensors": b"old"}
+    # it is the space: the same command succeeds elsewhere
+    code, lines = count_keys(checkpoint, tmp_path / "counts.safetensors")
+    assert (code, len(lines)) == (0, 1)
+    assert (tmp_path / "counts.safetensors").stat().st_size > 16 * 1024
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 512)
+
+
+def test_full_disk_with_the_log_on_it(mounted, canonical_folder):
+    """A log that cannot be written changes neither the message nor the exit code."""
+    disk = mounted("16k")
+    (disk / "log").touch()
+    with pytest.raises(OSError, match="No space"):
+        fill(disk / "filler")
+    output = disk / "counts.safetensors"
+    code, lines = count_keys(canonical_folder("llama"), output, disk / "log")
+    assert (code, lines) == (1, [f"error: {output}: the disk is full; free some space and run again"])
+    assert sorted(files_in(disk)) == ["filler", "log"]
+
+
+@pytest.mark.parametrize("where", ["output", "log"])
+def test_read_only_folder(where, request, canonical_folder, tmp_path):
+    """chmod does not bind root, a file system that is mounted read-only does."""
+    if os.geteuid() == 0:
+        folder = request.getfixturevalue("mounted")("16k")
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    else:
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0o555)
+    free = tmp_path / "free"
+    output = (folder if where == "output" else free) / "results" / "counts.safetensors"
+    log = (folder if where == "log" else free) / "logs" / "counts.log"
+    code, lines = count_keys(canonical_folder("llama"), output, log)
+    assert (code, len(lines)) == (1, 1)
+    assert lines[0].startswith(f"error: {folder}/{'results' if where == 'output' else 'logs'}: ")
+    assert ("read-only" if os.geteuid() == 0 else "permission denied") in lines[0]
+    assert files_in(folder) == {}
+    # the message is in the log too, if there is one
+    assert files_in(free) == ({"logs/counts.log": lines[0].encode() + b"\n"} if where == "output" else {})
