@@ -55,6 +55,7 @@ rule baseline:
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
+        tokenizer=rules.checkpoint.output.tokenizer,
         sequences=rules.sequences.output,
     output:
         grid.BASELINE,
@@ -82,6 +83,7 @@ rule ticket:
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
+        tokenizer=rules.checkpoint.output.tokenizer,
         sequences=rules.sequences.output,
         mask=rules.mask.output,
         baseline=rules.baseline.output,

@@ -47,6 +47,7 @@ def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder
         UserError: the source is damaged, incomplete, quantised, pickled, or of an architecture that transformers
             cannot build without code from the checkpoint.
     """
+    logger.info("loading %s", source.text)
     place = source.local(_HUB_FILES, "model")
     model = _model(place, dtype, source.key)
     words = _tokenizer(tokenizer.local(_HUB_FILES, "model") if tokenizer else place, (tokenizer or source).key)
@@ -91,7 +92,10 @@ def write_canonical(
 
 def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.set_verbosity_error()  # what it warns of is refused below, in one line
+    transformers_logging.disable_progress_bar()
     where = {"gguf_file": place.name} if place.is_file() else {}
     if place.is_file() and place.suffix != ".gguf":
         raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")

@@ -59,12 +59,12 @@ def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
     if root.is_file():
         return root, [_readable(source, root)]
     try:
-        files = sorted(path for path in root.glob(pattern) if path.is_file() and path.suffix in SUFFIXES)
+        files = [path for path in root.glob(pattern) if path.is_file() and path.suffix in SUFFIXES]
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"{source.key}: '{pattern}' is no pattern of files in a folder ({error})") from None
     if not files:
         raise UserError(f"{source.key}: no {', '.join(SUFFIXES)} file matches '{pattern}' in '{source.text}'")
-    return root, files
+    return root, sorted(files, key=lambda path: path.relative_to(root).as_posix().encode())
 
 
 def _readable(source: Source, path: Path) -> Path:

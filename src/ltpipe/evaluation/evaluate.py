@@ -1,6 +1,6 @@
 """The evaluation stage: a checkpoint, dense or masked, on fixed token sequences."""
 
-import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
+from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
@@ -21,13 +21,11 @@ from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.runtime.device import device_named, peak_device_bytes
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_json, sha256_of
+from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.memory import peak_host_bytes
 from ltpipe.runtime.provenance import provenance
 from ltpipe.runtime.threads import available_threads
-from ltpipe.streaming.model import CausalModel, build_skeleton
-
-logger = logging.getLogger(__name__)
+from ltpipe.streaming.model import CausalModel, build_skeleton, stored_precision
 
 _MICRO_BATCH_TOKENS = 1024
 _CHUNK = 128
@@ -76,29 +74,24 @@ def evaluate_checkpoint(
     Raises:
         UserError: mask or baseline belong to another model or text, or losses are not finite.
     """
-    manifest = Manifest.read(folder / MANIFEST)
-    pruning = _mask_for(manifest, mask)
-    data = TokenSequences.read(sequences)
-    inputs = {"checkpoint": manifest.fingerprint, "sequences": sha256_of(sequences)}
-    baseline_loss = _baseline_loss(baseline, inputs) if pruning else None
-    if mask:
-        inputs["mask"] = sha256_of(mask)
-    threads = available_threads(settings.threads)
+    inputs = _open(folder, sequences, mask, baseline)
     if settings.micro_batch < 0:
         raise UserError(f"micro_batch: {settings.micro_batch} is not allowed; allowed are 0 (automatic) and more")
+    threads = available_threads(settings.threads)
     torch.set_num_threads(threads)
     device = device_named(settings.device)
-    precision = read_json(folder / CONFIG)["dtype"] if settings.precision == "auto" else settings.precision
+    precision = stored_precision(folder) if settings.precision == "auto" else settings.precision
     dtype = getattr(torch, precision)
-    micro_batch = settings.micro_batch or max(1, _MICRO_BATCH_TOKENS // data.input_ids.shape[1])
+    micro_batch = settings.micro_batch or max(1, _MICRO_BATCH_TOKENS // inputs.sequences.shape[1])
 
     start = time.perf_counter()
-    fetch = fetch_from(TensorFile(folder / WEIGHTS), pruning, device, dtype)
-    model = CausalModel(build_skeleton(folder, dtype), manifest, fetch, device, settings.execution == "streamed")
-    losses = token_losses(model, torch.from_numpy(data.input_ids.astype(np.int64)), micro_batch, _CHUNK)
+    fetch = fetch_from(TensorFile(folder / WEIGHTS), inputs.mask, device, dtype)
+    streamed = settings.execution == "streamed"
+    model = CausalModel(build_skeleton(folder, dtype), inputs.manifest, fetch, device, streamed)
+    losses = token_losses(model, torch.from_numpy(inputs.sequences.astype(np.int64)), micro_batch, _CHUNK)
     seconds = time.perf_counter() - start
 
-    loss = losses.loss()
+    loss, pruning = losses.loss(), inputs.mask
     return Metrics(
         model=names["model"],
         data=names["data"],
@@ -108,11 +101,11 @@ def evaluate_checkpoint(
         sparsity=pruning.sparsity if pruning else None,
         kept=pruning.total_kept if pruning else None,
         total=pruning.total if pruning else None,
-        parameters=manifest.parameters,
+        parameters=inputs.manifest.parameters,
         loss=loss,
         perplexity=perplexity(loss),
         accuracy=losses.accuracy(),
-        performance_retention=1.0 if baseline_loss is None else performance_retention(baseline_loss, loss),
+        performance_retention=performance_retention(inputs.baseline_loss, loss) if pruning else 1.0,
         tokens=losses.losses.numel(),
         precision=precision,
         device=str(device),
@@ -124,27 +117,42 @@ def evaluate_checkpoint(
         peak_device_bytes=peak_device_bytes(device),
         seconds=seconds,
         sequences=_sequence_totals(losses),
-        provenance=provenance(inputs, asdict(settings)),
+        provenance=provenance(inputs.hashes, asdict(settings)),
     )
 
 
-def _mask_for(manifest: Manifest, path: Path | None) -> Mask | None:
-    if path is None:
-        return None
-    mask = read_mask(path)
-    mask.check_made_for(manifest.fingerprint, path)
-    return mask
+@dataclass(frozen=True)
+class _Inputs:
+    """What an evaluation reads, checked to belong together. `hashes` is what the metrics say about it."""
+
+    manifest: Manifest
+    sequences: np.ndarray
+    mask: Mask | None
+    baseline_loss: float
+    hashes: dict[str, str]
 
 
-def _baseline_loss(path: Path | None, inputs: Mapping[str, str]) -> float:
-    if path is None:
-        raise UserError("a ticket is measured against its dense model: give --baseline with --mask")
+def _open(folder: Path, sequences: Path, mask: Path | None, baseline: Path | None) -> _Inputs:
+    manifest = Manifest.read(folder / MANIFEST)
+    data = TokenSequences.read(sequences)
+    if data.tokenizer != sha256_of(folder / TOKENIZER):
+        raise UserError(f"{sequences}: made with another tokenizer than that of {folder}; run the data stage with it")
+    hashes = {"checkpoint": manifest.fingerprint, "sequences": sha256_of(sequences)}
+    if (mask is None) != (baseline is None):
+        raise UserError("a ticket is measured against its dense model: give --mask and --baseline, or neither")
+    if mask is None or baseline is None:
+        return _Inputs(manifest, data.input_ids, None, math.nan, hashes)
+    pruning = read_mask(mask)
+    pruning.check_made_for(manifest.fingerprint, mask)
+    loss = _baseline_loss(baseline, hashes)
+    return _Inputs(manifest, data.input_ids, pruning, loss, hashes | {"mask": sha256_of(mask)})
+
+
+def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:
     baseline = Metrics.read(path)
     if baseline.sparsity is not None:
         raise UserError(f"{path}: metrics of a ticket; the baseline is the dense model's")
-    for what, fingerprint in inputs.items():
-        if baseline.provenance["inputs"].get(what) != fingerprint:
-            raise UserError(f"{path}: baseline of other {what}; evaluate the dense model on the same {what}")
+    baseline.check_measured_on(hashes, str(path))
     return baseline.loss
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ltpipe.runtime.errors import DamagedFileError
+from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import read_json, write_json
 
 FORMAT = 1
@@ -88,6 +88,12 @@ class Metrics:
             f"{self.model} on {self.data}, {ticket}: loss {self.loss:.4f} nats/token, accuracy {self.accuracy:.4f}, "
             f"retention {self.performance_retention:.4f} ({self.seconds:.1f} s, {rate:.0f} tokens/s)"
         )
+
+    def check_measured_on(self, hashes: Mapping[str, str], where: str) -> None:
+        """Raise UserError unless these are metrics of the inputs (checkpoint, sequences) with the given hashes."""
+        for what, fingerprint in hashes.items():
+            if self.provenance["inputs"].get(what) != fingerprint:
+                raise UserError(f"{where}: baseline of other {what}; evaluate the dense model on the same {what}")
 
     def write(self, path: Path) -> None:
         """Write as JSON, floats at full precision."""

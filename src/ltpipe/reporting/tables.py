@@ -44,7 +44,7 @@ def tickets_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> p
     """One row a ticket, beside its dense model's loss, perplexity and accuracy, in a fixed order.
 
     Raises:
-        UserError: a ticket's dense model is not among the baselines.
+        UserError: a ticket's dense model, on the same sequences, is not among the baselines.
     """
     if not tickets or any(ticket.sparsity is None for ticket in tickets):
         raise UserError("tickets: metrics of at least one ticket are needed, and none of a dense model")
@@ -54,6 +54,8 @@ def tickets_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> p
         baseline = dense.get((ticket.model, ticket.data))
         if baseline is None:
             raise UserError(f"no baseline of model '{ticket.model}' on text '{ticket.data}' was given")
+        measured = {what: ticket.provenance["inputs"].get(what) for what in ("checkpoint", "sequences")}
+        baseline.check_measured_on(measured, f"{ticket.model} on {ticket.data}")
         row = {name: getattr(ticket, name) for name in COLUMNS if hasattr(ticket, name)}
         rows.append(
             row

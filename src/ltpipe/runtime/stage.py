@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ def run(main: Callable[..., None]) -> None:
     `LTPIPE_LOG` names a file that receives every message too. Errors that a user can mend are printed as one line
     and end the process with status 1; any other exception keeps its traceback and ends it with status 70.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that files are tidied
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     logger.setLevel(logging.INFO)

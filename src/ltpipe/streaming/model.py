@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.runtime.errors import DamagedFileError
+from ltpipe.runtime.files import read_json
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.blocks import Division, NotStreamableError, probe_blocks, replaced_forward, run_in_parts
 
@@ -25,13 +28,32 @@ Fetch = Callable[[str], torch.Tensor]
 
 
 def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """The model of a canonical checkpoint folder, in eval mode: parameters without storage, buffers with values."""
+    """The model of a canonical checkpoint folder, in eval mode: parameters without storage, buffers with values.
+
+    Raises:
+        DamagedFileError: the folder's configuration is of no model that transformers knows.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with init_empty_weights(include_buffers=False):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    except Exception as error:  # a damaged configuration raises anything
+        raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); load the model again") from None
+
+
+def stored_precision(folder: Path) -> str:
+    """The dtype in which a canonical checkpoint is kept, as its configuration says.
+
+    Raises:
+        DamagedFileError: the configuration does not say it.
+    """
+    precision = read_json(folder / CONFIG).get("dtype")
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise DamagedFileError(f"{folder / CONFIG}: dtype is {precision!r}; load the model again")
+    return precision
 
 
 class CausalModel:
