@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -39,25 +40,32 @@ def main(
     """
     load = os.getloadavg()[0]
     threads = available_threads(threads)
+    command = " ".join(["python -m benchmarks", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what follows `finally` is done
     folder = Path(tempfile.mkdtemp(prefix="ltpipe-bench-", dir=scratch))
+    sections: list[Section] = []
     try:
-        sections: list[Section] = []
         if only != "evaluation":
             scale = masks.SMOKE if smoke else masks.FULL
             sections.append(masks.run(scale, folder / "masks", threads, _say))
+            _write(output, render(command, threads, load, sections))  # not lost if the rest is interrupted
             shutil.rmtree(folder / "masks")
         if only != "masks":
             amount = evaluation.SMOKE if smoke else evaluation.FULL
             sections.append(evaluation.run(amount, checkpoint, sequences, folder / "evaluation", threads, sweep, _say))
     finally:
         shutil.rmtree(folder)
-    text = render(" ".join(["python -m benchmarks", *sys.argv[1:]]), threads, load, sections)
+    text = render(command, threads, load, sections)
     print(text)
+    _write(output, text)
+    missed = [bar for section in sections for bar in section.bars if not bar.holds]
+    sys.exit(1 if missed and not smoke else 0)
+
+
+def _write(output: Path | None, text: str) -> None:
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text + "\n", encoding="utf-8")
-    missed = [bar for section in sections for bar in section.bars if not bar.holds]
-    sys.exit(1 if missed and not smoke else 0)
 
 
 def _say(message: str) -> None:

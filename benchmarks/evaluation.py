@@ -36,7 +36,7 @@ class Amount:
     sweep_rounds: int
 
 
-FULL = Amount(sequences=_COUNT, rounds=5, sweep_rounds=2)
+FULL = Amount(sequences=_COUNT, rounds=4, sweep_rounds=2)
 SMOKE = Amount(sequences=2, rounds=1, sweep_rounds=1)
 
 

@@ -67,9 +67,13 @@ def watch_command(arguments: Sequence[str]) -> Watched:
         [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         peak = NOTHING
-        while process.poll() is None:
-            peak = peak.largest(resident(process.pid))
-            time.sleep(_INTERVAL)
+        try:
+            while process.poll() is None:
+                peak = peak.largest(resident(process.pid))
+                time.sleep(_INTERVAL)
+        except BaseException:
+            process.kill()
+            raise
         seconds = time.perf_counter() - start
         errors = process.stderr.read()
     if process.returncode:
