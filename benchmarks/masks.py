@@ -40,7 +40,7 @@ class Scale:
 FULL = Scale(
     whole=QWEN_1_5B,
     half=Architecture(QWEN_1_5B.layers // 2, QWEN_1_5B.vocabulary // 2),
-    part=Architecture(3, 1024),
+    part=Architecture(9, 1024),
     wide=Architecture(4, 1024),
     rounds=5,
     peer_rounds=3,

@@ -11,7 +11,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import KeyHistogram
-from ltpipe.pruning.masks import FORMAT
+from ltpipe.pruning.masks import FORMAT, count_kept
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import RankKeys, criterion_named
 from ltpipe.pruning.thresholds import Cut, exact_cuts
@@ -79,7 +79,7 @@ def _packed(keys: RankKeys, name: str, cut: Cut, kept: int) -> Iterator[np.ndarr
     ties, ones = cut.ties, 0
     for block in keys.blocks(name):
         bits, ties = kernels.pack(block, cut.threshold, ties)
-        ones += int(np.bitwise_count(bits).sum())
+        ones += count_kept(bits)
         yield bits
     if ones != kept:
         raise UserError(f"tensor '{name}' changed since it was counted; run the histogram stage again")

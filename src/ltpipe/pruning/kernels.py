@@ -14,7 +14,7 @@ COARSE_BITS = 16
 
 _PARALLEL_FROM = 1 << 16
 _CHUNK = 8192  # keys that are staged at a time, small enough for the first-level cache
-_LANES = 4  # a run of equal keys then increments four counters in turn instead of waiting for one
+_LANES = 2  # a run of equal keys increments two counters in turn; more would cost a small tensor their clearing
 
 
 def use_threads(threads: int) -> None:
@@ -31,11 +31,10 @@ def count_coarse(block: np.ndarray) -> np.ndarray:
     """Histogram of a block's keys (15 bits), or of their upper 16 bits (31 bits). int64 [2^15 or 2^16]."""
     parts = _parts(block.size)
     if block.dtype == np.uint32:
-        return _count_coarse32(block, parts).sum((0, 1), dtype=np.int64)
+        return _count_coarse32(block, parts)
     head = min(-(block.ctypes.data // 2) % 4, block.size)
     tail = (block.size - head) % 4
-    words = block[head : block.size - tail].view(np.uint64)
-    counts = _count16(words, parts).sum((0, 1), dtype=np.int64)
+    counts = _count16(block[head : block.size - tail].view(np.uint64), parts)
     np.add.at(counts, block[:head] & 0x7FFF, 1)
     np.add.at(counts, block[block.size - tail :] & 0x7FFF, 1)
     return counts
@@ -56,19 +55,26 @@ def pack(block: np.ndarray, threshold: int, ties: int) -> tuple[np.ndarray, int]
 
     Returns the bits, packed little-endian (uint8 [ceil(size / 8)]), and the number of ties left for the next block.
     """
-    parts = _parts(block.size)
-    magnitude = block.dtype.type((1 << key_bits(block)) - 1)
-    limit = block.dtype.type(threshold)
-    quota = np.zeros(parts, np.int64)
+    kind = block.dtype.type
+    limits = np.array([threshold, threshold + 1] if ties else [threshold], kind)
+    words = _reaching(block, kind((1 << key_bits(block)) - 1), limits, _parts(block.size))
     if ties:
-        equal = np.cumsum(_count_equal(block, magnitude, limit, parts))
-        quota = np.maximum(ties - np.concatenate(([0], equal[:-1])), 0)
-        ties = max(ties - int(equal[-1]), 0)
-    return _pack(block, magnitude, limit, block.dtype.type(threshold + 1), quota, parts), ties
+        ties = _prune_first(words[0], words[1], ties)
+    return words[0].view(np.uint8)[: (block.size + 7) // 8], ties
 
 
 def _parts(size: int) -> int:
     return numba.get_num_threads() if size >= _PARALLEL_FROM else 1
+
+
+@numba.njit(cache=True)
+def _added(counts):
+    """One histogram from those of all parts and lanes."""
+    total = np.zeros(counts.shape[2], np.int64)
+    for part in range(counts.shape[0]):
+        for lane in range(counts.shape[1]):
+            total += counts[part, lane]
+    return total
 
 
 @numba.njit(parallel=True, cache=True)
@@ -81,9 +87,9 @@ def _count16(words, parts):
             word = words[i]
             mine[0, word & low] += one
             mine[1, (word >> np.uint64(16)) & low] += one
-            mine[2, (word >> np.uint64(32)) & low] += one
-            mine[3, (word >> np.uint64(48)) & low] += one
-    return counts
+            mine[0, (word >> np.uint64(32)) & low] += one
+            mine[1, (word >> np.uint64(48)) & low] += one
+    return _added(counts)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -94,7 +100,7 @@ def _count_coarse32(block, parts):
         mine = counts[part]
         for i in range(part * block.size // parts, (part + 1) * block.size // parts):
             mine[i & (_LANES - 1), (block[i] >> np.uint32(15)) & np.uint32(0xFFFF)] += one
-    return counts
+    return _added(counts)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -110,61 +116,43 @@ def _count_fine32(block, rows, height, parts):
 
 
 @numba.njit(cache=True)
-def _compare(chunk, magnitude, limit, staged):
-    """Stage whether each key reaches the limit, one byte a key: a loop that becomes vector instructions."""
+def _reaching_in(chunk, magnitude, limit, staged, packed):
+    """Pack whether each key reaches the limit. One byte a key first: that loop becomes vector instructions."""
     for i in range(chunk.size):
         staged[i] = (chunk[i] & magnitude) >= limit
-
-
-@numba.njit(cache=True)
-def _count_equal_in(chunk, magnitude, limit, staged):
-    for i in range(chunk.size):
-        staged[i] = (chunk[i] & magnitude) == limit
-    staged[chunk.size : (chunk.size + 7) // 8 * 8] = 0
+    staged[chunk.size : packed.size * 8] = 0
     words = staged.view(np.uint64)
-    total = np.uint64(0)
-    for i in range((chunk.size + 7) // 8):
-        total += (words[i] * np.uint64(0x0101010101010101)) >> np.uint64(56)
-    return np.int64(total)
+    for i in range(packed.size):  # eight bytes of 0 or 1 to the eight bits of one byte
+        packed[i] = (words[i] * np.uint64(0x0102040810204080)) >> np.uint64(56)
 
 
 @numba.njit(parallel=True, cache=True)
-def _count_equal(block, magnitude, limit, parts):
-    counts = np.zeros(parts, np.int64)
+def _reaching(block, magnitude, limits, parts):
+    """Which keys reach each limit: packed bits, uint64 [limits, ceil(size / 64)], from one read of the block."""
+    filled = np.empty((limits.size, (block.size + 63) // 64), np.uint64)
+    filled[:, -1:] = 0
+    bits = filled.view(np.uint8)[:, : (block.size + 7) // 8]
     chunks = (block.size + _CHUNK - 1) // _CHUNK
     for part in numba.prange(parts):
-        staged = np.zeros(_CHUNK, np.uint8)
-        for c in range(part * chunks // parts, (part + 1) * chunks // parts):
-            counts[part] += _count_equal_in(block[c * _CHUNK : (c + 1) * _CHUNK], magnitude, limit, staged)
-    return counts
-
-
-@numba.njit(cache=True)
-def _prune_first(chunk, magnitude, limit, ties, staged):
-    for i in range(chunk.size):
-        if ties and (chunk[i] & magnitude) == limit:
-            staged[i] = 0
-            ties -= 1
-
-
-@numba.njit(parallel=True, cache=True)
-def _pack(block, magnitude, limit, above, quota, parts):
-    """Keep-bits of a block in which part p prunes the first quota[p] keys that equal the limit; above = limit + 1."""
-    bits = np.empty((block.size + 7) // 8, np.uint8)
-    chunks = (block.size + _CHUNK - 1) // _CHUNK
-    for part in numba.prange(parts):
-        staged = np.zeros(_CHUNK, np.uint8)
-        words = staged.view(np.uint64)
-        left = quota[part]
+        staged = np.empty(_CHUNK, np.uint8)
         for c in range(part * chunks // parts, (part + 1) * chunks // parts):
             chunk = block[c * _CHUNK : (c + 1) * _CHUNK]
-            equal = _count_equal_in(chunk, magnitude, limit, staged) if left else 0
-            _compare(chunk, magnitude, above if 0 < equal <= left else limit, staged)
-            staged[chunk.size : (chunk.size + 7) // 8 * 8] = 0
-            if equal > left:
-                _prune_first(chunk, magnitude, limit, left, staged)
-            left -= min(left, equal)
-            packed = bits[c * _CHUNK // 8 : (c + 1) * _CHUNK // 8]
-            for i in range(packed.size):  # eight bytes of 0 or 1 to the eight bits of one byte
-                packed[i] = (words[i] * np.uint64(0x0102040810204080)) >> np.uint64(56)
-    return bits
+            for row in range(limits.size):
+                packed = bits[row, c * _CHUNK // 8 : (c + 1) * _CHUNK // 8]
+                _reaching_in(chunk, magnitude, limits[row], staged, packed)
+    return filled
+
+
+@numba.njit(cache=True)
+def _prune_first(words, above, ties):
+    """Clear the first `ties` of the bits that are not also in `above`; returns how many were missing."""
+    one = np.uint64(1)
+    for i in range(words.size):
+        equal = words[i] ^ above[i]
+        while equal and ties:
+            equal &= equal - one
+            ties -= 1
+        words[i] = above[i] | equal
+        if not ties:
+            break
+    return ties
