@@ -27,7 +27,7 @@ from ltpipe.runtime.provenance import provenance
 from ltpipe.runtime.threads import available_threads
 from ltpipe.streaming.model import CausalModel, build_skeleton, stored_precision
 
-_MICRO_BATCH_TOKENS = 2048
+_MICRO_BATCH_TOKENS = 4096
 _CHUNK = 128
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -40,7 +40,7 @@ class Settings:
 
     Attributes:
         precision: dtype to compute in; `auto` is the checkpoint's own.
-        micro_batch: sequences that go through a block together; 0 chooses about two thousand tokens.
+        micro_batch: sequences that go through a block together; 0 chooses about four thousand tokens.
         device: `auto`, `cpu`, `cuda`, ….
         execution: one block of weights at a time, or all of them.
         threads: of the CPU; 0 takes every processor that the process may use.
