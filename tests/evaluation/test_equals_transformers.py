@@ -109,18 +109,44 @@ def test_blocks_are_freed_and_the_file_is_untouched(canonical_folder, token_ids)
     skeleton = build_skeleton(folder, torch.float32)
     model = CausalModel(skeleton, manifest, fetch, CPU, streamed=True)
     token_losses(model, token_ids, 2, 16)
-    assert all(parameter.is_meta for parameter in skeleton.model.layers.parameters())
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
     assert sorted(fetched) == sorted(manifest.tensors), "each stored tensor is read exactly once"
     assert (folder / WEIGHTS).read_bytes() == before
 
 
-def test_tied_weights_are_fetched_once_and_stay_tied(canonical_folder):
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "in-memory"])
+def test_tied_weights_are_fetched_when_they_are_needed(streamed, canonical_folder, token_ids):
+    """Streamed, embedding and head have the tied weight one after the other; in memory, they share one parameter."""
     folder = canonical_folder("qwen2")
     manifest = Manifest.read(folder / MANIFEST)
     assert manifest.tied == {"lm_head.weight": "model.embed_tokens.weight"}
+    inner = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32)
+    fetched: list[str] = []
+
+    def fetch(name):
+        fetched.append(name)
+        return inner(name)
+
     skeleton = build_skeleton(folder, torch.float32)
-    CausalModel(skeleton, manifest, fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32), CPU, True)
-    assert skeleton.lm_head.weight is skeleton.model.embed_tokens.weight
+    model = CausalModel(skeleton, manifest, fetch, CPU, streamed)
+    token_losses(model, token_ids, 2, 16)
+    assert fetched.count("model.embed_tokens.weight") == (2 if streamed else 1)
+    if streamed:
+        assert all(parameter.is_meta for parameter in skeleton.parameters())
+    else:
+        assert skeleton.lm_head.weight is skeleton.model.embed_tokens.weight
+
+
+def test_super_batches_do_not_change_the_result(canonical_folder, token_ids):
+    folder = canonical_folder("llama")
+    manifest = Manifest.read(folder / MANIFEST)
+    fetch = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32)
+    whole = ours(folder, token_ids)
+    for super_batch in (1, 2, len(token_ids) - 1):
+        model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, True)
+        parts = token_losses(model, token_ids, 3, 10, super_batch)
+        torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-5, atol=1e-6)
+        assert torch.equal(parts.correct, whole.correct)
 
 
 def test_one_sequence_and_uneven_token_weighting(canonical_folder, source_folder, token_ids):

@@ -19,7 +19,7 @@ from torch import nn
 
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
-from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import STORAGE, TORCH_NAMES, TensorData, TensorFile, write_tensors
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write, read_json
 from ltpipe.runtime.progress import track
@@ -185,19 +185,11 @@ def _blocks_name(model: nn.Module) -> str:
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:
-    name = {
-        "bfloat16": "BF16",
-        "float16": "F16",
-        "float32": "F32",
-        "float64": "F64",
-        "uint8": "U8",
-        "int64": "I64",
-    }
-    name |= {"bool": "BOOL", "int32": "I32"}
     short = str(tensor.dtype).removeprefix("torch.")
-    if short not in name:
-        raise UserError(f"the checkpoint holds {short} tensors; set the model's dtype to float32 or bfloat16")
-    return name[short]
+    for name, torch_name in TORCH_NAMES.items():
+        if torch_name == short:
+            return name
+    raise UserError(f"the checkpoint holds {short} tensors; set the model's dtype to float32 or bfloat16")
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[np.ndarray]:

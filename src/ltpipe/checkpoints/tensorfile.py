@@ -32,6 +32,18 @@ STORAGE: dict[str, type[np.generic]] = {
 }
 """Safetensors dtype names that ltpipe reads and writes, with the NumPy dtype that holds their bits."""
 
+TORCH_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
+"""What torch calls the dtypes that a canonical checkpoint may hold."""
+
 _HEADER_LIMIT = 100 * 2**20
 _ALIGNMENT = 64
 

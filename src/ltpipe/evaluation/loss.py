@@ -34,8 +34,9 @@ class TokenLosses:
         return int(self.correct.sum()) / self.correct.numel()
 
 
-@torch.inference_mode()
-def token_losses(model: CausalModel, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> TokenLosses:
+def token_losses(
+    model: CausalModel, input_ids: torch.Tensor, micro_batch: int, chunk: int, super_batch: int | None = None
+) -> TokenLosses:
     """Loss of every token but the first of each sequence, as `model(input_ids, labels=input_ids)` defines it.
 
     Args:
@@ -43,27 +44,39 @@ def token_losses(model: CausalModel, input_ids: torch.Tensor, micro_batch: int, 
         input_ids: int64 [sequences, tokens].
         micro_batch: sequences that go through a block together.
         chunk: tokens whose logits exist at the same time.
+        super_batch: sequences whose hidden states exist at the same time, None for all; each super-batch reads all
+            weights once.
 
     Raises:
         UserError: a loss is infinite or not a number.
     """
+    parts = [walk(model, part, micro_batch, chunk) for part in input_ids.split(super_batch or len(input_ids))]
+    losses, correct = (torch.cat(kind) for kind in zip(*parts, strict=True))
+    if not bool(losses.isfinite().all()):
+        broken = int((~losses.isfinite()).sum())
+        raise UserError(
+            f"{broken} of {losses.numel()} token losses are infinite or not a number; "
+            "evaluate with precision float32, or check the checkpoint"
+        )
+    return TokenLosses(losses, correct)
+
+
+@torch.inference_mode()
+def walk(
+    model: CausalModel, input_ids: torch.Tensor, micro_batch: int, chunk: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses and hits of one super-batch, [sequences, tokens - 1] on the CPU: one walk over the model."""
     hidden_states = model.hidden_states(input_ids, micro_batch)
     sequences, length = input_ids.shape
     targets = input_ids[:, 1:].reshape(-1)
     losses = torch.empty(targets.shape, dtype=torch.float32)
     correct = torch.empty(targets.shape, dtype=torch.bool)
-    for start in track(range(0, len(targets), chunk), "loss", "chunk"):
-        rows = torch.arange(start, min(start + chunk, len(targets)))
-        predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
-        losses[rows], correct[rows] = _cross_entropy(model.logits(predicting), targets[rows])
-    if not bool(losses.isfinite().all()):
-        broken = int((~losses.isfinite()).sum())
-        raise UserError(
-            f"{broken} of {len(targets)} token losses are infinite or not a number; "
-            "evaluate with precision float32, or check the checkpoint"
-        )
-    shape = (sequences, length - 1)
-    return TokenLosses(losses.reshape(shape), correct.reshape(shape))
+    with model.head():
+        for start in track(range(0, len(targets), chunk), "loss", "chunk"):
+            rows = torch.arange(start, min(start + chunk, len(targets)))
+            predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
+            losses[rows], correct[rows] = _cross_entropy(model.logits(predicting), targets[rows])
+    return losses.reshape(sequences, -1), correct.reshape(sequences, -1)
 
 
 def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

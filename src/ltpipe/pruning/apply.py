@@ -7,7 +7,10 @@ import numpy as np
 import torch
 
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.pruning.masks import Mask, unpack
+from ltpipe.pruning.masks import Mask
+from ltpipe.runtime.device import has_streams
+
+_CHUNK = 1 << 24  # weights whose mask is expanded at a time
 
 
 def fetch_from(
@@ -15,20 +18,46 @@ def fetch_from(
 ) -> Callable[[str], torch.Tensor]:
     """A function from a tensor's name to its masked values on `device`.
 
-    Floating-point tensors come in `dtype`. A tensor that needs neither conversion nor mask is the mapped file itself,
-    not a copy: it must not be written to.
+    Floating-point tensors come in `dtype`. On the CPU a tensor that needs neither conversion nor mask is the mapped
+    file itself, not a copy: it must not be written to.
     """
 
     def fetch(name: str) -> torch.Tensor:
         stored = _as_torch(weights.array(name), weights.specs[name].dtype)
-        target = dtype if stored.is_floating_point() else stored.dtype
-        if mask is None or name not in mask.bits:
-            return stored.to(device, target)
-        values = stored.to(device, target, copy=True)
-        pruned = unpack(~mask.bits[name], mask.shapes[name])  # inverted while eight to a byte
-        return values.masked_fill_(torch.from_numpy(pruned).to(device), 0)
+        bits = None if mask is None or name not in mask.bits else _as_torch(mask.bits[name], "U8")
+        return place(stored, bits, device, dtype)
 
     return fetch
+
+
+def place(stored: torch.Tensor, bits: torch.Tensor | None, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Put one tensor on a device, in `dtype` if it is of floating point, and masked if there are packed `bits`.
+
+    Bits travel packed and are expanded on the device, a chunk at a time.
+    """
+    target = dtype if stored.is_floating_point() else stored.dtype
+    if has_streams(device):
+        stored = stored.pin_memory()  # else the copy could not run beside computation
+    values = stored.to(device, target, non_blocking=True, copy=bits is not None)
+    if bits is not None:
+        _prune(values.view(-1), bits.to(device, non_blocking=True))
+    return values
+
+
+def _prune(values: torch.Tensor, bits: torch.Tensor) -> None:
+    """Set those of [N] values to zero whose bits are not set."""
+    pruned_by_byte = _table().to(values.device)
+    for start in range(0, len(values), _CHUNK):
+        part = values[start : start + _CHUNK]
+        byte = bits[start // 8 : (start + len(part) + 7) // 8]
+        pruned = pruned_by_byte.index_select(0, byte.int()).view(torch.bool)
+        part.masked_fill_(pruned[: len(part)], 0)
+
+
+def _table() -> torch.Tensor:
+    """For each byte of packed bits its eight inverted bits, the first in the lowest byte: int64 [256]."""
+    kept = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return torch.from_numpy((1 - kept).view(np.int64)[:, 0].copy())
 
 
 def _as_torch(array: np.ndarray, dtype: str) -> torch.Tensor:

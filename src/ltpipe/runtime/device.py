@@ -4,6 +4,14 @@ import torch
 
 from ltpipe.runtime.errors import UserError
 
+SIMULATED = "simgpu"
+"""Type of the device that `ltpipe.runtime.simulation` makes up."""
+
+
+def has_streams(device: torch.device) -> bool:
+    """Whether copies to the device can run beside its computation, from pinned memory on a stream of their own."""
+    return device.type not in ("cpu", SIMULATED)
+
 
 def device_named(name: str) -> torch.device:
     """The device called `name`; `auto` is the machine's accelerator, or the CPU where there is none.
@@ -11,7 +19,7 @@ def device_named(name: str) -> torch.device:
     Raises:
         UserError: there is no such device here.
     """
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = _accelerator()
     if name == "auto":
         return accelerator or torch.device("cpu")
     try:
@@ -30,3 +38,9 @@ def device_named(name: str) -> torch.device:
 def peak_device_bytes(device: torch.device) -> int | None:
     """Most bytes that tensors held on the device since the process began; None on the CPU."""
     return None if device.type == "cpu" else torch.accelerator.max_memory_allocated(device)
+
+
+def _accelerator() -> torch.device | None:
+    """The machine's accelerator; not a simulated one, which PyTorch counts among them."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found if found is not None and has_streams(found) else None

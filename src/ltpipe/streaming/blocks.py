@@ -54,10 +54,12 @@ class Division:
     Attributes:
         rules: for each call of a block, in the order in which the model makes them.
         in_place: whether a block's result may overwrite its input.
+        as_tuple: whether the model takes a block's hidden states as the first of a tuple.
     """
 
     rules: list[BlockRules]
     in_place: bool
+    as_tuple: bool
 
 
 def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> Division:
@@ -82,7 +84,7 @@ def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> D
                 tuple(_rule(a, b) for a, b in zip(first, second, strict=True))
                 for first, second in zip(two, three, strict=True)
             ]
-            return Division(rules, intact)
+            return Division(rules, intact, as_tuple)
     raise NotStreamableError(f"its blocks do not pass on plain hidden states ({failure})")
 
 

@@ -2,7 +2,8 @@
 
 The model's own, unmodified forward runs with all sequences as one batch. When it reaches a block, that block's
 weights are fetched (masked on the way), every sequence is run through it in micro-batches, and the weights are freed.
-Each weight is read once an evaluation; the whole model is never in memory and nothing has to be restored.
+So are those of the embeddings, the final norm and the head: modules hold weights only while they run. The whole model
+is never in memory and nothing has to be restored; each weight is read once an evaluation, a tied embedding twice.
 """
 
 import logging
@@ -19,12 +20,12 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import DamagedFileError
 from ltpipe.runtime.files import read_json
 from ltpipe.runtime.progress import track
+from ltpipe.streaming.ahead import Ahead
 from ltpipe.streaming.blocks import Division, NotStreamableError, probe_blocks, replaced_forward, run_in_parts
+from ltpipe.streaming.lending import Fetch, Lender
+from ltpipe.streaming.split import SplitModel
 
 logger = logging.getLogger(__name__)
-
-Fetch = Callable[[str], torch.Tensor]
-"""A stored tensor's name to its values, ready on the device and in the dtype to compute in."""
 
 
 def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -65,27 +66,30 @@ class CausalModel:
         fetch: gives the weights.
         device: where to compute.
         streamed: False loads the whole model at once.
+        division: how the blocks run on a part of the batch; None finds out when hidden states are first asked for.
     """
 
     def __init__(
-        self, skeleton: nn.Module, manifest: Manifest, fetch: Fetch, device: torch.device, streamed: bool
+        self,
+        skeleton: nn.Module,
+        manifest: Manifest,
+        fetch: Fetch,
+        device: torch.device,
+        streamed: bool,
+        division: Division | None = None,
     ) -> None:
-        self._model = skeleton
-        self._fetch = fetch
-        self._tied = manifest.tied
+        self._split = SplitModel(skeleton, manifest.blocks)
+        self._manifest = manifest
+        self._lender = Lender(manifest, fetch)
         self._device = device
-        self._blocks_name = manifest.blocks
-        self._blocks: nn.ModuleList = skeleton.get_submodule(manifest.blocks)
-        self._backbone: nn.Module | None = None
-        self._output_type: type | None = None
-        self._stored = frozenset(manifest.tensors)
+        self._division = division
+        self._whole = False
         self.not_streamed_because = "" if streamed else "asked for in the configuration"
-        for buffered in skeleton.modules():
-            for name, buffer in buffered.named_buffers(recurse=False):
-                buffered._buffers[name] = buffer.to(device)
-        inside = {name for name, _ in self._blocks.named_parameters(prefix=manifest.blocks)}
-        inside |= {name for name, _ in self._blocks.named_buffers(prefix=manifest.blocks)}
-        self._materialise(skeleton, "", {name for name in self._names(skeleton, "") if name not in inside})
+        for module in skeleton.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+        for name, ancestor in self._split.ancestors():
+            self._lender.give(ancestor, name, recurse=False)
 
     @property
     def streamed(self) -> bool:
@@ -104,114 +108,108 @@ class CausalModel:
             [sequences, tokens, width] on the device.
         """
         input_ids = input_ids.to(self._device)
-        if self.streamed:
-            try:
-                division = probe_blocks(self._blocks, lambda count: self._capture(input_ids[:1].expand(count, -1)))
-            except NotStreamableError as error:
-                self.not_streamed_because = str(error)
-                logger.warning("the model is loaded whole: %s", error)
-            else:
-                return self._stream(input_ids, micro_batch, division)
-        if any(parameter.is_meta for parameter in self._blocks.parameters()):
-            self._materialise(self._blocks, self._blocks_name + ".", self._names(self._blocks, self._blocks_name + "."))
-        parts = input_ids.split(micro_batch)
-        return torch.cat([self._capture(part) for part in track(parts, "forward", "micro-batch")])
+        division = self.divide(input_ids.shape[1])
+        if division is not None:
+            return self._stream(input_ids, micro_batch, division)
+        if not self._whole:
+            self._lender.give(self._split.model, "")
+            self._whole = True
+        whole: torch.Tensor | None = None
+        for start in track(range(0, len(input_ids), micro_batch), "forward", "micro-batch"):
+            part = self._split.hidden_states(input_ids[start : start + micro_batch])
+            if whole is None:
+                whole = part.new_empty((len(input_ids), *part.shape[1:]))
+            whole[start : start + micro_batch] = part
+        return whole
+
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        """Let the head have its weights, for the logits that are computed meanwhile."""
+        with ExitStack() as stack:
+            if self.streamed:
+                for name, module in self._split.outside():
+                    if not self._split.in_backbone(name):
+                        stack.enter_context(self._lender.lend(module, name))
+            yield
 
     @torch.inference_mode()
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The model's own head on [rows, width] hidden states: logits [rows, vocabulary].
+        """The model's own head on [rows, width] hidden states: logits [rows, vocabulary]."""
+        return self._split.logits(hidden_states)
 
-        The model's forward runs with its backbone replaced by the given hidden states, so that whatever an
-        architecture does after its output embedding (scaling, soft-capping, projections) is done here too.
+    @torch.inference_mode()
+    def divide(self, length: int) -> Division | None:
+        """How the blocks run on a part of a batch of sequences of `length` tokens; None if the model is loaded whole.
+
+        The probe needs no weights: every module outside the blocks gets zeros that take no memory.
         """
-        rows = hidden_states.unsqueeze(0)
-        make_output = self._output_type
+        if self.streamed and self._division is None:
+            shapes = dict(self._split.model.named_parameters(remove_duplicate=False))
+            shapes |= dict(self._split.model.named_buffers(remove_duplicate=False))
 
-        def backbone(*_: Any, **__: Any) -> Any:
-            return make_output(last_hidden_state=rows)
+            def nothing(name: str) -> torch.Tensor:
+                return torch.zeros((), dtype=shapes[name].dtype, device=self._device).expand(shapes[name].shape)
 
-        token = torch.zeros(rows.shape[:2], dtype=torch.long, device=self._device)
-        with replaced_forward(self._backbone, backbone):
-            return self._model(input_ids=token, use_cache=False).logits[0]
+            def run(sequences: int) -> torch.Tensor:
+                tokens = torch.zeros((sequences, length), dtype=torch.long, device=self._device)
+                final = self._split.hidden_states(tokens)
+                self._split.logits(final[0, :0])  # fails if the head uses weights of a module that is not in it
+                return final
+
+            try:
+                with self._outside_lent(Lender(self._manifest, nothing)):
+                    self._division = probe_blocks(self._split.blocks, run)
+            except NotStreamableError as error:
+                self.not_streamed_because = str(error)
+                logger.warning("the model is loaded whole: %s", error)
+        return self._division
 
     def _stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
-        """Run the model with each block fetched when it is reached and freed when it is done."""
+        """Run the model with the weights of each module fetched when it is reached and freed when it is done."""
         sequences = len(input_ids)
         turns = iter(track(division.rules, "forward", "block"))
+        ahead = Ahead(self._device)
+        blocks = {f"{self._manifest.blocks}.{index}": block for index, block in enumerate(self._split.blocks)}
+        following = dict(zip(blocks, list(blocks)[1:], strict=False))
+
+        def load(prefix: str) -> dict[str, nn.Parameter]:
+            return self._lender.fetch(blocks[prefix], prefix)
 
         def streamed(block: nn.Module, prefix: str) -> Callable[..., Any]:
             own_forward = block.forward
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                with self._borrowed(block, prefix):
-                    return run_in_parts(
+                with self._lender.lend(block, prefix, ahead.take(prefix, load)):
+                    result = run_in_parts(
                         own_forward, next(turns), division.in_place, sequences, micro_batch, args, kwargs
                     )
+                    if prefix in following:
+                        ahead.start(following[prefix], load)
+                    return result
 
             return forward
 
         with ExitStack() as stack:
-            for index, block in enumerate(self._blocks):
-                prefix = f"{self._blocks_name}.{index}."
+            for prefix, block in blocks.items():
                 stack.enter_context(replaced_forward(block, streamed(block, prefix)))
-            return self._capture(input_ids)
-
-    def _capture(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Run the model's forward up to its head, and return what the head would be applied to.
-
-        The backbone is the outermost module around the blocks that the model's forward calls. Its output is kept
-        here, and the head gets an empty one, so that no logits are computed.
-        """
-        entered: list[nn.Module] = []
-        captured: list[torch.Tensor] = []
-
-        def leave(module: nn.Module, _: Any, output: Any) -> Any:
-            if module is not entered[0]:
-                return None
-            captured.append(output.last_hidden_state)
-            self._output_type = type(output)
-            return type(output)(last_hidden_state=output.last_hidden_state[:, :0])
-
-        with ExitStack() as stack:
-            for ancestor in self._ancestors():
-                stack.callback(ancestor.register_forward_pre_hook(lambda module, _: entered.append(module)).remove)
-                stack.callback(ancestor.register_forward_hook(leave).remove)
-            self._model(input_ids=input_ids, use_cache=False)
-        self._backbone = entered[0]
-        return captured[0]
-
-    def _ancestors(self) -> Iterator[nn.Module]:
-        parts = self._blocks_name.split(".")[:-1]
-        for depth in range(1, len(parts) + 1):
-            yield self._model.get_submodule(".".join(parts[:depth]))
+            stack.enter_context(self._outside_lent(self._lender))
+            return self._split.hidden_states(input_ids)
 
     @contextmanager
-    def _borrowed(self, block: nn.Module, prefix: str) -> Iterator[None]:
-        """Give a block its weights, and take them away again."""
-        empty = {name: dict(module._parameters) for name, module in block.named_modules()}
-        self._materialise(block, prefix, self._names(block, prefix))
-        try:
+    def _outside_lent(self, lender: Lender) -> Iterator[None]:
+        """Let every module outside the blocks have weights of `lender` while it runs."""
+
+        def lent(module: nn.Module, name: str) -> Callable[..., Any]:
+            own_forward = module.forward
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                with lender.lend(module, name):
+                    return own_forward(*args, **kwargs)
+
+            return forward
+
+        with ExitStack() as stack:
+            for name, module in self._split.outside():
+                if lender.needs_any(module, name):
+                    stack.enter_context(replaced_forward(module, lent(module, name)))
             yield
-        finally:
-            for name, parameters in empty.items():
-                block.get_submodule(name)._parameters.update(parameters)
-
-    def _names(self, module: nn.Module, prefix: str) -> set[str]:
-        """Full names of a module's parameters and stored buffers."""
-        parameters = {prefix + name for name, _ in module.named_parameters(remove_duplicate=False)}
-        buffers = {prefix + name for name, _ in module.named_buffers(remove_duplicate=False)}
-        return parameters | (buffers & self._stored)
-
-    def _materialise(self, root: nn.Module, prefix: str, names: set[str]) -> None:
-        """Fetch tensors by full name into the module `root`, whose own full name is `prefix`. Ties stay ties."""
-        fetched: dict[str, nn.Parameter] = {}
-        for name in sorted(names):
-            stored = self._tied.get(name, name)
-            if stored not in fetched:
-                fetched[stored] = nn.Parameter(self._fetch(stored), requires_grad=False)
-            path, _, leaf = name.removeprefix(prefix).rpartition(".")
-            owner = root.get_submodule(path)
-            if leaf in owner._parameters:
-                owner._parameters[leaf] = fetched[stored]
-            else:
-                owner._buffers[leaf] = fetched[stored].data

@@ -1,0 +1,203 @@
+"""What an evaluation will take, found by running it on tensors without contents; and the batch sizes that fit."""
+
+import copy
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TORCH_NAMES
+from ltpipe.evaluation.loss import walk
+from ltpipe.pruning.apply import place
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.simulation import ByteCounter, Peak, fake, simulated_accelerator
+from ltpipe.streaming.blocks import Division
+from ltpipe.streaming.lending import Fetch
+from ltpipe.streaming.model import CausalModel
+
+BLOCK, OUTSIDE, MASK = "weights of blocks", "weights of embeddings and head", "mask"
+HIDDEN, ACTIVATIONS, LOGITS = "hidden states", "activations", "logits"
+
+GIB = 2**30
+
+_MICRO_BATCH_TOKENS = 4096
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """How an evaluation is cut up; none of it changes the result beyond float rounding.
+
+    Attributes:
+        super_batch: sequences whose hidden states exist at the same time; each super-batch reads all weights once.
+        micro_batch: sequences that go through a block together.
+        chunk: tokens whose logits exist at the same time.
+    """
+
+    super_batch: int
+    micro_batch: int
+    chunk: int
+
+    @classmethod
+    def generous(cls, sequences: int, length: int) -> "BatchSizes":
+        """What is fastest where memory does not matter: about four thousand tokens through a block together."""
+        return cls(sequences, min(sequences, max(1, _MICRO_BATCH_TOKENS // length)), _CHUNK)
+
+    def halved(self, parts: Mapping[str, int]) -> "BatchSizes | None":
+        """The next smaller sizes where `parts` were the bytes at the peak; None if nothing is left to halve."""
+        if LOGITS in parts and self.chunk > 1 and parts[LOGITS] >= parts.get(HIDDEN, 0):
+            return replace(self, chunk=self.chunk // 2)
+        if LOGITS not in parts and self.micro_batch > 1 and parts.get(ACTIVATIONS, 0) >= parts.get(HIDDEN, 0):
+            return replace(self, micro_batch=self.micro_batch // 2)
+        if self.super_batch > 1:
+            half = self.super_batch // 2
+            return BatchSizes(half, min(self.micro_batch, half), self.chunk)
+        if self.chunk > 1 and LOGITS in parts:
+            return replace(self, chunk=self.chunk // 2)
+        return None
+
+
+class EvaluationPlanner:
+    """Runs the walk of `token_losses` on fake tensors.
+
+    Args:
+        skeleton: of the model, in the dtype to compute in; it is not changed.
+        manifest: of the checkpoint, real or foreseen.
+        masked: names of the tensors that come with a mask.
+        dtype: to compute in.
+        accelerator: whether to plan for one, or for the CPU.
+        streamed: one block of weights at a time.
+    """
+
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        manifest: Manifest,
+        masked: Collection[str],
+        dtype: torch.dtype,
+        accelerator: bool,
+        streamed: bool = True,
+    ) -> None:
+        self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
+        self._masked = frozenset(masked)
+        self._device = simulated_accelerator() if accelerator else torch.device("cpu")
+        self._division: Division | None = None
+
+    def fit(self, wanted: BatchSizes, length: int, limit: float) -> tuple[BatchSizes, Peak]:
+        """The largest batch sizes, from those `wanted` downwards, whose peak is within `limit` bytes.
+
+        Raises:
+            UserError: not even single sequences fit.
+        """
+        sizes: BatchSizes | None = wanted
+        while sizes is not None:
+            peak = self.peak(sizes, length)
+            if peak.total <= limit:
+                return sizes, peak
+            sizes = sizes.halved(peak.parts)
+        raise UserError(
+            f"an evaluation of sequences of {length} tokens needs {peak.total / GIB:.2f} GiB, one sequence at a time; "
+            f"device_memory allows {limit / GIB:.2f} GiB"
+        )
+
+    def peak(self, sizes: BatchSizes, length: int) -> Peak:
+        """Most bytes on the device while one super-batch is evaluated, inputs aside."""
+        if self._streamed and self._division is None:
+            self._division = self._divide(length)
+        skeleton = copy.deepcopy(self._skeleton)
+        if self._division is not None:
+            _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self._division.as_tuple)
+        with fake() as mode, _unpacked_sequences():
+            for module in skeleton.modules():
+                for name, buffer in module.named_buffers(recurse=False):
+                    module._buffers[name] = mode.from_tensor(buffer)
+            input_ids = torch.zeros((sizes.super_batch, length), dtype=torch.long)
+            counter = ByteCounter(self._device)
+            fetch = self._fetch(counter)
+            with counter:
+                model = _Labelled(skeleton, self._manifest, fetch, self._device, self._streamed, self._division)
+                model.counter = counter
+                walk(model, input_ids, sizes.micro_batch, sizes.chunk)
+        return counter.peak
+
+    def _divide(self, length: int) -> Division | None:
+        """Probe the skeleton itself, on the CPU and not with fakes: the probe looks at values."""
+
+        def zeros(name: str) -> torch.Tensor:
+            return torch.zeros((), dtype=self._dtype).expand(self._manifest.tensors[name].shape)
+
+        model = CausalModel(copy.deepcopy(self._skeleton), self._manifest, zeros, torch.device("cpu"), True)
+        return model.divide(length)
+
+    def _fetch(self, counter: ByteCounter) -> Fetch:
+        """Fetch fakes of what the checkpoint holds, through the same `place` as the real ones."""
+        entries = self._manifest.tensors
+        stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
+        bits = {n: torch.empty((prod(entries[n].shape) + 7) // 8, dtype=torch.uint8) for n in self._masked}
+
+        def fetch(name: str) -> torch.Tensor:
+            inside = self._manifest.in_blocks(name)
+            with counter.labelled(MASK):
+                values = place(stored[name], bits.get(name), self._device, self._dtype)
+            counter.relabel(values, BLOCK if inside else OUTSIDE)
+            counter.label = ACTIVATIONS if inside else HIDDEN
+            return values
+
+        return fetch
+
+
+def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:
+    """Let blocks pass their input on if two with the same weights, by shape, went before: they would only take time.
+
+    Two, because the weights of the second come while the first still computes.
+    """
+    seen: Counter[tuple] = Counter()
+    for block in blocks:
+        kind = (type(block), *((name, parameter.shape) for name, parameter in block.named_parameters()))
+        seen[kind] += 1
+        if seen[kind] > 2:
+            for module in block.modules():
+                module._parameters.clear()
+                module._buffers.clear()
+            block.forward = _pass_on_tuple if as_tuple else _pass_on
+
+
+def _pass_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return hidden_states
+
+
+def _pass_on_tuple(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+    return (hidden_states,)
+
+
+class _Labelled(CausalModel):
+    """Counts what is made while the head is in use as logits."""
+
+    counter: ByteCounter
+
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        with super().head(), self.counter.labelled(LOGITS):
+            yield
+
+
+@contextmanager
+def _unpacked_sequences() -> Iterator[None]:
+    """Tell transformers what it otherwise looks up in the position ids, which fakes do not have.
+
+    Where it cannot look it assumes that several texts are packed in a row, and makes an attention mask for each row.
+    """
+    from transformers import masking_utils
+
+    look = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None  # noqa: ARG005
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = look

@@ -1,0 +1,115 @@
+"""An accelerator that is not there: tensors without contents, and every byte that they would take is counted.
+
+Code runs unchanged on it: operations know shapes, dtypes and devices and make tensors of them, but compute nothing
+(PyTorch's FakeTensorMode). What is counted are storages, from the operation that makes one to the moment when the last
+tensor on it is gone, so views are free and a leak is seen.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ltpipe.runtime.device import SIMULATED
+
+
+@cache
+def simulated_accelerator() -> torch.device:
+    """A device that holds fake tensors only. Registered with PyTorch once in a process."""
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+    _setup_privateuseone_for_python_backend(SIMULATED)
+    return torch.device(SIMULATED, 0)
+
+
+def fake() -> FakeTensorMode:
+    """A mode in which tensors have no contents; tensors that were made before it are allowed."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Most bytes that existed at the same time, and what they were then, by label."""
+
+    total: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+
+class ByteCounter(TorchDispatchMode):
+    """Counts the bytes of all storages on a device that are made while it is entered.
+
+    Works on real tensors as well as on fake ones.
+
+    Attributes:
+        label: what storages that are made from now on are counted as.
+        held: bytes that exist now, by label.
+        peak: when there were most.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._type = device.type
+        self._storages: dict[int, _Storage] = {}
+        self.label = "other"
+        self.held: Counter[str] = Counter()
+        self.peak = Peak()
+
+    @contextmanager
+    def labelled(self, label: str) -> Iterator[None]:
+        """Count what is made meanwhile as `label`."""
+        before, self.label = self.label, label
+        try:
+            yield
+        finally:
+            self.label = before
+
+    def relabel(self, tensor: torch.Tensor, label: str) -> None:
+        """Count the storage of a tensor as `label` from now on."""
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        if storage is not None:
+            self.held[storage.label] -= storage.size
+            self.held[label] += storage.size
+            storage.label = label
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            self._note(leaf, counted=False)  # made before this counter was entered
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            self._note(leaf, counted=True)
+        return result
+
+    def _note(self, leaf: Any, counted: bool) -> None:
+        """Remember the storage of a tensor when it is first seen, and forget it when it is freed."""
+        if not isinstance(leaf, torch.Tensor) or leaf.device.type != self._type:
+            return
+        storage = leaf.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            return
+        entry = _Storage(storage.nbytes() if counted else 0, self.label)
+        entry.alive = weakref.ref(storage, lambda _: self._free(key))
+        self._storages[key] = entry
+        self.held[entry.label] += entry.size
+        total = sum(self.held.values())
+        if total > self.peak.total:
+            self.peak = Peak(total, {label: size for label, size in self.held.items() if size})
+
+    def _free(self, key: int) -> None:
+        entry = self._storages.pop(key)
+        self.held[entry.label] -= entry.size
+
+
+@dataclass
+class _Storage:
+    size: int
+    label: str
+    alive: weakref.ref | None = None

@@ -1,0 +1,44 @@
+"""The next block's weights on their way to an accelerator while the current block computes."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from ltpipe.runtime.device import has_streams
+
+Load = Callable[[str], Mapping[str, torch.Tensor]]
+
+
+class Ahead:
+    """Loads what comes next before it is asked for.
+
+    On an accelerator the copies run on a stream of their own, beside the computation that is already queued; two
+    blocks of weights are then in memory. On the CPU nothing runs ahead: it would compete for the same processors.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._useful = device.type != "cpu"
+        self._stream = torch.Stream(device) if has_streams(device) else None
+        self._next: tuple[str, Mapping[str, torch.Tensor]] | None = None
+
+    def start(self, name: str, load: Load) -> None:
+        """Begin to load what will be taken next."""
+        if not self._useful:
+            return
+        if self._stream is None:
+            self._next = name, load(name)
+            return
+        with self._stream:
+            self._next = name, load(name)
+
+    def take(self, name: str, load: Load) -> Mapping[str, torch.Tensor]:
+        """What `load(name)` gives, begun before or loaded now."""
+        (begun, weights), self._next = self._next or ("", {}), None
+        if begun != name:
+            return load(name)
+        if self._stream is not None:
+            computing = torch.accelerator.current_stream(self._stream.device)
+            computing.wait_stream(self._stream)
+            for weight in weights.values():
+                weight.record_stream(computing)  # its memory is not given away before the computation is done with it
+        return weights

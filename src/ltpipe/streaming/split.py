@@ -1,0 +1,91 @@
+"""A causal language model cut in two before its head: hidden states first, logits of any rows of them later."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltpipe.streaming.blocks import replaced_forward
+
+
+class _BackboneDone(Exception):
+    """Stops a model's forward when its backbone has returned; the head would only make logits nobody asked for."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
+class SplitModel:
+    """Backbone and head of a live causal language model, each on its own.
+
+    Args:
+        model: any that computes logits from what its backbone returns as `last_hidden_state`.
+        blocks: name of its module list of blocks, `model.layers` for example.
+    """
+
+    def __init__(self, model: nn.Module, blocks: str) -> None:
+        self.model = model
+        self.blocks: nn.ModuleList = model.get_submodule(blocks)
+        self._path = blocks.split(".")
+        self._backbone: tuple[str, nn.Module] | None = None
+        self._output_type: type | None = None
+
+    def ancestors(self) -> Iterator[tuple[str, nn.Module]]:
+        """Names and modules that contain the blocks, from the model itself (no name) inwards."""
+        for depth in range(len(self._path)):
+            name = ".".join(self._path[:depth])
+            yield name, self.model.get_submodule(name)
+
+    def outside(self) -> Iterator[tuple[str, nn.Module]]:
+        """Names and modules beside the blocks that contain none of them: embeddings, final norm, head."""
+        for depth, (name, ancestor) in enumerate(self.ancestors()):
+            for child, module in ancestor.named_children():
+                if child != self._path[depth]:
+                    yield f"{name}.{child}".removeprefix("."), module
+
+    def in_backbone(self, name: str) -> bool:
+        """Whether the module `name` is part of the backbone. Known once hidden states were computed."""
+        return name.startswith(self._known_backbone[0] + ".")
+
+    def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """What the head is applied to, [sequences, tokens, width].
+
+        The backbone is the outermost module around the blocks that the model's forward calls.
+        """
+        entered: list[tuple[str, nn.Module]] = []
+
+        def leave(module: nn.Module, _: Any, output: Any) -> None:
+            if module is entered[0][1]:
+                raise _BackboneDone(output)
+
+        with ExitStack() as stack:
+            for name, module in list(self.ancestors())[1:]:
+                enter = module.register_forward_pre_hook(lambda module, _, name=name: entered.append((name, module)))
+                stack.callback(enter.remove)
+                stack.callback(module.register_forward_hook(leave).remove)
+            try:
+                self.model(input_ids=input_ids, use_cache=False)
+            except _BackboneDone as done:
+                output = done.output
+        self._backbone, self._output_type = entered[0], type(output)
+        return output.last_hidden_state
+
+    def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The model's own head on [rows, width] hidden states: logits [rows, vocabulary].
+
+        The model's forward runs with its backbone replaced by the given hidden states, so that whatever an
+        architecture does after its output embedding (scaling, soft-capping, projections) is done here too.
+        """
+        _, backbone = self._known_backbone
+        output = self._output_type(last_hidden_state=hidden_states.unsqueeze(0))
+        token = torch.zeros((1, len(hidden_states)), dtype=torch.long, device=hidden_states.device)
+        with replaced_forward(backbone, lambda *_, **__: output):
+            return self.model(input_ids=token, use_cache=False).logits[0]
+
+    @property
+    def _known_backbone(self) -> tuple[str, nn.Module]:
+        if self._backbone is None:
+            raise RuntimeError("the head is applied to hidden states: compute them first")
+        return self._backbone
