@@ -18,6 +18,7 @@ from tiny import ARCHITECTURES, VOCABULARY, save_tiny, tiny_model, tiny_tokenize
 from tokenizers import Tokenizer
 
 from ltpipe.checkpoints import load
+from ltpipe.checkpoints.contents import blocks_name
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
@@ -208,9 +209,9 @@ def test_blocks_are_the_largest_list():
     model.adapters = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(9))
     model.layers = torch.nn.ModuleList([block])
     model.heads = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
-    assert load._blocks_name(model) == "layers"
+    assert blocks_name(model) == "layers"
     with pytest.raises(UserError, match="no module list of blocks"):
-        load._blocks_name(block.mixer)
+        blocks_name(block.mixer)
 
 
 # --- GGUF

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ltpipe.reporting.columns import percent, perplexity, short_count
+from ltpipe.reporting.columns import MEMORY, percent, perplexity, short_count
 from ltpipe.reporting.figures import save_figure, tradeoff_figure
 from ltpipe.reporting.page import render_page, verdicts
 from ltpipe.reporting.terminal import summary_table
@@ -25,6 +25,8 @@ def ticket(retention, **changes):
         "sparsity": 0.5, "total": 1_000_000, "parameters": 1_200_000, "accuracy": 0.25, "baseline_loss": 3.0,
         "baseline_perplexity": math.exp(3.0), "baseline_accuracy": 0.4, "tokens": 16_368, "sequences": 16,
         "precision": "float32", "device": "cpu", "execution": "streamed", "peak_host_bytes": 3 * 2**30,
+        "planned_bytes": 2**27, "measured_bytes": 2**27 + 2**20, "peak_host_private_bytes": 2**29,
+        "peak_device_reserved_bytes": pd.NA,
         "peak_device_bytes": pd.NA, "seconds": 12.5, "performance_retention": retention, **changes,
     }  # fmt: skip
     loss = row["baseline_loss"] / retention if retention else math.inf
@@ -33,7 +35,7 @@ def ticket(retention, **changes):
 
 
 def frame(*rows):
-    integers = dict.fromkeys(("seed", "peak_host_bytes", "peak_device_bytes"), "Int64")
+    integers = dict.fromkeys(("seed", *MEMORY), "Int64")
     return pd.DataFrame(list(rows)).astype(integers)
 
 
@@ -187,22 +189,23 @@ def test_the_verdict_gives_exact_numbers_and_the_lead_over_random(tickets):
 def test_the_table_holds_the_dense_model_and_every_ticket(tickets):
     rows = page(tickets).cells[1:]
     assert len(rows) == 1 + len(tickets)
-    assert rows[0] == ["dense", "–", "–", "0%", "1,000,000", "3.0000", "20.09", "40.00%", "1.0000", "–", "–"]
+    assert rows[0] == ["dense", "–", "–", "0%", "1,000,000", "3.0000", "20.09", "40.00%", "1.0000", *["–"] * 5]
     assert rows[1][:5] == ["magnitude", "global", "–", "30%", "700,000"]
     assert rows[3][:4] == ["random", "global", "0", "30%"]
-    assert rows[1][-3:] == ["0.9800", "12.5", "3,072"]
+    assert rows[1][-6:-3] == ["0.9800", "12.5", "128"]
+    assert rows[1][-3:] == ["129", "3,072", "512"]
 
 
 def test_the_table_can_be_sorted_and_says_so(tickets):
     html = render_page(tickets, "", {})
     parsed = Parsed(html)
     heads = parsed.attributes("th")
-    assert len(heads) == 11
+    assert len(heads) == 14
     assert all(head["aria-sort"] == "none" and head["scope"] == "col" for head in heads)
     assert html.count('<button type="button"') == len(heads)
     values = [cell["data-value"] for cell in parsed.attributes("td")]
-    assert values[11:15] == ["magnitude", "global", "", "0.3"]
-    assert float(values[11 + 5]) == 3.0 / 0.98
+    assert values[14:18] == ["magnitude", "global", "", "0.3"]
+    assert float(values[14 + 5]) == 3.0 / 0.98
     assert sum("win" in cell.get("class", "").split() for cell in parsed.attributes("td")) == 3
 
 

@@ -53,6 +53,12 @@ def compute_threads() -> int:
     return 0 if config["threads"] == "auto" else config["threads"]
 
 
+def device_memory() -> str:
+    """GiB that an evaluation's tensors may take, 0 for what is free. A resource, since it changes no result."""
+    allowed = config["evaluate"]["device_memory"]
+    return "0" if allowed == "auto" else str(allowed)
+
+
 def gpus() -> int:
     """Accelerators of an evaluation job."""
     return 0 if config["evaluate"]["device"] == "cpu" else 1

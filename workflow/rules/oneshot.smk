@@ -65,6 +65,7 @@ rule baseline:
     resources:
         compute_threads=compute_threads(),
         gpu=gpus(),
+        device_memory=device_memory(),
     params:
         **evaluation_settings(),
         folder=subpath(input.weights, parent=True),
@@ -72,7 +73,7 @@ rule baseline:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
         " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
-        " --threads {resources.compute_threads} --output {output}"
+        " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output}"
 
 
 # Evaluate one ticket: the model with a mask, against the dense model.
@@ -95,6 +96,7 @@ rule ticket:
     resources:
         compute_threads=compute_threads(),
         gpu=gpus(),
+        device_memory=device_memory(),
     params:
         **evaluation_settings(),
         folder=subpath(input.weights, parent=True),
@@ -103,4 +105,4 @@ rule ticket:
         " --mask {input.mask} --baseline {input.baseline}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
         " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
-        " --threads {resources.compute_threads} --output {output}"
+        " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output}"

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from ltpipe.checkpoints.contents import manifest_of, stored_tensors
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
-from ltpipe.checkpoints.manifest import Manifest, TensorEntry
-from ltpipe.checkpoints.tensorfile import STORAGE, TORCH_NAMES, TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write, read_json
 from ltpipe.runtime.progress import track
@@ -60,20 +60,10 @@ def write_canonical(
 ) -> Manifest:
     """Write a live model as a canonical folder; the manifest comes last, so that a folder with one is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, tied = _stored_tensors(model)
-    owners = dict(model.named_modules())
-    parameters = dict(model.named_parameters())
-    entries = {
-        name: TensorEntry(
-            dtype=_dtype_name(tensor),
-            shape=tuple(tensor.shape),
-            sha256=_sha256(tensor),
-            module=type(owners[name.rpartition(".")[0]]).__name__,
-            buffer=name not in parameters,
-        )
-        for name, tensor in track(tensors.items(), "hashing")
-    }
-    manifest = Manifest(type(model).__name__, source, _blocks_name(model), entries, tied)
+    tensors = stored_tensors(model)
+    digests = {name: _sha256(tensor) for name, tensor in track(tensors.items(), "hashing")}
+    manifest = manifest_of(model, source, digests)
+    entries = manifest.tensors
     # The widest elements first: then every tensor starts at a multiple of its own element size.
     order = sorted(entries, key=lambda name: (-np.dtype(STORAGE[entries[name].dtype]).itemsize, name.encode()))
     write_tensors(
@@ -159,37 +149,6 @@ def _tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
         raise UserError(
             f"{key}: no tokenizer in '{place}' ({reason}); name one with the model's key tokenizer"
         ) from None
-
-
-def _stored_tensors(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Every parameter once and every persistent buffer, by name, and the further names of tied parameters."""
-    first: dict[int, str] = {}
-    tied: dict[str, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(parameter), name) != name:
-            tied[name] = first[id(parameter)]
-    stored = {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
-    return stored, tied
-
-
-def _blocks_name(model: nn.Module) -> str:
-    """Name of the module list with the most parameters: the model's blocks."""
-    sizes = {
-        name: sum(parameter.numel() for parameter in module.parameters())
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-    }
-    if not sizes:
-        raise UserError(f"{type(model).__name__} has no module list of blocks; this architecture is not supported")
-    return max(sizes, key=lambda name: sizes[name])
-
-
-def _dtype_name(tensor: torch.Tensor) -> str:
-    short = str(tensor.dtype).removeprefix("torch.")
-    for name, torch_name in TORCH_NAMES.items():
-        if torch_name == short:
-            return name
-    raise UserError(f"the checkpoint holds {short} tensors; set the model's dtype to float32 or bfloat16")
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[np.ndarray]:

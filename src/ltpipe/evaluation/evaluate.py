@@ -1,5 +1,6 @@
 """The evaluation stage: a checkpoint, dense or masked, on fixed token sequences."""
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -16,19 +17,21 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.loss import TokenLosses, token_losses
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
+from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.evaluation.quality import performance_retention, perplexity
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.runtime.device import device_named, peak_device_bytes
+from ltpipe.runtime.device import device_named, device_peak, free_bytes, is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
-from ltpipe.runtime.memory import peak_host_bytes
+from ltpipe.runtime.memory import GIB, PrivateMemory, peak_host_bytes
 from ltpipe.runtime.provenance import provenance
 from ltpipe.runtime.threads import available_threads
 from ltpipe.streaming.model import CausalModel, build_skeleton, stored_precision
 
-_MICRO_BATCH_TOKENS = 4096
-_CHUNK = 128
+logger = logging.getLogger(__name__)
+
+_USABLE = 0.9  # of what is free: allocators need some room between tensors
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Execution = Literal["streamed", "in-memory"]
@@ -40,7 +43,8 @@ class Settings:
 
     Attributes:
         precision: dtype to compute in; `auto` is the checkpoint's own.
-        micro_batch: sequences that go through a block together; 0 chooses about four thousand tokens.
+        micro_batch: at most so many sequences go through a block together; 0 means about four thousand tokens.
+        device_memory: GiB that tensors may take on the device (of main memory, on the CPU); 0 means what is free.
         device: `auto`, `cpu`, `cuda`, ….
         execution: one block of weights at a time, or all of them.
         threads: of the CPU; 0 takes every processor that the process may use.
@@ -48,6 +52,7 @@ class Settings:
 
     precision: Precision = "auto"
     micro_batch: int = 0
+    device_memory: float = 0.0
     device: str = "auto"
     execution: Execution = "streamed"
     threads: int = 0
@@ -75,23 +80,33 @@ def evaluate_checkpoint(
         UserError: mask or baseline belong to another model or text, or losses are not finite.
     """
     inputs = _open(folder, sequences, mask, baseline)
-    if settings.micro_batch < 0:
-        raise UserError(f"micro_batch: {settings.micro_batch} is not allowed; allowed are 0 (automatic) and more")
+    for name in ("micro_batch", "device_memory"):
+        if getattr(settings, name) < 0:
+            raise UserError(f"{name}: {getattr(settings, name)} is not allowed; allowed are 0 (automatic) and more")
     threads = available_threads(settings.threads)
     torch.set_num_threads(threads)
     device = device_named(settings.device)
     precision = stored_precision(folder) if settings.precision == "auto" else settings.precision
     dtype = getattr(torch, precision)
-    micro_batch = settings.micro_batch or max(1, _MICRO_BATCH_TOKENS // inputs.sequences.shape[1])
+    streamed = settings.execution == "streamed"
+
+    skeleton = build_skeleton(folder, dtype)
+    masked = inputs.mask.bits if inputs.mask else ()
+    planner = EvaluationPlanner(skeleton, inputs.manifest, masked, dtype, device.type != "cpu", streamed)
+    count, length = inputs.sequences.shape
+    wanted = BatchSizes.generous(count, length, settings.micro_batch)
+    limit = settings.device_memory * GIB or _USABLE * free_bytes(device)
+    sizes, planned = planner.fit(wanted, length, limit)
 
     fetch = fetch_from(TensorFile(folder / WEIGHTS), inputs.mask, device, dtype)
-    skeleton = build_skeleton(folder, dtype)
     start = time.perf_counter()
-    model = CausalModel(skeleton, inputs.manifest, fetch, device, settings.execution == "streamed")
-    losses = token_losses(model, torch.from_numpy(inputs.sequences.astype(np.int64)), micro_batch, _CHUNK)
+    with PrivateMemory() as private:
+        model = CausalModel(skeleton, inputs.manifest, fetch, device, streamed, planner.division)
+        walked = _walk(model, torch.from_numpy(inputs.sequences.astype(np.int64)), sizes)
     seconds = time.perf_counter() - start
+    peak = device_peak(device)
 
-    loss, pruning = losses.loss(), inputs.mask
+    losses, loss, pruning = walked.losses, walked.losses.loss(), inputs.mask
     return Metrics(
         model=names["model"],
         data=names["data"],
@@ -110,15 +125,50 @@ def evaluate_checkpoint(
         precision=precision,
         device=str(device),
         execution="streamed" if model.streamed else f"in-memory: {model.not_streamed_because}",
-        micro_batch=micro_batch,
-        chunk=_CHUNK,
+        super_batch=walked.sizes.super_batch,
+        micro_batch=walked.sizes.micro_batch,
+        chunk=walked.sizes.chunk,
+        out_of_memory=walked.out_of_memory,
         threads=threads,
+        planned_bytes=planned.total,
+        planned_parts=dict(planned.parts),
+        measured_bytes=peak.allocated if peak else private.peak - private.before,
         peak_host_bytes=peak_host_bytes(),
-        peak_device_bytes=peak_device_bytes(device),
+        peak_host_private_bytes=private.peak,
+        peak_device_bytes=peak.allocated if peak else None,
+        peak_device_reserved_bytes=peak.reserved if peak else None,
         seconds=seconds,
         sequences=_sequence_totals(losses),
         provenance=provenance(inputs.hashes, asdict(settings)),
     )
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """Losses, the batch sizes that they were found with at last, and the times that memory ran out before."""
+
+    losses: TokenLosses
+    sizes: BatchSizes
+    out_of_memory: list[str]
+
+
+def _walk(model: CausalModel, input_ids: torch.Tensor, sizes: BatchSizes) -> _Walked:
+    """Losses with the given batch sizes, or smaller ones if memory runs out all the same."""
+    happened: list[str] = []
+    while True:
+        try:
+            losses = token_losses(model, input_ids, sizes.micro_batch, sizes.chunk, sizes.super_batch)
+        except Exception as error:
+            smaller = sizes.shrunk()
+            if not is_out_of_memory(error):
+                raise
+            if smaller is None:
+                raise UserError(f"memory ran out with {sizes}: there is nothing left to halve") from None
+            happened.append(f"memory ran out with {sizes}; went on with {smaller}")
+            logger.warning(happened[-1])
+            sizes = smaller
+        else:
+            return _Walked(losses, sizes, happened)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,16 @@ class Metrics:
         precision: dtype of the computation; losses are float32 and summed in float64.
         device: where it ran.
         execution: `streamed` or `in-memory`, and why not streamed.
-        micro_batch, chunk, threads: how it ran.
+        super_batch, micro_batch, chunk, threads: how it ran.
+        out_of_memory: what was halved because memory ran out, a line each time.
+        planned_bytes: of tensors on the device (in main memory, on the CPU) at the peak, foreseen before the run.
+        planned_parts: what they are.
+        measured_bytes: what became of the plan: tensors on the accelerator at the peak; on the CPU, by how much
+            private memory grew, with all that the allocator adds.
         peak_host_bytes: resident set of the process at its peak, mapped file pages included.
-        peak_device_bytes: tensors on the accelerator at the peak; None on the CPU.
+        peak_host_private_bytes: without those pages, at the peak of the evaluation.
+        peak_device_bytes, peak_device_reserved_bytes: tensors on the accelerator at the peak, and memory that its
+            allocator held for them; None on the CPU.
         seconds: wall time of the evaluation, without start-up.
         sequences: per-sequence sums.
         provenance: versions, commit, input hashes, settings.
@@ -71,11 +78,18 @@ class Metrics:
     precision: str
     device: str
     execution: str
+    super_batch: int
     micro_batch: int
     chunk: int
+    out_of_memory: list[str]
     threads: int
+    planned_bytes: int
+    planned_parts: Mapping[str, int]
+    measured_bytes: int
     peak_host_bytes: int
+    peak_host_private_bytes: int
     peak_device_bytes: int | None
+    peak_device_reserved_bytes: int | None
     seconds: float
     sequences: SequenceTotals
     provenance: Mapping[str, Any]
@@ -86,7 +100,8 @@ class Metrics:
         rate = self.tokens / max(self.seconds, 1e-9)
         return (
             f"{self.model} on {self.data}, {ticket}: loss {self.loss:.4f} nats/token, accuracy {self.accuracy:.4f}, "
-            f"retention {self.performance_retention:.4f} ({self.seconds:.1f} s, {rate:.0f} tokens/s)"
+            f"retention {self.performance_retention:.4f} ({self.seconds:.1f} s, {rate:.0f} tokens/s; peak memory of "
+            f"tensors planned {self.planned_bytes / 2**20:,.0f}, measured {self.measured_bytes / 2**20:,.0f} MiB)"
         )
 
     def check_measured_on(self, hashes: Mapping[str, str], where: str) -> None:

@@ -16,6 +16,7 @@ from ltpipe.checkpoints.tensorfile import TORCH_NAMES
 from ltpipe.evaluation.loss import walk
 from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.simulation import ByteCounter, Peak, fake, simulated_accelerator
 from ltpipe.streaming.blocks import Division
 from ltpipe.streaming.lending import Fetch
@@ -23,8 +24,6 @@ from ltpipe.streaming.model import CausalModel
 
 BLOCK, OUTSIDE, MASK = "weights of blocks", "weights of embeddings and head", "mask"
 HIDDEN, ACTIVATIONS, LOGITS = "hidden states", "activations", "logits"
-
-GIB = 2**30
 
 _MICRO_BATCH_TOKENS = 4096
 _CHUNK = 128
@@ -45,9 +44,9 @@ class BatchSizes:
     chunk: int
 
     @classmethod
-    def generous(cls, sequences: int, length: int) -> "BatchSizes":
-        """What is fastest where memory does not matter: about four thousand tokens through a block together."""
-        return cls(sequences, min(sequences, max(1, _MICRO_BATCH_TOKENS // length)), _CHUNK)
+    def generous(cls, sequences: int, length: int, micro_batch: int = 0) -> "BatchSizes":
+        """What is fastest where memory does not matter: about four thousand tokens, if `micro_batch` says nothing."""
+        return cls(sequences, min(sequences, micro_batch or max(1, _MICRO_BATCH_TOKENS // length)), _CHUNK)
 
     def halved(self, parts: Mapping[str, int]) -> "BatchSizes | None":
         """The next smaller sizes where `parts` were the bytes at the peak; None if nothing is left to halve."""
@@ -62,6 +61,15 @@ class BatchSizes:
             return replace(self, chunk=self.chunk // 2)
         return None
 
+    def shrunk(self) -> "BatchSizes | None":
+        """What to go on with after running out of memory, not knowing where; None if nothing is left to halve."""
+        if self.micro_batch > 1 or self.chunk > 1:
+            return replace(self, micro_batch=max(1, self.micro_batch // 2), chunk=max(1, self.chunk // 2))
+        return replace(self, super_batch=self.super_batch // 2) if self.super_batch > 1 else None
+
+    def __str__(self) -> str:
+        return f"super_batch {self.super_batch}, micro_batch {self.micro_batch}, chunk {self.chunk}"
+
 
 class EvaluationPlanner:
     """Runs the walk of `token_losses` on fake tensors.
@@ -73,6 +81,9 @@ class EvaluationPlanner:
         dtype: to compute in.
         accelerator: whether to plan for one, or for the CPU.
         streamed: one block of weights at a time.
+
+    Attributes:
+        division: how the blocks run on a part of the batch, known after the first peak; None if they cannot.
     """
 
     def __init__(
@@ -87,7 +98,7 @@ class EvaluationPlanner:
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
         self._masked = frozenset(masked)
         self._device = simulated_accelerator() if accelerator else torch.device("cpu")
-        self._division: Division | None = None
+        self.division: Division | None = None
 
     def fit(self, wanted: BatchSizes, length: int, limit: float) -> tuple[BatchSizes, Peak]:
         """The largest batch sizes, from those `wanted` downwards, whose peak is within `limit` bytes.
@@ -108,11 +119,12 @@ class EvaluationPlanner:
 
     def peak(self, sizes: BatchSizes, length: int) -> Peak:
         """Most bytes on the device while one super-batch is evaluated, inputs aside."""
-        if self._streamed and self._division is None:
-            self._division = self._divide(length)
+        if self._streamed and self.division is None:
+            self.division = self._divide(length)
+            self._streamed = self.division is not None
         skeleton = copy.deepcopy(self._skeleton)
-        if self._division is not None:
-            _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self._division.as_tuple)
+        if self.division is not None:
+            _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self.division.as_tuple)
         with fake() as mode, _unpacked_sequences():
             for module in skeleton.modules():
                 for name, buffer in module.named_buffers(recurse=False):
@@ -121,7 +133,7 @@ class EvaluationPlanner:
             counter = ByteCounter(self._device)
             fetch = self._fetch(counter)
             with counter:
-                model = _Labelled(skeleton, self._manifest, fetch, self._device, self._streamed, self._division)
+                model = _Labelled(skeleton, self._manifest, fetch, self._device, self._streamed, self.division)
                 model.counter = counter
                 walk(model, input_ids, sizes.micro_batch, sizes.chunk)
         return counter.peak
@@ -143,9 +155,9 @@ class EvaluationPlanner:
 
         def fetch(name: str) -> torch.Tensor:
             inside = self._manifest.in_blocks(name)
-            with counter.labelled(MASK):
+            weights = BLOCK if inside else OUTSIDE
+            with counter.labelled(lambda tensor: weights if tensor.is_floating_point() else MASK):
                 values = place(stored[name], bits.get(name), self._device, self._dtype)
-            counter.relabel(values, BLOCK if inside else OUTSIDE)
             counter.label = ACTIVATIONS if inside else HIDDEN
             return values
 

@@ -95,15 +95,21 @@ COLUMNS = (
         "{:.4f}".format,
     ),
     Column("seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format),
-    Column("peak_host_bytes", "peak host memory", "Peak of main memory used, in MiB (2²⁰ bytes).", mebi, "MiB"),
-    Column(
-        "peak_device_bytes",
-        "peak device memory",
-        "Peak of device memory used, in MiB (2²⁰ bytes).",
-        mebi,
-        "MiB",
+    *(
+        Column(key, title, definition + ", in MiB (2²⁰ bytes).", mebi, "MiB")
+        for key, title, definition in (
+            ("planned_bytes", "planned memory", "Peak of tensors on the device (main memory on the CPU), foreseen"),
+            ("measured_bytes", "measured memory", "What became of it; on the CPU, by how much private memory grew"),
+            ("peak_host_bytes", "peak host memory", "Peak of main memory, pages of mapped files included"),
+            ("peak_host_private_bytes", "private host memory", "Peak of main memory without pages of mapped files"),
+            ("peak_device_bytes", "peak device memory", "Peak of tensors on the accelerator"),
+            ("peak_device_reserved_bytes", "reserved device memory", "Peak of what its allocator held for them"),
+        )
     ),
 )
+
+MEMORY = tuple(column.key for column in COLUMNS if column.key.endswith("_bytes"))
+"""Columns of memory, in bytes."""
 
 
 def cell(column: Column, value: object) -> str:
@@ -131,8 +137,7 @@ def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
         kept=lambda frame: frame["total"],
         performance_retention=1.0,
         seconds=pd.NA,
-        peak_host_bytes=pd.NA,
-        peak_device_bytes=pd.NA,
+        **dict.fromkeys(MEMORY, pd.NA),
         **{key: lambda frame, key=key: frame[f"baseline_{key}"] for key in ("loss", "perplexity", "accuracy")},
     )
     ordered = tickets.sort_values(["sparsity", "criterion", "scope", "seed"], kind="stable")

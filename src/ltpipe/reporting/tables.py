@@ -31,8 +31,12 @@ COLUMNS: dict[str, str] = {
     "precision": "string",
     "device": "string",
     "execution": "string",
+    "planned_bytes": "Int64",
+    "measured_bytes": "Int64",
     "peak_host_bytes": "Int64",
+    "peak_host_private_bytes": "Int64",
     "peak_device_bytes": "Int64",
+    "peak_device_reserved_bytes": "Int64",
     "seconds": "float64",
 }
 """Columns of the tickets table and their dtypes. Losses are nats per token, accuracies and retentions fractions."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import cell, short_count, shown_columns, with_baselines
+from ltpipe.reporting.columns import MEMORY, cell, mebi, short_count, shown_columns, with_baselines
 
 # Most terminals are 80 characters wide: there, short headings and counts.
 TERMINAL: dict[str, dict[str, Any]] = {
@@ -19,15 +19,21 @@ TERMINAL: dict[str, dict[str, Any]] = {
     "perplexity": {"title": "ppl"},
     "accuracy": {"title": "acc."},
 }
-PAGE_ONLY = ("peak_host_bytes", "peak_device_bytes")
 
 
 def print_tickets(tickets: pd.DataFrame, page: Path | None) -> None:
     """Print the table of all tickets on standard output, and where the page is."""
     console = Console()
     console.print(summary_table(tickets))
+    console.print(Text(memory_line(tickets)), soft_wrap=True)
     if page:
         console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def memory_line(tickets: pd.DataFrame) -> str:
+    """The largest planned peak of tensors, in bytes, and the largest measured one."""
+    planned, measured = (mebi(int(tickets[key].max())) for key in ("planned_bytes", "measured_bytes"))
+    return f"peak memory of tensors: planned {planned} MiB, measured {measured} MiB"
 
 
 def summary_table(tickets: pd.DataFrame) -> Table:
@@ -37,9 +43,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         tickets: one row a ticket; loss in nats/token, sparsity and accuracy as fractions, times in seconds.
     """
     columns = [
-        replace(column, **TERMINAL.get(column.key, {}))
-        for column in shown_columns(tickets)
-        if column.key not in PAGE_ONLY
+        replace(column, **TERMINAL.get(column.key, {})) for column in shown_columns(tickets) if column.key not in MEMORY
     ]
     shown = {column.key for column in columns}
     names = [str(tickets[key].iloc[0]) for key in ("model", "data") if len(tickets) and key not in shown]

@@ -1,8 +1,11 @@
 """The device a stage computes on."""
 
+from dataclasses import dataclass
+
 import torch
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.memory import available_host_bytes
 
 SIMULATED = "simgpu"
 """Type of the device that `ltpipe.runtime.simulation` makes up."""
@@ -35,9 +38,34 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def peak_device_bytes(device: torch.device) -> int | None:
-    """Most bytes that tensors held on the device since the process began; None on the CPU."""
-    return None if device.type == "cpu" else torch.accelerator.max_memory_allocated(device)
+@dataclass(frozen=True)
+class DevicePeak:
+    """Most bytes on an accelerator since the process began: in tensors, and held by PyTorch's allocator."""
+
+    allocated: int
+    reserved: int
+
+
+def device_peak(device: torch.device) -> DevicePeak | None:
+    """What was taken of an accelerator's memory; None on the CPU."""
+    if device.type == "cpu":
+        return None
+    return DevicePeak(torch.accelerator.max_memory_allocated(device), torch.accelerator.max_memory_reserved(device))
+
+
+def free_bytes(device: torch.device) -> int:
+    """What tensors may still take on a device; on the CPU, of main memory."""
+    if device.type == "cpu":
+        return available_host_bytes()
+    free, _ = torch.accelerator.get_memory_info(device)
+    return free
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an operation failed because a device, or the host, had no more memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)  # the CPU allocator has no own class
 
 
 def _accelerator() -> torch.device | None:

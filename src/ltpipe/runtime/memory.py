@@ -1,10 +1,74 @@
-"""What a process took at its peak."""
+"""What a process takes of main memory, and what it may still take."""
 
+import os
 import resource
 import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+GIB = 2**30
+
+_STATM = Path("/proc/self/statm")
+_CGROUP = Path("/sys/fs/cgroup")
+_INTERVAL = 0.005
 
 
 def peak_host_bytes() -> int:
     """Largest resident set of this process so far, in bytes; pages of mapped files included."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def private_host_bytes() -> int:
+    """Bytes in memory that are this process's alone: without pages of mapped files, which the system can drop.
+
+    Where the system does not tell them apart, the whole resident set.
+    """
+    if _STATM.exists():
+        _, in_memory, shared, *_ = _STATM.read_text().split()
+        return (int(in_memory) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def available_host_bytes() -> int:
+    """What this process may still take: of the machine, of its control group, and of its own limit on data."""
+    import psutil
+
+    bounds = [psutil.virtual_memory().available]
+    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        bounds.append(int(limit.read_text()) - int(used.read_text()))
+    data, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if data != resource.RLIM_INFINITY:
+        bounds.append(data - private_host_bytes())
+    return max(0, min(bounds))
+
+
+class PrivateMemory:
+    """The most private memory while this context is entered, sampled two hundred times a second.
+
+    Attributes:
+        before: bytes when it was entered.
+        peak: most bytes seen.
+    """
+
+    def __enter__(self) -> "PrivateMemory":
+        self.before = self.peak = private_host_bytes()
+        self._done = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._sampler.join()
+        self.peak = max(self.peak, private_host_bytes())
+
+    def _sample(self) -> None:
+        while not self._done.wait(_INTERVAL):
+            self.peak = max(self.peak, private_host_bytes())

@@ -1,0 +1,39 @@
+"""What memory figures mean."""
+
+import resource
+import subprocess
+import sys
+
+import numpy as np
+
+from ltpipe.runtime.memory import PrivateMemory, available_host_bytes, peak_host_bytes, private_host_bytes
+
+SIZE = 100 * 2**20
+
+
+def test_private_memory_sees_a_temporary_array_and_its_end():
+    with PrivateMemory() as memory:
+        array = np.ones(SIZE, np.uint8)
+        assert private_host_bytes() >= memory.before + 0.95 * SIZE
+        del array
+    assert memory.peak >= memory.before + 0.95 * SIZE
+    assert private_host_bytes() <= memory.before + 0.2 * SIZE
+    assert peak_host_bytes() >= memory.peak
+
+
+def test_pages_of_mapped_files_are_not_private(tmp_path):
+    np.ones(SIZE, np.uint8).tofile(tmp_path / "file")
+    mapped = np.memmap(tmp_path / "file", np.uint8, "r")
+    with PrivateMemory() as memory:
+        assert mapped.sum() == SIZE
+    assert memory.peak < memory.before + 0.2 * SIZE
+
+
+def test_a_limit_on_data_is_what_is_available():
+    code = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**29, 2**29));" + (
+        "from ltpipe.runtime.memory import available_host_bytes; print(available_host_bytes())"
+    )
+    limited = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 0 < limited < 2**29
+    if resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+        assert available_host_bytes() > limited
