@@ -70,10 +70,9 @@ def test_running_out_of_memory_halves_and_goes_on(evaluate, monkeypatch, error):
     metrics = evaluate()
     assert expected.micro_batch == 8
     assert (metrics.super_batch, metrics.micro_batch, metrics.chunk) == (8, 2, expected.chunk // 4)
-    assert metrics.out_of_memory == [
-        "memory ran out with super_batch 8, micro_batch 8, chunk 128; went on with super_batch 8, micro_batch 4, chunk 64",
-        "memory ran out with super_batch 8, micro_batch 4, chunk 64; went on with super_batch 8, micro_batch 2, chunk 32",
-    ]
+    first, second, last = (f"super_batch 8, micro_batch {m}, chunk {c}" for m, c in ((8, 128), (4, 64), (2, 32)))
+    went_on = "memory ran out with {}; went on with {}".format
+    assert metrics.out_of_memory == [went_on(first, second), went_on(second, last)]
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-6)
     assert replace(metrics.sequences, loss_sum=[]) == replace(expected.sequences, loss_sum=[])
 

@@ -1,5 +1,6 @@
 """What all rules share: the checked configuration and the code that a stage depends on. No rules."""
 
+import json
 import re
 
 import yaml

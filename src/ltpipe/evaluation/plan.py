@@ -1,6 +1,5 @@
 """What an evaluation will take, found by running it on tensors without contents; and the batch sizes that fit."""
 
-import copy
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,10 +121,9 @@ class EvaluationPlanner:
         if self._streamed and self.division is None:
             self.division = self._divide(length)
             self._streamed = self.division is not None
-        skeleton = copy.deepcopy(self._skeleton)
-        if self.division is not None:
-            _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self.division.as_tuple)
-        with fake() as mode, _unpacked_sequences():
+        with _left_as_it_was(self._skeleton) as skeleton, fake() as mode, _unpacked_sequences():
+            if self.division is not None:
+                _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self.division.as_tuple)
             for module in skeleton.modules():
                 for name, buffer in module.named_buffers(recurse=False):
                     module._buffers[name] = mode.from_tensor(buffer)
@@ -144,8 +142,8 @@ class EvaluationPlanner:
         def zeros(name: str) -> torch.Tensor:
             return torch.zeros((), dtype=self._dtype).expand(self._manifest.tensors[name].shape)
 
-        model = CausalModel(copy.deepcopy(self._skeleton), self._manifest, zeros, torch.device("cpu"), True)
-        return model.divide(length)
+        with _left_as_it_was(self._skeleton) as skeleton:
+            return CausalModel(skeleton, self._manifest, zeros, torch.device("cpu"), True).divide(length)
 
     def _fetch(self, counter: ByteCounter) -> Fetch:
         """Fetch fakes of what the checkpoint holds, through the same `place` as the real ones."""
@@ -162,6 +160,23 @@ class EvaluationPlanner:
             return values
 
         return fetch
+
+
+@contextmanager
+def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
+    """Lend a skeleton out, and put back its own parameters, buffers and forwards."""
+    before = [(module, dict(module.__dict__)) for module in skeleton.modules()]
+    contents = [(module._parameters, dict(module._parameters)) for module, _ in before]
+    contents += [(module._buffers, dict(module._buffers)) for module, _ in before]
+    try:
+        yield skeleton
+    finally:
+        for module, attributes in before:
+            for added in module.__dict__.keys() - attributes.keys():
+                delattr(module, added)
+        for held, own in contents:
+            held.clear()
+            held.update(own)
 
 
 def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:

@@ -13,7 +13,7 @@ from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.masks import FORMAT, count_kept
 from ltpipe.pruning.scopes import groups
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys, criterion_named
 from ltpipe.pruning.thresholds import Cut, exact_cuts
 from ltpipe.runtime.errors import UserError
 
@@ -34,6 +34,14 @@ def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: 
     weights = TensorFile(folder / WEIGHTS)
     keys = criterion_named(counted.criterion).keys(weights, counted.names, counted.seed)
     return write_mask(output, keys, counted, scope, sparsity), counted.total
+
+
+def packing_bytes(bits: int) -> int:
+    """Most bytes that counting or packing keys of 15 or 31 bits takes at a time, whatever the size of the model.
+
+    A block of packed bits for each of two limits, and for converted 31-bit keys the block itself with two temporaries.
+    """
+    return 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
 
 
 def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:

@@ -18,8 +18,8 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
-_BLOCK = 1 << 24  # weights a block; a multiple of 8, so that packed blocks join without a seam
-_COPIED_BLOCK = 1 << 22
+BLOCK = 1 << 24  # weights a block; a multiple of 8, so that packed blocks join without a seam
+COPIED_BLOCK = 1 << 22  # where keys are computed, not read
 
 
 @dataclass(frozen=True)
@@ -134,18 +134,18 @@ class Random:
 
 def _patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
     flat = weights.array(name).reshape(-1).view(np.uint16)
-    for start in range(0, flat.size, _BLOCK):
-        yield flat[start : start + _BLOCK]
+    for start in range(0, flat.size, BLOCK):
+        yield flat[start : start + BLOCK]
 
 
 def _float32_patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
     flat = weights.array(name).reshape(-1)
     if flat.dtype == np.float32:
-        for start in range(0, flat.size, _BLOCK):
-            yield flat[start : start + _BLOCK].view(np.uint32)
+        for start in range(0, flat.size, BLOCK):
+            yield flat[start : start + BLOCK].view(np.uint32)
         return
-    for start in range(0, flat.size, _COPIED_BLOCK):
-        block = flat[start : start + _COPIED_BLOCK]
+    for start in range(0, flat.size, COPIED_BLOCK):
+        block = flat[start : start + COPIED_BLOCK]
         if weights.spec(name).dtype == "BF16":
             yield block.astype(np.uint32) << np.uint32(16)
         else:
@@ -154,6 +154,6 @@ def _float32_patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
 
 def _uniform(seed: int, name: str, size: int) -> Iterator[np.ndarray]:
     stream = np.random.Philox(key=stable_seed(seed, name))
-    for start in range(0, size, _COPIED_BLOCK):
-        count = min(_COPIED_BLOCK, size - start)
+    for start in range(0, size, COPIED_BLOCK):
+        count = min(COPIED_BLOCK, size - start)
         yield stream.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import tyro
+from tyro.extras import subcommand_cli_from_dict
 
 from ltpipe.runtime.errors import UserError
 
@@ -31,8 +32,10 @@ def say(message: str) -> None:
     logger.info(message)
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None] | dict[str, Callable[..., None]]) -> None:
     """Call `main` with arguments from the command line; its signature is the command's interface.
+
+    Of several functions by name, the first argument chooses one.
 
     `LTPIPE_LOG` names a file that receives every message too. Errors that a user can mend are printed as one line
     and end the process with status 1; any other exception keeps its traceback and ends it with status 70.
@@ -43,7 +46,10 @@ def run(main: Callable[..., None]) -> None:
     logger.setLevel(logging.INFO)
     try:
         _keep_messages(os.environ.get("LTPIPE_LOG"))
-        tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+        if isinstance(main, dict):
+            subcommand_cli_from_dict(main, prog="ltpipe", config=(tyro.conf.OmitArgPrefixes,))
+        else:
+            tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
     except UserError as error:
         _fail(str(error))
     except Exception as error:

@@ -17,6 +17,7 @@ MASK = "results/masks/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.safeten
 BASELINE = "results/baselines/{model}/{data}.json"
 TICKET = "results/tickets/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.json"
 REPORT = "results/report"
+PLAN = "results/plan"
 """Artefact names, with the grid's axes as wildcards."""
 
 

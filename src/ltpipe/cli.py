@@ -1,0 +1,61 @@
+"""The `ltpipe` command."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ltpipe.runtime import stage
+from ltpipe.runtime.errors import UserError
+
+
+def plan(
+    *,
+    config: Path = Path("config/config.yaml"),
+    schema: Path = Path("workflow/schemas/config.schema.yaml"),
+    device_memory: float | None = None,
+    output: Path | None = None,
+) -> None:
+    """Say what a study will need, from its configuration alone: no weights, no network, no accelerator.
+
+    Prints, for each stage and model, the peaks of device and main memory, the disk space, and the batch sizes that
+    fit. Ends with status 2 if something does not fit.
+
+    Args:
+        config: of the study.
+        schema: of the configuration, in ltpipe's checkout.
+        device_memory: GiB of the card to plan for; without it, what the configuration says.
+        output: JSON file to write the plan to as well.
+    """
+    from ltpipe.planning.study import fits, plan_study
+    from ltpipe.planning.table import print_plan, write_plan
+    from ltpipe.workflow.config import check_config
+
+    if device_memory is not None and device_memory <= 0:
+        raise UserError(f"device_memory: {device_memory} is not allowed; allowed is a number of GiB above 0")
+    checked = check_config(_yaml(config), _yaml(schema))
+    planned = plan_study(checked, device_memory)
+    if output is not None:
+        write_plan(planned, output)
+    print_plan(planned)
+    if not fits(planned):
+        sys.exit(2)
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    stage.run({"plan": plan})
+
+
+def _yaml(path: Path) -> Any:
+    import yaml
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run ltpipe in its checkout, or name the file")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+
+
+if __name__ == "__main__":
+    main()

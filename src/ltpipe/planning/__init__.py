@@ -1,0 +1,1 @@
+"""Planning: what a study will need, from its configuration alone."""

@@ -1,0 +1,77 @@
+"""The shapes of a model without its weights."""
+
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.contents import manifest_of
+from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_FACTS = "ltpipe.planning.architectures"
+
+
+def known_architectures() -> list[str]:
+    """Hub repositories whose shapes come with ltpipe, so that planning them needs no network."""
+    names = (entry.name for entry in files(_FACTS).iterdir())
+    return sorted(name.removesuffix(".json").replace("--", "/") for name in names if name.endswith(".json"))
+
+
+def architecture(source: Source) -> "PretrainedConfig":
+    """The configuration of a model: from its folder or GGUF header, from ltpipe, or from the Hub's local cache.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    from transformers import AutoConfig
+
+    try:
+        if not source.is_hub:
+            place = source.path
+            if place.is_file():
+                return AutoConfig.from_pretrained(place.parent, gguf_file=place.name, local_files_only=True)
+            return AutoConfig.from_pretrained(place, local_files_only=True)
+        name, revision = source.repository
+        if name in known_architectures():
+            return _from_facts(name)
+        return AutoConfig.from_pretrained(name, revision=revision, local_files_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises anything about a configuration that is not one
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{source.key}: the shapes of '{source.text}' are not known ({reason}); allowed are a folder with "
+            f"{CONFIG}, a .gguf file, a repository in the Hub's local cache, {', '.join(known_architectures())}"
+        ) from None
+
+
+def foreseen(config: "PretrainedConfig", dtype: torch.dtype) -> tuple[nn.Module, Manifest]:
+    """The skeleton of a model, parameters without storage, and the manifest that its checkpoint will have.
+
+    Args:
+        config: of the model.
+        dtype: in which the checkpoint will be kept.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        skeleton = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    skeleton.tie_weights()
+    return skeleton, manifest_of(skeleton, "foreseen")
+
+
+def _from_facts(name: str) -> "PretrainedConfig":
+    from transformers import AutoConfig
+
+    text = files(_FACTS).joinpath(f"{name.replace('/', '--')}.json").read_text(encoding="utf-8")
+    facts: dict[str, Any] = json.loads(text)
+    return AutoConfig.for_model(facts.pop("model_type"), **facts)

@@ -1,0 +1,137 @@
+"""The plan of whole studies: the bars that it has to keep, and what it says when it cannot."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE
+from ltpipe.planning.architecture import architecture, foreseen, known_architectures
+from ltpipe.planning.study import StagePlan, fits, plan_study
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.memory import GIB
+from ltpipe.runtime.sources import Source
+from ltpipe.workflow.config import check_config
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+PARAMETERS = {  # as the models' cards say, in millions, tied ones once
+    "HuggingFaceTB/SmolLM2-135M": 134.5,
+    "Qwen/Qwen2.5-0.5B": 494.0,
+    "Qwen/Qwen2.5-1.5B": 1543.7,
+    "Qwen/Qwen2.5-7B": 7615.6,
+    "Qwen/Qwen2.5-32B": 32763.9,
+    "meta-llama/Meta-Llama-3-8B": 8030.3,
+    "meta-llama/Meta-Llama-3-70B": 70553.7,
+}
+
+
+def study(source: str, text: Path, **evaluate) -> dict:
+    config = {
+        "models": {"m": {"source": source}},
+        "data": {"d": {"source": str(text)}},
+        "grid": {"criteria": ["magnitude", "random"], "scopes": ["global", "layer"], "sparsities": [0.5, 0.9]},
+        "evaluate": evaluate,
+    }
+    return check_config(config, SCHEMA)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text("words")
+    return tmp_path / "text.txt"
+
+
+def evaluation(plan: list[StagePlan]) -> StagePlan:
+    return next(stage for stage in plan if stage.stage == "evaluation")
+
+
+def planned(name: str, text: Path, sequences: int, length: int, gib: float) -> StagePlan:
+    config = study(f"hub:{name}", text, num_sequences=sequences, sequence_length=length, device_memory=gib)
+    return evaluation(plan_study(config))
+
+
+def test_the_shapes_of_every_architecture_are_those_of_the_model():
+    assert set(PARAMETERS) == set(known_architectures())
+    for name, millions in PARAMETERS.items():
+        config = architecture(Source(f"hub:{name}"))
+        _, manifest = foreseen(config, config.dtype)
+        assert manifest.parameters / 1e6 == pytest.approx(millions, abs=0.06), name
+
+
+def test_qwen_1_5b_at_256_x_128_tokens_takes_less_than_three_tenths_of_its_weights(text):
+    weights = 2 * 1_543_714_304
+    stage = planned("Qwen/Qwen2.5-1.5B", text, 256, 128, 0.30 * weights / GIB)
+    assert not stage.problem
+    assert stage.device.total <= 0.30 * weights
+    assert stage.sizes.super_batch == 256, "in one pass over the weights"
+    assert stage.device.parts[OUTSIDE] == 2 * 151_936 * 1536, "the tied embedding, while it is the head"
+    assert LOGITS in stage.device.parts
+
+
+def test_qwen_7b_fits_3_gib(text):
+    stage = planned("Qwen/Qwen2.5-7B", text, 64, 128, 3)
+    assert not stage.problem
+    assert stage.sizes.super_batch == 64
+
+
+def test_a_70b_fits_12_gib_at_16_x_2048_tokens(text):
+    stage = planned("meta-llama/Meta-Llama-3-70B", text, 16, 2048, 12)
+    assert not stage.problem
+    assert stage.sizes.super_batch == 16
+    assert stage.device.parts[BLOCK] >= 1.5 * GIB, "a block of a 70 B takes that much"
+
+
+def test_a_card_that_is_too_small_is_said_to_be(text):
+    plan = plan_study(study("hub:Qwen/Qwen2.5-0.5B", text), device_memory=0.1)
+    assert not fits(plan)
+    assert "device_memory allows 0.10 GiB" in evaluation(plan).problem
+
+
+def test_every_stage_is_planned_and_disk_is_counted(text):
+    plan = {stage.stage: stage for stage in plan_study(study("hub:HuggingFaceTB/SmolLM2-135M", text))}
+    assert list(plan) == ["checkpoint", "sequences", "histogram", "mask", "evaluation"]
+    linear = 134_515_008 - 49_152 * 576 - 61 * 576  # without embedding and norms
+    assert plan["checkpoint"].disk == 2 * 134_515_008
+    assert plan["mask"].jobs == 8
+    assert plan["mask"].disk == 8 * linear / 8
+    assert plan["evaluation"].jobs == 9
+    assert plan["sequences"].disk == 4 * 16 * 256
+    assert fits(list(plan.values()))
+
+
+def test_a_folder_with_a_configuration_is_enough(text, source_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_bytes((source_folder("gpt2") / "config.json").read_bytes())
+    assert fits(plan_study(study(str(tmp_path / "model"), text)))
+
+
+def test_unknown_shapes_are_refused_in_one_line(text):
+    with pytest.raises(UserError, match=r"models\.m\.source: the shapes of 'hub:no/such' are not known") as caught:
+        plan_study(study("hub:no/such", text))
+    assert "\n" not in str(caught.value)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "ltpipe.cli", "plan", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_writes_the_plan_and_ends_with_a_verdict(text, tmp_path):
+    config = study("hub:HuggingFaceTB/SmolLM2-135M", text)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    fitting = command("--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "plan.json"))
+    assert fitting.returncode == 0, fitting.stderr
+    assert "fits: needs" in fitting.stdout
+    assert json.loads((tmp_path / "plan.json").read_text())["fits"] is True
+    small = command("--config", str(tmp_path / "config.yaml"), "--device-memory", "0.01")
+    assert small.returncode == 2
+    assert "does not fit: m, evaluation:" in small.stdout
+    missing = command("--config", str(tmp_path / "none.yaml"))
+    assert missing.returncode == 1
+    assert missing.stderr.strip().splitlines()[-1].startswith("error:")

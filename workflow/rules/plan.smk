@@ -1,0 +1,13 @@
+# Say what every stage will need, before any of them runs: snakemake plan.
+rule plan:
+    input:
+        script="scripts/plan.py",
+        code=code("scripts/plan.py"),
+    output:
+        f"{grid.PLAN}/plan.json",
+    log:
+        "results/logs/plan.log",
+    params:
+        study=json.dumps(config, sort_keys=True),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --study {params.study:q} --output {output}"
