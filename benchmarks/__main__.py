@@ -11,13 +11,13 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import evaluation, masks
+from benchmarks import evaluation, limit, masks
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "all"] = "all",
+    only: Literal["masks", "evaluation", "limit", "all"] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -45,14 +45,16 @@ def main(
     folder = Path(tempfile.mkdtemp(prefix="ltpipe-bench-", dir=scratch))
     sections: list[Section] = []
     try:
-        if only != "evaluation":
+        if only in ("masks", "all"):
             scale = masks.SMOKE if smoke else masks.FULL
             sections.append(masks.run(scale, folder / "masks", threads, _say))
             _write(output, render(command, threads, load, sections))  # not lost if the rest is interrupted
             shutil.rmtree(folder / "masks")
-        if only != "masks":
+        if only in ("evaluation", "all"):
             amount = evaluation.SMOKE if smoke else evaluation.FULL
             sections.append(evaluation.run(amount, checkpoint, sequences, folder / "evaluation", threads, sweep, _say))
+        if only in ("limit", "all") and not smoke:
+            sections.append(limit.run(folder, threads, _say))
     finally:
         shutil.rmtree(folder)
     text = render(command, threads, load, sections)

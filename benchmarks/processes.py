@@ -84,7 +84,10 @@ def watch_command(arguments: Sequence[str]) -> Watched:
 class Worker:
     """A process that runs a module of this package and answers one JSON line to each JSON line it is sent.
 
-    Its first line says that it is ready, and is waited for here.
+    Its first line is waited for here: it says that the process is ready, or all that there is to say.
+
+    Attributes:
+        first: what it said.
     """
 
     def __init__(self, module: str, options: Mapping[str, Any]) -> None:
@@ -96,7 +99,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()
+        self.first = self._answer()
 
     def __enter__(self) -> "Worker":
         return self

@@ -12,6 +12,7 @@ from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
+from ltpipe.streaming.model import skeleton_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -60,12 +61,7 @@ def foreseen(config: "PretrainedConfig", dtype: torch.dtype) -> tuple[nn.Module,
         config: of the model.
         dtype: in which the checkpoint will be kept.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    with init_empty_weights(include_buffers=False):
-        skeleton = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    skeleton.tie_weights()
+    skeleton = skeleton_of(config, dtype)
     return skeleton, manifest_of(skeleton, "foreseen")
 
 

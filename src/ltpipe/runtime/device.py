@@ -65,7 +65,7 @@ def is_out_of_memory(error: Exception) -> bool:
     """Whether an operation failed because a device, or the host, had no more memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)  # the CPU allocator has no own class
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # it has no class of its own
 
 
 def _accelerator() -> torch.device | None:

@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
@@ -25,6 +26,9 @@ from ltpipe.streaming.blocks import Division, NotStreamableError, probe_blocks, 
 from ltpipe.streaming.lending import Fetch, Lender
 from ltpipe.streaming.split import SplitModel
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,15 +38,34 @@ def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
     Raises:
         DamagedFileError: the folder's configuration is of no model that transformers knows.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        return skeleton_of(AutoConfig.from_pretrained(folder, local_files_only=True), dtype)
     except Exception as error:  # a damaged configuration raises anything
         raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); load the model again") from None
+
+
+def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
+    """The model that a configuration describes, in eval mode: parameters without storage, buffers with values.
+
+    No parameter has storage even for a moment: the largest embedding may be more than there is memory.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False), _EmptyOnMeta():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    model.tie_weights()
+    return model
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Makes empty tensors without storage; what modules compute for their buffers is not empty and keeps its values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
 
 
 def stored_precision(folder: Path) -> str:
