@@ -75,15 +75,15 @@ def walk(
         for start in track(range(0, len(targets), chunk), "loss", "chunk"):
             rows = torch.arange(start, min(start + chunk, len(targets)))
             predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
-            losses[rows], correct[rows] = _cross_entropy(model.logits(predicting), targets[rows])
+            losses[rows], correct[rows] = cross_entropy(model.logits(predicting), targets[rows])
     return losses.reshape(sequences, -1), correct.reshape(sequences, -1)
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses (float32, nats) and hits (bool) of [rows] targets, on the CPU; float32 logits are used up.
 
     One maximum serves both, and one float32 copy of the logits both shift and exponential: half of the time of
-    `cross_entropy` and `argmax`, with the same rule for ties (the first of the most likely tokens).
+    `torch.nn.functional.cross_entropy` and `argmax`, with the same rule for ties (the first of the most likely tokens).
     """
     targets = targets.to(logits.device).unsqueeze(-1)
     highest, likeliest = logits.max(-1, keepdim=True)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorfile import TensorSpec
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
@@ -47,6 +47,26 @@ class RankKeys:
         return tuple(prod(shape) for shape in self.shapes)
 
 
+class Weights(Protocol):
+    """Where a criterion reads weights: a `TensorFile`, or whatever else hands out arrays of the same kind.
+
+    `path` is what error messages call it.
+    """
+
+    @property
+    def path(self) -> object:
+        """The source's name."""
+        ...
+
+    def spec(self, name: str) -> TensorSpec:
+        """Dtype and shape of the tensor `name`."""
+        ...
+
+    def array(self, name: str) -> np.ndarray:
+        """The tensor `name`, in the dtype that `STORAGE` gives it."""
+        ...
+
+
 class Criterion(Protocol):
     """Scores the weights of a checkpoint.
 
@@ -56,7 +76,7 @@ class Criterion(Protocol):
     name: ClassVar[str]
     stochastic: ClassVar[bool]
 
-    def keys(self, weights: TensorFile, names: Sequence[str], seed: int | None) -> RankKeys:
+    def keys(self, weights: Weights, names: Sequence[str], seed: int | None) -> RankKeys:
         """Rank keys of the tensors `names` of `weights`."""
         ...
 
@@ -88,7 +108,7 @@ class Magnitude:
     name = "magnitude"
     stochastic = False
 
-    def keys(self, weights: TensorFile, names: Sequence[str], seed: int | None) -> RankKeys:  # noqa: ARG002
+    def keys(self, weights: Weights, names: Sequence[str], seed: int | None) -> RankKeys:  # noqa: ARG002
         """The weights' own bit patterns, read from the mapped file without a copy.
 
         Tensors of one 16-bit format give 15-bit keys. Otherwise keys are 31 bits, those of float32, to which every
@@ -118,7 +138,7 @@ class Random:
     name = "random"
     stochastic = True
 
-    def keys(self, weights: TensorFile, names: Sequence[str], seed: int | None) -> RankKeys:
+    def keys(self, weights: Weights, names: Sequence[str], seed: int | None) -> RankKeys:
         """Keys from NumPy's Philox, keyed by (seed, tensor name): the same on every machine and in any order."""
         if seed is None:
             raise UserError("criterion 'random' needs a seed")
@@ -132,13 +152,13 @@ class Random:
         )
 
 
-def _patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
+def _patterns(weights: Weights, name: str) -> Iterator[np.ndarray]:
     flat = weights.array(name).reshape(-1).view(np.uint16)
     for start in range(0, flat.size, BLOCK):
         yield flat[start : start + BLOCK]
 
 
-def _float32_patterns(weights: TensorFile, name: str) -> Iterator[np.ndarray]:
+def _float32_patterns(weights: Weights, name: str) -> Iterator[np.ndarray]:
     flat = weights.array(name).reshape(-1)
     if flat.dtype == np.float32:
         for start in range(0, flat.size, BLOCK):

@@ -40,11 +40,15 @@ BlockRules = tuple[BatchRule | None, ...]
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let `module` run `forward` instead of its own, without losing its identity or attributes."""
+    before = module.__dict__.get("forward")  # a wrapper that someone else (accelerate, for example) has put there
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 @dataclass(frozen=True)

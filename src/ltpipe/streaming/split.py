@@ -49,10 +49,11 @@ class SplitModel:
         """Whether the module `name` is part of the backbone. Known once hidden states were computed."""
         return name.startswith(self._known_backbone[0] + ".")
 
-    def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def hidden_states(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """What the head is applied to, [sequences, tokens, width].
 
-        The backbone is the outermost module around the blocks that the model's forward calls.
+        The backbone is the outermost module around the blocks that the model's forward calls. Further `inputs`, an
+        attention mask for example, go to the model as they are.
         """
         entered: list[tuple[str, nn.Module]] = []
 
@@ -66,7 +67,7 @@ class SplitModel:
                 stack.callback(enter.remove)
                 stack.callback(module.register_forward_hook(leave).remove)
             try:
-                self.model(input_ids=input_ids, use_cache=False)
+                self.model(input_ids=input_ids, use_cache=False, **inputs)
             except _BackboneDone as done:
                 output = done.output
         self._backbone, self._output_type = entered[0], type(output)

@@ -1,0 +1,19 @@
+"""How sparsity grows from one round of pruning to the next."""
+
+from ltpipe.runtime.errors import UserError
+
+
+def exponential_schedule(target: float, rounds: int) -> list[float]:
+    """Sparsities after each of `rounds` rounds that all prune the same fraction of what is left.
+
+    s_i = 1 - (1 - target)^(i / rounds), the schedule of iterative magnitude pruning (Frankle & Carbin 2019,
+    1803.03635). The last is exactly `target`.
+
+    Raises:
+        UserError: `target` is not from 0 to below 1, or there is no round.
+    """
+    if not 0 <= target < 1:
+        raise UserError(f"target sparsity {target} is out of range; allowed is 0 to below 1")
+    if rounds < 1:
+        raise UserError(f"{rounds} iterations are not allowed; allowed are 1 and more")
+    return [*(1 - (1 - target) ** (index / rounds) for index in range(1, rounds)), target]
