@@ -1,3 +1,33 @@
-"""ltpipe: find, evaluate and compare lottery tickets."""
+"""ltpipe: find, evaluate and compare lottery tickets.
+
+The functions of `ltpipe.api`, for models that are already in memory, can be imported from here. They are looked up
+when they are asked for: the stages of the pipeline, which import this module too, must not import torch for it.
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Named as strings, not imported: an import statement would make every stage depend on every module of the API.
+_API = {
+    "compute_histogram_quantile": "ltpipe.api.magnitude",
+    "compute_iterative_magnitude_pruning": "ltpipe.api.iterative",
+    "compute_lottery_ticket_quality": "ltpipe.api.quality",
+    "compute_magnitude_importance": "ltpipe.api.magnitude",
+    "create_magnitude_mask": "ltpipe.api.magnitude",
+    "ensure_deterministic_pruning": "ltpipe.api.determinism",
+    "masked": "ltpipe.api.masking",
+}
+
+__all__ = ["__version__", *_API]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _API:
+        raise AttributeError(f"module 'ltpipe' has no attribute '{name}'")
+    return getattr(importlib.import_module(_API[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_API})

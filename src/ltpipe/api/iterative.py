@@ -1,0 +1,160 @@
+"""Iterative magnitude pruning: a quick simulation, or with a trainer the real thing."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltpipe.api.batches import first_batches
+from ltpipe.api.evaluator import Evaluator, Result, evaluating
+from ltpipe.api.magnitude import create_magnitude_mask
+from ltpipe.api.masking import masked
+from ltpipe.api.quality import report
+from ltpipe.api.training import Trainer, TrainingRounds
+from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.pruning.schedules import exponential_schedule
+from ltpipe.runtime.errors import UserError
+
+_BASELINE_BATCHES = 10
+_TICKET_BATCHES = 5
+_SIMULATION = (
+    "simulation: nothing was trained. Each ticket is the given model, pruned once to that sparsity; tickets of full "
+    "iterative magnitude pruning, which trains and rewinds in every iteration, are usually better."
+)
+_TRAINED = "full iterative magnitude pruning: every iteration trained, pruned and rewound to the initial weights."
+
+
+def compute_iterative_magnitude_pruning(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    target_sparsity: float = 0.9,
+    num_iterations: int = 10,
+    trainer_fn: Trainer | None = None,
+    *,
+    train: bool = False,
+) -> dict[str, Any]:
+    """Iterative magnitude pruning (Frankle & Carbin 2019, 1803.03635): sparsity grows exponentially to the target.
+
+    **Simulation** (default; nothing is trained): each iteration prunes the given weights once and evaluates the
+    ticket. The dense model is evaluated on at most 10 batches, each ticket on at most the first 5, and its quality is
+    measured against the dense loss on those same ones. Batches and one mask at a time are on the CPU; no iteration
+    leaves anything behind, so all take the same memory. The best mask is made again at the end.
+
+    **Full** (`trainer_fn` and `train=True`; hours): train → prune the smallest trained weights → rewind to the initial
+    weights → repeat. `trainer_fn(model)` trains in place; gradients of pruned weights are zeroed, and pruned weights
+    are zero whenever training ends. The baseline is the trained dense model; a ticket is trained before it is
+    evaluated, on all batches. Trains `num_iterations + 1` times. Initial weights and the last and best masks are on
+    the host. The model comes back with its initial weights, whatever happens.
+
+    Args:
+        model: on any device.
+        dataloader: as for `compute_lottery_ticket_quality`; read once.
+        target_sparsity: of the last iteration, 0 to below 1.
+        num_iterations: sparsity after iteration i of n is 1 - (1 - target)^(i/n).
+        trainer_fn: trains a model in place; what it returns is ignored.
+        train: allow `trainer_fn` to run. Without it a trainer is refused, so that nobody starts hours by accident.
+
+    Returns:
+        mode: `simulation` or `full`.
+        note: what that means, for people.
+        baseline: `loss`, `accuracy` (if labels), `num_batches_evaluated`.
+        iterations: of each `iteration` (from 1), `winning` (retention of at least 0.9), `mask` (None but in the best)
+            and everything that `compute_lottery_ticket_quality` returns.
+        best_ticket: the entry of the sparsest winning ticket; if none wins, of the one of highest quality.
+
+    Raises:
+        UserError: a trainer without `train=True` or the other way round, or arguments that are out of range.
+    """
+    if trainer_fn is not None and not train:
+        raise UserError(
+            f"trainer_fn would train the model {num_iterations + 1} times; pass train=True to allow it, or no "
+            "trainer_fn for the simulation"
+        )
+    if train and trainer_fn is None:
+        raise UserError("train=True needs a trainer_fn that trains the model in place")
+    schedule = exponential_schedule(target_sparsity, num_iterations)
+    if trainer_fn is None:
+        return _simulate(model, dataloader, schedule)
+    return _train(model, dataloader, schedule, trainer_fn)
+
+
+def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float]) -> dict[str, Any]:
+    batches = list(first_batches(dataloader, _BASELINE_BATCHES))
+    _check(batches)
+    with evaluating(model):
+        evaluator = Evaluator(model, batches[0], "high")
+        dense = evaluator.totals(batches)
+        dense_loss = Result.of(dense[:_TICKET_BATCHES]).loss
+        iterations = []
+        for index, sparsity in enumerate(schedule, 1):
+            mask = create_magnitude_mask(model, sparsity)
+            with masked(model, mask):
+                ticket = evaluator.evaluate(batches[:_TICKET_BATCHES])
+            iterations.append(_entry(index, ticket, mask, dense_loss))
+            del mask
+    best = iterations[_best(iterations)]
+    best["mask"] = create_magnitude_mask(model, schedule[best["iteration"] - 1])
+    return _found("simulation", _SIMULATION, Result.of(dense), iterations, best)
+
+
+def _train(model: nn.Module, dataloader: Iterable[Any], schedule: list[float], trainer_fn: Trainer) -> dict[str, Any]:
+    batches = list(first_batches(dataloader, None))
+    _check(batches)
+    with evaluating(model):
+        evaluator = Evaluator(model, batches[0], "high")
+    iterations: list[dict[str, Any]] = []
+    mask: dict[str, torch.Tensor] = {}
+    with TrainingRounds(model, trainer_fn) as rounds:
+        rounds.train(mask)
+        with evaluating(model):
+            dense = evaluator.evaluate(batches)
+        for index, sparsity in enumerate(schedule, 1):
+            mask = _nested(create_magnitude_mask(model, sparsity), mask)
+            rounds.train(mask)
+            with evaluating(model):
+                ticket = evaluator.evaluate(batches)
+            iterations.append(_entry(index, ticket, mask, dense.loss) | {"mask": mask})
+            best = _best(iterations)
+            for place, entry in enumerate(iterations):
+                entry["mask"] = entry["mask"] if place == best else None
+    return _found("full", _TRAINED, dense, iterations, iterations[best])
+
+
+def _check(batches: list[Any]) -> None:
+    if not batches:
+        raise UserError("dataloader: it yields no batch; an evaluation needs at least one")
+
+
+def _nested(mask: dict[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """No weight comes back: one that trained to exactly zero ties with those that were pruned before."""
+    for name, kept in before.items():
+        mask[name] &= kept
+    return mask
+
+
+def _entry(index: int, ticket: Result, mask: Mapping[str, torch.Tensor], dense_loss: float) -> dict[str, Any]:
+    found = report(ticket, mask, dense_loss)
+    return {"iteration": index, **found, "winning": found["quality_score"] >= WINNING_RETENTION, "mask": None}
+
+
+def _best(iterations: list[dict[str, Any]]) -> int:
+    """The sparsest winning ticket, or if none wins the one of highest quality."""
+    key: Callable[[int], tuple] = lambda at: (  # noqa: E731
+        iterations[at]["winning"],
+        iterations[at]["sparsity"] if iterations[at]["winning"] else iterations[at]["quality_score"],
+    )
+    return max(range(len(iterations)), key=key)
+
+
+def _found(
+    mode: str, note: str, dense: Result, iterations: list[dict[str, Any]], best: dict[str, Any]
+) -> dict[str, Any]:
+    accuracy = {} if dense.accuracy is None else {"accuracy": dense.accuracy}
+    return {
+        "mode": mode,
+        "note": note,
+        "baseline": {"loss": dense.loss, **accuracy, "num_batches_evaluated": dense.batches},
+        "iterations": iterations,
+        "best_ticket": best,
+    }

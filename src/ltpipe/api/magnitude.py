@@ -1,0 +1,120 @@
+"""Magnitude masks of a live model, exact to the last tie."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltpipe.api.parameters import HostWeights, prunable_parameters
+from ltpipe.pruning import kernels
+from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.masks import unpack
+from ltpipe.pruning.quantiles import histogram_quantile
+from ltpipe.pruning.scopes import groups, prune_count
+from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.thresholds import Cut, exact_cuts
+
+_EXACT_BINS = 1000
+_CHUNK = 1 << 22
+
+
+def create_magnitude_mask(
+    model: nn.Module,
+    sparsity: float | str,
+    use_histogram: bool = True,
+    histogram_bins: int = _EXACT_BINS,
+    only_weights: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Mask that prunes the weights of smallest magnitude, ranked over the whole model (Han et al. 2015, 1506.02626).
+
+    **Exact**, unless you ask for another number of bins: exactly `round(sparsity * N)` of the N prunable weights are
+    pruned. Equal magnitudes are pruned in canonical order, names in byte order and then row-major. The same weights
+    give the same mask on any device and in any process, and masks of growing sparsity are nested.
+
+    **Approximate** with `use_histogram=True` and a `histogram_bins` other than the default: weights below
+    `compute_histogram_quantile(|w|, sparsity, histogram_bins)` are pruned. That threshold is at most one bin, (largest
+    - smallest magnitude) / `histogram_bins`, away from the exact quantile, so the number of pruned weights is off by
+    at most the number of weights whose magnitude is that close to it, and ties are kept or pruned together. It is
+    neither faster nor leaner than the exact mask, and there for comparison with other libraries.
+
+    Parameters come to the CPU one at a time, two or three times each; extra memory is one of them on the host beside
+    the mask, and nothing on the device. Tied parameters are ranked once, under the first of their names.
+
+    Args:
+        model: on any device; it is not changed. Weights are bfloat16, float16 or float32.
+        sparsity: fraction to prune, 0 to 1; a decimal string is taken as written.
+        use_histogram: False is always exact.
+        histogram_bins: anything but the default makes the mask approximate.
+        only_weights: rank parameters of two or more dimensions whose name contains `weight`; False ranks every
+            parameter of two or more dimensions. Biases and other parameters of one dimension are never pruned.
+
+    Returns:
+        For every prunable parameter a bool tensor of its shape on the CPU, True where the weight is kept.
+
+    Raises:
+        UserError: sparsity is out of range, nothing is prunable, or weights are not finite or of another dtype.
+    """
+    weights = HostWeights(prunable_parameters(model, only_weights))
+    if use_histogram and histogram_bins != _EXACT_BINS:
+        return _rank_roughly(weights, sparsity, histogram_bins)
+    return _rank(weights, sparsity)
+
+
+def compute_magnitude_importance(model: nn.Module) -> dict[str, torch.Tensor]:
+    """|w| of the parameters that `create_magnitude_mask` ranks, in their own dtype and shape, on the CPU.
+
+    Parameters come to the CPU one at a time; the result is as large as they are together.
+    """
+    weights = HostWeights(prunable_parameters(model))
+    return {name: weights.tensor(name).abs() for name in weights.parameters}
+
+
+def compute_histogram_quantile(values: torch.Tensor, q: float, bins: int = 1000) -> float:
+    """Approximate the quantile `q` of a tensor in O(bins) memory, however large the tensor is.
+
+    The result is at most one bin, (largest - smallest value) / `bins`, away from `numpy.quantile`; smallest (q = 0)
+    and largest value (q = 1) are exact.
+
+    Args:
+        values: floating point, any shape and device; comes to the CPU in chunks.
+        q: from 0 to 1.
+        bins: number of equal bins between the smallest and the largest value.
+
+    Raises:
+        UserError: there are no values, some are not finite, or `q` or `bins` is out of range.
+    """
+    flat = values.detach().reshape(-1)
+    return histogram_quantile(lambda: (chunk.cpu().double().numpy() for chunk in flat.split(_CHUNK)), q, bins)
+
+
+def _rank(weights: HostWeights, sparsity: float | str) -> dict[str, torch.Tensor]:
+    """The exact mask. All that depends on the weights' values is in here, and happens on the host."""
+    keys = criterion_named("magnitude").keys(weights, tuple(weights.parameters), None)
+    histogram = count_keys(keys, "", "magnitude", None)
+    (cuts,) = exact_cuts(keys, histogram, [groups("global", sparsity, keys.sizes)])
+    return {name: _kept(keys, name, cut) for name, cut in zip(keys.names, cuts, strict=True)}
+
+
+def _kept(keys: RankKeys, name: str, cut: Cut) -> torch.Tensor:
+    """Cut one tensor, block by block: bool, True where a weight is kept."""
+    kept = np.empty(keys.sizes[keys.names.index(name)], np.bool_)
+    start, ties = 0, cut.ties
+    for block in keys.blocks(name):
+        bits, ties = kernels.pack(block, cut.threshold, ties)
+        kept[start : start + block.size] = unpack(bits, block.shape)
+        start += block.size
+    return torch.from_numpy(kept.reshape(keys.shapes[keys.names.index(name)]))
+
+
+def _rank_roughly(weights: HostWeights, sparsity: float | str, bins: int) -> dict[str, torch.Tensor]:
+    """The mask of an approximate threshold."""
+    prune_count(sparsity, 1)  # refuses a sparsity that is out of range
+    names = tuple(weights.parameters)
+    threshold = histogram_quantile(
+        lambda: (chunk for name in names for chunk in weights.magnitudes(name)), float(sparsity), bins
+    )
+    return {
+        name: torch.from_numpy(np.concatenate([chunk >= threshold for chunk in weights.magnitudes(name)])).view(
+            weights.parameters[name].shape
+        )
+        for name in names
+    }

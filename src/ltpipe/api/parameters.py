@@ -1,0 +1,86 @@
+"""The parameters of a live model, as the pruning stages read a checkpoint: one at a time, on the host."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.tensorfile import TORCH_NAMES, TensorSpec
+from ltpipe.runtime.errors import UserError
+
+_CHUNK = 1 << 22
+_DTYPES = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
+
+
+def prunable_parameters(model: nn.Module, only_weights: bool = True) -> dict[str, nn.Parameter]:
+    """Parameters that compete for survival, in canonical (byte) order of their names; tied ones once.
+
+    Args:
+        model: any module. A tied parameter is known by the first of its names.
+        only_weights: parameters of two or more dimensions whose name contains `weight`; False takes every parameter
+            of two or more dimensions, whatever its name (fused experts, for example). Biases and other parameters of
+            one dimension are never prunable.
+
+    Raises:
+        UserError: there is none.
+    """
+    chosen = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.dim() >= 2 and ("weight" in name or not only_weights)
+    }
+    if not chosen:
+        raise UserError(
+            f"{type(model).__name__} has no parameter of two or more dimensions"
+            + (" with 'weight' in its name; only_weights=False takes any name" if only_weights else "")
+        )
+    return {name: chosen[name] for name in sorted(chosen, key=str.encode)}
+
+
+@dataclass(frozen=True)
+class HostWeights:
+    """What `TensorFile` is to a checkpoint, for live parameters. Nothing is kept, neither here nor on the device.
+
+    Attributes:
+        parameters: by name, on any device.
+        path: what error messages call them.
+    """
+
+    parameters: Mapping[str, nn.Parameter]
+    path: str = "model"
+
+    def spec(self, name: str) -> TensorSpec:
+        """Dtype and shape of a parameter.
+
+        Raises:
+            UserError: its dtype is none that ltpipe knows.
+        """
+        parameter = self.parameters[name]
+        if parameter.dtype not in _DTYPES:
+            raise UserError(f"model: '{name}' has dtype {parameter.dtype}; magnitude ranks bfloat16, float16, float32")
+        return TensorSpec(_DTYPES[parameter.dtype], tuple(parameter.shape), 0, parameter.nbytes)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A parameter on the CPU, contiguous; the parameter's own memory where it is so already.
+
+        Raises:
+            UserError: it has no values.
+        """
+        parameter = self.parameters[name]
+        if parameter.is_meta:
+            raise UserError(f"model: '{name}' is on the meta device and has no values; load the weights first")
+        return parameter.detach().to("cpu").contiguous()
+
+    def array(self, name: str) -> np.ndarray:
+        """A parameter as an array, bfloat16 as bit patterns (uint16); not to be written to."""
+        values = self.tensor(name)
+        bits = values.view(torch.int16).numpy().view(np.uint16) if values.dtype == torch.bfloat16 else values.numpy()
+        bits.flags.writeable = False  # as mapped files are: the kernels are compiled for that once
+        return bits
+
+    def magnitudes(self, name: str) -> Iterator[np.ndarray]:
+        """|w| of a parameter, flat, float64, in chunks."""
+        for chunk in self.tensor(name).view(-1).split(_CHUNK):
+            yield chunk.double().abs().numpy()
