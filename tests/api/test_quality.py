@@ -11,7 +11,7 @@ from torch.nn import functional
 import ltpipe
 from ltpipe.runtime.errors import UserError
 
-ARCHITECTURES = ["llama", "gpt2", "mixtral", "bloom", "gemma2", "opt"]
+ARCHITECTURES = ["llama", "gpt2", "mixtral", "bloom", "gemma2"]
 
 
 def texts(seed=0, sizes=((3, 24), (1, 9), (70, 24))):
