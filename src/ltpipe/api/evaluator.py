@@ -12,7 +12,7 @@ from torch import nn
 
 from ltpipe.api.batches import Batch
 from ltpipe.api.losses import Totals, agrees, causal_totals, native_cross_entropy, plain_totals
-from ltpipe.checkpoints.load import blocks_name
+from ltpipe.checkpoints.contents import blocks_name
 from ltpipe.evaluation.loss import cross_entropy
 from ltpipe.runtime.errors import UserError
 from ltpipe.streaming.split import SplitModel
