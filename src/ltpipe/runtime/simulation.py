@@ -23,9 +23,16 @@ from ltpipe.runtime.device import SIMULATED
 
 @cache
 def simulated_accelerator() -> torch.device:
-    """A device that holds fake tensors only. Registered with PyTorch once in a process."""
+    """A device that holds fake tensors only. Registered with PyTorch once in a process.
+
+    A backward pass works on it under `torch.autograd.set_multithreading_enabled(False)`.
+    """
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+    # The first backward pass starts one thread for each device there is; a thread for one that is written in Python
+    # crashes. So let it be over before there is any.
+    with torch.inference_mode(False), torch.enable_grad():
+        torch.zeros((), requires_grad=True).backward()
     _setup_privateuseone_for_python_backend(SIMULATED)
     return torch.device(SIMULATED, 0)
 

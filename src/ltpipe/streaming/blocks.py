@@ -105,14 +105,11 @@ def run_in_parts(
     if micro_batch >= sequences:
         return block(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
-    inputs = _hidden_states(args, kwargs)
+    inputs = hidden_states_of(args, kwargs)
     joined: list[Any] = []
     for start in range(0, sequences, micro_batch):
         stop = min(start + micro_batch, sequences)
-        taken = [
-            leaf if rule is None else rule.take(leaf, start, stop) for leaf, rule in zip(leaves, rules, strict=True)
-        ]
-        part_args, part_kwargs = tree_unflatten(taken, tree)
+        part_args, part_kwargs = tree_unflatten(take_part(leaves, rules, start, stop), tree)
         outputs, output_tree = tree_flatten(block(*part_args, **part_kwargs))
         if not joined:
             joined = [_room_for(output, sequences) for output in outputs]
@@ -124,7 +121,13 @@ def run_in_parts(
     return tree_unflatten(joined, output_tree)
 
 
-def _hidden_states(args: tuple, kwargs: dict) -> torch.Tensor:
+def take_part(leaves: Sequence[Any], rules: BlockRules, start: int, stop: int) -> list[Any]:
+    """What belongs to sequences `start` to `stop` of the leaves of a block's (args, kwargs), as views."""
+    return [leaf if rule is None else rule.take(leaf, start, stop) for leaf, rule in zip(leaves, rules, strict=True)]
+
+
+def hidden_states_of(args: tuple, kwargs: dict) -> torch.Tensor:
+    """The hidden states among what a block is called with."""
     return args[0] if args else kwargs["hidden_states"]
 
 
@@ -141,7 +144,7 @@ def _record(
 
     def recorder(*args: Any, **kwargs: Any) -> Any:
         nonlocal shape
-        hidden_states = _hidden_states(args, kwargs)
+        hidden_states = hidden_states_of(args, kwargs)
         if shape is not None and hidden_states.shape != shape:
             raise NotStreamableError(f"hidden states change shape from {tuple(shape)} to {tuple(hidden_states.shape)}")
         shape = hidden_states.shape

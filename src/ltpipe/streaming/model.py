@@ -7,8 +7,9 @@ is never in memory and nothing has to be restored; each weight is read once an e
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 logger = logging.getLogger(__name__)
+
+RunBlock = Callable[[str, Callable[..., Any], tuple, dict], Any]
+"""Gets a block's full name, its own forward, and what the model called it with; returns what the block would have."""
 
 
 def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -90,6 +94,12 @@ class CausalModel:
         device: where to compute.
         streamed: False loads the whole model at once.
         division: how the blocks run on a part of the batch; None finds out when hidden states are first asked for.
+
+    Attributes:
+        split: the live model, cut before its head.
+        manifest, lender, device: what is stored, who gives modules their weights, and where it is computed.
+        blocks: full names of the blocks, in order, with the blocks.
+        not_streamed_because: why the whole model is in memory; empty where it is not.
     """
 
     def __init__(
@@ -101,18 +111,19 @@ class CausalModel:
         streamed: bool,
         division: Division | None = None,
     ) -> None:
-        self._split = SplitModel(skeleton, manifest.blocks)
-        self._manifest = manifest
-        self._lender = Lender(manifest, fetch)
-        self._device = device
+        self.split = SplitModel(skeleton, manifest.blocks)
+        self.manifest = manifest
+        self.lender = Lender(manifest, fetch)
+        self.device = device
+        self.blocks = {f"{manifest.blocks}.{index}": block for index, block in enumerate(self.split.blocks)}
         self._division = division
         self._whole = False
         self.not_streamed_because = "" if streamed else "asked for in the configuration"
         for module in skeleton.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
-        for name, ancestor in self._split.ancestors():
-            self._lender.give(ancestor, name, recurse=False)
+        for name, ancestor in self.split.ancestors():
+            self.lender.give(ancestor, name, recurse=False)
 
     @property
     def streamed(self) -> bool:
@@ -130,35 +141,45 @@ class CausalModel:
         Returns:
             [sequences, tokens, width] on the device.
         """
-        input_ids = input_ids.to(self._device)
+        input_ids = input_ids.to(self.device)
         division = self.divide(input_ids.shape[1])
         if division is not None:
             return self._stream(input_ids, micro_batch, division)
-        if not self._whole:
-            self._lender.give(self._split.model, "")
-            self._whole = True
+        self.load_whole()
         whole: torch.Tensor | None = None
         for start in track(range(0, len(input_ids), micro_batch), "forward", "micro-batch"):
-            part = self._split.hidden_states(input_ids[start : start + micro_batch])
+            part = self.split.hidden_states(input_ids[start : start + micro_batch])
             if whole is None:
                 whole = part.new_empty((len(input_ids), *part.shape[1:]))
             whole[start : start + micro_batch] = part
         return whole
+
+    def load_whole(self) -> None:
+        """Let the whole model have its weights from now on."""
+        if not self._whole:
+            with torch.inference_mode(False):  # gradients may be asked of the same weights later
+                self.lender.give(self.split.model, "")
+            self._whole = True
+
+    def give_up_streaming(self, reason: str) -> None:
+        """Load the whole model from now on, because of `reason`."""
+        self.not_streamed_because, self._division = reason, None
+        logger.warning("the model is loaded whole: %s", reason)
 
     @contextmanager
     def head(self) -> Iterator[None]:
         """Let the head have its weights, for the logits that are computed meanwhile."""
         with ExitStack() as stack:
             if self.streamed:
-                for name, module in self._split.outside():
-                    if not self._split.in_backbone(name):
-                        stack.enter_context(self._lender.lend(module, name))
+                for name, module in self.split.outside():
+                    if not self.split.in_backbone(name):
+                        stack.enter_context(self.lender.lend(module, name))
             yield
 
     @torch.inference_mode()
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The model's own head on [rows, width] hidden states: logits [rows, vocabulary]."""
-        return self._split.logits(hidden_states)
+        return self.split.logits(hidden_states)
 
     @torch.inference_mode()
     def divide(self, length: int) -> Division | None:
@@ -167,56 +188,63 @@ class CausalModel:
         The probe needs no weights: every module outside the blocks gets zeros that take no memory.
         """
         if self.streamed and self._division is None:
-            shapes = dict(self._split.model.named_parameters(remove_duplicate=False))
-            shapes |= dict(self._split.model.named_buffers(remove_duplicate=False))
+            shapes = dict(self.split.model.named_parameters(remove_duplicate=False))
+            shapes |= dict(self.split.model.named_buffers(remove_duplicate=False))
 
             def nothing(name: str) -> torch.Tensor:
-                return torch.zeros((), dtype=shapes[name].dtype, device=self._device).expand(shapes[name].shape)
+                return torch.zeros((), dtype=shapes[name].dtype, device=self.device).expand(shapes[name].shape)
 
             def run(sequences: int) -> torch.Tensor:
-                tokens = torch.zeros((sequences, length), dtype=torch.long, device=self._device)
-                final = self._split.hidden_states(tokens)
-                self._split.logits(final[0, :0])  # fails if the head uses weights of a module that is not in it
+                tokens = torch.zeros((sequences, length), dtype=torch.long, device=self.device)
+                final = self.split.hidden_states(tokens)
+                self.split.logits(final[0, :0])  # fails if the head uses weights of a module that is not in it
                 return final
 
             try:
-                with self._outside_lent(Lender(self._manifest, nothing)):
-                    self._division = probe_blocks(self._split.blocks, run)
+                with self._outside_lent(Lender(self.manifest, nothing)):
+                    self._division = probe_blocks(self.split.blocks, run)
             except NotStreamableError as error:
-                self.not_streamed_because = str(error)
-                logger.warning("the model is loaded whole: %s", error)
+                self.give_up_streaming(str(error))
         return self._division
+
+    def fetch_block(self, name: str) -> dict[str, nn.Parameter]:
+        """The weights of the block of that full name, by their stored names."""
+        return self.lender.fetch(self.blocks[name], name)
+
+    def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> AbstractContextManager[None]:
+        """Let a block have its weights, for what is computed with them meanwhile."""
+        return self.lender.lend(self.blocks[name], name, weights)
+
+    @contextmanager
+    def streaming(self, run: RunBlock) -> Iterator[None]:
+        """Let `run` do what a block's forward did, and every module outside the blocks have weights while it runs."""
+
+        def streamed(name: str, own_forward: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: run(name, own_forward, args, kwargs)
+
+        with ExitStack() as stack:
+            for name, block in self.blocks.items():
+                stack.enter_context(replaced_forward(block, streamed(name, block.forward)))
+            stack.enter_context(self._outside_lent(self.lender))
+            yield
 
     def _stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
         """Run the model with the weights of each module fetched when it is reached and freed when it is done."""
-        sequences = len(input_ids)
         turns = iter(track(division.rules, "forward", "block"))
-        ahead = Ahead(self._device)
-        blocks = {f"{self._manifest.blocks}.{index}": block for index, block in enumerate(self._split.blocks)}
-        following = dict(zip(blocks, list(blocks)[1:], strict=False))
+        ahead = Ahead(self.device)
+        following = dict(pairwise(self.blocks))
 
-        def load(prefix: str) -> dict[str, nn.Parameter]:
-            return self._lender.fetch(blocks[prefix], prefix)
+        def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+            with self.block(name, ahead.take(name, self.fetch_block)):
+                result = run_in_parts(
+                    own_forward, next(turns), division.in_place, len(input_ids), micro_batch, args, kwargs
+                )
+                if name in following:
+                    ahead.start(following[name], self.fetch_block)
+                return result
 
-        def streamed(block: nn.Module, prefix: str) -> Callable[..., Any]:
-            own_forward = block.forward
-
-            def forward(*args: Any, **kwargs: Any) -> Any:
-                with self._lender.lend(block, prefix, ahead.take(prefix, load)):
-                    result = run_in_parts(
-                        own_forward, next(turns), division.in_place, sequences, micro_batch, args, kwargs
-                    )
-                    if prefix in following:
-                        ahead.start(following[prefix], load)
-                    return result
-
-            return forward
-
-        with ExitStack() as stack:
-            for prefix, block in blocks.items():
-                stack.enter_context(replaced_forward(block, streamed(block, prefix)))
-            stack.enter_context(self._outside_lent(self._lender))
-            return self._split.hidden_states(input_ids)
+        with self.streaming(run):
+            return self.split.hidden_states(input_ids)
 
     @contextmanager
     def _outside_lent(self, lender: Lender) -> Iterator[None]:
@@ -232,7 +260,7 @@ class CausalModel:
             return forward
 
         with ExitStack() as stack:
-            for name, module in self._split.outside():
+            for name, module in self.split.outside():
                 if lender.needs_any(module, name):
                     stack.enter_context(replaced_forward(module, lent(module, name)))
             yield
