@@ -8,7 +8,7 @@ arrays are handed out in the dtypes of `STORAGE`: BF16 as uint16 bit patterns, e
 import json
 import mmap
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -150,24 +150,56 @@ def write_tensors(path: Path, tensors: Iterable[TensorData], metadata: dict[str,
         ValueError: a tensor's chunks hold more or fewer bytes than its shape says.
     """
     tensors = list(tensors)
+    with tensor_writer(path, {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}, metadata) as write:
+        for tensor in tensors:
+            write(tensor.name, tensor.chunks)
+
+
+@contextmanager
+def tensor_writer(
+    path: Path, layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: dict[str, str] | None = None
+) -> Iterator[Callable[[str, Iterable[np.ndarray]], None]]:
+    """Write a safetensors file atomically, as its tensors become known.
+
+    Args:
+        path: of the file; it is there when all is written.
+        layout: name to dtype name and shape of each tensor, in the order in which they are to lie in the file.
+        metadata: of the file.
+
+    Yields:
+        Function of a tensor's name and its contents in row-major order, in pieces of any size. Tensors may be written
+        in any order, each once.
+
+    Raises:
+        ValueError: a tensor's chunks hold more or fewer bytes than its shape says, or a tensor was not written.
+    """
+    missing: dict[str, TensorData] = {}
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    starts: dict[str, int] = {}
     position = 0
-    for tensor in tensors:
-        end = position + tensor.nbytes
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [position, end]}
-        position = end
+    for name, (dtype, shape) in layout.items():
+        missing[name] = TensorData(name, dtype, shape, [])
+        starts[name], position = position, position + missing[name].nbytes
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [starts[name], position]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for tensor in tensors:
-            written = sum(file.write(memoryview(np.ascontiguousarray(chunk)).cast("B")) for chunk in _bytes(tensor))
-            if written != tensor.nbytes:
-                raise ValueError(f"{tensor.name}: {written} bytes given, its shape takes {tensor.nbytes}")
+
+        def write(name: str, chunks: Iterable[np.ndarray]) -> None:
+            promised = missing.pop(name).nbytes
+            file.seek(8 + len(text) + starts[name])
+            written = sum(file.write(memoryview(chunk)) for chunk in _bytes(chunks))
+            if written != promised:
+                raise ValueError(f"{name}: {written} bytes given, its shape takes {promised}")
+
+        yield write
+        if missing:
+            raise ValueError(f"{path}: {', '.join(missing)} not written")
 
 
-def _bytes(tensor: TensorData) -> Iterator[np.ndarray]:
-    for chunk in tensor.chunks:
+def _bytes(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
         if chunk.size:
             yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
 

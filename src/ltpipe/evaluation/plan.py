@@ -131,10 +131,14 @@ class EvaluationPlanner:
             counter = ByteCounter(self._device)
             fetch = self._fetch(counter)
             with counter:
-                model = _Labelled(skeleton, self._manifest, fetch, self._device, self._streamed, self.division)
+                model = LabelledModel(skeleton, self._manifest, fetch, self._device, self._streamed, self.division)
                 model.counter = counter
-                walk(model, input_ids, sizes.micro_batch, sizes.chunk)
+                self._run(model, input_ids, sizes)
         return counter.peak
+
+    def _run(self, model: "LabelledModel", input_ids: torch.Tensor, sizes: BatchSizes) -> None:
+        """What is planned."""
+        walk(model, input_ids, sizes.micro_batch, sizes.chunk)
 
     def _divide(self, length: int) -> Division | None:
         """Probe the skeleton itself, on the CPU and not with fakes: the probe looks at values."""
@@ -156,7 +160,7 @@ class EvaluationPlanner:
             weights = BLOCK if inside else OUTSIDE
             with counter.labelled(lambda tensor: weights if tensor.is_floating_point() else MASK):
                 values = place(stored[name], bits.get(name), self._device, self._dtype)
-            counter.label = ACTIVATIONS if inside else HIDDEN
+            counter.label = HIDDEN
             return values
 
         return fetch
@@ -180,19 +184,23 @@ def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
 
 
 def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:
-    """Let blocks pass their input on if two with the same weights, by shape, went before: they would only take time.
+    """Let a block pass its input on if two with the same weights, by shape, go before and two come after it.
 
-    Two, because the weights of the second come while the first still computes.
+    Such blocks would only take time. Two, because the weights of the next come while one still computes; at both
+    ends, because a walk may go both ways.
     """
-    seen: Counter[tuple] = Counter()
-    for block in blocks:
-        kind = (type(block), *((name, parameter.shape) for name, parameter in block.named_parameters()))
-        seen[kind] += 1
-        if seen[kind] > 2:
+    kinds = [
+        (type(block), *((name, parameter.shape) for name, parameter in block.named_parameters())) for block in blocks
+    ]
+    before, after = Counter(), Counter(kinds)
+    for block, kind in zip(blocks, kinds, strict=True):
+        after[kind] -= 1
+        if before[kind] >= 2 and after[kind] >= 2:
             for module in block.modules():
                 module._parameters.clear()
                 module._buffers.clear()
             block.forward = _pass_on_tuple if as_tuple else _pass_on
+        before[kind] += 1
 
 
 def _pass_on(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -203,13 +211,21 @@ def _pass_on_tuple(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[tor
     return (hidden_states,)
 
 
-class _Labelled(CausalModel):
-    """Counts what is made while the head is in use as logits."""
+class LabelledModel(CausalModel):
+    """Counts what is made while a block is in use as activations, and while the head is in use as logits."""
 
     counter: ByteCounter
 
     @contextmanager
+    def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
+        """As in `CausalModel`, and counted."""
+        with super().block(name, weights), self.counter.labelled(ACTIVATIONS):
+            del weights
+            yield
+
+    @contextmanager
     def head(self) -> Iterator[None]:
+        """As in `CausalModel`, and counted."""
         with super().head(), self.counter.labelled(LOGITS):
             yield
 

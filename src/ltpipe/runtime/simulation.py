@@ -68,6 +68,7 @@ class ByteCounter(TorchDispatchMode):
         super().__init__()
         self._type = device.type
         self._storages: dict[int, _Storage] = {}
+        self._made = self._made_at_peak = 0
         self.label: Label = "other"
         self.held: Counter[str] = Counter()
         self.peak = Peak()
@@ -80,6 +81,20 @@ class ByteCounter(TorchDispatchMode):
             yield
         finally:
             self.label = before
+
+    def relabel(self, tensor: torch.Tensor, label: str) -> None:
+        """Count the storage of a tensor as `label`, from now on and at the peak, if it was there."""
+        storage = self._storages.get(tensor.untyped_storage()._cdata)
+        if storage is None:
+            return
+        self.held[storage.label] -= storage.size
+        self.held[label] += storage.size
+        if storage.number <= self._made_at_peak:
+            parts = Counter(self.peak.parts)
+            parts[storage.label] -= storage.size
+            parts[label] += storage.size
+            self.peak = Peak(self.peak.total, +parts)
+        storage.label = label
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
@@ -97,13 +112,15 @@ class ByteCounter(TorchDispatchMode):
         key = storage._cdata
         if key in self._storages:
             return
+        self._made += 1
         label = self.label if isinstance(self.label, str) else self.label(leaf)
-        entry = _Storage(storage.nbytes() if counted else 0, label)
+        entry = _Storage(storage.nbytes() if counted else 0, label, self._made)
         entry.alive = weakref.ref(storage, lambda _: self._free(key))
         self._storages[key] = entry
         self.held[entry.label] += entry.size
         total = sum(self.held.values())
         if total > self.peak.total:
+            self._made_at_peak = self._made
             self.peak = Peak(total, {label: size for label, size in self.held.items() if size})
 
     def _free(self, key: int) -> None:
@@ -127,4 +144,5 @@ def _as_in_earnest(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
 class _Storage:
     size: int
     label: str
+    number: int
     alive: weakref.ref | None = None

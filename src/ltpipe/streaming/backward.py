@@ -1,0 +1,281 @@
+"""Gradients of the loss with respect to the weights of the blocks, one block of weights at a time.
+
+The model's own, unmodified forward runs as in `CausalModel.hidden_states`, but each block is one node of the autograd
+graph that keeps nothing but its input, and that on the host. The backward pass reaches the nodes in reverse: a block's
+weights are fetched again, its sequences recomputed in micro-batches (gradient checkpointing, Chen et al. 2016,
+1604.06174), each gradient of a weight is handed out and freed as soon as it is there, and only the gradient with
+respect to the hidden states goes on.
+"""
+
+import weakref
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from ltpipe.runtime.device import has_streams
+from ltpipe.runtime.progress import track
+from ltpipe.streaming.ahead import Ahead
+from ltpipe.streaming.blocks import (
+    BlockRules,
+    Division,
+    NotStreamableError,
+    hidden_states_of,
+    run_in_parts,
+    take_part,
+)
+from ltpipe.streaming.gradients import GradientSink, handing_out
+from ltpipe.streaming.head import HeadLosses
+from ltpipe.streaming.model import CausalModel
+
+
+def walk_gradients(
+    model: CausalModel,
+    input_ids: torch.Tensor,
+    micro_batch: int,
+    chunk: int,
+    names: Collection[str],
+    sink: GradientSink,
+) -> torch.Tensor:
+    """Hand out the gradients of weights in the blocks, of the *summed* next-token loss of each micro-batch.
+
+    Sums add up: over all micro-batches, to the gradient of the whole loss (divide by the number of predicted tokens
+    for that of the mean). With `micro_batch` 1 they are gradients of single sequences. Every weight gets one gradient
+    a micro-batch, of zeros where the micro-batch did not use it. Where weights are masked, gradients are taken at the
+    masked weights; those of pruned weights are not masked.
+
+    A model that cannot be streamed is loaded whole, and all blocks finish together at the end.
+
+    Args:
+        model: gives the weights.
+        input_ids: int64 [sequences, tokens].
+        micro_batch: sequences that go through a block together.
+        chunk: tokens whose logits exist at the same time.
+        names: stored names of the weights whose gradients are wanted.
+        sink: takes them.
+
+    Returns:
+        Losses, float32 [sequences, tokens - 1] on the CPU, nats.
+
+    Raises:
+        ValueError: a name is of no tensor in the blocks.
+    """
+    for name in names:
+        if name not in model.manifest.tensors or not model.manifest.in_blocks(name):
+            raise ValueError(f"{name}: no tensor in the blocks")
+    input_ids, wanted = input_ids.to(model.device), frozenset(names)
+    # In this thread, so that what the sink raises or measures is where the caller is.
+    with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+        division = model.divide(input_ids.shape[1])
+        if division is not None:
+            try:
+                losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk)
+            except NotStreamableError as error:
+                model.give_up_streaming(str(error))
+            else:
+                losses.sum().backward()
+                return losses.detach()
+        return _in_memory(model, input_ids, micro_batch, chunk, wanted, sink)
+
+
+def _in_memory(
+    model: CausalModel,
+    input_ids: torch.Tensor,
+    micro_batch: int,
+    chunk: int,
+    wanted: Collection[str],
+    sink: GradientSink,
+) -> torch.Tensor:
+    """The same with the whole model in memory; gradients are freed one by one all the same."""
+    model.load_whole()
+    parameters = {name: model.split.model.get_parameter(name) for name in sorted(wanted)}
+    losses = []
+    with handing_out(parameters, sink) as gradients:
+        for part in track(input_ids.split(micro_batch), "gradients", "micro-batch"):
+            with gradients.of_micro_batch():
+                found = HeadLosses.apply(model.split.hidden_states(part), model, part, chunk)
+                if found.requires_grad:
+                    found.sum().backward()
+                losses.append(found.detach())
+    for block in reversed(model.blocks):
+        sink.finish(block)
+    return torch.cat(losses)
+
+
+@dataclass
+class _Call:
+    """What is kept of the call of a block.
+
+    Attributes:
+        block: full name of the block.
+        own_forward: of the block.
+        rules: how the call is cut into parts.
+        leaves, tree: of its (args, kwargs), the hidden states left out.
+        places: of the hidden states among the leaves.
+        hidden_states: [sequences, tokens, width] on the host.
+        owns_gradient: whether nothing else can see the gradient with respect to its result, which then may be
+            overwritten. So it is where the model hands the very tensor to the next block: autograd passes on what
+            that block returned, or a sum of its own. It may be shared where something lies between, an addition say.
+    """
+
+    block: str
+    own_forward: Callable[..., Any]
+    rules: BlockRules
+    leaves: list[Any]
+    tree: TreeSpec
+    places: frozenset[int]
+    hidden_states: torch.Tensor
+    owns_gradient: bool = False
+
+    def run(self, hidden_states: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Hidden states that the block makes of those of sequences `start` to `stop`."""
+        part = take_part(self.leaves, self.rules, start, stop)
+        args, kwargs = tree_unflatten(
+            [hidden_states if index in self.places else leaf for index, leaf in enumerate(part)], self.tree
+        )
+        return _first(self.own_forward(*args, **kwargs))
+
+
+class _Walk:
+    """One forward and backward pass over a batch, streamed."""
+
+    def __init__(
+        self,
+        model: CausalModel,
+        division: Division,
+        input_ids: torch.Tensor,
+        micro_batch: int,
+        wanted: Collection[str],
+        sink: GradientSink,
+    ) -> None:
+        self._model, self._division, self._input_ids = model, division, input_ids
+        self._micro_batch, self._wanted, self._sink = micro_batch, wanted, sink
+        self._ahead = Ahead(model.device)
+        self._following = dict(pairwise(model.blocks))
+        self._preceding = dict(pairwise(reversed(model.blocks)))
+        self._called: set[str] = set()
+        self._turns = iter(track(division.rules, "forward", "block"))
+        self._returns = iter(track(division.rules, "backward", "block"))
+        self._passed_on: tuple[weakref.ref, _Call] | None = None
+        # The first block's input needs no gradient, and yet the block has to be a node of the graph.
+        self._root = torch.zeros((), requires_grad=True)
+
+    def forward(self, chunk: int) -> torch.Tensor:
+        """Losses, float32 [sequences, tokens - 1] on the CPU, from where a backward pass can start.
+
+        Raises:
+            NotStreamableError: the model's gradients take other ways than from block to block.
+        """
+        manifest = self._model.manifest
+        for alias, name in manifest.tied.items():
+            if manifest.in_blocks(alias) and self._block_of(alias) != self._block_of(name):
+                raise NotStreamableError(f"'{alias}' is tied to '{name}' in another block")
+        with self._model.streaming(self._run):
+            hidden_states = self._model.split.hidden_states(self._input_ids)
+        return HeadLosses.apply(hidden_states, self._model, self._input_ids, chunk)
+
+    def _block_of(self, name: str) -> str:
+        prefix = self._model.manifest.blocks
+        return name.removeprefix(prefix).split(".")[1] if self._model.manifest.in_blocks(name) else ""
+
+    def _run(self, block: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """Stand in for a block's forward."""
+        if block in self._called:
+            raise NotStreamableError(f"block '{block}' is called more than once")
+        self._called.add(block)
+        hidden_states = hidden_states_of(args, kwargs)
+        leaves, tree = tree_flatten((args, kwargs))
+        places = frozenset(index for index, leaf in enumerate(leaves) if leaf is hidden_states)
+        leaves = [None if index in places else leaf for index, leaf in enumerate(leaves)]
+        if any(torch.is_tensor(leaf) and leaf.requires_grad for leaf in leaves):
+            raise NotStreamableError(f"block '{block}' gets more from earlier blocks than hidden states")
+        rules = next(self._turns)
+        whole = partial(run_in_parts, own_forward, rules, False, len(self._input_ids), self._micro_batch, args, kwargs)
+        others = tuple(None if index in places else rule for index, rule in enumerate(rules))
+        call = _Call(block, own_forward, others, leaves, tree, places, _on_host(hidden_states))
+        if self._passed_on is not None and self._passed_on[0]() is hidden_states:
+            self._passed_on[1].owns_gradient = True
+        result = _Block.apply(self._root, hidden_states, self, call, whole)
+        self._passed_on = weakref.ref(result), call
+        return (result,) if self._division.as_tuple else result
+
+    def push(self, block: str, whole: Callable[[], Any]) -> torch.Tensor:
+        """Run a block on all sequences, without a graph."""
+        with self._model.block(block, self._ahead.take(block, self._model.fetch_block)):
+            result = whole()
+            if block in self._following:
+                self._ahead.start(self._following[block], self._model.fetch_block)
+            return _first(result)
+
+    def pull(self, call: _Call, gradient: torch.Tensor, wants_input: bool) -> torch.Tensor | None:
+        """Hand out the gradients of a block's weights, and return that of its input, if it is wanted.
+
+        Args:
+            call: of the block.
+            gradient: with respect to what the block made, [sequences, tokens, width]; overwritten if the call owns it.
+            wants_input: whether blocks before this one wait for theirs.
+        """
+        next(self._returns, None)
+        passed_back = None
+        if wants_input:
+            passed_back = gradient if call.owns_gradient else torch.empty_like(gradient)
+        self._pull_into(passed_back, call, gradient)
+        self._sink.finish(call.block)
+        return passed_back
+
+    def _pull_into(self, passed_back: torch.Tensor | None, call: _Call, gradient: torch.Tensor) -> None:
+        weights = self._ahead.take(call.block, self._model.fetch_block)
+        wanted = {name: weight for name, weight in weights.items() if name in self._wanted}
+        with self._model.block(call.block, weights), handing_out(wanted, self._sink) as gradients:
+            for start in range(0, len(gradient), self._micro_batch):
+                stop = min(start + self._micro_batch, len(gradient))
+                hidden_states = call.hidden_states[start:stop].to(gradient.device, non_blocking=True)
+                hidden_states.requires_grad_(passed_back is not None)
+                with gradients.of_micro_batch():
+                    result = call.run(hidden_states, start, stop)
+                    if result.requires_grad:
+                        torch.autograd.backward(result, gradient[start:stop])
+                    del result
+                if passed_back is not None:
+                    passed_back[start:stop] = hidden_states.grad
+                del hidden_states
+            if call.block in self._preceding:
+                self._ahead.start(self._preceding[call.block], self._model.fetch_block)
+
+
+class _Block(torch.autograd.Function):
+    """A block as a node of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        root: torch.Tensor,  # noqa: ARG004
+        hidden_states: torch.Tensor,  # noqa: ARG004
+        walk: _Walk,
+        call: _Call,
+        whole: Callable[[], Any],
+    ) -> torch.Tensor:
+        ctx.walk, ctx.call = walk, call
+        return walk.push(call.block, whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        walk, call, ctx.walk, ctx.call = ctx.walk, ctx.call, None, None  # what was kept goes with the call
+        with torch.enable_grad():
+            return None, walk.pull(call, gradient, ctx.needs_input_grad[1]), None, None, None
+
+
+def _first(result: Any) -> torch.Tensor:
+    """The hidden states among what a block returns."""
+    return tree_flatten(result)[0][0]
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy on the host, of which the device can fetch parts while it computes."""
+    pinned = has_streams(tensor.device)
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
+    return copy.copy_(tensor.detach(), non_blocking=pinned)

@@ -1,0 +1,61 @@
+"""Next-token losses that a backward pass can start from, without logits of [tokens, vocabulary] for a whole batch."""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ltpipe.runtime.progress import track
+from ltpipe.streaming.model import CausalModel
+
+
+class HeadLosses(torch.autograd.Function):
+    """The head and the loss as one node of the graph.
+
+    The gradient with respect to the hidden states is computed along with the losses, while the logits of a chunk are
+    there; the backward pass only hands it on. It is that of the *summed* losses, whatever weights they are given
+    afterwards.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_states: torch.Tensor, model: CausalModel, input_ids: torch.Tensor, chunk: int
+    ) -> torch.Tensor:
+        """Losses of every token but the first of each sequence.
+
+        Args:
+            ctx: keeps the gradient.
+            hidden_states: final ones, [sequences, tokens, width].
+            model: gives the head.
+            input_ids: int64 [sequences, tokens], on the model's device.
+            chunk: tokens whose logits exist at the same time.
+
+        Returns:
+            float32 [sequences, tokens - 1] on the CPU, nats.
+        """
+        sequences, length = input_ids.shape
+        targets = input_ids[:, 1:].reshape(-1)
+        losses = torch.empty(targets.shape, dtype=torch.float32, device="cpu")
+        gradient = torch.zeros_like(hidden_states)
+        with model.head(), torch.enable_grad():
+            for start in track(range(0, len(targets), chunk), "loss", "chunk"):
+                rows = torch.arange(start, min(start + chunk, len(targets)))
+                where = rows // (length - 1), rows % (length - 1)
+                predicting = hidden_states.detach()[where].requires_grad_()
+                found = _losses(model, predicting, targets[start : start + chunk])
+                found.sum().backward()
+                losses[rows] = found.detach().cpu()
+                gradient[where] = predicting.grad
+        ctx.gradient = gradient
+        return losses.reshape(sequences, -1)
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradient that `forward` computed; it is not kept."""
+        gradient, ctx.gradient = ctx.gradient, None
+        return gradient, None, None, None
+
+
+def _losses(model: CausalModel, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """float32 [rows]; the logits are freed as soon as autograd does not need them."""
+    return cross_entropy(model.split.logits(hidden_states).float(), targets, reduction="none")
