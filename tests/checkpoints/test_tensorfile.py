@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, tensor_writer, write_tensors
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 STORAGE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
@@ -292,3 +292,23 @@ def test_corrupt_header_never_raises_anything_else(data: st.DataObject) -> None:
             assert_one_line_naming(error, path.name)
         else:
             assert all(file.array(name).shape == spec.shape for name, spec in file.specs.items())
+
+
+def test_tensors_can_be_written_as_they_become_known(tmp_path):
+    path, arrays = tmp_path / "t.safetensors", {name: np.arange(5, dtype=np.float32) + ord(name) for name in "abc"}
+    with tensor_writer(path, dict.fromkeys(arrays, ("F32", (5,))), {"kind": "test"}) as write:
+        for name in "cab":
+            write(name, [arrays[name][:2], arrays[name][2:]])
+        assert not path.exists()
+    file = TensorFile(path)
+    assert list(file.specs) == ["a", "b", "c"]
+    assert file.metadata == {"kind": "test"}
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(file.array(name), array)
+
+
+def test_a_tensor_that_was_not_written_is_an_error(tmp_path):
+    layout = {"a": ("F32", (5,)), "b": ("F32", (5,))}
+    with pytest.raises(ValueError, match="b not written"), tensor_writer(tmp_path / "t.safetensors", layout) as write:
+        write("a", [np.zeros(5, np.float32)])
+    assert not list(tmp_path.iterdir())
