@@ -10,7 +10,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.gradient_plan import ACCUMULATORS, GRADIENTS, GradientPlanner
 from ltpipe.evaluation.plan import BLOCK, HIDDEN, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.pruning.apply import fetch_from
-from ltpipe.pruning.gradients import Fisher, Taylor, accumulate
+from ltpipe.pruning.gradients import Fisher, Taylor, accumulate, allowed
 from ltpipe.streaming.model import CausalModel, build_skeleton
 
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_plan_against_the_profiler(architecture, accumulator, canonical_folder):
     fetch = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32)
     model = CausalModel(skeleton, manifest, fetch, CPU, True)
     model.divide(48)
-    micro_batch = 1 if accumulator.per_sequence else sizes.micro_batch
+    micro_batch = allowed(accumulator, sizes.micro_batch)
     measured = most_bytes(lambda: accumulate(model, ids, names, accumulator, micro_batch, sizes.chunk, lambda *_: None))
     assert planned == pytest.approx(measured, rel=0.01)
 

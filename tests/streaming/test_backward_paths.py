@@ -9,6 +9,7 @@ from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.streaming.backward import walk_gradients
+from ltpipe.streaming.gradients import handing_out
 from ltpipe.streaming.model import CausalModel
 
 CPU = torch.device("cpu")
@@ -62,6 +63,8 @@ class Model(nn.Module):
         torch.manual_seed(0)
         self.model = Backbone(kind)
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        if kind == "tied":
+            self.model.layers[3].linear.weight = self.model.layers[1].linear.weight
 
     def forward(self, input_ids, **_):
         return SimpleNamespace(logits=self.head(self.model(input_ids).last_hidden_state))
@@ -80,7 +83,7 @@ class Sum(dict):
     ("kind", "streamed"),
     [
         *((kind, True) for kind in ("plain", "skip", "add", "first", "twice")),
-        *((kind, False) for kind in ("again", "extra")),
+        *((kind, False) for kind in ("again", "extra", "tied")),
     ],
 )
 def test_gradients_of_models_with_other_paths(kind, streamed, micro_batch):
@@ -93,9 +96,23 @@ def test_gradients_of_models_with_other_paths(kind, streamed, micro_batch):
     entries = {name: TensorEntry("F32", tuple(value.shape), "", "Linear") for name, value in values.items()}
     with torch.device("meta"):
         skeleton = Model(kind).eval()
-    model = CausalModel(skeleton, Manifest("Model", "", "model.layers", entries), values.get, CPU, True)
+    tied = {"model.layers.3.linear.weight": "model.layers.1.linear.weight"} if kind == "tied" else {}
+    model = CausalModel(skeleton, Manifest("Model", "", "model.layers", entries, tied), values.get, CPU, True)
     sink = Sum()
     walk_gradients(model, ids, micro_batch, 3, [name for name in values if "layers" in name], sink)
     assert model.streamed == streamed, model.not_streamed_because
     for name, gradient in sink.items():
         torch.testing.assert_close(gradient, live.get_parameter(name).grad, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_that_a_micro_batch_does_not_use_gets_zeros():
+    """Else a mean over sequences would be over those that happened to reach an expert."""
+    parameters = {name: nn.Parameter(torch.full((2, 3), 2.0), requires_grad=False) for name in ("used", "unused")}
+    sink = Sum()
+    with handing_out(parameters, sink) as gradients:
+        for _ in range(2):
+            with gradients.of_micro_batch():
+                parameters["used"].square().sum().backward()
+    assert torch.equal(sink["used"], torch.full((2, 3), 8.0))
+    assert torch.equal(sink["unused"], torch.zeros(2, 3))
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in parameters.values())

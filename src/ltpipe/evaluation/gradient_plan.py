@@ -8,7 +8,7 @@ from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner, LabelledModel
-from ltpipe.pruning.gradients import Accumulator, accumulate
+from ltpipe.pruning.gradients import Accumulator, accumulate, allowed
 from ltpipe.runtime.simulation import ByteCounter
 
 GRADIENTS, ACCUMULATORS = "gradients", "accumulators"
@@ -46,7 +46,7 @@ class GradientPlanner(EvaluationPlanner):
         self._names, self._accumulator = frozenset(names), accumulator
 
     def _run(self, model: LabelledModel, input_ids: torch.Tensor, sizes: BatchSizes) -> None:
-        micro_batch = 1 if self._accumulator.per_sequence else sizes.micro_batch
+        micro_batch = allowed(self._accumulator, sizes.micro_batch)
         make = partial(_Labelled, model.counter, self._accumulator)
         accumulate(model, input_ids, self._names, make, micro_batch, sizes.chunk, lambda *_: None)
 

@@ -149,8 +149,12 @@ def gradient_scores(
                 )
             write(name, [array])
 
-        micro_batch = 1 if accumulator.per_sequence else micro_batch
-        accumulate(model, input_ids, names, accumulator, micro_batch, chunk, deliver)
+        accumulate(model, input_ids, names, accumulator, allowed(accumulator, micro_batch), chunk, deliver)
+
+
+def allowed(accumulator: type[Accumulator], micro_batch: int) -> int:
+    """The micro-batch that a criterion can work with where `micro_batch` is wanted."""
+    return 1 if accumulator.per_sequence else micro_batch
 
 
 def accumulate(

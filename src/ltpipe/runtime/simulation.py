@@ -93,7 +93,7 @@ class ByteCounter(TorchDispatchMode):
             parts = Counter(self.peak.parts)
             parts[storage.label] -= storage.size
             parts[label] += storage.size
-            self.peak = Peak(self.peak.total, +parts)
+            self.peak = Peak(self.peak.total, dict(+parts))
         storage.label = label
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -62,13 +62,14 @@ def walk_gradients(
         Losses, float32 [sequences, tokens - 1] on the CPU, nats.
 
     Raises:
-        ValueError: a name is of no tensor in the blocks.
+        ValueError: a name is of no parameter in the blocks.
     """
     for name in names:
-        if name not in model.manifest.tensors or not model.manifest.in_blocks(name):
-            raise ValueError(f"{name}: no tensor in the blocks")
+        entry = model.manifest.tensors.get(name)
+        if entry is None or entry.buffer or not model.manifest.in_blocks(name):
+            raise ValueError(f"{name}: no parameter in the blocks")
     input_ids, wanted = input_ids.to(model.device), frozenset(names)
-    # In this thread, so that what the sink raises or measures is where the caller is.
+    # In this thread: the sink is called where the caller is, and a simulated accelerator knows no other.
     with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
         division = model.divide(input_ids.shape[1])
         if division is not None:
@@ -170,15 +171,15 @@ class _Walk:
         Raises:
             NotStreamableError: the model's gradients take other ways than from block to block.
         """
-        manifest = self._model.manifest
-        for alias, name in manifest.tied.items():
-            if manifest.in_blocks(alias) and self._block_of(alias) != self._block_of(name):
-                raise NotStreamableError(f"'{alias}' is tied to '{name}' in another block")
+        for alias, name in self._model.manifest.tied.items():
+            if self._block_of(alias) != self._block_of(name):
+                raise NotStreamableError(f"a weight of a block is used outside it ('{alias}' is tied to '{name}')")
         with self._model.streaming(self._run):
             hidden_states = self._model.split.hidden_states(self._input_ids)
         return HeadLosses.apply(hidden_states, self._model, self._input_ids, chunk)
 
     def _block_of(self, name: str) -> str:
+        """Number of the block that a tensor is in; empty for one outside the blocks."""
         prefix = self._model.manifest.blocks
         return name.removeprefix(prefix).split(".")[1] if self._model.manifest.in_blocks(name) else ""
 
@@ -194,6 +195,7 @@ class _Walk:
         if any(torch.is_tensor(leaf) and leaf.requires_grad for leaf in leaves):
             raise NotStreamableError(f"block '{block}' gets more from earlier blocks than hidden states")
         rules = next(self._turns)
+        # Not in place: autograd may have kept the input, and the model may use it again.
         whole = partial(run_in_parts, own_forward, rules, False, len(self._input_ids), self._micro_batch, args, kwargs)
         others = tuple(None if index in places else rule for index, rule in enumerate(rules))
         call = _Call(block, own_forward, others, leaves, tree, places, _on_host(hidden_states))
