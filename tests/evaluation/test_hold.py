@@ -50,12 +50,12 @@ def fail_above(monkeypatch, micro_batch: int, error: Exception) -> None:
     """Let the second block of every walk fail while more than `micro_batch` sequences go through it together."""
     run_in_parts, calls = streaming.run_in_parts, []
 
-    def run(block, rules, in_place, sequences, size, args, kwargs):
-        if size > micro_batch and not isinstance(args[0], FakeTensor):  # planning does not run out of memory
+    def run(block, rules, in_place, parts, args, kwargs):
+        if parts[0][1] > micro_batch and not isinstance(args[0], FakeTensor):  # planning does not run out of memory
             calls.append(block)
             if len(calls) % 2 == 0:
                 raise error
-        return run_in_parts(block, rules, in_place, sequences, size, args, kwargs)
+        return run_in_parts(block, rules, in_place, parts, args, kwargs)
 
     monkeypatch.setattr(streaming, "run_in_parts", run)
 

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from ltpipe.streaming.blocks import BatchRule, NotStreamableError, probe_blocks, replaced_forward, run_in_parts
+from ltpipe.streaming.blocks import (
+    BatchRule,
+    NotStreamableError,
+    parts_of,
+    probe_blocks,
+    replaced_forward,
+    run_in_parts,
+)
 
 WIDTH = 4
 
@@ -40,7 +47,7 @@ def divided(model: Model, ids: torch.Tensor, micro_batch: int) -> torch.Tensor:
 
     def parts(forward):
         return lambda *args, **kwargs: run_in_parts(
-            forward, next(rules), division.in_place, len(ids), micro_batch, args, kwargs
+            forward, next(rules), division.in_place, parts_of(len(ids), micro_batch), args, kwargs
         )
 
     for block, forward in zip(model.blocks, forwards, strict=True):

@@ -72,8 +72,8 @@ def walk(
     losses = torch.empty(targets.shape, dtype=torch.float32)
     correct = torch.empty(targets.shape, dtype=torch.bool)
     with model.head():
-        for start in track(range(0, len(targets), chunk), "loss", "chunk"):
-            rows = torch.arange(start, min(start + chunk, len(targets)))
+        for start, stop in track(model.parts(len(targets), chunk), "loss", "chunk"):
+            rows = torch.arange(start, stop)
             predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
             losses[rows], correct[rows] = cross_entropy(model.logits(predicting), targets[rows])
     return losses.reshape(sequences, -1), correct.reshape(sequences, -1)

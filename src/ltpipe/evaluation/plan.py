@@ -17,7 +17,7 @@ from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.simulation import ByteCounter, Peak, fake, simulated_accelerator
-from ltpipe.streaming.blocks import Division
+from ltpipe.streaming.blocks import Division, Part
 from ltpipe.streaming.lending import Fetch
 from ltpipe.streaming.model import CausalModel
 
@@ -212,9 +212,17 @@ def _pass_on_tuple(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[tor
 
 
 class LabelledModel(CausalModel):
-    """Counts what is made while a block is in use as activations, and while the head is in use as logits."""
+    """Counts what is made while a block is in use as activations, and while the head is in use as logits.
+
+    Of many parts only some are computed: each takes the same memory, and what it leaves has its place from the first.
+    """
 
     counter: ByteCounter
+
+    def parts(self, total: int, size: int) -> list[Part]:
+        """The first two parts and the last."""
+        parts = super().parts(total, size)
+        return parts if len(parts) < 4 else [*parts[:2], parts[-1]]
 
     @contextmanager
     def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:

@@ -154,7 +154,8 @@ class _Walk:
         sink: GradientSink,
     ) -> None:
         self._model, self._division, self._input_ids = model, division, input_ids
-        self._micro_batch, self._wanted, self._sink = micro_batch, wanted, sink
+        self._wanted, self._sink = wanted, sink
+        self._parts = model.parts(len(input_ids), micro_batch)
         self._ahead = Ahead(model.device)
         self._following = dict(pairwise(model.blocks))
         self._preceding = dict(pairwise(reversed(model.blocks)))
@@ -196,7 +197,7 @@ class _Walk:
             raise NotStreamableError(f"block '{block}' gets more from earlier blocks than hidden states")
         rules = next(self._turns)
         # Not in place: autograd may have kept the input, and the model may use it again.
-        whole = partial(run_in_parts, own_forward, rules, False, len(self._input_ids), self._micro_batch, args, kwargs)
+        whole = partial(run_in_parts, own_forward, rules, False, self._parts, args, kwargs)
         others = tuple(None if index in places else rule for index, rule in enumerate(rules))
         call = _Call(block, own_forward, others, leaves, tree, places, _on_host(hidden_states))
         if self._passed_on is not None and self._passed_on[0]() is hidden_states:
@@ -233,8 +234,7 @@ class _Walk:
         weights = self._ahead.take(call.block, self._model.fetch_block)
         wanted = {name: weight for name, weight in weights.items() if name in self._wanted}
         with self._model.block(call.block, weights), handing_out(wanted, self._sink) as gradients:
-            for start in range(0, len(gradient), self._micro_batch):
-                stop = min(start + self._micro_batch, len(gradient))
+            for start, stop in self._parts:
                 hidden_states = call.hidden_states[start:stop].to(gradient.device, non_blocking=True)
                 hidden_states.requires_grad_(passed_back is not None)
                 with gradients.of_micro_batch():

@@ -33,6 +33,15 @@ class BatchRule:
         return tensor.narrow(self.dim, start * self.rows, (stop - start) * self.rows)
 
 
+Part = tuple[int, int]
+"""Where a part of something begins and ends."""
+
+
+def parts_of(total: int, size: int) -> list[Part]:
+    """Parts of `size`, the last one smaller if need be, that make up `total`."""
+    return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+
 BlockRules = tuple[BatchRule | None, ...]
 """One rule for each leaf of a block's (args, kwargs); None where a leaf is the same for every sequence."""
 
@@ -96,23 +105,21 @@ def run_in_parts(
     block: Callable[..., Any],
     rules: BlockRules,
     in_place: bool,
-    sequences: int,
-    micro_batch: int,
+    parts: Sequence[Part],
     args: tuple,
     kwargs: dict,
 ) -> Any:
-    """Call a block on `micro_batch` sequences at a time and join what it returns along the batch."""
-    if micro_batch >= sequences:
+    """Call a block on one part of the sequences at a time and join what it returns along the batch."""
+    if len(parts) == 1:
         return block(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
     inputs = hidden_states_of(args, kwargs)
     joined: list[Any] = []
-    for start in range(0, sequences, micro_batch):
-        stop = min(start + micro_batch, sequences)
+    for start, stop in parts:
         part_args, part_kwargs = tree_unflatten(take_part(leaves, rules, start, stop), tree)
         outputs, output_tree = tree_flatten(block(*part_args, **part_kwargs))
         if not joined:
-            joined = [_room_for(output, sequences) for output in outputs]
+            joined = [_room_for(output, parts[-1][1]) for output in outputs]
             if in_place and outputs[0].dtype == inputs.dtype and outputs[0].shape[1:] == inputs.shape[1:]:
                 joined[0] = inputs
         for whole, output in zip(joined, outputs, strict=True):

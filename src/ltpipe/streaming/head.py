@@ -38,11 +38,11 @@ class HeadLosses(torch.autograd.Function):
         losses = torch.empty(targets.shape, dtype=torch.float32, device="cpu")
         gradient = torch.zeros_like(hidden_states)
         with model.head(), torch.enable_grad():
-            for start in track(range(0, len(targets), chunk), "loss", "chunk"):
-                rows = torch.arange(start, min(start + chunk, len(targets)))
+            for start, stop in track(model.parts(len(targets), chunk), "loss", "chunk"):
+                rows = torch.arange(start, stop)
                 where = rows // (length - 1), rows % (length - 1)
                 predicting = hidden_states.detach()[where].requires_grad_()
-                found = _losses(model, predicting, targets[start : start + chunk])
+                found = _losses(model, predicting, targets[start:stop])
                 found.sum().backward()
                 losses[rows] = found.detach().cpu()
                 gradient[where] = predicting.grad

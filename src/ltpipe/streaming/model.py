@@ -23,7 +23,15 @@ from ltpipe.runtime.errors import DamagedFileError
 from ltpipe.runtime.files import read_json
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.ahead import Ahead
-from ltpipe.streaming.blocks import Division, NotStreamableError, probe_blocks, replaced_forward, run_in_parts
+from ltpipe.streaming.blocks import (
+    Division,
+    NotStreamableError,
+    Part,
+    parts_of,
+    probe_blocks,
+    replaced_forward,
+    run_in_parts,
+)
 from ltpipe.streaming.lending import Fetch, Lender
 from ltpipe.streaming.split import SplitModel
 
@@ -147,12 +155,16 @@ class CausalModel:
             return self._stream(input_ids, micro_batch, division)
         self.load_whole()
         whole: torch.Tensor | None = None
-        for start in track(range(0, len(input_ids), micro_batch), "forward", "micro-batch"):
-            part = self.split.hidden_states(input_ids[start : start + micro_batch])
+        for start, stop in track(self.parts(len(input_ids), micro_batch), "forward", "micro-batch"):
+            part = self.split.hidden_states(input_ids[start:stop])
             if whole is None:
                 whole = part.new_empty((len(input_ids), *part.shape[1:]))
-            whole[start : start + micro_batch] = part
+            whole[start:stop] = part
         return whole
+
+    def parts(self, total: int, size: int) -> list[Part]:
+        """The parts that a walk takes one after the other: micro-batches of sequences, chunks of tokens."""
+        return parts_of(total, size)
 
     def load_whole(self) -> None:
         """Let the whole model have its weights from now on."""
@@ -233,12 +245,11 @@ class CausalModel:
         turns = iter(track(division.rules, "forward", "block"))
         ahead = Ahead(self.device)
         following = dict(pairwise(self.blocks))
+        parts = self.parts(len(input_ids), micro_batch)
 
         def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
             with self.block(name, ahead.take(name, self.fetch_block)):
-                result = run_in_parts(
-                    own_forward, next(turns), division.in_place, len(input_ids), micro_batch, args, kwargs
-                )
+                result = run_in_parts(own_forward, next(turns), division.in_place, parts, args, kwargs)
                 if name in following:
                     ahead.start(following[name], self.fetch_block)
                 return result
