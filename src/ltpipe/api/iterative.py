@@ -1,6 +1,6 @@
 """Iterative magnitude pruning: a quick simulation, or with a trainer the real thing."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -140,11 +140,12 @@ def _entry(index: int, ticket: Result, mask: Mapping[str, torch.Tensor], dense_l
 
 def _best(iterations: list[dict[str, Any]]) -> int:
     """The sparsest winning ticket, or if none wins the one of highest quality."""
-    key: Callable[[int], tuple] = lambda at: (  # noqa: E731
-        iterations[at]["winning"],
-        iterations[at]["sparsity"] if iterations[at]["winning"] else iterations[at]["quality_score"],
-    )
-    return max(range(len(iterations)), key=key)
+
+    def merit(at: int) -> tuple[bool, float]:
+        entry = iterations[at]
+        return entry["winning"], entry["sparsity"] if entry["winning"] else entry["quality_score"]
+
+    return max(range(len(iterations)), key=merit)
 
 
 def _found(

@@ -73,6 +73,11 @@ class ByteCounter(TorchDispatchMode):
         self.held: Counter[str] = Counter()
         self.peak = Peak()
 
+    def restart(self) -> None:
+        """Forget the peak so far: look for one from what exists now."""
+        self._made_at_peak = self._made
+        self.peak = Peak(sum(self.held.values()), {label: size for label, size in self.held.items() if size})
+
     @contextmanager
     def labelled(self, label: Label) -> Iterator[None]:
         """Count what is made meanwhile as `label`."""
