@@ -13,6 +13,7 @@ import tyro
 from tyro.extras import subcommand_cli_from_dict
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes
 
 logger = logging.getLogger("ltpipe")
 
@@ -37,19 +38,24 @@ def run(main: Callable[..., None] | dict[str, Callable[..., None]]) -> None:
 
     Of several functions by name, the first argument chooses one.
 
-    `LTPIPE_LOG` names a file that receives every message too. Errors that a user can mend are printed as one line
+    `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory. Errors that a user can mend are printed as one line
     and end the process with status 1; any other exception keeps its traceback and ends it with status 70.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that files are tidied
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
-    logger.setLevel(logging.INFO)
+    for terminal in logging.getLogger().handlers:
+        terminal.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     try:
         _keep_messages(os.environ.get("LTPIPE_LOG"))
-        if isinstance(main, dict):
-            subcommand_cli_from_dict(main, prog="ltpipe", config=(tyro.conf.OmitArgPrefixes,))
-        else:
-            tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+        with PrivateMemory() as memory:
+            if isinstance(main, dict):
+                subcommand_cli_from_dict(main, prog="ltpipe", config=(tyro.conf.OmitArgPrefixes,))
+            else:
+                tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
+        private, resident = memory.peak / 2**20, peak_host_bytes() / 2**20
+        logger.debug("peak main memory: %.0f MiB private, %.0f MiB with pages of mapped files", private, resident)
     except UserError as error:
         _fail(str(error))
     except Exception as error:
