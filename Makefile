@@ -22,6 +22,10 @@ run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tic
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --page $(REPORT)/index.html
 
+.PHONY: plan
+plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk (CONFIG=file for another)
+	$(BIN)/ltpipe plan --config $(or $(CONFIG),config/config.yaml)
+
 .PHONY: test
 test: $(TEST_STAMP) ## run the test suite
 	$(BIN)/python -m pytest
@@ -33,6 +37,10 @@ test-slow: $(TEST_STAMP) ## run the slow suites: the default model from its sour
 .PHONY: bench
 bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 10 minutes)
 	$(BIN)/python -m benchmarks --output results/benchmarks.md
+
+.PHONY: plan-tables
+plan-tables: $(RUN_STAMP) ## write docs/memory-tables.md, the planned memory of seven models (about 1 minute)
+	$(BIN)/python -m benchmarks.plan_tables --output docs/memory-tables.md
 
 .PHONY: lint
 lint: $(TEST_STAMP) ## check style: ruff, snakefmt, snakemake --lint

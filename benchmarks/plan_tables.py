@@ -1,0 +1,150 @@
+"""The page of planned device memory: models of all sizes on cards of all sizes, from their shapes alone."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import Table
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.evaluation.gradient_plan import ACCUMULATORS, GRADIENTS, GradientPlanner
+from ltpipe.evaluation.plan import ACTIVATIONS, BLOCK, HIDDEN, LOGITS, MASK, OUTSIDE, BatchSizes, EvaluationPlanner
+from ltpipe.planning.architecture import architecture, foreseen, known_architectures
+from ltpipe.pruning.gradients import Taylor
+from ltpipe.runtime.simulation import Peak
+from ltpipe.runtime.sources import Source
+
+_GB = 10**9
+_CARDS = (4, 8, 16, 24, 40, 80)
+_USABLE = 0.9  # of a card: what evaluate.device_memory: auto takes of what is free
+_LENGTH = 128
+_EVALUATED, _SCORED = BatchSizes.generous(256, _LENGTH), BatchSizes(32, 4, 64)
+_PARTS = (BLOCK, OUTSIDE, MASK, HIDDEN, ACTIVATIONS, LOGITS, GRADIENTS, ACCUMULATORS)
+_CLASSES = (("< 1B", 1e9, 10), ("1-3B", 3e9, 15), ("3-7B", 7e9, 25), ("> 7B", math.inf, 40))
+"""The reference's sizes of models: name, upper bound of the parameters, and the GB that it asks for (H100 80 GB)."""
+
+_INTRO = f"""\
+# Planned memory of seven models
+
+Written by `python -m benchmarks.plan_tables` (`make plan-tables`); run it again rather than edit this page.
+[memory.md](memory.md) says how a plan is made and what it leaves out.
+
+**Every number here is planned on a simulated accelerator, on tensors without contents. No GPU has run any of it.**
+The exceptions are the reference's numbers, which are its own.
+
+bfloat16, weights streamed a block at a time. GB are 10^9 bytes. The verdict for a card counts on {_USABLE:.0%} of its
+memory, as `evaluate.device_memory: auto` counts on {_USABLE:.0%} of what is free; what the driver's context takes is
+not counted. A cell is *micro-batch · peak in GB*. It names super-batch or chunk where they had to shrink, and
+"no" with the least that was found where the model does not fit."""
+
+Smaller = Callable[[BatchSizes, Mapping[str, int]], BatchSizes | None]
+
+
+def smaller_scored(sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
+    """The next smaller sizes for gradient scores: all sequences stay one batch."""
+    if LOGITS in parts:
+        return replace(sizes, chunk=sizes.chunk // 2) if sizes.chunk > 1 else None
+    return replace(sizes, micro_batch=sizes.micro_batch // 2) if sizes.micro_batch > 1 else None
+
+
+def cell(peak_of: Callable[[BatchSizes], Peak], wanted: BatchSizes, smaller: Smaller, limit: float) -> str:
+    """Whether and how something fits: from the sizes `wanted` downwards, as `EvaluationPlanner.fit` does."""
+    sizes: BatchSizes | None = wanted
+    least = math.inf
+    while sizes is not None:
+        peak = peak_of(sizes)
+        least = min(least, peak.total)
+        if peak.total <= limit:
+            shrunk = "".join(
+                f", {word} {getattr(sizes, key)}"
+                for key, word in (("super_batch", "super-batch"), ("chunk", "chunk"))
+                if getattr(sizes, key) != getattr(wanted, key)
+            )
+            return f"{sizes.micro_batch} · {peak.total / _GB:.2f}{shrunk}"
+        sizes = smaller(sizes, peak.parts)
+    return f"no: {least / _GB:.2f}"
+
+
+def class_of(manifest: Manifest) -> int:
+    """Which of the reference's sizes a model has."""
+    return next(index for index, (_, most, _) in enumerate(_CLASSES) if manifest.parameters < most)
+
+
+def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manifest], sizes: BatchSizes) -> list[Table]:
+    """What fits where, and what fills the device at the sizes that are wanted."""
+    gradients = sizes is _SCORED
+    task = "Gradient scores of the linear weights, " if gradients else "Evaluation with a mask of the linear weights, "
+    task += f"{sizes.super_batch} × {_LENGTH} tokens"
+    fitted, filled = [], []
+    for name, planner in planners.items():
+        peak_of = cache(partial(planner.peak, length=_LENGTH))
+        smaller: Smaller = smaller_scored if gradients else BatchSizes.halved
+        cells = [cell(peak_of, sizes, smaller, _USABLE * card * _GB) for card in _CARDS]
+        fitted.append((name, f"~{_CLASSES[class_of(models[name])][2]}", *cells))
+        peak, weights = peak_of(sizes), sum(entry.size for entry in models[name].tensors.values())
+        parts = [peak.parts.get(part, 0) for part in _PARTS]
+        parts.append(peak.total - sum(parts))
+        shares = [f"{part / _GB:.3f}" if part >= _GB / 2000 else "–" for part in parts]
+        filled.append((name, f"{2 * weights / _GB:.2f}", f"{peak.total / _GB:.3f}", *shares))
+        print(f"{task}: {name}", flush=True)
+    what = "Gradient scores (taylor)" if gradients else "Evaluation"
+    note = f"Wanted: {sizes}. " + (
+        "All sequences stay one batch: only micro-batch and chunk shrink."
+        if gradients
+        else "They shrink as in the stage."
+    )
+    moment = (
+        "The peak is at the final norm or the head, or where the weights of the next block arrive; activations "
+        "are gone by then"
+        + (", and gradients, which are added up and freed one by one." if gradients else ".")
+        + " Hidden states are whole batches of them, and what the model makes of those outside its blocks."
+    )
+    cards = [f"{card} GB card: {sizes.super_batch} × {_LENGTH} tokens" for card in _CARDS]
+    return [
+        Table(f"{what}: what fits", ("Model", "The reference asks for, GB", *cards), fitted, [f"{task}. {note}"]),
+        Table(
+            f"{what}: parts of the peak, GB",
+            ("Model", "All weights", f"Peak, {sizes.super_batch} × {_LENGTH} tokens", *_PARTS, "other"),
+            filled,
+            [f"{task}, with {sizes}. A dash is less than 0.0005 GB at the moment of the peak. {moment}"],
+        ),
+    ]
+
+
+def page() -> str:
+    """All tables."""
+    models, evaluations, scorings = {}, {}, {}
+    for name in known_architectures():
+        shapes = architecture(Source(f"hub:{name}@main", name))
+        skeleton, models[name] = foreseen(shapes, torch.bfloat16)
+        linear = Selection().names(models[name])
+        evaluations[name] = EvaluationPlanner(skeleton, models[name], linear, torch.bfloat16, True)
+        scorings[name] = GradientPlanner(skeleton, models[name], linear, Taylor, (), torch.bfloat16, True)
+    order = sorted(models, key=lambda name: models[name].parameters)
+    made = [
+        *tables({name: evaluations[name] for name in order}, models, _EVALUATED),
+        *tables({name: scorings[name] for name in order}, models, _SCORED),
+    ]
+    members = [[name for name in order if class_of(models[name]) == index] for index in range(len(_CLASSES))]
+    reference = Table(
+        "The reference's own table",
+        ("Parameters", "Its need on an H100 80 GB, GB", "Models of that size above"),
+        [(size, f"~{need}", ", ".join(names) or "–") for (size, _, need), names in zip(_CLASSES, members, strict=True)],
+        [
+            "On an A100 40 GB it runs out of memory above 7B. For its own case (Qwen2.5-1.5B, bfloat16, 256 × 128 "
+            "tokens) it gives a peak of 25-27 GB before its work on memory and about 16 GB after it. "
+            "It does not say for which batch the needs of the table are.",
+        ],
+    )
+    return "\n\n".join([_INTRO, *(table.markdown() for table in [*made, reference])]).replace("\n### ", "\n## ") + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan_tables", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("docs/memory-tables.md"), help="the page to write")
+    parser.parse_args().output.write_text(page(), encoding="utf-8")
