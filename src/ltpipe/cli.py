@@ -23,7 +23,7 @@ def plan(
     Args:
         config: of the study.
         schema: of the configuration, in ltpipe's checkout.
-        device_memory: GiB of the card to plan for; without it, what the configuration says.
+        device_memory: GiB that tensors may take on the card; without it, what the configuration says.
         output: JSON file to write the plan to as well.
     """
     from ltpipe.planning.study import fits, plan_study

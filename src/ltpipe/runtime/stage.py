@@ -38,8 +38,9 @@ def run(main: Callable[..., None] | dict[str, Callable[..., None]]) -> None:
 
     Of several functions by name, the first argument chooses one.
 
-    `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory. Errors that a user can mend are printed as one line
-    and end the process with status 1; any other exception keeps its traceback and ends it with status 70.
+    `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory. Errors that a user can
+    mend are printed as one line and end the process with status 1; any other exception keeps its traceback and ends
+    it with status 70.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that files are tidied
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
