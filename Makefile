@@ -35,7 +35,7 @@ test-slow: $(TEST_STAMP) ## run the slow suites: the default model from its sour
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: bench
-bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 10 minutes)
+bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 15 minutes)
 	$(BIN)/python -m benchmarks --output results/benchmarks.md
 
 .PHONY: plan-tables
