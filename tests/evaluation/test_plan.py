@@ -1,12 +1,9 @@
 """The plan of an evaluation: equal to what a real run allocates, and kept to."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
+from allocations import allocated_peak
 from tiny import ARCHITECTURES
-from torch._C._profiler import _EventType
-from torch.profiler import ProfilerActivity, profile
 
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
@@ -25,23 +22,6 @@ from ltpipe.streaming.model import CausalModel, build_skeleton
 CPU = torch.device("cpu")
 LENGTH = 64
 SCRATCH = 2**18  # what the CPU's bfloat16 kernels take for themselves, whatever the size of the model
-
-
-def allocated_peak(run: Callable[[], object]) -> tuple[int, int]:
-    """Most bytes that PyTorch's CPU allocator held during a run above those before, and those left at its end."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    events, todo = [], list(profiler.profiler.kineto_results.experimental_event_tree())
-    while todo:
-        event = todo.pop()
-        todo += event.children
-        if event.tag == _EventType.Allocation:
-            events.append((event.start_time_ns, event.extra_fields.alloc_size))
-    held = peak = 0
-    for _, size in sorted(events):
-        held += size
-        peak = max(peak, held)
-    return peak, held
 
 
 def planner_and_model(folder, dtype, mask=None, streamed=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE
+from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
 from ltpipe.planning.study import StagePlan, fits, plan_study
 from ltpipe.runtime.errors import UserError
@@ -61,6 +61,14 @@ def test_the_shapes_of_every_architecture_are_those_of_the_model():
         config = architecture(Source(f"hub:{name}"))
         _, manifest = foreseen(config, config.dtype)
         assert manifest.parameters / 1e6 == pytest.approx(millions, abs=0.06), name
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_architecture_fits_a_small_card(name, text):
+    stage = planned(name, text, 16, 128, 4)
+    assert not stage.problem
+    assert 0 < stage.device.total <= 4 * GIB
+    assert stage.sizes == BatchSizes(16, 16, 128), "at full speed"
 
 
 def test_qwen_1_5b_at_256_x_128_tokens_takes_less_than_three_tenths_of_its_weights(text):
