@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from byhand import masked_by_hand
 from tiny import ARCHITECTURES
 
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
@@ -31,13 +32,8 @@ def ours(folder, token_ids, mask=None, *, streamed=True, micro_batch=3, chunk=10
 
 def plain(source, token_ids, mask=None):
     """The reference: one forward with labels for each sequence, on a model whose weights were masked by hand."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source).eval()
+    model = masked_by_hand(source, mask)
     with torch.no_grad():
-        for name, kept in (mask or {}).items():
-            parameter = model.get_parameter(name)
-            parameter.copy_(torch.where(kept, parameter, torch.zeros(())))
         results = [model(input_ids=ids[None], labels=ids[None]) for ids in token_ids]
     losses = torch.tensor([float(result.loss) for result in results], dtype=torch.float64)
     hits = torch.stack([result.logits[0, :-1].argmax(-1) for result in results]) == token_ids[:, 1:]

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
 from tiny import save_tiny
 
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, WEIGHTS
@@ -361,15 +360,12 @@ def test_bad_input(name, study, tmp_path):
     assert study.files() == before
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without an accelerator")
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+@pytest.mark.parametrize("device", ["cuda:99", "xpu:99"])
 def test_absent_device(device, study, tmp_path):
     arguments = expand(on(DENSE, device=device, output=str(tmp_path / "out")), study).split()
     ended = call("evaluate", *arguments)
-    assert (ended.code, one_line(ended)) == (
-        1,
-        f"device: '{device}' is not on this machine; allowed here are auto and cpu",
-    )
+    assert ended.code == 1
+    assert one_line(ended).startswith(f"device: '{device}' is not on this machine; allowed here are auto, cpu")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from byhand import masked_by_hand
 from tiny import ARCHITECTURES
 
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
@@ -73,13 +74,7 @@ def ours(folder, token_ids, micro_batch=3, mask=None, streamed=True):
 
 def plain(source, token_ids, mask=None):
     """The reference: one backward pass of the summed loss of the whole batch, on weights masked by hand."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(source).eval()
-    with torch.no_grad():
-        for name, kept in (mask or {}).items():
-            parameter = model.get_parameter(name)
-            parameter.copy_(torch.where(kept, parameter, torch.zeros(())))
+    model = masked_by_hand(source, mask)
     loss = model(input_ids=token_ids, labels=token_ids).loss * token_ids[:, 1:].numel()
     loss.backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}, loss.item()

@@ -108,3 +108,13 @@ def test_replaced_forward_is_put_back_after_an_exception():
     with pytest.raises(KeyError), replaced_forward(block, fail):
         block()
     assert torch.equal(block(torch.ones(1, 1, WIDTH)), torch.full((1, 1, WIDTH), 2.0))
+
+
+def test_running_out_of_memory_is_no_reason_to_load_more():
+    class Hungry(Model):
+        def forward(self, ids):
+            raise torch.OutOfMemoryError(str(ids.shape))
+
+    model = Hungry()
+    with pytest.raises(torch.OutOfMemoryError):
+        probe_blocks(model.blocks, lambda count: model(torch.ones(count, 2, dtype=torch.long)))

@@ -14,6 +14,7 @@ from ltpipe.api.batches import Batch
 from ltpipe.api.losses import Totals, agrees, causal_totals, native_cross_entropy, plain_totals
 from ltpipe.checkpoints.contents import blocks_name
 from ltpipe.evaluation.loss import cross_entropy
+from ltpipe.runtime.device import is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.streaming.split import SplitModel
 
@@ -101,6 +102,8 @@ class Evaluator:
                 return split
             reason = "its loss is not the mean cross-entropy of the next token"
         except Exception as error:  # whatever a model raises that is built in another way
+            if is_out_of_memory(error):
+                raise  # a plain forward would need more
             reason = str(error) or type(error).__name__
         logger.warning("the logits of a whole batch are made: %s", reason)
         return None

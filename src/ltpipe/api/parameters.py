@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ltpipe.checkpoints.tensorfile import TORCH_NAMES, TensorSpec
+from ltpipe.checkpoints.contents import STORED_NAMES
+from ltpipe.checkpoints.tensorfile import TensorSpec
 from ltpipe.runtime.errors import UserError
 
 _CHUNK = 1 << 22
-_DTYPES = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
 
 
 def prunable_parameters(model: nn.Module, only_weights: bool = True) -> dict[str, nn.Parameter]:
@@ -58,9 +58,9 @@ class HostWeights:
             UserError: its dtype is none that ltpipe knows.
         """
         parameter = self.parameters[name]
-        if parameter.dtype not in _DTYPES:
+        if parameter.dtype not in STORED_NAMES:
             raise UserError(f"model: '{name}' has dtype {parameter.dtype}; magnitude ranks bfloat16, float16, float32")
-        return TensorSpec(_DTYPES[parameter.dtype], tuple(parameter.shape), 0, parameter.nbytes)
+        return TensorSpec(STORED_NAMES[parameter.dtype], tuple(parameter.shape), 0, parameter.nbytes)
 
     def tensor(self, name: str) -> torch.Tensor:
         """A parameter on the CPU, contiguous; the parameter's own memory where it is so already.

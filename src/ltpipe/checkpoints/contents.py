@@ -9,6 +9,9 @@ from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.tensorfile import TORCH_NAMES
 from ltpipe.runtime.errors import UserError
 
+STORED_NAMES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()}
+"""What the dtypes that a checkpoint may hold are called in it."""
+
 
 def manifest_of(model: nn.Module, source: str, digests: Mapping[str, str] | None = None) -> Manifest:
     """The manifest of a model's canonical checkpoint; without `digests` (SHA-256 by name), of a foreseen one.
@@ -64,8 +67,6 @@ def _tied(model: nn.Module) -> dict[str, str]:
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:
-    short = str(tensor.dtype).removeprefix("torch.")
-    for name, torch_name in TORCH_NAMES.items():
-        if torch_name == short:
-            return name
-    raise UserError(f"the checkpoint holds {short} tensors; set the model's dtype to float32 or bfloat16")
+    if tensor.dtype not in STORED_NAMES:
+        raise UserError(f"the checkpoint holds {tensor.dtype} tensors; set the model's dtype to float32 or bfloat16")
+    return STORED_NAMES[tensor.dtype]

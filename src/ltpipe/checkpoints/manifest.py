@@ -8,6 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ltpipe.checkpoints.tensorfile import STORAGE
 from ltpipe.runtime.errors import DamagedFileError
 from ltpipe.runtime.files import read_json, write_json
 
@@ -36,6 +39,11 @@ class TensorEntry:
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+        return self.size * np.dtype(STORAGE[self.dtype]).itemsize
 
 
 @dataclass(frozen=True)

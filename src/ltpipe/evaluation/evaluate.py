@@ -159,9 +159,9 @@ def _walk(model: CausalModel, input_ids: torch.Tensor, sizes: BatchSizes) -> _Wa
         try:
             losses = token_losses(model, input_ids, sizes.micro_batch, sizes.chunk, sizes.super_batch)
         except Exception as error:
-            smaller = sizes.shrunk()
             if not is_out_of_memory(error):
                 raise
+            smaller = sizes.shrunk()
             if smaller is None:
                 raise UserError(f"memory ran out with {sizes}: there is nothing left to halve") from None
             happened.append(f"memory ran out with {sizes}; went on with {smaller}")

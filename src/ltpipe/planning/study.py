@@ -8,7 +8,6 @@ import torch
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TORCH_NAMES
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.pruning.build import packing_bytes
@@ -74,7 +73,7 @@ def _plan_model(config: Config, name: str, device_memory: float | None) -> Itera
     kept = _kept_dtype(model["dtype"], shapes.dtype, source)
     _, manifest = foreseen(shapes, kept)
     base = private_host_bytes()  # what Python and the libraries take, which this process has loaded too
-    sizes = [_nbytes(entry.dtype) * entry.size for entry in manifest.tensors.values()]
+    stored = sum(entry.nbytes for entry in manifest.tensors.values())
     prunable = Selection(**model["prunable"]).names(manifest)
     tickets = [ticket for ticket in grid.tickets(config) if ticket.model == name]
     masks = {ticket.named(grid.MASK) for ticket in tickets}
@@ -85,7 +84,7 @@ def _plan_model(config: Config, name: str, device_memory: float | None) -> Itera
     count = UNKNOWN_COUNT if evaluate["num_sequences"] == "all" else evaluate["num_sequences"]
     length = evaluate["sequence_length"]
 
-    yield StagePlan("checkpoint", name, None, 1, Peak(), base + sum(sizes), sum(sizes))
+    yield StagePlan("checkpoint", name, None, 1, Peak(), base + stored, stored)
     for text in texts:
         yield StagePlan("sequences", name, text, 1, Peak(), base, 4 * count * length)
     packing = base + packing_bytes(bits)
@@ -120,21 +119,16 @@ def _kept_dtype(wanted: str, stored: torch.dtype | None, source: Source) -> torc
     return torch.float32 if quantised or stored is None else stored
 
 
-def _nbytes(dtype: str) -> int:
-    return getattr(torch, TORCH_NAMES[dtype]).itemsize
-
-
 def _in_transit(manifest: Manifest) -> int:
     """Pinned copies of what is on its way to an accelerator: two blocks, or the largest tensor outside them."""
     blocks: dict[str, int] = {}
     outside = [0]
     for name, entry in manifest.tensors.items():
-        size = _nbytes(entry.dtype) * entry.size
         if manifest.in_blocks(name):
             block = name.removeprefix(manifest.blocks + ".").partition(".")[0]
-            blocks[block] = blocks.get(block, 0) + size
+            blocks[block] = blocks.get(block, 0) + entry.nbytes
         else:
-            outside.append(size)
+            outside.append(entry.nbytes)
     return max(2 * max(blocks.values()), max(outside))
 
 

@@ -40,50 +40,47 @@ class Accumulator(Protocol):
 AccumulatorType = Callable[[Sequence[int], torch.device], Accumulator]
 
 
-class Taylor:
+class _Sum:
+    """A float32 sum beside each weight; its magnitude is the score."""
+
+    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
+        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
+
+    def result(self) -> torch.Tensor:
+        """Scores of the loss summed over all predicted tokens, in nats a unit of what was added."""
+        return self._sum.abs_()
+
+
+class Taylor(_Sum):
     """|sum of w·g|, the first-order change of the loss if the weight were zero (Molchanov et al. 2019, 1906.10771)."""
 
     criterion = "taylor"
     per_sequence = False
 
-    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
-
     def add(self, weight: torch.Tensor, gradient: torch.Tensor) -> None:
         """Add w·g, multiplied in float32."""
         self._sum.addcmul_(weight, gradient)
 
-    def result(self) -> torch.Tensor:
-        """Scores in nats, of the loss summed over all predicted tokens."""
-        return self._sum.abs_()
 
-
-class GradientNorm:
+class GradientNorm(_Sum):
     """|sum of g|, the sensitivity of the loss to the weight, whatever its value."""
 
     criterion = "gradient"
     per_sequence = False
 
-    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
-
     def add(self, weight: torch.Tensor, gradient: torch.Tensor) -> None:  # noqa: ARG002
         """Add g."""
         self._sum.add_(gradient)
 
-    def result(self) -> torch.Tensor:
-        """Scores in nats per unit of the weight, of the loss summed over all predicted tokens."""
-        return self._sum.abs_()
 
-
-class Fisher:
+class Fisher(_Sum):
     """Mean of g² over sequences, the diagonal of the empirical Fisher information (Theis et al. 2018, 1801.05787)."""
 
     criterion = "fisher"
     per_sequence = True
 
     def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
+        super().__init__(shape, device)
         self._sequences = 0
 
     def add(self, weight: torch.Tensor, gradient: torch.Tensor) -> None:  # noqa: ARG002

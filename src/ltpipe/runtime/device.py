@@ -34,7 +34,9 @@ def device_named(name: str) -> torch.device:
         or device.type != accelerator.type
         or (device.index or 0) >= torch.accelerator.device_count()
     ):
-        raise UserError(f"device: '{name}' is not on this machine; allowed here are auto and cpu")
+        indices = range(torch.accelerator.device_count()) if accelerator else ()
+        here = ", ".join(["auto", "cpu", *(f"{accelerator.type}:{index}" for index in indices)])
+        raise UserError(f"device: '{name}' is not on this machine; allowed here are {here}")
     return device
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ltpipe.runtime.device import is_out_of_memory
+
 
 class NotStreamableError(Exception):
     """The model's blocks cannot be run on a part of the batch; the message says why."""
@@ -90,6 +92,8 @@ def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> D
         try:
             (two, intact), (three, _) = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
         except Exception as error:  # whatever a model raises when its block returns something else
+            if is_out_of_memory(error):
+                raise  # the whole model would need more
             failure = failure or error
             continue
         if len(two) == len(three) > 0:
