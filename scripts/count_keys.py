@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning import kernels
+from ltpipe.pruning.build import packing_bytes
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.runtime import stage
 from ltpipe.runtime.threads import available_threads
@@ -19,7 +20,7 @@ def main(
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     threads: int = 0,
-) -> None:
+) -> int:
     """Count the scores of all prunable weights, once for every sparsity and scope.
 
     Args:
@@ -36,6 +37,7 @@ def main(
     histogram = count_checkpoint(checkpoint, criterion, seed, Selection(preset, include, exclude))
     histogram.write(output)
     stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
+    return packing_bytes(histogram.bits)
 
 
 if __name__ == "__main__":

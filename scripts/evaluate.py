@@ -16,7 +16,7 @@ def main(
     mask: Path | None = None,
     baseline: Path | None = None,
     settings: Settings = Settings(),  # noqa: B008
-) -> None:
+) -> int | None:
     """Evaluate a model on token sequences: dense, or masked if a mask is given.
 
     Args:
@@ -32,6 +32,7 @@ def main(
     metrics = evaluate_checkpoint(checkpoint, sequences, settings, {"model": model, "data": data}, mask, baseline)
     metrics.write(output)
     stage.say(str(metrics))
+    return metrics.planned_bytes if metrics.peak_device_bytes is None else None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(
     name: str = "model",
     tokenizer: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-) -> None:
+) -> int:
     """Load a model from any source and write it as a canonical checkpoint folder.
 
     Args:
@@ -28,6 +28,7 @@ def main(
     words = Source(tokenizer, f"models.{name}.tokenizer") if tokenizer else None
     manifest = load_checkpoint(Source(source, f"models.{name}.source"), words, dtype, output)
     stage.say(f"{name}: {manifest.architecture}, {manifest.parameters:,} parameters, {manifest.fingerprint[:12]}")
+    return manifest.nbytes
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from ltpipe.runtime import stage
 from ltpipe.runtime.threads import available_threads
 
 
-def main(*, checkpoint: Path, histogram: Path, scope: str, sparsity: str, output: Path, threads: int = 0) -> None:
+def main(*, checkpoint: Path, histogram: Path, scope: str, sparsity: str, output: Path, threads: int = 0) -> int:
     """Make one mask that prunes exactly round(sparsity x N) weights.
 
     Args:
@@ -20,8 +20,9 @@ def main(*, checkpoint: Path, histogram: Path, scope: str, sparsity: str, output
         threads: CPU threads; 0 takes all.
     """
     kernels.use_threads(available_threads(threads))
-    kept, total = make_mask(checkpoint, histogram, scope, sparsity, output)
-    stage.say(f"{output.stem} {scope}: kept {kept:,} of {total:,} weights")
+    made = make_mask(checkpoint, histogram, scope, sparsity, output)
+    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights")
+    return made.planned_bytes
 
 
 if __name__ == "__main__":

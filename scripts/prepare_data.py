@@ -21,7 +21,7 @@ def main(
     field: str = "text",
     documents: Part = "all",
     separator: str = "\n\n",
-) -> None:
+) -> int:
     """Cut a text into fixed token sequences.
 
     Args:
@@ -41,6 +41,7 @@ def main(
     sequences = cut_sequences(texts, tokenizer, sequence_length, count, separator, f"data.{name}")
     sequences.write(output)
     stage.say(f"{name}: {len(sequences.input_ids)} of {sequences.available} sequences, {sequences.documents} documents")
+    return sequences.input_ids.nbytes
 
 
 if __name__ == "__main__":

@@ -78,6 +78,11 @@ class Manifest:
         """Number of parameters, tied ones counted once."""
         return sum(entry.size for entry in self.tensors.values() if not entry.buffer)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
     def in_blocks(self, name: str) -> bool:
         """Whether a tensor belongs to one of the model's blocks."""
         return name.startswith(self.blocks + ".")

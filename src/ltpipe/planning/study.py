@@ -73,7 +73,6 @@ def _plan_model(config: Config, name: str, device_memory: float | None) -> Itera
     kept = _kept_dtype(model["dtype"], shapes.dtype, source)
     _, manifest = foreseen(shapes, kept)
     base = private_host_bytes()  # what Python and the libraries take, which this process has loaded too
-    stored = sum(entry.nbytes for entry in manifest.tensors.values())
     prunable = Selection(**model["prunable"]).names(manifest)
     tickets = [ticket for ticket in grid.tickets(config) if ticket.model == name]
     masks = {ticket.named(grid.MASK) for ticket in tickets}
@@ -84,7 +83,7 @@ def _plan_model(config: Config, name: str, device_memory: float | None) -> Itera
     count = UNKNOWN_COUNT if evaluate["num_sequences"] == "all" else evaluate["num_sequences"]
     length = evaluate["sequence_length"]
 
-    yield StagePlan("checkpoint", name, None, 1, Peak(), base + stored, stored)
+    yield StagePlan("checkpoint", name, None, 1, Peak(), base + manifest.nbytes, manifest.nbytes)
     for text in texts:
         yield StagePlan("sequences", name, text, 1, Peak(), base, 4 * count * length)
     packing = base + packing_bytes(bits)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,17 @@ from ltpipe.pruning.thresholds import Cut, exact_cuts
 from ltpipe.runtime.errors import UserError
 
 
-def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: Path) -> tuple[int, int]:
-    """Make the mask of one sparsity from a canonical checkpoint and the histogram that was counted on it.
+@dataclass(frozen=True)
+class Made:
+    """A mask's kept and prunable weights, and the most bytes that making it was foreseen to take."""
 
-    Returns:
-        Number of weights kept, and of prunable weights in all.
+    kept: int
+    total: int
+    planned_bytes: int
+
+
+def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: Path) -> Made:
+    """Make the mask of one sparsity from a canonical checkpoint and the histogram that was counted on it.
 
     Raises:
         UserError: the histogram is of another checkpoint, or scope or sparsity are not allowed.
@@ -33,7 +40,7 @@ def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: 
         raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
     weights = TensorFile(folder / WEIGHTS)
     keys = criterion_named(counted.criterion).keys(weights, counted.names, counted.seed)
-    return write_mask(output, keys, counted, scope, sparsity), counted.total
+    return Made(write_mask(output, keys, counted, scope, sparsity), counted.total, packing_bytes(counted.bits))
 
 
 def packing_bytes(bits: int) -> int:

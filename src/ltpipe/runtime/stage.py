@@ -33,14 +33,18 @@ def say(message: str) -> None:
     logger.info(message)
 
 
-def run(main: Callable[..., None] | dict[str, Callable[..., None]]) -> None:
+Main = Callable[..., int | None]
+"""The function of a stage. It returns the bytes of main memory that it was foreseen to take, if anyone foresaw them."""
+
+
+def run(main: Main | dict[str, Main]) -> None:
     """Call `main` with arguments from the command line; its signature is the command's interface.
 
     Of several functions by name, the first argument chooses one.
 
-    `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory. Errors that a user can
-    mend are printed as one line and end the process with status 1; any other exception keeps its traceback and ends
-    it with status 70.
+    `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory, planned and measured.
+    Errors that a user can mend are printed as one line and end the process with status 1; any other exception keeps
+    its traceback and ends it with status 70.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that files are tidied
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -51,12 +55,9 @@ def run(main: Callable[..., None] | dict[str, Callable[..., None]]) -> None:
     try:
         _keep_messages(os.environ.get("LTPIPE_LOG"))
         with PrivateMemory() as memory:
-            if isinstance(main, dict):
-                subcommand_cli_from_dict(main, prog="ltpipe", config=(tyro.conf.OmitArgPrefixes,))
-            else:
-                tyro.cli(main, config=(tyro.conf.OmitArgPrefixes,))
-        private, resident = memory.peak / 2**20, peak_host_bytes() / 2**20
-        logger.debug("peak main memory: %.0f MiB private, %.0f MiB with pages of mapped files", private, resident)
+            call = subcommand_cli_from_dict if isinstance(main, dict) else tyro.cli
+            planned = call(main, prog="ltpipe" if isinstance(main, dict) else None, config=(tyro.conf.OmitArgPrefixes,))
+        logger.debug(_peaks(memory, planned))
     except UserError as error:
         _fail(str(error))
     except Exception as error:
@@ -67,6 +68,17 @@ def run(main: Callable[..., None] | dict[str, Callable[..., None]]) -> None:
         _fail(f"{getattr(error, 'filename', None) or 'write failed'}: {advice}")
     finally:
         logging.shutdown()
+
+
+def _peaks(memory: PrivateMemory, planned: int | None) -> str:
+    """What the stage was to take of main memory, and took; libraries that it loaded on the way are measured too."""
+    grown = f"grew by {_mebi(memory.peak - memory.before)} to {_mebi(memory.peak)} MiB private"
+    foreseen = "" if planned is None else f"planned to grow by {_mebi(planned)} MiB, "
+    return f"peak main memory: {foreseen}{grown}, {_mebi(peak_host_bytes())} MiB with pages of mapped files"
+
+
+def _mebi(size: int) -> str:
+    return f"{size / 2**20:,.0f}"
 
 
 def _keep_messages(log: str | None) -> None:
