@@ -20,6 +20,7 @@ container: "docker://python:3.11-bookworm"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
+include: "workflow/rules/scores.smk"
 include: "workflow/rules/oneshot.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"

@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,12 +11,12 @@ import torch
 from benchmarks.report import Table
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.gradient_plan import ACCUMULATORS, GRADIENTS, GradientPlanner
 from ltpipe.evaluation.plan import ACTIVATIONS, BLOCK, HIDDEN, LOGITS, MASK, OUTSIDE, BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
-from ltpipe.pruning.gradients import Taylor
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
+from ltpipe.scoring.criteria.snip import Snip
+from ltpipe.scoring.plan import ACCUMULATORS, GRADIENTS, ScorePlanner, smaller_scored
 
 _GB = 10**9
 _CARDS = (4, 8, 16, 24, 40, 80)
@@ -43,13 +42,6 @@ not counted. A cell is *micro-batch · peak in GB*. It names super-batch or chun
 "no" with the least that was found where the model does not fit."""
 
 Smaller = Callable[[BatchSizes, Mapping[str, int]], BatchSizes | None]
-
-
-def smaller_scored(sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
-    """The next smaller sizes for gradient scores: all sequences stay one batch."""
-    if LOGITS in parts:
-        return replace(sizes, chunk=sizes.chunk // 2) if sizes.chunk > 1 else None
-    return replace(sizes, micro_batch=sizes.micro_batch // 2) if sizes.micro_batch > 1 else None
 
 
 def cell(peak_of: Callable[[BatchSizes], Peak], wanted: BatchSizes, smaller: Smaller, limit: float) -> str:
@@ -83,7 +75,7 @@ def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manif
     fitted, filled = [], []
     for name, planner in planners.items():
         peak_of = cache(partial(planner.peak, length=_LENGTH))
-        smaller: Smaller = smaller_scored if gradients else BatchSizes.halved
+        smaller: Smaller = partial(smaller_scored, criterion=Snip) if gradients else BatchSizes.halved
         cells = [cell(peak_of, sizes, smaller, _USABLE * card * _GB) for card in _CARDS]
         fitted.append((name, f"~{_CLASSES[class_of(models[name])][2]}", *cells))
         peak, weights = peak_of(sizes), sum(entry.size for entry in models[name].tensors.values())
@@ -124,7 +116,7 @@ def page() -> str:
         skeleton, models[name] = foreseen(shapes, torch.bfloat16)
         linear = Selection().names(models[name])
         evaluations[name] = EvaluationPlanner(skeleton, models[name], linear, torch.bfloat16, True)
-        scorings[name] = GradientPlanner(skeleton, models[name], linear, Taylor, (), torch.bfloat16, True)
+        scorings[name] = ScorePlanner(skeleton, models[name], linear, Snip, torch.bfloat16, True)
     order = sorted(models, key=lambda name: models[name].parameters)
     made = [
         *tables({name: evaluations[name] for name in order}, models, _EVALUATED),

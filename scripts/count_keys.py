@@ -16,6 +16,7 @@ def main(
     criterion: str,
     output: Path,
     seed: int | None = None,
+    scores: Path | None = None,
     preset: Preset = "linear",
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
@@ -25,16 +26,17 @@ def main(
 
     Args:
         checkpoint: canonical checkpoint folder.
-        criterion: magnitude or random.
+        criterion: magnitude, random, or that of the scores.
         output: safetensors file to write.
         seed: of a stochastic criterion.
+        scores: what the score stage wrote, if the criterion has one.
         preset: linear or all-weights.
         include: patterns of further tensors to prune.
         exclude: patterns of tensors to leave alone.
         threads: CPU threads; 0 takes all.
     """
     kernels.use_threads(available_threads(threads))
-    histogram = count_checkpoint(checkpoint, criterion, seed, Selection(preset, include, exclude))
+    histogram = count_checkpoint(checkpoint, criterion, seed, Selection(preset, include, exclude), scores)
     histogram.write(output)
     stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
     return packing_bytes(histogram.bits)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from ltpipe.pruning.scopes import SCOPES
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
+from ltpipe.scoring.criterion import criterion_names
 from ltpipe.workflow.config import check_config
+from ltpipe.workflow.grid import evaluated_texts, scored_criteria
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
@@ -47,10 +48,59 @@ def test_checking_leaves_the_callers_configuration_alone():
     assert config == DEFAULT
 
 
-def test_schema_knows_the_registered_criteria_and_scopes():
-    grid = SCHEMA["properties"]["grid"]["properties"]
-    assert set(grid["criteria"]["items"]["enum"]) == set(CRITERIA)
-    assert set(grid["scopes"]["items"]["enum"]) == set(SCOPES)
+def with_calibration(**changes: Any) -> dict[str, Any]:
+    """The default configuration with a calibration text, a criterion that needs it, and changed score settings."""
+    config = changed("grid/criteria", ["wanda"])
+    config["data"]["calibration"] = {**config["data"]["speeches"], "documents": "calibration"}
+    config["score"] = {"data": "calibration", **changes}
+    return config
+
+
+def test_every_criterion_can_be_asked_for():
+    config = with_calibration(hybrids={"mix": {"magnitude": 1, "wanda": 0.5}})
+    config["grid"]["criteria"] = [*CRITERIA, *criterion_names(), "mix"]
+    filled = check_config(config, SCHEMA)
+    assert evaluated_texts(filled) == ["speeches"], "the calibration text is not evaluated"
+    assert scored_criteria(filled) == criterion_names()
+
+
+def test_a_criterion_that_only_a_hybrid_needs_is_scored():
+    config = with_calibration(hybrids={"mix": {"magnitude": 1, "wanda": 0.5}, "unused": {"snip": 1, "taylor": 1}})
+    config["grid"]["criteria"] = ["mix"]
+    assert scored_criteria(check_config(config, SCHEMA)) == ["wanda"]
+
+
+def test_calibration_text_must_be_apart_from_what_is_evaluated():
+    config = with_calibration()
+    del config["data"]["calibration"]["documents"]
+    with pytest.raises(
+        UserError, match=r"score\.data: 'calibration' shares documents with the evaluated text 'speeches'"
+    ):
+        check_config(config, SCHEMA)
+    config = with_calibration()
+    config["evaluate"]["data"] = ["calibration"]
+    with pytest.raises(UserError, match=r"score\.data: 'calibration' shares documents with the evaluated text"):
+        check_config(config, SCHEMA)
+    config["grid"]["criteria"] = ["magnitude"]
+    check_config(config, SCHEMA)  # nothing is calibrated
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ({"data": None}, r"score\.data: criterion 'wanda' needs calibration data"),
+        ({"data": "calib"}, r"score\.data: 'calib' is no text; allowed: calibration, speeches"),
+        ({"hybrids": {"wanda": {"magnitude": 1, "snip": 1}}}, r"score\.hybrids\.wanda: a criterion of its own"),
+        ({"hybrids": {"mix": {"magnitude": 1, "random": 1}}}, r"score\.hybrids\.mix: 'random' cannot be part"),
+        ({"hybrids": {"mix": {"magnitude": 1}}}, r"score\.hybrids\.mix: .* at least two"),
+        ({"hybrids": {"mix": {"magnitude": 1, "snip": 0}}}, r"score\.hybrids\.mix\.snip: 0 is not allowed.*above 0"),
+        ({"iterations": 0}, r"score\.iterations: 0 is not allowed"),
+    ],
+)
+def test_mistakes_in_the_score_section_are_one_line(score, message):
+    with pytest.raises(UserError, match=message) as error:
+        check_config(with_calibration(**score), SCHEMA)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +115,7 @@ def test_schema_knows_the_registered_criteria_and_scopes():
         ("grid/sparsities", ["0.5"], ["grid.sparsities[0]", "'0.5'", "numbers"]),
         ("grid/sparsities", [], ["grid.sparsities", "[]"]),
         ("grid/sparsities", None, ["grid", "'sparsities' is missing"]),
-        ("grid/criteria", ["magnitud"], ["grid.criteria[0]", "'magnitud'", "magnitude or random"]),
+        ("grid/criteria", ["magnitud"], ["grid.criteria[0]", "'magnitud'", "did you mean 'magnitude'", "wanda"]),
         ("grid/scopes", ["row"], ["grid.scopes[0]", "'row'", "global or layer"]),
         ("grid/seeds", [0, 0], ["grid.seeds", "0 is there twice"]),
         ("grid/seeds", [-1], ["grid.seeds[0]", "-1"]),

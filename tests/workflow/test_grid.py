@@ -10,6 +10,7 @@ CONFIG = {
         "seeds": [7, 1],
     },
     "evaluate": {"data": None},
+    "score": {"data": None, "hybrids": {}},
 }
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
+from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.workflow import grid
 from ltpipe.workflow.closure import import_closure
 from ltpipe.workflow.config import check_config
@@ -31,9 +32,14 @@ def checked(config: dict) -> dict:
 config.update(checked(config))
 
 
-def code(script: str) -> list[str]:
-    """The modules that a script runs: editing one of them reruns the script's stage and what follows."""
-    return [str(path) for path in import_closure(Path(script), Path("src/ltpipe"))]
+def code(script: str, *plugins: Path) -> list[str]:
+    """The modules that a script runs: editing one of them reruns the script's stage and what follows.
+
+    Plugins are modules that it finds by name, which no import statement says.
+    """
+    package = Path("src/ltpipe")
+    found = {path for file in (Path(script), *plugins) for path in import_closure(file, package)}
+    return [str(path) for path in sorted(found | set(plugins))]
 
 
 def model_source(wildcards) -> Source:
@@ -74,6 +80,21 @@ def evaluation_settings() -> dict[str, object]:
         "execution": settings["execution"],
         "device": settings["device"],
     }
+
+
+def criterion_file(criterion: str) -> Path:
+    """The module of a criterion with a score stage."""
+    return Path("src/ltpipe/scoring/criteria", criterion.replace("-", "_")).with_suffix(".py")
+
+
+def score_file(wildcards) -> list[str]:
+    """The scores that a criterion ranks by; none where it ranks the weights themselves."""
+    return [grid.SCORES] if grid.has_scores(config, wildcards.criterion) else []
+
+
+def any_of(names) -> str:
+    """Regular expression of one of some names, or of nothing if there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:

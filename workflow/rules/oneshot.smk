@@ -5,6 +5,7 @@ rule histogram:
         code=code("scripts/count_keys.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
+        scores=score_file,
     output:
         grid.HISTOGRAM,
     log:
@@ -15,12 +16,13 @@ rule histogram:
     params:
         folder=subpath(input.weights, parent=True),
         seed=lambda wildcards: None if wildcards.seed == grid.NO_SEED else wildcards.seed,
+        scores=lambda wildcards, input: f"--scores {input.scores}" if input.scores else "",
         preset=lookup("models/{model}/prunable/preset", within=config),
         include=lookup("models/{model}/prunable/include", within=config),
         exclude=lookup("models/{model}/prunable/exclude", within=config),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion}"
-        " --seed {params.seed} --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
+        " --seed {params.seed} {params.scores} --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
         " --threads {resources.compute_threads} --output {output}"
 
 
@@ -32,6 +34,7 @@ rule mask:
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         histogram=rules.histogram.output,
+        scores=score_file,
     output:
         grid.MASK,
     log:
@@ -41,9 +44,10 @@ rule mask:
         compute_threads=compute_threads(),
     params:
         folder=subpath(input.weights, parent=True),
+        scores=lambda wildcards, input: f"--scores {input.scores}" if input.scores else "",
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
-        " --scope {wildcards.scope} --sparsity {wildcards.sparsity} --threads {resources.compute_threads}"
+        " {params.scores} --scope {wildcards.scope} --sparsity {wildcards.sparsity} --threads {resources.compute_threads}"
         " --output {output}"
 
 

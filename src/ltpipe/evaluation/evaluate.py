@@ -31,7 +31,8 @@ from ltpipe.streaming.model import CausalModel, build_skeleton, stored_precision
 
 logger = logging.getLogger(__name__)
 
-_USABLE = 0.9  # of what is free: allocators need some room between tensors
+USABLE = 0.9
+"""Of what is free on a device: allocators need some room between tensors."""
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Execution = Literal["streamed", "in-memory"]
@@ -95,7 +96,7 @@ def evaluate_checkpoint(
     planner = EvaluationPlanner(skeleton, inputs.manifest, masked, dtype, device.type != "cpu", streamed)
     count, length = inputs.sequences.shape
     wanted = BatchSizes.generous(count, length, settings.micro_batch)
-    limit = settings.device_memory * GIB or _USABLE * free_bytes(device)
+    limit = settings.device_memory * GIB or USABLE * free_bytes(device)
     sizes, planned = planner.fit(wanted, length, limit)
 
     fetch = fetch_from(TensorFile(folder / WEIGHTS), inputs.mask, device, dtype)

@@ -82,8 +82,11 @@ class EvaluationPlanner:
         streamed: one block of weights at a time.
 
     Attributes:
+        what: it plans, for messages.
         division: how the blocks run on a part of the batch, known after the first peak; None if they cannot.
     """
+
+    what = "an evaluation"
 
     def __init__(
         self,
@@ -110,11 +113,15 @@ class EvaluationPlanner:
             peak = self.peak(sizes, length)
             if peak.total <= limit:
                 return sizes, peak
-            sizes = sizes.halved(peak.parts)
+            sizes = self.smaller(sizes, peak.parts)
         raise UserError(
-            f"an evaluation of sequences of {length} tokens needs {peak.total / GIB:.2f} GiB, one sequence at a time; "
+            f"{self.what} of sequences of {length} tokens needs {peak.total / GIB:.2f} GiB at the least batch sizes; "
             f"device_memory allows {limit / GIB:.2f} GiB"
         )
+
+    def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
+        """The next smaller sizes where `parts` were the bytes at the peak; None if nothing is left to halve."""
+        return sizes.halved(parts)
 
     def peak(self, sizes: BatchSizes, length: int) -> Peak:
         """Most bytes on the device while one super-batch is evaluated, inputs aside."""
@@ -133,10 +140,10 @@ class EvaluationPlanner:
             with counter:
                 model = LabelledModel(skeleton, self._manifest, fetch, self._device, self._streamed, self.division)
                 model.counter = counter
-                self._run(model, input_ids, sizes)
+                self._run(model, fetch, input_ids, sizes)
         return counter.peak
 
-    def _run(self, model: "LabelledModel", input_ids: torch.Tensor, sizes: BatchSizes) -> None:
+    def _run(self, model: "LabelledModel", fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:  # noqa: ARG002
         """What is planned."""
         walk(model, input_ids, sizes.micro_batch, sizes.chunk)
 

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -15,8 +17,13 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
+from ltpipe.scoring.criterion import scored_criterion
+from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.workflow import grid
 from ltpipe.workflow.config import Config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 UNKNOWN_COUNT = 1024
 """Sequences to plan for where the configuration takes all that a text gives."""
@@ -58,7 +65,7 @@ def plan_study(config: Config, device_memory: float | None = None) -> list[Stage
     Raises:
         UserError: the shapes of a model are not known, or nothing of it is prunable.
     """
-    return [stage for name in sorted(config["models"]) for stage in _plan_model(config, name, device_memory)]
+    return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name, device_memory))]
 
 
 def fits(plan: Sequence[StagePlan]) -> bool:
@@ -66,48 +73,165 @@ def fits(plan: Sequence[StagePlan]) -> bool:
     return not any(stage.problem for stage in plan)
 
 
-def _plan_model(config: Config, name: str, device_memory: float | None) -> Iterator[StagePlan]:
-    model, evaluate = config["models"][name], config["evaluate"]
-    source = Source(model["source"], f"models.{name}.source")
-    shapes = architecture(source)
-    kept = _kept_dtype(model["dtype"], shapes.dtype, source)
-    _, manifest = foreseen(shapes, kept)
-    base = private_host_bytes()  # what Python and the libraries take, which this process has loaded too
-    prunable = Selection(**model["prunable"]).names(manifest)
-    tickets = [ticket for ticket in grid.tickets(config) if ticket.model == name]
-    masks = {ticket.named(grid.MASK) for ticket in tickets}
-    histograms = {ticket.named(grid.HISTOGRAM) for ticket in tickets}
-    mask_bytes = sum(ceil(manifest.tensors[tensor].size / 8) for tensor in prunable)
-    bits = 15 if kept in (torch.bfloat16, torch.float16) else 31
-    texts = grid.evaluated_texts(config)
-    count = UNKNOWN_COUNT if evaluate["num_sequences"] == "all" else evaluate["num_sequences"]
-    length = evaluate["sequence_length"]
+@dataclass(frozen=True)
+class _Model:
+    """A model of a study.
 
-    yield StagePlan("checkpoint", name, None, 1, Peak(), base + manifest.nbytes, manifest.nbytes)
+    Attributes:
+        config, name: the study, and the model's name in it.
+        shapes: the architecture.
+        manifest: of the checkpoint to come.
+        prunable: its prunable tensors.
+        kept: dtype of the checkpoint.
+        base: private main memory of Python and the libraries, which this process has loaded too, bytes.
+        limit: of tensors on the device, bytes.
+    """
+
+    config: Config
+    name: str
+    shapes: "PretrainedConfig"
+    manifest: Manifest
+    prunable: tuple[str, ...]
+    kept: torch.dtype
+    base: int
+    limit: float
+
+    @classmethod
+    def of(cls, config: Config, name: str, device_memory: float | None) -> "_Model":
+        model, configured = config["models"][name], config["evaluate"]["device_memory"]
+        source = Source(model["source"], f"models.{name}.source")
+        shapes = architecture(source)
+        kept = _kept_dtype(model["dtype"], shapes.dtype, source)
+        _, manifest = foreseen(shapes, kept)
+        prunable = Selection(**model["prunable"]).names(manifest)
+        limit = GIB * (device_memory or (float("inf") if configured == "auto" else configured))
+        return cls(config, name, shapes, manifest, prunable, kept, private_host_bytes(), limit)
+
+    @property
+    def tickets(self) -> list[grid.Ticket]:
+        """Tickets of the model."""
+        return [ticket for ticket in grid.tickets(self.config) if ticket.model == self.name]
+
+    @property
+    def accelerator(self) -> bool:
+        """Whether to plan for one."""
+        return self.config["evaluate"]["device"] != "cpu"
+
+    @property
+    def streamed(self) -> bool:
+        """Whether weights are streamed."""
+        return self.config["evaluate"]["execution"] == "streamed"
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Dtype to compute in."""
+        wanted = self.config["evaluate"]["precision"]
+        return self.kept if wanted == "auto" else getattr(torch, wanted)
+
+    @property
+    def micro_batch(self) -> int:
+        """As `Settings` has it."""
+        wanted = self.config["evaluate"]["micro_batch"]
+        return 0 if wanted == "auto" else wanted
+
+    def skeleton(self, dtype: torch.dtype) -> nn.Module:
+        """The model without contents."""
+        return foreseen(self.shapes, dtype)[0]
+
+    def on_device(self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted") -> StagePlan:
+        """The plan of a stage that computes on the device."""
+        host = self.base + (_in_transit(self.manifest) if self.accelerator else fitted.peak.total)
+        return StagePlan(stage, self.name, data, jobs, fitted.peak, host, disk, fitted.sizes, fitted.problem)
+
+
+def _plan_model(model: _Model) -> Iterator[StagePlan]:
+    texts = grid.evaluated_texts(model.config)
+    yield StagePlan(
+        "checkpoint", model.name, None, 1, Peak(), model.base + model.manifest.nbytes, model.manifest.nbytes
+    )
     for text in texts:
-        yield StagePlan("sequences", name, text, 1, Peak(), base, 4 * count * length)
-    packing = base + packing_bytes(bits)
-    counted = len(histograms) * _histogram_bytes(bits, len(prunable))
-    yield StagePlan("histogram", name, None, len(histograms), Peak(), packing, counted)
-    yield StagePlan("mask", name, None, len(masks), Peak(), packing, mask_bytes * len(masks))
+        yield _sequences(model, "sequences", text, "evaluate")
+    if grid.needs_calibration(model.config):
+        yield _sequences(model, "calibration", model.config["score"]["data"], "score")
+    yield from _scores(model)
+    yield from _masks(model)
+    yield from _evaluations(model, texts)
 
-    dtype = kept if evaluate["precision"] == "auto" else getattr(torch, evaluate["precision"])
-    accelerator, streamed = evaluate["device"] != "cpu", evaluate["execution"] == "streamed"
-    skeleton, _ = foreseen(shapes, dtype)
-    planner = EvaluationPlanner(skeleton, manifest, prunable, dtype, accelerator, streamed)
-    micro_batch = 0 if evaluate["micro_batch"] == "auto" else evaluate["micro_batch"]
-    wanted = BatchSizes.generous(count, length, micro_batch)
-    allowed = device_memory or (float("inf") if evaluate["device_memory"] == "auto" else evaluate["device_memory"])
-    chosen: BatchSizes | None = None
-    problem = ""
+
+def _size(section: Config) -> tuple[int, int]:
+    """Number and length of sequences."""
+    count = section["num_sequences"]
+    return UNKNOWN_COUNT if count == "all" else count, section["sequence_length"]
+
+
+def _sequences(model: _Model, stage: str, text: str, section: str) -> StagePlan:
+    count, length = _size(model.config[section])
+    return StagePlan(stage, model.name, text, 1, Peak(), model.base, 4 * count * length)
+
+
+def _scores(model: _Model) -> Iterator[StagePlan]:
+    count, length = _size(model.config["score"])
+    disk = 4 * sum(model.manifest.tensors[tensor].size for tensor in model.prunable)
+    for criterion in grid.scored_criteria(model.config):
+        rule = scored_criterion(criterion)
+        dtype = getattr(torch, rule.precision) if rule.precision else model.precision
+        planner = ScorePlanner(
+            model.skeleton(dtype), model.manifest, model.prunable, rule, dtype, model.accelerator, model.streamed
+        )
+        shape = (count, length) if rule.needs_data else (1, 2)
+        wanted = BatchSizes.generous(*shape, rule.batch or model.micro_batch)
+        fitted = _fit(planner, wanted, shape[1], model.limit, BatchSizes(shape[0], rule.batch or 1, 1))
+        yield model.on_device(f"score {criterion}", None, 1, disk, fitted)
+    hybrids = set(model.config["grid"]["criteria"]) & model.config["score"]["hybrids"].keys()
+    if hybrids:
+        largest = max(model.manifest.tensors[tensor].size for tensor in model.prunable)
+        host = model.base + 3 * 8 * largest
+        yield StagePlan("hybrid", model.name, None, len(hybrids), Peak(), host, disk * len(hybrids))
+
+
+def _masks(model: _Model) -> Iterator[StagePlan]:
+    own_bits = 15 if model.kept in (torch.bfloat16, torch.float16) else 31
+    histograms = {ticket.named(grid.HISTOGRAM): ticket.criterion for ticket in model.tickets}
+    masks = {ticket.named(grid.MASK) for ticket in model.tickets}
+    bits = [own_bits if criterion == "magnitude" else 31 for criterion in histograms.values()]
+    packing = model.base + packing_bytes(max(bits))
+    counted = sum(_histogram_bytes(width, len(model.prunable)) for width in bits)
+    yield StagePlan("histogram", model.name, None, len(histograms), Peak(), packing, counted)
+    mask_bytes = sum(ceil(model.manifest.tensors[tensor].size / 8) for tensor in model.prunable)
+    yield StagePlan("mask", model.name, None, len(masks), Peak(), packing, mask_bytes * len(masks))
+
+
+def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:
+    count, length = _size(model.config["evaluate"])
+    planner = EvaluationPlanner(
+        model.skeleton(model.precision),
+        model.manifest,
+        model.prunable,
+        model.precision,
+        model.accelerator,
+        model.streamed,
+    )
+    wanted = BatchSizes.generous(count, length, model.micro_batch)
+    fitted = _fit(planner, wanted, length, model.limit, BatchSizes(1, 1, 1))
+    for text in texts:
+        jobs = 1 + sum(ticket.data == text for ticket in model.tickets)
+        yield model.on_device("evaluation", text, jobs, 0, fitted)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Batch sizes that fit and their peak; or the peak of the least ones, and what the problem is."""
+
+    sizes: BatchSizes | None
+    peak: Peak
+    problem: str = ""
+
+
+def _fit(planner: EvaluationPlanner, wanted: BatchSizes, length: int, limit: float, least: BatchSizes) -> _Fitted:
     try:
-        chosen, peak = planner.fit(wanted, length, allowed * GIB)
+        return _Fitted(*planner.fit(wanted, length, limit))
     except UserError as error:
-        problem, peak = str(error), planner.peak(BatchSizes(1, 1, 1), length)
-    host = base + (_in_transit(manifest) if accelerator else peak.total)
-    for text in texts:
-        jobs = 1 + sum(ticket.data == text for ticket in tickets)
-        yield StagePlan("evaluation", name, text, jobs, peak, host, 0, chosen, problem)
+        return _Fitted(None, planner.peak(least, length), str(error))
 
 
 def _kept_dtype(wanted: str, stored: torch.dtype | None, source: Source) -> torch.dtype:

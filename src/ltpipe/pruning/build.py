@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.masks import FORMAT, count_kept
 from ltpipe.pruning.scopes import groups
-from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys, criterion_named
+from ltpipe.pruning.scorefile import rank_keys
+from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
 from ltpipe.pruning.thresholds import Cut, exact_cuts
 from ltpipe.runtime.errors import UserError
 
@@ -28,8 +29,18 @@ class Made:
     planned_bytes: int
 
 
-def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: Path) -> Made:
+def make_mask(
+    folder: Path, histogram: Path, scope: str, sparsity: str, output: Path, scores: Path | None = None
+) -> Made:
     """Make the mask of one sparsity from a canonical checkpoint and the histogram that was counted on it.
+
+    Args:
+        folder: canonical checkpoint folder.
+        histogram: of its scores.
+        scope: where weights compete.
+        sparsity: fraction to prune.
+        output: where to write the mask.
+        scores: file of the criterion's scores, if it has a score stage.
 
     Raises:
         UserError: the histogram is of another checkpoint, or scope or sparsity are not allowed.
@@ -38,8 +49,7 @@ def make_mask(folder: Path, histogram: Path, scope: str, sparsity: str, output: 
     manifest = Manifest.read(folder / MANIFEST)
     if counted.checkpoint != manifest.fingerprint:
         raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
-    weights = TensorFile(folder / WEIGHTS)
-    keys = criterion_named(counted.criterion).keys(weights, counted.names, counted.seed)
+    keys = rank_keys(folder, manifest.fingerprint, counted.criterion, counted.seed, counted.names, scores)
     return Made(write_mask(output, keys, counted, scope, sparsity), counted.total, packing_bytes(counted.bits))
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.scorefile import rank_keys
+from ltpipe.pruning.scores import RankKeys
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
@@ -119,15 +120,25 @@ class KeyHistogram:
         return histogram
 
 
-def count_checkpoint(folder: Path, criterion: str, seed: int | None, selection: Selection) -> KeyHistogram:
+def count_checkpoint(
+    folder: Path, criterion: str, seed: int | None, selection: Selection, scores: Path | None = None
+) -> KeyHistogram:
     """Count the keys that a criterion gives the selected weights of a canonical checkpoint.
 
+    Args:
+        folder: canonical checkpoint folder.
+        criterion: name of the criterion.
+        seed: of a stochastic criterion.
+        selection: of the weights.
+        scores: file of the criterion's scores, if it has a score stage.
+
     Raises:
-        UserError: the criterion is unknown, the selection is empty, or a score is not finite.
+        UserError: the criterion is unknown, the selection is empty, the scores are of another model or criterion, or
+            one is not finite.
     """
     manifest = Manifest.read(folder / MANIFEST)
     names = selection.names(manifest)
-    keys = criterion_named(criterion).keys(TensorFile(folder / WEIGHTS), names, seed)
+    keys = rank_keys(folder, manifest.fingerprint, criterion, seed, names, scores)
     return count_keys(keys, manifest.fingerprint, criterion, seed)
 
 

@@ -4,7 +4,7 @@ Ranking needs no floating point. The bit pattern of a finite float without its s
 criterion hands out *rank keys*: blocks of uint16 or uint32 whose lower 15 or 31 bits order like the score (the top
 bit is ignored). Small keys are pruned first.
 
-A new criterion is a class with `keys`, decorated with `register`.
+Here are the criteria that need no more than a weight's own value. The others are in `ltpipe.scoring.criteria`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -94,10 +94,12 @@ def criterion_named(name: str) -> Criterion:
     """Look a criterion up.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name that needs no score stage.
     """
     if name not in CRITERIA:
-        raise UserError(f"criterion '{name}' is unknown; known are {', '.join(sorted(CRITERIA))}")
+        raise UserError(
+            f"criterion '{name}' needs a file of scores; without one known are {', '.join(sorted(CRITERIA))}"
+        )
     return CRITERIA[name]
 
 
@@ -128,7 +130,7 @@ class Magnitude:
         if dtypes == {"BF16"} or dtypes == {"F16"}:
             infinite = 0x7F80 if dtypes == {"BF16"} else 0x7C00
             return RankKeys(tuple(names), shapes, 15, infinite, lambda name: _patterns(weights, name))
-        return RankKeys(tuple(names), shapes, 31, 0x7F800000, lambda name: _float32_patterns(weights, name))
+        return RankKeys(tuple(names), shapes, 31, 0x7F800000, lambda name: float32_keys(weights, name))
 
 
 @register
@@ -158,7 +160,8 @@ def _patterns(weights: Weights, name: str) -> Iterator[np.ndarray]:
         yield flat[start : start + BLOCK]
 
 
-def _float32_patterns(weights: Weights, name: str) -> Iterator[np.ndarray]:
+def float32_keys(weights: Weights, name: str) -> Iterator[np.ndarray]:
+    """Keys of 31 bits of the magnitudes of a tensor of BF16, F16 or F32; F32 is not copied."""
     flat = weights.array(name).reshape(-1)
     if flat.dtype == np.float32:
         for start in range(0, flat.size, BLOCK):

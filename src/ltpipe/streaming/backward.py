@@ -29,7 +29,7 @@ from ltpipe.streaming.blocks import (
     take_part,
 )
 from ltpipe.streaming.gradients import GradientSink, handing_out
-from ltpipe.streaming.head import HeadLosses
+from ltpipe.streaming.head import HeadLosses, Objective, next_token_loss
 from ltpipe.streaming.model import CausalModel
 
 
@@ -40,6 +40,7 @@ def walk_gradients(
     chunk: int,
     names: Collection[str],
     sink: GradientSink,
+    objective: Objective = next_token_loss,
 ) -> torch.Tensor:
     """Hand out the gradients of weights in the blocks, of the *summed* next-token loss of each micro-batch.
 
@@ -57,6 +58,7 @@ def walk_gradients(
         chunk: tokens whose logits exist at the same time.
         names: stored names of the weights whose gradients are wanted.
         sink: takes them.
+        objective: what to derive in place of the next-token loss.
 
     Returns:
         Losses, float32 [sequences, tokens - 1] on the CPU, nats.
@@ -74,13 +76,13 @@ def walk_gradients(
         division = model.divide(input_ids.shape[1])
         if division is not None:
             try:
-                losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk)
+                losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk, objective)
             except NotStreamableError as error:
                 model.give_up_streaming(str(error))
             else:
                 losses.sum().backward()
                 return losses.detach()
-        return _in_memory(model, input_ids, micro_batch, chunk, wanted, sink)
+        return _in_memory(model, input_ids, micro_batch, chunk, wanted, sink, objective)
 
 
 def _in_memory(
@@ -90,6 +92,7 @@ def _in_memory(
     chunk: int,
     wanted: Collection[str],
     sink: GradientSink,
+    objective: Objective,
 ) -> torch.Tensor:
     """The same with the whole model in memory; gradients are freed one by one all the same."""
     model.load_whole()
@@ -98,7 +101,7 @@ def _in_memory(
     with handing_out(parameters, sink) as gradients:
         for part in track(input_ids.split(micro_batch), "gradients", "micro-batch"):
             with gradients.of_micro_batch():
-                found = HeadLosses.apply(model.split.hidden_states(part), model, part, chunk)
+                found = HeadLosses.apply(model.split.hidden_states(part), model, part, chunk, objective)
                 if found.requires_grad:
                     found.sum().backward()
                 losses.append(found.detach())
@@ -166,7 +169,7 @@ class _Walk:
         # The first block's input needs no gradient, and yet the block has to be a node of the graph.
         self._root = torch.zeros((), requires_grad=True)
 
-    def forward(self, chunk: int) -> torch.Tensor:
+    def forward(self, chunk: int, objective: Objective) -> torch.Tensor:
         """Losses, float32 [sequences, tokens - 1] on the CPU, from where a backward pass can start.
 
         Raises:
@@ -177,7 +180,7 @@ class _Walk:
                 raise NotStreamableError(f"a weight of a block is used outside it ('{alias}' is tied to '{name}')")
         with self._model.streaming(self._run):
             hidden_states = self._model.split.hidden_states(self._input_ids)
-        return HeadLosses.apply(hidden_states, self._model, self._input_ids, chunk)
+        return HeadLosses.apply(hidden_states, self._model, self._input_ids, chunk, objective)
 
     def _block_of(self, name: str) -> str:
         """Number of the block that a tensor is in; empty for one outside the blocks."""

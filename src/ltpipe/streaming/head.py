@@ -1,5 +1,6 @@
 """Next-token losses that a backward pass can start from, without logits of [tokens, vocabulary] for a whole batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,6 +8,14 @@ from torch.nn.functional import cross_entropy
 
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import CausalModel
+
+Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""What is summed and derived: float32 logits [rows, vocabulary] and int64 targets [rows] to float32 [rows]."""
+
+
+def next_token_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, nats."""
+    return cross_entropy(logits, targets, reduction="none")
 
 
 class HeadLosses(torch.autograd.Function):
@@ -19,7 +28,12 @@ class HeadLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_states: torch.Tensor, model: CausalModel, input_ids: torch.Tensor, chunk: int
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        model: CausalModel,
+        input_ids: torch.Tensor,
+        chunk: int,
+        objective: Objective,
     ) -> torch.Tensor:
         """Losses of every token but the first of each sequence.
 
@@ -29,9 +43,10 @@ class HeadLosses(torch.autograd.Function):
             model: gives the head.
             input_ids: int64 [sequences, tokens], on the model's device.
             chunk: tokens whose logits exist at the same time.
+            objective: what a token's loss is.
 
         Returns:
-            float32 [sequences, tokens - 1] on the CPU, nats.
+            float32 [sequences, tokens - 1] on the CPU.
         """
         sequences, length = input_ids.shape
         targets = input_ids[:, 1:].reshape(-1)
@@ -42,7 +57,7 @@ class HeadLosses(torch.autograd.Function):
                 rows = torch.arange(start, stop)
                 where = rows // (length - 1), rows % (length - 1)
                 predicting = hidden_states.detach()[where].requires_grad_()
-                found = _losses(model, predicting, targets[start:stop])
+                found = _losses(model, predicting, targets[start:stop], objective)
                 found.sum().backward()
                 losses[rows] = found.detach().cpu()
                 gradient[where] = predicting.grad
@@ -53,9 +68,11 @@ class HeadLosses(torch.autograd.Function):
     def backward(ctx: Any, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradient that `forward` computed; it is not kept."""
         gradient, ctx.gradient = ctx.gradient, None
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
-def _losses(model: CausalModel, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _losses(
+    model: CausalModel, hidden_states: torch.Tensor, targets: torch.Tensor, objective: Objective
+) -> torch.Tensor:
     """float32 [rows]; the logits are freed as soon as autograd does not need them."""
-    return cross_entropy(model.split.logits(hidden_states).float(), targets, reduction="none")
+    return objective(model.split.logits(hidden_states).float(), targets)

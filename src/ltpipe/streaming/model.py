@@ -173,6 +173,10 @@ class CausalModel:
                 self.lender.give(self.split.model, "")
             self._whole = True
 
+    def reload(self) -> None:
+        """Let weights that were loaded whole be fetched again, because they have changed."""
+        self._whole = False
+
     def give_up_streaming(self, reason: str) -> None:
         """Load the whole model from now on, because of `reason`."""
         self.not_streamed_because, self._division = reason, None

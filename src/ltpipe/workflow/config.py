@@ -7,8 +7,11 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
+from ltpipe.scoring.criterion import criterion_names
+from ltpipe.workflow.grid import evaluated_texts, needs_calibration
 
 Config = dict[str, Any]
 
@@ -32,6 +35,8 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
         raise UserError(_one_line(errors[0], schema) + more)
     filled = _with_defaults(config, schema, schema)
     _check_names(filled)
+    _check_criteria(filled)
+    _check_calibration(filled)
     for source in sources(filled):
         source.check()
     return filled
@@ -52,6 +57,50 @@ def _check_names(config: Config) -> None:
     for index, name in enumerate(config["evaluate"]["data"] or []):
         if name not in known:
             raise UserError(f"evaluate.data[{index}]: '{name}' is no text; allowed: {', '.join(known)}")
+
+
+def _check_criteria(config: Config) -> None:
+    hybrids = config["score"]["hybrids"]
+    own = {*CRITERIA, *criterion_names()}
+    for name, parts in hybrids.items():
+        if name in own:
+            raise UserError(f"score.hybrids.{name}: a criterion of its own has this name; choose another")
+        for part in parts:
+            if part != "magnitude" and part not in criterion_names():
+                allowed = ", ".join(["magnitude", *criterion_names()])
+                raise UserError(f"score.hybrids.{name}: '{part}' cannot be part of a hybrid; allowed: {allowed}")
+    known = sorted(own | hybrids.keys())
+    for index, name in enumerate(config["grid"]["criteria"]):
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise UserError(f"grid.criteria[{index}]: '{name}' is no criterion{hint}; allowed: {', '.join(known)}")
+
+
+def _check_calibration(config: Config) -> None:
+    """Calibration data must be there for those who need it, and apart from what is evaluated."""
+    name, texts = config["score"]["data"], config["data"]
+    if name is not None and name not in texts:
+        raise UserError(f"score.data: '{name}' is no text; allowed: {', '.join(sorted(texts))}")
+    criteria = needs_calibration(config)
+    if name is None and criteria:
+        raise UserError(f"score.data: criterion '{criteria[0]}' needs calibration data; name a text under data")
+    evaluated = evaluated_texts(config)
+    if not evaluated:
+        raise UserError("data: there is no text to evaluate on beside that of score.data; add one")
+    if name is not None and criteria:
+        for other in evaluated:
+            if other == name or not _apart(texts[name], texts[other]):
+                raise UserError(
+                    f"score.data: '{name}' shares documents with the evaluated text '{other}'; give them different "
+                    "sources, or documents: calibration and documents: evaluation"
+                )
+
+
+def _apart(text: Config, other: Config) -> bool:
+    """Whether two texts certainly have no document in common."""
+    parts = {text["documents"], other["documents"]}
+    return text["source"] != other["source"] or parts == {"calibration", "evaluation"}
 
 
 def _one_line(error: ValidationError, schema: dict[str, Any]) -> str:

@@ -6,12 +6,15 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from ltpipe.pruning.scores import criterion_named
+from ltpipe.pruning.scores import CRITERIA
+from ltpipe.scoring.criterion import criterion_names, scored_criterion
 
 NO_SEED = "none"
 
 CHECKPOINT = "results/checkpoints/{model}"
 SEQUENCES = "results/sequences/{model}/{data}.safetensors"
+CALIBRATION = "results/calibration/{model}/{data}.safetensors"
+SCORES = "results/scores/{model}/{criterion}.safetensors"
 HISTOGRAM = "results/histograms/{model}/{criterion}/seed-{seed}.safetensors"
 MASK = "results/masks/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.safetensors"
 BASELINE = "results/baselines/{model}/{data}.json"
@@ -43,8 +46,26 @@ def canonical_decimal(sparsity: float) -> str:
 
 
 def evaluated_texts(config: dict[str, Any]) -> list[str]:
-    """Names of the texts to evaluate on."""
-    return sorted(config["evaluate"]["data"] or config["data"])
+    """Names of the texts to evaluate on; where none are named, all but the calibration text."""
+    return sorted(config["evaluate"]["data"] or set(config["data"]) - {config["score"]["data"]})
+
+
+def has_scores(config: dict[str, Any], criterion: str) -> bool:
+    """Whether a criterion has a score file."""
+    return criterion in config["score"]["hybrids"] or criterion in criterion_names()
+
+
+def scored_criteria(config: dict[str, Any]) -> list[str]:
+    """Criteria of the grid that have a score stage, with those that only hybrids are made of."""
+    hybrids = config["score"]["hybrids"]
+    wanted = set(config["grid"]["criteria"])
+    parts = {part for name in wanted & hybrids.keys() for part in hybrids[name]}
+    return sorted((wanted | parts) & set(criterion_names()))
+
+
+def needs_calibration(config: dict[str, Any]) -> list[str]:
+    """Criteria of the grid that need calibration data."""
+    return [name for name in scored_criteria(config) if scored_criterion(name).needs_data]
 
 
 def baselines(config: dict[str, Any]) -> list[str]:
@@ -70,6 +91,7 @@ def _cells(config: dict[str, Any]) -> Iterator[Ticket]:
     grid = config["grid"]
     axes = (config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"], grid["sparsities"])
     for model, data, criterion, scope, sparsity in product(*axes):
-        seeds = grid["seeds"] if criterion_named(criterion).stochastic else [NO_SEED]
+        stochastic = criterion in CRITERIA and CRITERIA[criterion].stochastic
+        seeds = grid["seeds"] if stochastic else [NO_SEED]
         for seed in seeds:
             yield Ticket(model, data, criterion, scope, str(seed), canonical_decimal(sparsity))

@@ -4,17 +4,15 @@ import pytest
 import torch
 from allocations import allocated_peak
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.evaluation.gradient_plan import ACCUMULATORS, GRADIENTS, GradientPlanner
 from ltpipe.evaluation.plan import BLOCK, HIDDEN, LOGITS, OUTSIDE, BatchSizes
-from ltpipe.pruning.apply import fetch_from
-from ltpipe.pruning.gradients import Fisher, Taylor, accumulate, allowed
-from ltpipe.streaming.model import CausalModel, build_skeleton
-
-CPU = torch.device("cpu")
+from ltpipe.runtime.errors import UserError
+from ltpipe.scoring.criteria.snip import Snip
+from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.scoring.plan import ACCUMULATORS, GRADIENTS, ScorePlanner
+from ltpipe.streaming.model import build_skeleton
 
 
 def qwen(**changes):
@@ -48,19 +46,18 @@ def test_gradient_scores_of_a_large_model_fit_beside_half_of_its_weights():
     skeleton, manifest, weights = qwen()
     assert weights == 3_087_428_608
     names = Selection().names(manifest)
-    peak = GradientPlanner(skeleton, manifest, names, Taylor, (), torch.bfloat16, True).peak(BatchSizes(32, 4, 64), 128)
+    peak = ScorePlanner(skeleton, manifest, names, Snip, torch.bfloat16, True).peak(BatchSizes(32, 4, 64), 128)
     assert peak.total <= 0.50 * weights
     assert peak.parts[OUTSIDE] == 2 * (151936 + 1) * 1536, "embedding once, and the final norm"
     assert peak.parts[LOGITS] >= 64 * 151936 * (4 + 4)
     assert sum(peak.parts.values()) == peak.total
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
-def test_the_parts_while_a_block_is_walked_back(masked):
+def test_the_parts_while_a_block_is_walked_back():
     """With few words the peak is in a block: two blocks of weights, accumulators of one, and no kept inputs."""
     skeleton, manifest, _ = qwen(vocab_size=1000, num_hidden_layers=5)
     names = Selection().names(manifest)
-    planner = GradientPlanner(skeleton, manifest, names, Taylor, names if masked else (), torch.bfloat16, True)
+    planner = ScorePlanner(skeleton, manifest, names, Snip, torch.bfloat16, True)
     peak = planner.peak(BatchSizes(32, 16, 64), 128)
     scored = sum(manifest.tensors[name].size for name in names) // 5
     block = sum(entry.size for name, entry in manifest.tensors.items() if name.startswith("model.layers.0."))
@@ -72,20 +69,31 @@ def test_the_parts_while_a_block_is_walked_back(masked):
     assert LOGITS not in peak.parts
 
 
-@pytest.mark.parametrize(("architecture", "accumulator"), [("llama", Taylor), ("llama", Fisher), ("gpt2", Taylor)])
-def test_plan_against_the_profiler(architecture, accumulator, canonical_folder):
-    folder = canonical_folder(architecture)
-    manifest, sizes = Manifest.read(folder / MANIFEST), BatchSizes(8, 4, 64)
+@pytest.mark.parametrize("criterion", criterion_names())
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_plan_against_the_profiler(architecture, criterion, subject, canonical_folder):
+    """Of one walk: what else a stage does on the CPU, with files, is not on the device."""
+    folder, rule = canonical_folder(architecture), scored_criterion(criterion)
+    manifest, sizes = Manifest.read(folder / MANIFEST), BatchSizes(8, rule.batch or 4, 10)
     skeleton, names = build_skeleton(folder, torch.float32), Selection().names(manifest)
-    planner = GradientPlanner(skeleton, manifest, names, accumulator, (), torch.float32, False)
-    planned = planner.peak(sizes, 48).total
+    planned = ScorePlanner(skeleton, manifest, names, rule, torch.float32, False).peak(sizes, 48).total
 
     ids = torch.randint(3, 90, (8, 48), generator=torch.Generator().manual_seed(1))
-    fetch = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32)
-    model = CausalModel(skeleton, manifest, fetch, CPU, True)
-    model.divide(48)
-    micro_batch = allowed(accumulator, sizes.micro_batch)
-    measured, _ = allocated_peak(
-        lambda: accumulate(model, ids, names, accumulator, micro_batch, sizes.chunk, lambda *_: None)
-    )
+    there = subject(architecture, micro_batch=sizes.micro_batch, ids=ids)
+    there._model.divide(48)
+    measured, _ = allocated_peak(lambda: rule.walk(there))
     assert planned == pytest.approx(measured, rel=0.01)
+
+
+def test_what_does_not_fit_is_refused_with_what_it_needs(canonical_folder):
+    folder = canonical_folder("llama")
+    manifest = Manifest.read(folder / MANIFEST)
+    names, skeleton = Selection().names(manifest), build_skeleton(folder, torch.float32)
+    planner = ScorePlanner(skeleton, manifest, names, Snip, torch.float32, False)
+    sizes, peak = planner.fit(BatchSizes(8, 8, 64), 48, 1e9)
+    assert sizes == BatchSizes(8, 8, 64)
+    smaller, less = planner.fit(BatchSizes(8, 8, 64), 48, 0.9 * peak.total)
+    assert smaller.super_batch == 8
+    assert less.total <= 0.9 * peak.total
+    with pytest.raises(UserError, match="scoring of sequences of 48 tokens needs"):
+        planner.fit(BatchSizes(8, 8, 64), 48, 1)

@@ -1,0 +1,39 @@
+"""Add up the normalised scores of several criteria."""
+
+from pathlib import Path
+
+from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.runtime import stage
+from ltpipe.scoring.hybrid import Part, combine_scores
+
+
+def main(
+    *,
+    checkpoint: Path,
+    name: str,
+    scores: tuple[str, ...],
+    weights: tuple[float, ...],
+    output: Path,
+    preset: Preset = "linear",
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+) -> None:
+    """Add up the normalised scores of several criteria.
+
+    Args:
+        checkpoint: canonical checkpoint folder.
+        name: what to call the sum.
+        scores: files that the score stage wrote, or the word magnitude.
+        weights: of the scores, one number above 0 each.
+        output: safetensors file to write.
+        preset: linear or all-weights.
+        include: patterns of further tensors to prune.
+        exclude: patterns of tensors to leave alone.
+    """
+    parts = [Part(*pair) for pair in zip(scores, weights, strict=True)]
+    combine_scores(checkpoint, name, parts, Selection(preset, include, exclude), output)
+    stage.say(f"{name}: " + " + ".join(f"{part.weight:g} x {Path(part.scores).stem}" for part in parts))
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,36 @@
+"""Diagonal Fisher information, from gradients of single sequences."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ltpipe.scoring.criterion import GradientCriterion
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Fisher(GradientCriterion):
+    """Mean over sequences of g², the diagonal of the empirical Fisher information.
+
+    As in Theis et al. 2018 (1801.05787) and Kirkpatrick et al. 2017 (1612.00796), in nats² a squared unit of weight,
+    of the loss summed over a sequence. Squares are taken and summed in float32, since those of bfloat16 gradients
+    underflow, and nothing is clamped from below.
+    """
+
+    batch: int | None = 1
+
+    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: int) -> None:
+        super().__init__(shape, device, tokens)
+        self._batches = 0
+
+    def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:  # noqa: ARG002
+        """Add g², multiplied in float32."""
+        self._sum.addcmul_(gradient, gradient)
+        self._batches += 1
+
+    def result(self) -> "torch.Tensor":
+        """The mean of the squares."""
+        return self._sum.div_(self._batches)
+
+
+CRITERION = Fisher

@@ -1,0 +1,142 @@
+"""What a criterion with a score stage is like.
+
+A new criterion is one file in the folder `criteria`: a class with one method of its own, named in the last line. The
+file `my_rule.py` is the criterion `my-rule` of the configuration. A score says what a weight is worth: the lowest are
+pruned first.
+
+The workflow reads these facts when it starts, so nothing here or in `criteria` imports torch before it computes.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from ltpipe.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltpipe.scoring.subject import Deliver, Subject
+
+_FOLDER = "ltpipe.scoring.criteria"
+
+
+class Criterion(Protocol):
+    """Scores the weights of a model.
+
+    Attributes:
+        needs_data: whether it reads calibration sequences.
+        signed: whether scores may be negative.
+        precision: dtype that it has to compute in; None leaves the choice to the user.
+        batch: sequences that have to go through a block together; None leaves the choice to the memory plan.
+        iterative: whether it prunes as it scores, in the configured number of iterations.
+    """
+
+    needs_data: ClassVar[bool]
+    signed: ClassVar[bool]
+    precision: ClassVar[str | None]
+    batch: ClassVar[int | None]
+    iterative: ClassVar[bool]
+
+    @classmethod
+    def walk(cls, subject: "Subject") -> None:
+        """One pass over the model with nothing kept: what the memory plan runs on fake tensors."""
+        ...
+
+    @classmethod
+    def score(cls, subject: "Subject", deliver: "Deliver") -> None:
+        """Hand the scores of every weight to `deliver`."""
+        ...
+
+
+def criterion_names() -> list[str]:
+    """Names of all criteria with a score stage."""
+    return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
+
+
+def scored_criterion(name: str) -> type[Criterion]:
+    """Look a criterion up.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in criterion_names():
+        raise UserError(f"criterion '{name}' has no score stage; known are {', '.join(criterion_names())}")
+    return import_module(f"{_FOLDER}.{name.replace('-', '_')}").CRITERION
+
+
+class GradientCriterion:
+    """Scores from the gradients of the loss: override `add`, and `result` if the sum is not the score.
+
+    One object accumulates one weight tensor. Objects exist for one block at a time.
+
+    Args:
+        shape: of the weight.
+        device: where its gradients are.
+        tokens: predicted tokens of a sequence; gradients are of *summed* losses, divide by it for those of a mean.
+    """
+
+    needs_data = True
+    signed = False
+    precision: ClassVar[str | None] = None
+    batch: ClassVar[int | None] = None
+    iterative = False
+
+    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: int) -> None:
+        import torch
+
+        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._tokens = tokens
+
+    def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:
+        """Take the gradient of the summed loss of a micro-batch; it is as large and of the dtype of the weight."""
+        raise NotImplementedError
+
+    def result(self) -> "torch.Tensor":
+        """Scores, float32; the accumulator is used up. Here the magnitude of the sum."""
+        return self._sum.abs_()
+
+    @classmethod
+    def walk(cls, subject: "Subject") -> None:
+        """Accumulate, and forget."""
+        subject.gradients(cls, lambda *_: None)
+
+    @classmethod
+    def score(cls, subject: "Subject", deliver: "Deliver") -> None:
+        """Accumulate over one backward walk; each block's scores are delivered when it is done."""
+        subject.gradients(cls, deliver)
+
+
+class ActivationCriterion:
+    """Scores from a weight and the sizes of its inputs: override `combine`."""
+
+    needs_data = True
+    signed = False
+    precision: ClassVar[str | None] = None
+    batch: ClassVar[int | None] = None
+    iterative = False
+
+    @staticmethod
+    def combine(weight: "torch.Tensor", norms: "torch.Tensor") -> "torch.Tensor":
+        """Scores, float32, of a weight matrix.
+
+        Args:
+            weight: float32 on the CPU, of the shape that it is stored in.
+            norms: L2 norm of each input over all calibration tokens, float32, shaped to be multiplied with it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def walk(cls, subject: "Subject") -> None:
+        """Run the model forward."""
+        subject.input_norms()
+
+    @classmethod
+    def score(cls, subject: "Subject", deliver: "Deliver") -> None:
+        """Run the dense model forward once, then read every weight once."""
+        norms = subject.input_norms()
+        for name in subject.names:
+            if name not in norms:
+                raise UserError(f"the layer of '{name}' was never run; exclude it from the prunable weights")
+            deliver(name, cls.combine(subject.weight(name), norms[name]))

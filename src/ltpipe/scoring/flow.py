@@ -1,0 +1,77 @@
+"""Scores from pruning step by step, each step among the weights that the last one left."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.scopes import groups
+from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.thresholds import Cut, exact_cuts
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.progress import track
+from ltpipe.scoring.stored import Stored
+from ltpipe.scoring.subject import Deliver, Subject
+
+FINAL_DENSITY = 0.01
+_LEAST = np.float32(np.finfo(np.float32).tiny)
+_SPAN = 0.99  # so that no weight of a step ties with one of the next
+
+Flow = Callable[[Callable[[str], torch.Tensor], Deliver], None]
+"""Gets a function from a name to which weights are left (float32, 0 or 1), and delivers the score of every weight."""
+
+
+def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver) -> None:
+    """Prune globally to a density of 0.01^(k/n) in step k of n, and score each weight by when and where it fell.
+
+    A weight that fell in step k gets k - 1 plus its score relative to the threshold there, times 0.99; those left at
+    the end get n plus.
+
+    Raises:
+        UserError: there is no step, or no weight has a score above 0.
+    """
+    steps = subject.iterations
+    if steps < 1:
+        raise UserError(f"iterations: {steps} is not allowed; allowed are 1 and more")
+    with subject.stored() as fallen, subject.stored() as scores:  # 0 in `fallen` says that a weight is left
+
+        def left(name: str) -> torch.Tensor:
+            return (fallen.read(name) == 0).float()
+
+        for step in track(range(1, steps + 1), "pruning", "step"):
+            flow(left, scores.write)
+            if step == 1 and not any(bool(scores.read(name).any()) for name in subject.names):
+                raise UserError("no weight has a score above 0: this criterion says nothing about this architecture")
+            keys = _keys(subject, scores, left)
+            sparsity = str(1 - FINAL_DENSITY ** (step / steps))
+            (cuts,) = exact_cuts(keys, count_keys(keys, "", "", None), [groups("global", sparsity, keys.sizes)])
+            limit = max(cut.threshold for cut in cuts)
+            highest = float(np.uint32(limit).view(np.float32))
+            for name, cut in zip(keys.names, cuts, strict=True):
+                (flat,) = keys.blocks(name)
+                now = torch.from_numpy(_pruned(flat, cut)).reshape(subject.shape(name)) & (left(name) != 0)
+                value = step - 1 + _SPAN * (scores.read(name) / highest).clamp_(max=1)
+                fallen.write(name, torch.where(now, value.clamp_(min=float(_LEAST)), fallen.read(name)))
+        largest = max(float((scores.read(name) * left(name)).max()) for name in subject.names)
+        for name in subject.names:
+            rest = steps + scores.read(name) / (largest or 1.0)
+            deliver(name, torch.where(left(name) != 0, rest, fallen.read(name)))
+
+
+def _keys(subject: Subject, scores: Stored, left: Callable[[str], torch.Tensor]) -> RankKeys:
+    """Scores of what is left, above 0; and 0 for what has fallen, so that it falls again."""
+
+    def whole(name: str) -> np.ndarray:
+        values = scores.read(name).numpy()
+        return np.where(left(name).numpy() != 0, np.maximum(values, _LEAST), np.float32(0)).view(np.uint32).reshape(-1)
+
+    shapes = tuple(subject.shape(name) for name in subject.names)
+    return RankKeys(subject.names, shapes, 31, 0x7F800000, lambda name: iter([whole(name)]))
+
+
+def _pruned(keys: np.ndarray, cut: Cut) -> np.ndarray:
+    """Which keys a cut prunes, bool."""
+    pruned = keys < cut.threshold
+    pruned[np.flatnonzero(keys == cut.threshold)[: cut.ties]] = True
+    return pruned

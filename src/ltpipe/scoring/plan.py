@@ -1,0 +1,112 @@
+"""What a score stage will take, found by running its walk on tensors without contents."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.evaluation.plan import BLOCK, HIDDEN, LOGITS, OUTSIDE, BatchSizes, EvaluationPlanner, LabelledModel
+from ltpipe.runtime.simulation import ByteCounter
+from ltpipe.scoring.criterion import Criterion
+from ltpipe.scoring.subject import Accumulator, AccumulatorType, ChangingFetch, Deliver, Subject
+from ltpipe.streaming.head import Objective, next_token_loss
+from ltpipe.streaming.lending import Fetch
+
+GRADIENTS, ACCUMULATORS = "gradients", "accumulators"
+
+
+class ScorePlanner(EvaluationPlanner):
+    """Runs a criterion's `walk` on fake tensors.
+
+    On an accelerator, the kept inputs of the blocks and the finished scores lie on the host, and are not counted; on
+    the CPU they are, for there the host is the device.
+
+    Args:
+        skeleton: of the model, in the dtype to compute in; it is not changed.
+        manifest: of the checkpoint, real or foreseen.
+        names: of the tensors to score.
+        criterion: to plan for.
+        dtype: to compute in.
+        accelerator: whether to plan for one, or for the CPU.
+        streamed: one block of weights at a time.
+    """
+
+    what = "scoring"
+
+    def __init__(
+        self,
+        skeleton: nn.Module,
+        manifest: Manifest,
+        names: Collection[str],
+        criterion: type[Criterion],
+        dtype: torch.dtype,
+        accelerator: bool,
+        streamed: bool = True,
+    ) -> None:
+        super().__init__(skeleton, manifest, (), dtype, accelerator, streamed)
+        self._names, self._criterion = sorted(names, key=str.encode), criterion
+
+    def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
+        """The next smaller sizes: all sequences stay one batch, and some criteria need a certain micro-batch."""
+        return smaller_scored(sizes, parts, self._criterion)
+
+    def _fetch(self, counter: ByteCounter) -> Fetch:
+        return _LabelledChanges(super()._fetch(counter), counter, self._manifest)
+
+    def _run(self, model: LabelledModel, fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:
+        self._criterion.walk(_PlannedSubject(model, fetch, self._names, input_ids, sizes, fetch, Path(), 1))
+
+
+def smaller_scored(sizes: BatchSizes, parts: Mapping[str, int], criterion: type[Criterion]) -> BatchSizes | None:
+    """The next smaller sizes for a score where `parts` were the bytes at the peak; None if there are none."""
+    if LOGITS in parts and sizes.chunk > 1:
+        return replace(sizes, chunk=sizes.chunk // 2)
+    if LOGITS not in parts and sizes.micro_batch > 1 and criterion.batch is None:
+        return replace(sizes, micro_batch=sizes.micro_batch // 2)
+    return None
+
+
+class _LabelledChanges(ChangingFetch):
+    """Counts changed weights as weights."""
+
+    def __init__(self, fetch: Fetch, counter: ByteCounter, manifest: Manifest) -> None:
+        super().__init__(fetch)
+        self._counter, self._manifest = counter, manifest
+
+    def __call__(self, name: str) -> torch.Tensor:
+        with self._counter.labelled(BLOCK if self._manifest.in_blocks(name) else OUTSIDE):
+            values = super().__call__(name)
+        self._counter.label = HIDDEN
+        return values
+
+
+class _PlannedSubject(Subject):
+    """Counts accumulators as such, and gradients as gradients."""
+
+    def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective = next_token_loss) -> None:
+        counter = self._model.counter
+
+        def labelled(shape: Sequence[int], device: torch.device, tokens: int) -> Accumulator:
+            with counter.labelled(ACCUMULATORS):
+                return _Labelled(counter, make(shape, device, tokens))
+
+        super().gradients(labelled, deliver, objective)
+
+
+class _Labelled:
+    """An accumulator that is counted."""
+
+    def __init__(self, counter: ByteCounter, inner: Accumulator) -> None:
+        self._counter, self._inner = counter, inner
+
+    def add(self, weight: torch.Tensor, gradient: torch.Tensor) -> None:
+        self._counter.relabel(gradient, GRADIENTS)
+        with self._counter.labelled(ACCUMULATORS):
+            self._inner.add(weight, gradient)
+
+    def result(self) -> torch.Tensor:
+        with self._counter.labelled(ACCUMULATORS):
+            return self._inner.result()

@@ -1,0 +1,79 @@
+"""What tests of scores share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.data.sequences import TokenSequences
+from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.pruning.apply import fetch_from
+from ltpipe.runtime.files import sha256_of
+from ltpipe.scoring.criterion import scored_criterion
+from ltpipe.scoring.subject import ChangingFetch, Subject
+from ltpipe.streaming.model import CausalModel, build_skeleton
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def subject(canonical_folder, token_ids, tmp_path):
+    """Function from an architecture to a subject on its tiny model: seven sequences, three a micro-batch."""
+
+    def made(architecture, *, streamed=True, micro_batch=3, iterations=4, ids=token_ids, exclude=()):
+        folder = canonical_folder(architecture)
+        file, manifest = TensorFile(folder / WEIGHTS), Manifest.read(folder / MANIFEST)
+        fetch = ChangingFetch(fetch_from(file, None, CPU, torch.float32))
+        model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, streamed)
+        names = Selection(exclude=exclude).names(manifest)
+        weight = fetch_from(file, None, CPU, torch.float32)
+        sizes = BatchSizes(len(ids), micro_batch, 10)
+        return Subject(model, fetch, names, ids, sizes, weight, tmp_path, iterations)
+
+    return made
+
+
+@pytest.fixture
+def scores():
+    """Function from a criterion's name and a subject to name and score, float64 NumPy arrays."""
+
+    def found(criterion, subject):
+        delivered = {}
+        scored_criterion(criterion).score(
+            subject, lambda name, values: delivered.update({name: values.double().numpy()})
+        )
+        assert sorted(delivered) == sorted(subject.names)
+        return delivered
+
+    return found
+
+
+@pytest.fixture
+def plain(source_folder):
+    """Function from an architecture to plain transformers' model in float64, where its kernels know that."""
+
+    def loaded(architecture):
+        from transformers import AutoModelForCausalLM
+
+        dtype = torch.float32 if architecture == "mixtral" else torch.float64
+        return AutoModelForCausalLM.from_pretrained(source_folder(architecture), dtype=dtype).eval()
+
+    return loaded
+
+
+@pytest.fixture
+def calibration(canonical_folder, token_ids, tmp_path):
+    """Function from an architecture to a file of seven calibration sequences."""
+
+    def written(architecture) -> Path:
+        path = tmp_path / f"{architecture}.sequences"
+        tokenizer = sha256_of(canonical_folder(architecture) / TOKENIZER)
+        TokenSequences(token_ids.numpy().astype(np.int32), 7, 1, tokenizer).write(path)
+        return path
+
+    return written
