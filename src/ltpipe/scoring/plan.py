@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.evaluation.plan import BLOCK, HIDDEN, LOGITS, OUTSIDE, BatchSizes, EvaluationPlanner, LabelledModel
+from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE, BatchSizes, EvaluationPlanner, LabelledModel
 from ltpipe.runtime.simulation import ByteCounter
 from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.subject import Accumulator, AccumulatorType, ChangingFetch, Deliver, Subject
@@ -77,10 +77,11 @@ class _LabelledChanges(ChangingFetch):
         self._counter, self._manifest = counter, manifest
 
     def __call__(self, name: str) -> torch.Tensor:
+        values = self._fetch(name)
+        if self.change is None:
+            return values
         with self._counter.labelled(BLOCK if self._manifest.in_blocks(name) else OUTSIDE):
-            values = super().__call__(name)
-        self._counter.label = HIDDEN
-        return values
+            return self.change(name, values)
 
 
 class _PlannedSubject(Subject):

@@ -41,8 +41,8 @@ class Grasp:
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:
-        """One of the walks, at weights that are moved by as much as a copy."""
-        with subject.changed(lambda _, weight: weight + weight):
+        """One of the walks, at scored weights that are copied as if they were moved."""
+        with subject.changed(lambda name, weight: weight.clone() if name in subject.names else weight):
             subject.gradients(_Gradient, lambda *_: None)
 
     @classmethod
