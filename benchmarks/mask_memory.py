@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from benchmarks import stages
 from benchmarks.mask_speed import SPARSITY
 from benchmarks.processes import MB, Watched, watch_command
 from benchmarks.report import Bar, Samples, Table
 from ltpipe.checkpoints.layout import WEIGHTS
-from ltpipe.pruning.scopes import SCOPES
 
 _LIMIT = 300.0
 _IMPORTS = "import ltpipe.pruning.build, ltpipe.runtime.stage"
@@ -58,7 +58,7 @@ def _watch_stages(folder: Path, scratch: Path, threads: int) -> dict[str, Watche
         histogram = str(scratch / f"histogram-{preset}.safetensors")
         count = ["scripts/count_keys.py", *common, "--criterion", "magnitude", "--preset", preset]
         watched[f"count_keys, {preset}"] = watch_command([*count, "--output", histogram])
-        for scope in SCOPES:
+        for scope in stages.SCOPES:
             mask = ["scripts/make_mask.py", *common, "--histogram", histogram, "--scope", scope]
             output = ["--sparsity", SPARSITY, "--output", str(scratch / "mask.safetensors")]
             watched[f"make_mask, {preset}, {scope}"] = watch_command([*mask, *output])

@@ -11,7 +11,7 @@ from ltpipe.checkpoints.prunable import Preset
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram
-from ltpipe.pruning.scopes import SCOPES, groups
+from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import RankKeys
 from ltpipe.pruning.thresholds import exact_cuts
 
@@ -29,7 +29,7 @@ def compile_kernels(*folders: Path) -> None:
     for folder in folders:
         names = stages.prunable(folder, "linear")
         histogram = stages.count(stages.open_keys(folder, names))
-        for scope in SCOPES:
+        for scope in stages.SCOPES:
             _pack(folder, names, histogram, scope)
         read_by_sum(TensorFile(folder / WEIGHTS), names)
 
@@ -86,7 +86,7 @@ def schedule(folders: Sequence[Path], rounds: int) -> Table:
     """Count and find the thresholds of one sparsity, and of a whole schedule."""
     plans = {
         "1 sparsity, global": [("global", SPARSITY)],
-        "9 sparsities, global and layer": [(scope, sparsity) for scope in SCOPES for sparsity in SCHEDULE],
+        "9 sparsities, global and layer": [(scope, sparsity) for scope in stages.SCOPES for sparsity in SCHEDULE],
     }
     rows = []
     for folder in folders:

@@ -15,6 +15,9 @@ from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_keys
 from ltpipe.pruning.scores import RankKeys, criterion_named
 
+SCOPES = ("global", "layer")
+"""Those whose masks are streamed, one block of weights at a time."""
+
 FINGERPRINT = "benchmark"
 """Stands for the checkpoint's; hashing 300 names is not what is measured."""
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning import kernels
-from ltpipe.pruning.build import packing_bytes
+from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.runtime import stage
 from ltpipe.runtime.threads import available_threads

@@ -1,4 +1,4 @@
-"""Make one mask that prunes exactly round(sparsity x N) weights."""
+"""Make one mask, exact to the last weight."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ def main(
     scores: Path | None = None,
     threads: int = 0,
 ) -> int:
-    """Make one mask that prunes exactly round(sparsity x N) weights.
+    """Make one mask, exact to the last weight.
 
     Args:
         checkpoint: canonical checkpoint folder.
         histogram: scores counted on it; says criterion, seed and prunable weights.
-        scope: where weights compete, global or layer.
-        sparsity: fraction to prune, 0 to 1.
+        scope: where weights compete and in what pattern, global for example (docs/scopes.md).
+        sparsity: fraction to prune, 0 to 1; an N:M pattern has one of its own.
         output: safetensors file to write.
         scores: what the score stage wrote, if the criterion has one.
         threads: CPU threads; 0 takes all.

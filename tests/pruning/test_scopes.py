@@ -1,4 +1,4 @@
-"""How many weights a sparsity prunes: exact decimals, half to even, and which sparsities are refused."""
+"""Names of scopes, and how many weights a sparsity prunes: exact decimals, half to even, and what is refused."""
 
 from fractions import Fraction
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.pruning.scopes import prune_count
+from ltpipe.pruning.scopes import SCOPES, NOfM, Tiles, groups, own_sparsity, prune_count, scope_named
 from ltpipe.runtime.errors import UserError
 
 
@@ -59,3 +59,40 @@ def test_unusable_sparsity_is_a_user_error(sparsity: str) -> None:
     with pytest.raises(UserError) as caught:
         prune_count(sparsity, 100)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_names_with_numbers() -> None:
+    assert scope_named("2of4") == NOfM(2, 4)
+    assert scope_named("block16x8") == Tiles(16, 8)
+    assert [own_sparsity(name) for name in ("2of4", "1of4", "2of3", "row")] == [0.5, 0.75, 1 / 3, None]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rows",
+        "",
+        "Global",
+        "0of4",
+        "4of4",
+        "5of4",
+        "02of4",
+        "2of04",
+        "2:4",
+        "2of4-row",
+        "block0x4",
+        "block4",
+        "layer-row",
+    ],
+)
+def test_unknown_scope_is_one_line_that_lists_what_is_allowed(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scope_named(name)
+    assert f"'{name}'" in str(caught.value)
+    assert all(known in str(caught.value) for known in [*SCOPES, "2of4", "block16x16"])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_groups_of_a_scope_that_needs_scores_are_refused() -> None:
+    with pytest.raises(UserError, match="'lamp'.*global, layer"):
+        groups("lamp", "0.5", [4])

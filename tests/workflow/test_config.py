@@ -1,5 +1,6 @@
 """Configurations: defaults are filled in, and every mistake is one line that names key, value and what is allowed."""
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def test_checking_leaves_the_callers_configuration_alone():
     config = deepcopy(DEFAULT)
     check_config(config, SCHEMA)
     assert config == DEFAULT
+
+
+def test_every_scope_is_allowed():
+    scopes = [*SCOPES, "2of4", "block16x16"]
+    assert check_config(changed("grid/scopes", scopes), SCHEMA)["grid"]["scopes"] == scopes
+    assert all(re.fullmatch("[a-z0-9-]+", scope) for scope in scopes), "what the wildcard of artefact names takes"
 
 
 def with_calibration(**changes: Any) -> dict[str, Any]:
@@ -116,7 +123,10 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
         ("grid/sparsities", [], ["grid.sparsities", "[]"]),
         ("grid/sparsities", None, ["grid", "'sparsities' is missing"]),
         ("grid/criteria", ["magnitud"], ["grid.criteria[0]", "'magnitud'", "did you mean 'magnitude'", "wanda"]),
-        ("grid/scopes", ["row"], ["grid.scopes[0]", "'row'", "global or layer"]),
+        ("grid/scopes", ["rows"], ["grid.scopes[0]", "'rows'", "global, layer, row, erk", "2of4", "block16x16"]),
+        ("grid/scopes", ["row", "4of2"], ["grid.scopes[1]", "'4of2'", "0 < N < M"]),
+        ("grid/scopes", yaml.safe_load("[2:4]"), ["grid.scopes[0]", "124", "2of4 (not 2:4"]),
+        ("grid/scopes", [], ["grid.scopes", "[]"]),
         ("grid/seeds", [0, 0], ["grid.seeds", "0 is there twice"]),
         ("grid/seeds", [-1], ["grid.seeds[0]", "-1"]),
         ("models/smollm2-135m/source", "no/such/folder", ["models.smollm2-135m.source", "'no/such/folder'", "hub:"]),

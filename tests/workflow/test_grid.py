@@ -38,3 +38,11 @@ def test_names():
     cell = tickets(CONFIG)[0]
     assert cell.named(MASK) == "results/masks/m/magnitude/layer/seed-none/0.00001.safetensors"
     assert cell.named(TICKET) == "results/tickets/m/a/magnitude/layer/seed-none/0.00001.json"
+
+
+def test_a_scope_with_a_sparsity_of_its_own_gives_one_ticket():
+    config = {**CONFIG, "grid": {**CONFIG["grid"], "criteria": ["magnitude"], "scopes": ["layer", "2of4", "2of3"]}}
+    cells = tickets(config)
+    assert len(cells) == len(set(cells)) == 2 * (3 + 1 + 1)
+    assert {cell.sparsity for cell in cells if cell.scope == "2of4"} == {"0.5"}
+    assert {cell.sparsity for cell in cells if cell.scope == "2of3"} == {"0.3333333333333333"}

@@ -12,7 +12,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
-from ltpipe.pruning.build import packing_bytes
+from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.simulation import Peak
@@ -194,11 +194,14 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
     histograms = {ticket.named(grid.HISTOGRAM): ticket.criterion for ticket in model.tickets}
     masks = {ticket.named(grid.MASK) for ticket in model.tickets}
     bits = [own_bits if criterion == "magnitude" else 31 for criterion in histograms.values()]
-    packing = model.base + packing_bytes(max(bits))
+    largest = max(model.manifest.tensors[tensor].size for tensor in model.prunable)
+    packing = max(packing_bytes(max(bits), scope, largest) for scope in model.config["grid"]["scopes"])
     counted = sum(_histogram_bytes(width, len(model.prunable)) for width in bits)
-    yield StagePlan("histogram", model.name, None, len(histograms), Peak(), packing, counted)
+    yield StagePlan(
+        "histogram", model.name, None, len(histograms), Peak(), model.base + packing_bytes(max(bits)), counted
+    )
     mask_bytes = sum(ceil(model.manifest.tensors[tensor].size / 8) for tensor in model.prunable)
-    yield StagePlan("mask", model.name, None, len(masks), Peak(), packing, mask_bytes * len(masks))
+    yield StagePlan("mask", model.name, None, len(masks), Peak(), model.base + packing, mask_bytes * len(masks))
 
 
 def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:

@@ -10,14 +10,16 @@ import numpy as np
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
-from ltpipe.pruning import kernels
-from ltpipe.pruning.histogram import KeyHistogram
+from ltpipe.pruning.by_scope import cutter_for, packing_bytes
+from ltpipe.pruning.cutters import Cutter
+from ltpipe.pruning.histogram import KeyHistogram, changed
+from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import FORMAT, count_kept
-from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scorefile import rank_keys
-from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
-from ltpipe.pruning.thresholds import Cut, exact_cuts
+from ltpipe.pruning.scores import RankKeys
 from ltpipe.runtime.errors import UserError
+
+_LINEAR = Layout()
 
 
 @dataclass(frozen=True)
@@ -50,32 +52,34 @@ def make_mask(
     if counted.checkpoint != manifest.fingerprint:
         raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
     keys = rank_keys(folder, manifest.fingerprint, counted.criterion, counted.seed, counted.names, scores)
-    return Made(write_mask(output, keys, counted, scope, sparsity), counted.total, packing_bytes(counted.bits))
+    planned = packing_bytes(counted.bits, scope, max(counted.sizes))
+    kept = write_mask(output, keys, counted, scope, sparsity, Layout.of(manifest))
+    return Made(kept, counted.total, planned)
 
 
-def packing_bytes(bits: int) -> int:
-    """Most bytes that counting or packing keys of 15 or 31 bits takes at a time, whatever the size of the model.
-
-    A block of packed bits for each of two limits, and for converted 31-bit keys the block itself with two temporaries.
-    """
-    return 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
-
-
-def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:
-    """Prune exactly `round(sparsity * N)` weights of each competition of `scope`, and write the mask.
+def write_mask(
+    path: Path,
+    keys: RankKeys,
+    histogram: KeyHistogram,
+    scope: str,
+    sparsity: str,
+    layout: Layout = _LINEAR,
+) -> int:
+    """Prune what `scope` says (docs/scopes.md), exactly as many weights, and write the mask.
 
     Returns:
         Number of weights kept.
 
-    Streams the keys once to pack them (31-bit keys once more, to find the threshold); extra memory is one block.
+    Where all weights or each tensor's compete, streams the keys once to pack them (31-bit keys once more, to find the
+    threshold), and extra memory is one block. Other scopes: `by_scope.packing_bytes`.
 
     Raises:
-        UserError: the weights are not those that the histogram counted.
+        UserError: the weights are not those that the histogram counted, or scope or sparsity are not allowed.
     """
     if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
         raise UserError("the histogram was counted on other weights; run the histogram stage again")
-    (cuts,) = exact_cuts(keys, histogram, [groups(scope, sparsity, keys.sizes)])
-    kept = {name: size - cut.pruned for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)}
+    cutter = cutter_for(scope, sparsity, keys, histogram, layout)
+    kept = dict(cutter.kept)
     metadata = {
         "format": FORMAT,
         "kind": "mask",
@@ -91,20 +95,19 @@ def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, 
     write_tensors(
         path,
         [
-            TensorData(name, "U8", ((size + 7) // 8,), _packed(keys, name, cut, kept[name]))
-            for name, size, cut in zip(keys.names, keys.sizes, cuts, strict=True)
+            TensorData(name, "U8", ((size + 7) // 8,), _counted(cutter, name, kept[name]))
+            for name, size in zip(keys.names, keys.sizes, strict=True)
         ],
         metadata,
     )
     return sum(kept.values())
 
 
-def _packed(keys: RankKeys, name: str, cut: Cut, kept: int) -> Iterator[np.ndarray]:
+def _counted(cutter: Cutter, name: str, kept: int) -> Iterator[np.ndarray]:
     """Pack a tensor block by block, and refuse to end on a count that is not the one promised."""
-    ties, ones = cut.ties, 0
-    for block in keys.blocks(name):
-        bits, ties = kernels.pack(block, cut.threshold, ties)
+    ones = 0
+    for bits in cutter.packed(name):
         ones += count_kept(bits)
         yield bits
     if ones != kept:
-        raise UserError(f"tensor '{name}' changed since it was counted; run the histogram stage again")
+        raise UserError(changed(name))

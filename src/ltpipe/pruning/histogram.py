@@ -161,3 +161,21 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
             raise UserError(f"tensor '{name}' holds {broken} weights that are infinite or not a number; mend the model")
         counted.append(SparseCounts.of(dense))
     return KeyHistogram(keys.names, keys.shapes, keys.bits, tuple(counted), checkpoint, criterion, seed)
+
+
+def read_whole(keys: RankKeys, histogram: KeyHistogram, name: str) -> np.ndarray:
+    """All keys of one tensor in memory, flat; in place where they are mapped and one block.
+
+    Raises:
+        UserError: they are not those that were counted.
+    """
+    blocks = list(keys.blocks(name))
+    now, then = SparseCounts.of(sum(map(kernels.count_coarse, blocks))), histogram.counts[keys.names.index(name)]
+    if not (np.array_equal(now.bins, then.bins) and np.array_equal(now.counts, then.counts)):
+        raise UserError(changed(name))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def changed(name: str) -> str:
+    """What to say of a tensor whose keys are not those that were counted."""
+    return f"tensor '{name}' changed since it was counted; run the histogram stage again"

@@ -1,11 +1,104 @@
-"""Scopes: which weights compete with each other, and how many of them go."""
+"""Scopes: which weights compete with each other, how many of them go, and in what pattern.
 
+docs/scopes.md has the definitions, formulas and sources. A scope is a name in the configuration and a plain value here;
+`cutters` turns it into a mask. A new scope is an entry of `SCOPES` and a cutter.
+"""
+
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import Literal
 
 from ltpipe.runtime.errors import UserError
+
+Allocation = Literal["global", "layer", "erk", "importance", "lamp", "owl"]
+"""What says how many weights every tensor loses."""
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """The smallest of each tensor go, as many as `allocation` says."""
+
+    allocation: Allocation
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The smallest of each output row go: the same fraction of every row, or what `allocation` says, spread evenly."""
+
+    allocation: Allocation | None
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """Of every `group` consecutive weights along the input dimension the `keep` largest stay."""
+
+    keep: int
+    group: int
+
+    @property
+    def sparsity(self) -> float:
+        """The only one that the pattern has: the float nearest to 1 - keep / group."""
+        return (self.group - self.keep) / self.group
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Tiles of `height` output rows and `width` input columns go whole; all tiles compete."""
+
+    height: int
+    width: int
+
+
+Scope = Unstructured | Rows | NOfM | Tiles
+
+SCOPES: dict[str, Scope] = {
+    "global": Unstructured("global"),
+    "layer": Unstructured("layer"),
+    "row": Rows(None),
+    "erk": Unstructured("erk"),
+    "importance": Unstructured("importance"),
+    "lamp": Unstructured("lamp"),
+    "owl": Unstructured("owl"),
+    "erk-row": Rows("erk"),
+    "importance-row": Rows("importance"),
+    "lamp-row": Rows("lamp"),
+    "owl-row": Rows("owl"),
+}
+"""Scopes with a name of their own; `scope_named` knows those with numbers in their names too."""
+
+_N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")
+_TILES = re.compile(r"block([1-9]\d*)x([1-9]\d*)")
+
+
+def scope_named(name: str) -> Scope:
+    """Look a scope up.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name in SCOPES:
+        return SCOPES[name]
+    if found := _TILES.fullmatch(name):
+        return Tiles(int(found[1]), int(found[2]))
+    if (found := _N_OF_M.fullmatch(name)) and int(found[1]) < int(found[2]):
+        return NOfM(int(found[1]), int(found[2]))
+    raise UserError(
+        f"scope '{name}' is unknown; allowed: {', '.join(SCOPES)}, NofM with 0 < N < M (2of4, 4of8) "
+        "and blockHxW (block16x16)"
+    )
+
+
+def own_sparsity(name: str) -> float | None:
+    """The one sparsity of a scope that has only one, None for every other scope.
+
+    Raises:
+        UserError: there is no scope of that name.
+    """
+    scope = scope_named(name)
+    return scope.sparsity if isinstance(scope, NOfM) else None
 
 
 @dataclass(frozen=True)
@@ -16,8 +109,8 @@ class Group:
     prune: int
 
 
-def prune_count(sparsity: str | float, total: int) -> int:
-    """`round(sparsity * total)` in exact arithmetic: the decimal fraction as written, halves to even.
+def exact_fraction(sparsity: str | float) -> Fraction:
+    """The decimal fraction as written.
 
     Raises:
         UserError: `sparsity` is not a number from 0 to 1.
@@ -28,27 +121,27 @@ def prune_count(sparsity: str | float, total: int) -> int:
         raise UserError(f"sparsity {sparsity!r} is not a number from 0 to 1") from None
     if not 0 <= fraction <= 1:
         raise UserError(f"sparsity {sparsity} is out of range; allowed is 0 to 1")
-    return round(fraction * total)
+    return fraction
 
 
-def _global(sparsity: str | float, sizes: Sequence[int]) -> list[Group]:
-    return [Group(tuple(range(len(sizes))), prune_count(sparsity, sum(sizes)))]
+def prune_count(sparsity: str | float, total: int) -> int:
+    """`round(sparsity * total)` in exact arithmetic, halves to even.
 
-
-def _layer(sparsity: str | float, sizes: Sequence[int]) -> list[Group]:
-    return [Group((index,), prune_count(sparsity, size)) for index, size in enumerate(sizes)]
-
-
-SCOPES = {"global": _global, "layer": _layer}
-"""`global` ranks all prunable weights together; `layer` prunes the same fraction of every tensor."""
+    Raises:
+        UserError: `sparsity` is not a number from 0 to 1.
+    """
+    return round(exact_fraction(sparsity) * total)
 
 
 def groups(scope: str, sparsity: str | float, sizes: Sequence[int]) -> list[Group]:
-    """The competitions that `scope` sets up among tensors of the given sizes.
+    """The competitions that `global` or `layer` sets up among tensors of the given sizes.
 
     Raises:
-        UserError: there is no such scope, or `sparsity` is out of range.
+        UserError: `sparsity` is out of range, or the competitions of the scope do not follow from sizes.
     """
-    if scope not in SCOPES:
-        raise UserError(f"scope '{scope}' is unknown; known are {', '.join(sorted(SCOPES))}")
-    return SCOPES[scope](sparsity, sizes)
+    if scope == "global":
+        return [Group(tuple(range(len(sizes))), prune_count(sparsity, sum(sizes)))]
+    if scope == "layer":
+        return [Group((index,), prune_count(sparsity, size)) for index, size in enumerate(sizes)]
+    scope_named(scope)
+    raise UserError(f"scope '{scope}' looks at more than sizes; allowed here: global, layer")

@@ -9,11 +9,10 @@ import numpy as np
 from ltpipe.checkpoints.layout import WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact, tensor_writer
-from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, criterion_named, float32_keys
+from ltpipe.pruning.scores import COPIED_BLOCK, FLOAT32_INFINITY, RankKeys, criterion_named, float32_keys
 from ltpipe.runtime.errors import UserError
 
 FORMAT = "1"
-_INFINITE = 0x7F800000
 
 
 @contextmanager
@@ -107,8 +106,8 @@ class ScoreFile:
         """
         shapes = tuple(self._file.spec(name).shape for name in names)
         if not self.signed:
-            return RankKeys(tuple(names), shapes, 31, _INFINITE, lambda name: float32_keys(self._file, name))
-        return RankKeys(tuple(names), shapes, 31, 1 << 31, self._signed_keys)
+            return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, lambda name: float32_keys(self._file, name))
+        return RankKeys(tuple(names), shapes, 31, 1 << 31, self._signed_keys, signed=True)
 
     def _signed_keys(self, name: str) -> Iterator[np.ndarray]:
         flat = self.array(name).reshape(-1)

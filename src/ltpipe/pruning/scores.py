@@ -21,6 +21,9 @@ from ltpipe.runtime.errors import UserError
 BLOCK = 1 << 24  # weights a block; a multiple of 8, so that packed blocks join without a seam
 COPIED_BLOCK = 1 << 22  # where keys are computed, not read
 
+BFLOAT16_INFINITY, FLOAT16_INFINITY, FLOAT32_INFINITY = 0x7F80, 0x7C00, 0x7F800000
+"""Bit patterns from where on a float is not finite."""
+
 
 @dataclass(frozen=True)
 class RankKeys:
@@ -30,9 +33,11 @@ class RankKeys:
         names: tensors in canonical (byte) order.
         shapes: of the tensors.
         bits: 15 or 31, the width of every key.
-        infinite: keys from here on stand for scores that are not finite.
+        infinite: keys from here on stand for scores that are not finite. Tells what kind of float the keys are; keys
+            without such scores (2^31) are uniform numbers.
         blocks: name to the tensor's keys in row-major order, in blocks whose sizes, but for the last, are multiples
             of 8.
+        signed: whether keys stand for scores with a sign; those order, but say nothing about size.
     """
 
     names: tuple[str, ...]
@@ -40,11 +45,32 @@ class RankKeys:
     bits: int
     infinite: int
     blocks: Callable[[str], Iterator[np.ndarray]]
+    signed: bool = False
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of weights of each tensor."""
         return tuple(prod(shape) for shape in self.shapes)
+
+    def values(self, block: np.ndarray) -> np.ndarray:
+        """Scores that a block of keys stands for: float32 of its shape; in [0, 1) where keys are uniform.
+
+        Raises:
+            UserError: the scores have a sign.
+        """
+        if self.signed:
+            raise UserError(
+                "this scope adds up scores, and those of this criterion have a sign; allowed are global, layer, row, "
+                "erk, erk-row and NofM"
+            )
+        magnitudes = block & block.dtype.type((1 << self.bits) - 1)
+        if self.infinite == BFLOAT16_INFINITY:
+            return (magnitudes.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        if self.infinite == FLOAT16_INFINITY:
+            return magnitudes.view(np.float16).astype(np.float32)
+        if self.infinite == FLOAT32_INFINITY:
+            return magnitudes.view(np.float32)
+        return (magnitudes >> np.uint32(7)).astype(np.float32) * np.float32(2**-24)  # the 24 bits that float32 holds
 
 
 class Weights(Protocol):
@@ -128,9 +154,9 @@ class Magnitude:
                 )
         shapes = tuple(weights.spec(name).shape for name in names)
         if dtypes == {"BF16"} or dtypes == {"F16"}:
-            infinite = 0x7F80 if dtypes == {"BF16"} else 0x7C00
+            infinite = BFLOAT16_INFINITY if dtypes == {"BF16"} else FLOAT16_INFINITY
             return RankKeys(tuple(names), shapes, 15, infinite, lambda name: _patterns(weights, name))
-        return RankKeys(tuple(names), shapes, 31, 0x7F800000, lambda name: float32_keys(weights, name))
+        return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, lambda name: float32_keys(weights, name))
 
 
 @register

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltpipe.pruning import kernels
-from ltpipe.pruning.histogram import KeyHistogram, SparseCounts
+from ltpipe.pruning.histogram import KeyHistogram, SparseCounts, changed
 from ltpipe.pruning.scopes import Group
 from ltpipe.pruning.scores import RankKeys
+from ltpipe.runtime.errors import UserError
 
 _FINE_BITS = 15
 
@@ -31,6 +32,9 @@ def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence
 
     15-bit keys need no look at the weights. 31-bit keys need a second pass, shared by all plans, over the tensors
     whose boundary bin has to be resolved.
+
+    Raises:
+        UserError: what that pass finds is not what was counted.
     """
     cut_groups = [[_find_bin(histogram.counts, group) for group in plan] for plan in plans]
     if histogram.bits == 15:
@@ -42,7 +46,7 @@ def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence
                 boundaries[member].add(found.bin)
     fine = {}
     for member, coarse in boundaries.items():
-        fine |= _count_fine(keys, member, sorted(coarse))
+        fine |= _count_fine(keys, histogram.counts[member], member, sorted(coarse))
     return [_in_tensor_order(_refine(found, histogram.counts, fine) for found in plan) for plan in cut_groups]
 
 
@@ -95,8 +99,12 @@ def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[in
     return cuts
 
 
-def _count_fine(keys: RankKeys, member: int, coarse: Sequence[int]) -> dict[tuple[int, int], SparseCounts]:
+def _count_fine(
+    keys: RankKeys, counts: SparseCounts, member: int, coarse: Sequence[int]
+) -> dict[tuple[int, int], SparseCounts]:
     dense = sum(kernels.count_fine(block, coarse) for block in keys.blocks(keys.names[member]))
+    if [counts.at(bin_) for bin_ in coarse] != dense.sum(1).tolist():
+        raise UserError(changed(keys.names[member]))
     return {(member, bin_): SparseCounts.of(row) for bin_, row in zip(coarse, dense, strict=True)}
 
 

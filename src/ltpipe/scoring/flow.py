@@ -7,7 +7,7 @@ import torch
 
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.scopes import groups
-from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.scores import FLOAT32_INFINITY, RankKeys
 from ltpipe.pruning.thresholds import Cut, exact_cuts
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
@@ -67,7 +67,7 @@ def _keys(subject: Subject, scores: Stored, left: Callable[[str], torch.Tensor])
         return np.where(left(name).numpy() != 0, np.maximum(values, _LEAST), np.float32(0)).view(np.uint32).reshape(-1)
 
     shapes = tuple(subject.shape(name) for name in subject.names)
-    return RankKeys(subject.names, shapes, 31, 0x7F800000, lambda name: iter([whole(name)]))
+    return RankKeys(subject.names, shapes, 31, FLOAT32_INFINITY, lambda name: iter([whole(name)]))
 
 
 def _pruned(keys: np.ndarray, cut: Cut) -> np.ndarray:

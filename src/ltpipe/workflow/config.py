@@ -7,6 +7,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
+from ltpipe.pruning.scopes import scope_named
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -57,6 +58,11 @@ def _check_names(config: Config) -> None:
     for index, name in enumerate(config["evaluate"]["data"] or []):
         if name not in known:
             raise UserError(f"evaluate.data[{index}]: '{name}' is no text; allowed: {', '.join(known)}")
+    for index, name in enumerate(config["grid"]["scopes"]):
+        try:
+            scope_named(name)
+        except UserError as error:
+            raise UserError(f"grid.scopes[{index}]: {error}") from None
 
 
 def _check_criteria(config: Config) -> None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+from ltpipe.pruning.scopes import own_sparsity
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
 
@@ -79,7 +80,8 @@ def baselines(config: dict[str, Any]) -> list[str]:
 def tickets(config: dict[str, Any]) -> list[Ticket]:
     """Every ticket of the grid, in an order that does not depend on the order of the lists.
 
-    A criterion that is not stochastic gives one ticket for all seeds.
+    A criterion that is not stochastic gives one ticket for all seeds, a scope with a sparsity of its own one for all
+    sparsities.
     """
     return sorted(
         set(_cells(config)),
@@ -89,9 +91,11 @@ def tickets(config: dict[str, Any]) -> list[Ticket]:
 
 def _cells(config: dict[str, Any]) -> Iterator[Ticket]:
     grid = config["grid"]
-    axes = (config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"], grid["sparsities"])
-    for model, data, criterion, scope, sparsity in product(*axes):
+    for model, data, criterion, scope in product(
+        config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"]
+    ):
         stochastic = criterion in CRITERIA and CRITERIA[criterion].stochastic
         seeds = grid["seeds"] if stochastic else [NO_SEED]
-        for seed in seeds:
+        own = own_sparsity(scope)
+        for seed, sparsity in product(seeds, grid["sparsities"] if own is None else [own]):
             yield Ticket(model, data, criterion, scope, str(seed), canonical_decimal(sparsity))

@@ -1,0 +1,118 @@
+"""From the name of a scope to its cutter."""
+
+from ltpipe.pruning import allocation
+from ltpipe.pruning.aggregates import lamp_keys, outlier_ratios, score_sums
+from ltpipe.pruning.cutters import Cutter, RunCutter, threshold_cutter
+from ltpipe.pruning.histogram import KeyHistogram, count_keys
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.scopes import (
+    Allocation,
+    Group,
+    NOfM,
+    Rows,
+    Tiles,
+    Unstructured,
+    exact_fraction,
+    groups,
+    prune_count,
+    scope_named,
+)
+from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
+from ltpipe.pruning.thresholds import exact_cuts
+from ltpipe.pruning.tiles import TiledKeys, tile_cutter
+from ltpipe.runtime.errors import UserError
+
+
+def cutter_for(scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogram, layout: Layout) -> Cutter:
+    """The cutter of a scope.
+
+    Args:
+        scope: its name.
+        sparsity: fraction to prune, as written.
+        keys: of all prunable weights.
+        histogram: of these keys.
+        layout: of the model.
+
+    Raises:
+        UserError: scope or sparsity are not allowed, or do not fit a tensor.
+    """
+    match scope_named(scope):
+        case Unstructured("global" | "layer" as competition):
+            return threshold_cutter(keys, histogram, groups(competition, sparsity, keys.sizes))
+        case Unstructured(source):
+            counts = _allocated(source, sparsity, keys, histogram, layout)
+            return threshold_cutter(keys, histogram, [Group((index,), count) for index, count in enumerate(counts)])
+        case Rows(source):
+            columns = _columns(keys, layout)
+            if source is None:
+                counts = [
+                    size // width * prune_count(sparsity, width)
+                    for size, width in zip(keys.sizes, columns, strict=True)
+                ]
+            else:
+                counts = _allocated(source, sparsity, keys, histogram, layout)
+            return RunCutter(keys, histogram, layout, columns, counts)
+        case NOfM() as pattern:
+            _check_pattern(scope, pattern, sparsity, keys, layout)
+            counts = [size // pattern.group * (pattern.group - pattern.keep) for size in keys.sizes]
+            return RunCutter(keys, histogram, layout, [pattern.group] * len(counts), counts)
+        case Tiles(height, width):
+            return tile_cutter(TiledKeys(keys, histogram, layout, height, width), sparsity)
+
+
+def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
+    """Most bytes that counting keys of 15 or 31 bits, or making a mask of them, takes at a time.
+
+    Two blocks of packed bits, and for converted 31-bit keys the block itself with two temporaries, whatever the size
+    of the model. Scopes that look at scores convert a block more. Those that need a whole tensor take so many bytes
+    for each weight of the largest one: its keys in blocks and joined, and for rows and tiles a third time in another
+    order, and two bools.
+    """
+    streamed = 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
+    converted, key = 8 * 4 * COPIED_BLOCK, (bits + 1) // 8
+    match scope_named(scope):
+        case Unstructured("global" | "layer"):
+            return streamed
+        case Unstructured("lamp"):
+            return streamed + converted + 2 * key * largest
+        case Unstructured():
+            return streamed + converted
+        case Rows() | NOfM():
+            return streamed + converted + (3 * key + 2) * largest
+        case Tiles(height, width):
+            return streamed + converted + (3 * key + 2) * largest + 32 * -(-largest // (height * width))
+
+
+def _allocated(source: Allocation, sparsity: str, keys: RankKeys, histogram: KeyHistogram, layout: Layout) -> list[int]:
+    """How many weights each tensor loses."""
+    prune = prune_count(sparsity, sum(keys.sizes))
+    match source:
+        case "erk":
+            shapes = [layout.stack(name, shape) for name, shape in zip(keys.names, keys.shapes, strict=True)]
+            return allocation.erk(shapes, prune)
+        case "importance":
+            return allocation.importance(keys.sizes, score_sums(keys), prune)
+        case "lamp":
+            scores = lamp_keys(keys)
+            counted = count_keys(scores, histogram.checkpoint, "lamp", None)
+            (cuts,) = exact_cuts(scores, counted, [groups("global", sparsity, keys.sizes)])
+            return [cut.pruned for cut in cuts]
+        case "owl":
+            blocks = [layout.block(name) for name in keys.names]
+            fraction = exact_fraction(sparsity)
+            return allocation.owl(keys.sizes, blocks, outlier_ratios(keys, blocks), fraction, prune)
+
+
+def _check_pattern(scope: str, pattern: NOfM, sparsity: str, keys: RankKeys, layout: Layout) -> None:
+    if float(exact_fraction(sparsity)) != pattern.sparsity:
+        raise UserError(f"scope '{scope}' prunes exactly {pattern.sparsity}, not {sparsity}; ask for that sparsity")
+    for name, columns in zip(keys.names, _columns(keys, layout), strict=True):
+        if columns % pattern.group:
+            raise UserError(
+                f"scope '{scope}': '{name}' has {columns} input columns, which is no multiple of {pattern.group}; "
+                "leave it out (prunable.exclude) or choose another scope"
+            )
+
+
+def _columns(keys: RankKeys, layout: Layout) -> list[int]:
+    return [layout.columns(name, shape) for name, shape in zip(keys.names, keys.shapes, strict=True)]

@@ -1,0 +1,91 @@
+"""Cutters: how the tensors of a mask are pruned, at thresholds or run by run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ltpipe.pruning import kernels, matrix_kernels
+from ltpipe.pruning.histogram import KeyHistogram, read_whole
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.scopes import Group
+from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.thresholds import Cut, exact_cuts
+
+
+class Cutter(Protocol):
+    """How every tensor of a mask is pruned."""
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """Number of weights that each tensor keeps: exact, known before a bit is packed."""
+        ...
+
+    def packed(self, name: str) -> Iterator[np.ndarray]:
+        """Keep-bits of a tensor, packed little-endian (uint8), in blocks."""
+        ...
+
+
+@dataclass(frozen=True)
+class ThresholdCutter:
+    """Prunes each tensor at a threshold, streaming: extra memory is one block."""
+
+    keys: RankKeys
+    cuts: Mapping[str, Cut]
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """See `Cutter`."""
+        sizes = zip(self.keys.names, self.keys.sizes, strict=True)
+        return {name: size - self.cuts[name].pruned for name, size in sizes}
+
+    def packed(self, name: str) -> Iterator[np.ndarray]:
+        """See `Cutter`."""
+        cut = self.cuts[name]
+        ties = cut.ties
+        for block in self.keys.blocks(name):
+            bits, ties = kernels.pack(block, cut.threshold, ties)
+            yield bits
+
+
+def threshold_cutter(keys: RankKeys, histogram: KeyHistogram, plan: Sequence[Group]) -> ThresholdCutter:
+    """The cutter for groups of tensors that compete; they name every tensor once."""
+    (cuts,) = exact_cuts(keys, histogram, [plan])
+    return ThresholdCutter(keys, dict(zip(keys.names, cuts, strict=True)))
+
+
+@dataclass(frozen=True)
+class RunCutter:
+    """Prunes the smallest of every run of weights that lie side by side along the input dimension.
+
+    Takes one tensor into memory at a time.
+
+    Attributes:
+        keys, histogram, layout: of the model.
+        lengths: of the runs of each tensor; whole rows, or parts of them.
+        counts: weights to prune in each tensor, shared evenly by its runs; earlier runs lose one more where it does
+            not come out.
+    """
+
+    keys: RankKeys
+    histogram: KeyHistogram
+    layout: Layout
+    lengths: Sequence[int]
+    counts: Sequence[int]
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """See `Cutter`."""
+        sizes = zip(self.keys.names, self.keys.sizes, self.counts, strict=True)
+        return {name: size - count for name, size, count in sizes}
+
+    def packed(self, name: str) -> Iterator[np.ndarray]:
+        """See `Cutter`."""
+        index = self.keys.names.index(name)
+        flat = read_whole(self.keys, self.histogram, name)
+        kept = np.empty(flat.size, np.bool_)
+        matrices, places = (self.layout.matrices(name, self.keys.shapes[index], array) for array in (flat, kept))
+        runs = np.ascontiguousarray(matrices).reshape(-1, self.lengths[index])
+        places[...] = matrix_kernels.keep_largest(runs, self.counts[index]).reshape(places.shape)
+        yield np.packbits(kept, bitorder="little")

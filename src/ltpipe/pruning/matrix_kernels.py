@@ -1,0 +1,125 @@
+"""The loops over rows and tiles of a tensor, compiled by numba. The same results for any number of threads."""
+
+from math import fsum
+
+import numba
+import numpy as np
+
+from ltpipe.pruning.kernels import key_bits
+
+_RANK_UP_TO = 32  # weights in a competition, from where on counting digits is faster than comparing all pairs
+_PARALLEL_FROM = 1 << 16
+_CHUNK = 8192
+
+
+def keep_largest(keys: np.ndarray, prune: int) -> np.ndarray:
+    """Keep the largest keys of every row; among equals the earlier is pruned first.
+
+    Args:
+        keys: uint16 or uint32 [rows, columns], the top bit ignored.
+        prune: number of keys to prune in all. Rows share them evenly, earlier rows one more where it does not come out.
+
+    Returns:
+        bool [rows, columns], True where a key is kept.
+    """
+    each, extra = divmod(prune, len(keys))
+    kept = np.empty(keys.shape, np.bool_)
+    bits = key_bits(keys)
+    select = _by_rank if keys.shape[1] <= _RANK_UP_TO else _by_digits
+    select(np.ascontiguousarray(keys), keys.dtype.type((1 << bits) - 1), bits + 1, each, extra, kept, _parts(keys.size))
+    return kept
+
+
+def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Sums over tiles of a matrix; the tiles at its lower and right edges may be smaller.
+
+    Args:
+        values: float32 [rows, columns].
+        height: rows of a tile.
+        width: columns of a tile.
+
+    Returns:
+        float64 [tiles down, tiles across]; each is summed in row-major order.
+    """
+    down, across = (-(-size // step) for size, step in zip(values.shape, (height, width), strict=True))
+    sums = np.zeros((down, across))
+    _tile_sums(np.ascontiguousarray(values), height, width, sums, min(_parts(values.size), down))
+    return sums
+
+
+def total(values: np.ndarray) -> float:
+    """Sum of a flat float32 array: float64 over short chunks, then exact and rounded once."""
+    sums = np.empty(-(-values.size // _CHUNK))
+    _chunk_sums(values, sums, _parts(values.size))
+    return fsum(sums)
+
+
+def _parts(size: int) -> int:
+    return numba.get_num_threads() if size >= _PARALLEL_FROM else 1
+
+
+@numba.njit(parallel=True, cache=True)
+def _by_rank(keys, magnitude, bits, each, extra, kept, parts):  # noqa: ARG001
+    """A key is kept if enough others of its row go before it."""
+    rows, columns = keys.shape
+    for part in numba.prange(parts):
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            prune = each + (row < extra)
+            for i in range(columns):
+                key = keys[row, i] & magnitude
+                before = 0
+                for j in range(i):
+                    before += (keys[row, j] & magnitude) <= key
+                for j in range(i + 1, columns):
+                    before += (keys[row, j] & magnitude) < key
+                kept[row, i] = before >= prune
+
+
+@numba.njit(parallel=True, cache=True)
+def _by_digits(keys, magnitude, bits, each, extra, kept, parts):
+    """Find each row's threshold eight bits at a time, from the top; then cut, with what is left for its ties."""
+    rows, columns = keys.shape
+    for part in numba.prange(parts):
+        counts = np.empty(256, np.int64)
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            left = each + (row < extra)
+            if left == 0:
+                kept[row] = True
+                continue
+            threshold = np.int64(0)
+            for shift in range(bits - 8, -1, -8):
+                counts[:] = 0
+                for i in range(columns):
+                    key = np.int64(keys[row, i] & magnitude)
+                    if key >> (shift + 8) == threshold:
+                        counts[(key >> shift) & 255] += 1
+                digit = 0
+                while counts[digit] < left:
+                    left -= counts[digit]
+                    digit += 1
+                threshold = (threshold << 8) | digit
+            for i in range(columns):
+                key = np.int64(keys[row, i] & magnitude)
+                tie = key == threshold and left > 0
+                left -= tie
+                kept[row, i] = key >= threshold and not tie
+
+
+@numba.njit(parallel=True, cache=True)
+def _tile_sums(values, height, width, sums, parts):
+    rows, columns = values.shape
+    for part in numba.prange(parts):
+        for down in range(part * sums.shape[0] // parts, (part + 1) * sums.shape[0] // parts):
+            for row in range(down * height, min((down + 1) * height, rows)):
+                for column in range(columns):
+                    sums[down, column // width] += values[row, column]
+
+
+@numba.njit(parallel=True, cache=True)
+def _chunk_sums(values, sums, parts):
+    for part in numba.prange(parts):
+        for chunk in range(part * sums.size // parts, (part + 1) * sums.size // parts):
+            added = 0.0
+            for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, values.size)):
+                added += values[i]
+            sums[chunk] = added
