@@ -207,6 +207,13 @@ def test_keys_of_31_bits_are_cut_to_the_last_of_them() -> None:
         np.testing.assert_array_equal(kept, np.stack([cut(row, 129) for row in arrays["w"]]))
 
 
+def test_lamp_of_a_tensor_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = weights(8)
+    monkeypatch.setattr("ltpipe.pruning.aggregates.COPIED_BLOCK", 64)
+    for dtype in FORMATS:
+        assert_same(kept_by(arrays, "lamp", "0.6", dtype), oracle(arrays, "lamp", "0.6"))
+
+
 # --- N:M ---
 
 
@@ -389,6 +396,13 @@ def test_sums_are_those_of_float64_and_outliers_those_of_their_block() -> None:
         flat = np.concatenate([np.abs(arrays[name]) for name in arrays if name.startswith(f"h.{block}.")])
         assert found == Fraction(int((flat > 5 * flat.astype(np.float64).mean()).sum()), flat.size)
         assert found > 0
+
+
+def test_an_outlier_is_above_the_limit_not_at_it() -> None:
+    at_the_limit = {"h.0.w": np.array([10, 2, 1, 1, 1, 1, 1, 1, 1, 1], np.float32)}
+    assert outlier_ratios(keys_of(at_the_limit), ["0"]) == [0]
+    at_the_limit["h.0.w"][0] = 11
+    assert outlier_ratios(keys_of(at_the_limit), ["0"]) == [Fraction(1, 10)]
 
 
 # --- the stage ---

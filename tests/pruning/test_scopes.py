@@ -94,5 +94,5 @@ def test_unknown_scope_is_one_line_that_lists_what_is_allowed(name: str) -> None
 
 
 def test_groups_of_a_scope_that_needs_scores_are_refused() -> None:
-    with pytest.raises(UserError, match="'lamp'.*global, layer"):
+    with pytest.raises(UserError, match=r"'lamp'.*global, layer"):
         groups("lamp", "0.5", [4])

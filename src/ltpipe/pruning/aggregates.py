@@ -60,11 +60,8 @@ def _lamp(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
     larger = 0.0
     for stop in range(ordered.size, 0, -COPIED_BLOCK):
         falling = keys.values(ordered[max(0, stop - COPIED_BLOCK) : stop][::-1])
-        squares = np.square(falling, dtype=np.float64)
-        sums = np.cumsum(squares)
-        sums += larger
-        larger = float(sums[-1])
-        yield np.divide(squares, sums, out=squares, where=sums > 0).astype(np.float32).view(np.uint32)
+        scores, larger = matrix_kernels.lamp_scores(falling, larger)
+        yield scores.view(np.uint32)
 
 
 def _values(keys: RankKeys, name: str) -> Iterator[np.ndarray]:

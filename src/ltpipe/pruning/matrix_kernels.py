@@ -47,6 +47,20 @@ def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
     return sums
 
 
+def lamp_scores(falling: np.ndarray, larger: float) -> tuple[np.ndarray, float]:
+    """Squares of scores over the sums of the squares that are not smaller, zero for zero.
+
+    Args:
+        falling: float32, in falling order.
+        larger: sum of the squares of all scores before them.
+
+    Returns:
+        float32 of the same shape, computed in float64; and the sum for those after them.
+    """
+    scores = np.empty(falling.size, np.float32)
+    return scores, _lamp_scores(np.ascontiguousarray(falling), larger, scores)
+
+
 def total(values: np.ndarray) -> float:
     """Sum of a flat float32 array: float64 over short chunks, then exact and rounded once."""
     sums = np.empty(-(-values.size // _CHUNK))
@@ -103,6 +117,15 @@ def _by_digits(keys, magnitude, bits, each, extra, kept, parts):
                 tie = key == threshold and left > 0
                 left -= tie
                 kept[row, i] = key >= threshold and not tie
+
+
+@numba.njit(cache=True)
+def _lamp_scores(falling, larger, scores):
+    for i in range(falling.size):
+        square = np.float64(falling[i]) * np.float64(falling[i])
+        larger += square
+        scores[i] = square / larger if larger > 0 else 0.0
+    return larger
 
 
 @numba.njit(parallel=True, cache=True)
