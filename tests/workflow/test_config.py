@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ltpipe.pruning.scopes import SCOPES
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names
