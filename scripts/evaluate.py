@@ -1,8 +1,9 @@
-"""Evaluate a model on token sequences: dense, or masked if a mask is given."""
+"""Evaluate a model on token sequences: dense, or masked if a mask is given, and perturbed if asked for."""
 
 from pathlib import Path
 
-from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
+from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.evaluation.evaluate import Disturbance, Settings, evaluate_checkpoint
 from ltpipe.runtime import stage
 
 
@@ -15,9 +16,15 @@ def main(
     data: str = "text",
     mask: Path | None = None,
     baseline: Path | None = None,
+    top_tokens: Path | None = None,
+    perturbation: str | None = None,
+    perturbation_seed: int | None = None,
+    preset: Preset = "linear",
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
     settings: Settings = Settings(),  # noqa: B008
 ) -> int | None:
-    """Evaluate a model on token sequences: dense, or masked if a mask is given.
+    """Evaluate a model on token sequences: dense, or masked if a mask is given, and perturbed if asked for.
 
     Args:
         checkpoint: canonical checkpoint folder.
@@ -26,10 +33,27 @@ def main(
         model: what the metrics call the model.
         data: what the metrics call the text.
         mask: mask made from the checkpoint.
-        baseline: metrics of the dense model on the same sequences; needed with a mask.
+        baseline: metrics of the dense model on the same sequences; needed with a mask or a perturbation.
+        top_tokens: file of the dense model's likeliest tokens; read with a baseline, else written.
+        perturbation: change of the prunable weights, noise-X or intB.
+        perturbation_seed: of noise.
+        preset: linear or all-weights; what is perturbed without a mask.
+        include: patterns of further tensors.
+        exclude: patterns of tensors to leave alone.
         settings: how to evaluate.
     """
-    metrics = evaluate_checkpoint(checkpoint, sequences, settings, {"model": model, "data": data}, mask, baseline)
+    selection = Selection(preset, include, exclude)
+    disturbance = None if perturbation is None else Disturbance(perturbation, perturbation_seed, selection)
+    metrics = evaluate_checkpoint(
+        checkpoint,
+        sequences,
+        settings,
+        {"model": model, "data": data},
+        mask,
+        baseline,
+        top_tokens=top_tokens,
+        disturbance=disturbance,
+    )
     metrics.write(output)
     stage.say(str(metrics))
     return metrics.planned_bytes if metrics.peak_device_bytes is None else None

@@ -5,6 +5,7 @@ import re
 
 import yaml
 
+from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
@@ -71,6 +72,17 @@ def gpus() -> int:
     return 0 if config["evaluate"]["device"] == "cpu" else 1
 
 
+def perturbation_seed(wildcards) -> str | None:
+    """The seed of a perturbation's noise; None for rounding."""
+    seed = wildcards.perturbation_seed
+    return None if seed == grid.NO_SEED else seed
+
+
+def top_tokens() -> list[str]:
+    """The file of a dense model's likeliest tokens; none where tickets are not compared with them."""
+    return [grid.TOP_TOKENS] if config["evaluate"]["top_k"] else []
+
+
 def evaluation_settings() -> dict[str, object]:
     """The params of an evaluation, as plain values."""
     settings = config["evaluate"]
@@ -104,3 +116,5 @@ wildcard_constraints:
     scope="[a-z0-9-]+",
     seed=rf"{grid.NO_SEED}|\d+",
     sparsity=r"0|1|0\.\d*[1-9]",
+    perturbation=PERTURBATION,
+    perturbation_seed=rf"{grid.NO_SEED}|\d+",

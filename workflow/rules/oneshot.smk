@@ -62,7 +62,8 @@ rule baseline:
         tokenizer=rules.checkpoint.output.tokenizer,
         sequences=rules.sequences.output,
     output:
-        grid.BASELINE,
+        metrics=grid.BASELINE,
+        top_tokens=top_tokens(),
     log:
         "results/logs/baseline/{model}/{data}.log",
     threads: job_threads()
@@ -73,11 +74,14 @@ rule baseline:
     params:
         **evaluation_settings(),
         folder=subpath(input.weights, parent=True),
+        top_tokens=lambda wildcards, output: str(output.top_tokens) or None,
+        top_k=lookup("evaluate/top_k", within=config),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
+        " --top-tokens {params.top_tokens} --top-k {params.top_k}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
         " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
-        " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output}"
+        " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output.metrics}"
 
 
 # Evaluate one ticket: the model with a mask, against the dense model.
@@ -91,7 +95,8 @@ rule ticket:
         tokenizer=rules.checkpoint.output.tokenizer,
         sequences=rules.sequences.output,
         mask=rules.mask.output,
-        baseline=rules.baseline.output,
+        baseline=rules.baseline.output.metrics,
+        top_tokens=rules.baseline.output.top_tokens,
     output:
         grid.TICKET,
     log:
@@ -104,9 +109,13 @@ rule ticket:
     params:
         **evaluation_settings(),
         folder=subpath(input.weights, parent=True),
+        top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
+        perturbation=None,
+        perturbation_seed=None,
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
-        " --mask {input.mask} --baseline {input.baseline}"
+        " --mask {input.mask} --baseline {input.baseline} --top-tokens {params.top_tokens}"
+        " --perturbation {params.perturbation} --perturbation-seed {params.perturbation_seed}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
         " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
         " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output}"

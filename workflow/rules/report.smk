@@ -5,9 +5,12 @@ rule report:
         code=code("scripts/make_report.py"),
         baselines=grid.baselines(config),
         tickets=[ticket.named(grid.TICKET) for ticket in grid.tickets(config)],
+        perturbed=grid.perturbed(config),
     output:
         table=f"{grid.REPORT}/tickets.csv",
         parquet=f"{grid.REPORT}/tickets.parquet",
+        robustness=f"{grid.REPORT}/robustness.csv",
+        robustness_parquet=f"{grid.REPORT}/robustness.parquet",
         png=f"{grid.REPORT}/tradeoff.png",
         svg=f"{grid.REPORT}/tradeoff.svg",
         page=f"{grid.REPORT}/index.html",
@@ -16,4 +19,5 @@ rule report:
     params:
         folder=subpath(output.table, parent=True),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets} --output {params.folder}"
+        "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets}"
+        " --perturbed {input.perturbed} --output {params.folder}"

@@ -1,12 +1,46 @@
 """Next-token losses in chunks: logits of [tokens, vocabulary] never exist for a whole batch."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import CausalModel
+
+LEAST_OTHERS = -104.0
+"""Log-probability that stands for nothing: that of all other tokens together, where it is below float32's range."""
+
+
+class Observer(Protocol):
+    """Sees predictions while their logits exist, beside the loss.
+
+    Positions count predicted tokens, row after row of [sequences, tokens - 1].
+    """
+
+    def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
+        """Tokens whose log-probabilities are wanted.
+
+        Args:
+            logits: [rows, vocabulary] in the dtype of the computation; not to be changed.
+            likeliest: int64 [rows, 1], the first of the most likely tokens.
+            first: position of the first row; the others follow it.
+
+        Returns:
+            int64 [rows, k] on the device of the logits, no token twice in a row.
+        """
+        ...
+
+    def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
+        """Take in what was asked for.
+
+        Args:
+            first: position of the first row.
+            likeliest: int64 [rows, 1].
+            log_probabilities: float32 [rows, k + 1] of the k tokens, and of all other tokens together.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +69,12 @@ class TokenLosses:
 
 
 def token_losses(
-    model: CausalModel, input_ids: torch.Tensor, micro_batch: int, chunk: int, super_batch: int | None = None
+    model: CausalModel,
+    input_ids: torch.Tensor,
+    micro_batch: int,
+    chunk: int,
+    super_batch: int | None = None,
+    observer: Observer | None = None,
 ) -> TokenLosses:
     """Loss of every token but the first of each sequence, as `model(input_ids, labels=input_ids)` defines it.
 
@@ -46,11 +85,16 @@ def token_losses(
         chunk: tokens whose logits exist at the same time.
         super_batch: sequences whose hidden states exist at the same time, None for all; each super-batch reads all
             weights once.
+        observer: sees the predictions too.
 
     Raises:
         UserError: a loss is infinite or not a number.
     """
-    parts = [walk(model, part, micro_batch, chunk) for part in input_ids.split(super_batch or len(input_ids))]
+    size, targets = super_batch or len(input_ids), input_ids.shape[1] - 1
+    parts = [
+        walk(model, part, micro_batch, chunk, observer, index * size * targets)
+        for index, part in enumerate(input_ids.split(size))
+    ]
     losses, correct = (torch.cat(kind) for kind in zip(*parts, strict=True))
     if not bool(losses.isfinite().all()):
         broken = int((~losses.isfinite()).sum())
@@ -63,9 +107,17 @@ def token_losses(
 
 @torch.inference_mode()
 def walk(
-    model: CausalModel, input_ids: torch.Tensor, micro_batch: int, chunk: int
+    model: CausalModel,
+    input_ids: torch.Tensor,
+    micro_batch: int,
+    chunk: int,
+    observer: Observer | None = None,
+    first: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses and hits of one super-batch, [sequences, tokens - 1] on the CPU: one walk over the model."""
+    """Losses and hits of one super-batch, [sequences, tokens - 1] on the CPU: one walk over the model.
+
+    `first` is the position of its first predicted token, for the observer.
+    """
     hidden_states = model.hidden_states(input_ids, micro_batch)
     sequences, length = input_ids.shape
     targets = input_ids[:, 1:].reshape(-1)
@@ -75,18 +127,31 @@ def walk(
         for start, stop in track(model.parts(len(targets), chunk), "loss", "chunk"):
             rows = torch.arange(start, stop)
             predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
-            losses[rows], correct[rows] = cross_entropy(model.logits(predicting), targets[rows])
+            losses[rows], correct[rows] = cross_entropy(
+                model.logits(predicting), targets[rows], observer, first + start
+            )
     return losses.reshape(sequences, -1), correct.reshape(sequences, -1)
 
 
-def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, observer: Observer | None = None, first: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Losses (float32, nats) and hits (bool) of [rows] targets, on the CPU; float32 logits are used up.
 
     One maximum serves both, and one float32 copy of the logits both shift and exponential: half of the time of
     `torch.nn.functional.cross_entropy` and `argmax`, with the same rule for ties (the first of the most likely tokens).
+    An observer's tokens are looked up beside the targets. What is left to all other tokens is summed over them, not
+    taken from one: that difference would be rounding error where they are unlikely.
     """
     targets = targets.to(logits.device).unsqueeze(-1)
     highest, likeliest = logits.max(-1, keepdim=True)
-    highest, wanted = highest.float(), logits.gather(-1, targets).float()
-    normaliser = logits.float().sub_(highest).exp_().sum(-1, keepdim=True).log_()
-    return (normaliser - (wanted - highest)).squeeze(-1).cpu(), (likeliest == targets).squeeze(-1).cpu()
+    tokens = targets if observer is None else torch.cat([targets, observer.tokens(logits, likeliest, first)], -1)
+    highest, wanted = highest.float(), logits.gather(-1, tokens).float()
+    odds = logits.float().sub_(highest).exp_()
+    normaliser = odds.sum(-1, keepdim=True).log_()
+    surprisal = normaliser - (wanted - highest)
+    if observer is not None:
+        others = odds.scatter_(-1, tokens[:, 1:], 0).sum(-1, keepdim=True).log_().sub_(normaliser)
+        known = surprisal[:, 1:].neg().clamp_(min=torch.finfo(torch.float32).min)  # a model may rule a token out
+        observer.see(first, likeliest, torch.cat([known, others.clamp_(min=LEAST_OTHERS)], -1))
+    return surprisal[:, 0].cpu(), (likeliest == targets).squeeze(-1).cpu()

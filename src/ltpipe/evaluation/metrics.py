@@ -11,7 +11,7 @@ from typing import Any
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,37 @@ class SequenceTotals:
         loss_sum: nats.
         correct: tokens predicted right.
         tokens: tokens predicted.
+        agree: tokens for which the dense model's likeliest token is the likeliest; None if it was not compared.
+        kl_sum: summed `kl_top_k`, nats; None if it was not compared.
     """
 
     loss_sum: list[float]
     correct: list[int]
     tokens: list[int]
+    agree: list[int] | None = None
+    kl_sum: list[float] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Metrics of a dense model or of a ticket on one text.
 
     Attributes:
         model, data: names in the configuration.
         criterion, scope, seed, sparsity: of the mask; None for the dense model, seed also where none was used.
+        perturbation: of the weights, noise or rounding; None for weights as they are.
+        perturbation_seed: of the noise; None where there is none.
         kept, total: prunable weights kept, and in all; None for the dense model.
         parameters: all parameters of the model, tied ones once.
         loss: nats per token.
         perplexity: exp(loss); None above the range of float64.
         accuracy: fraction of next tokens predicted right.
         performance_retention: baseline loss / loss; 1.0 for the dense model.
+        agreement: fraction of tokens for which the dense model's likeliest token is the likeliest; None for the dense
+            model, or where its predictions were not kept.
+        kl_top_k: KL divergence of the predictions from the dense model's, over its k likeliest tokens and all others
+            as one, nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
+        top_k: that k; for the dense model the number of tokens that were kept; None where none were.
         tokens: number of predicted tokens.
         precision: dtype of the computation; losses are float32 and summed in float64.
         device: where it ran.
@@ -67,6 +78,8 @@ class Metrics:
     scope: str | None
     seed: int | None
     sparsity: str | None
+    perturbation: str | None = None
+    perturbation_seed: int | None = None
     kept: int | None
     total: int | None
     parameters: int
@@ -74,6 +87,9 @@ class Metrics:
     perplexity: float | None
     accuracy: float
     performance_retention: float
+    agreement: float | None = None
+    kl_top_k: float | None = None
+    top_k: int | None = None
     tokens: int
     precision: str
     device: str
@@ -97,11 +113,14 @@ class Metrics:
     def __str__(self) -> str:
         """One line for people."""
         ticket = f"{self.criterion} {self.scope} {self.sparsity}" if self.criterion else "dense"
+        perturbed = f" with {self.perturbation}" if self.perturbation else ""
+        agreement = "" if self.agreement is None else f", agreement {self.agreement:.4f}, KL {self.kl_top_k:.4f}"
         rate = self.tokens / max(self.seconds, 1e-9)
         return (
-            f"{self.model} on {self.data}, {ticket}: loss {self.loss:.4f} nats/token, accuracy {self.accuracy:.4f}, "
-            f"retention {self.performance_retention:.4f} ({self.seconds:.1f} s, {rate:.0f} tokens/s; peak memory of "
-            f"tensors planned {self.planned_bytes / 2**20:,.0f}, measured {self.measured_bytes / 2**20:,.0f} MiB)"
+            f"{self.model} on {self.data}, {ticket}{perturbed}: loss {self.loss:.4f} nats/token, "
+            f"accuracy {self.accuracy:.4f}, retention {self.performance_retention:.4f}{agreement} "
+            f"({self.seconds:.1f} s, {rate:.0f} tokens/s; peak memory of tensors "
+            f"planned {self.planned_bytes / 2**20:,.0f}, measured {self.measured_bytes / 2**20:,.0f} MiB)"
         )
 
     def check_measured_on(self, hashes: Mapping[str, str], where: str) -> None:

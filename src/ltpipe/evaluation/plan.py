@@ -1,7 +1,7 @@
 """What an evaluation will take, found by running it on tensors without contents; and the batch sizes that fit."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
@@ -12,7 +12,8 @@ from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TORCH_NAMES
-from ltpipe.evaluation.loss import walk
+from ltpipe.evaluation.loss import Observer, walk
+from ltpipe.evaluation.perturbation import Perturbation, perturbing
 from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
@@ -23,6 +24,7 @@ from ltpipe.streaming.model import CausalModel
 
 BLOCK, OUTSIDE, MASK = "weights of blocks", "weights of embeddings and head", "mask"
 HIDDEN, ACTIVATIONS, LOGITS = "hidden states", "activations", "logits"
+LIKELIEST = "likeliest tokens"
 
 _MICRO_BATCH_TOKENS = 4096
 _CHUNK = 128
@@ -80,6 +82,9 @@ class EvaluationPlanner:
         dtype: to compute in.
         accelerator: whether to plan for one, or for the CPU.
         streamed: one block of weights at a time.
+        observe: makes the observer of the predictions, with all that it is to hold.
+        perturbation: of the tensors `perturbed`.
+        perturbed: their names.
 
     Attributes:
         what: it plans, for messages.
@@ -96,7 +101,11 @@ class EvaluationPlanner:
         dtype: torch.dtype,
         accelerator: bool,
         streamed: bool = True,
+        observe: Callable[[], Observer] | None = None,
+        perturbation: Perturbation | None = None,
+        perturbed: Collection[str] = (),
     ) -> None:
+        self._observe, self._perturbation, self._perturbed = observe, perturbation, frozenset(perturbed)
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
         self._masked = frozenset(masked)
         self._device = simulated_accelerator() if accelerator else torch.device("cpu")
@@ -145,7 +154,9 @@ class EvaluationPlanner:
 
     def _run(self, model: "LabelledModel", fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:  # noqa: ARG002
         """What is planned."""
-        walk(model, input_ids, sizes.micro_batch, sizes.chunk)
+        with model.counter.labelled(LIKELIEST):
+            observer = self._observe() if self._observe else None
+        walk(model, input_ids, sizes.micro_batch, sizes.chunk, observer)
 
     def _divide(self, length: int) -> Division | None:
         """Probe the skeleton itself, on the CPU and not with fakes: the probe looks at values."""
@@ -162,11 +173,17 @@ class EvaluationPlanner:
         stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
         bits = {n: torch.empty((prod(entries[n].shape) + 7) // 8, dtype=torch.uint8) for n in self._masked}
 
+        def placed(name: str) -> torch.Tensor:
+            return place(stored[name], bits.get(name), self._device, self._dtype)
+
+        change, names = self._perturbation, self._perturbed
+        perturbed = perturbing(placed, change, names, self._manifest) if change else placed
+
         def fetch(name: str) -> torch.Tensor:
             inside = self._manifest.in_blocks(name)
             weights = BLOCK if inside else OUTSIDE
             with counter.labelled(lambda tensor: weights if tensor.is_floating_point() else MASK):
-                values = place(stored[name], bits.get(name), self._device, self._dtype)
+                values = perturbed(name)
             counter.label = HIDDEN
             return values
 

@@ -1,7 +1,9 @@
 """The plan of a study: what each stage will need, from the configuration alone."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,8 @@ from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
+from ltpipe.evaluation.agreement import Recorder, top_bytes
+from ltpipe.evaluation.perturbation import perturbation_named
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.pruning.by_scope import packing_bytes
@@ -138,9 +142,11 @@ class _Model:
         """The model without contents."""
         return foreseen(self.shapes, dtype)[0]
 
-    def on_device(self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted") -> StagePlan:
-        """The plan of a stage that computes on the device."""
-        host = self.base + (_in_transit(self.manifest) if self.accelerator else fitted.peak.total)
+    def on_device(
+        self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted", kept: int = 0
+    ) -> StagePlan:
+        """The plan of a stage that computes on the device, and keeps some bytes of results on the host."""
+        host = self.base + (_in_transit(self.manifest) + kept if self.accelerator else fitted.peak.total)
         return StagePlan(stage, self.name, data, jobs, fitted.peak, host, disk, fitted.sizes, fitted.problem)
 
 
@@ -206,19 +212,24 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
 
 def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:
     count, length = _size(model.config["evaluate"])
-    planner = EvaluationPlanner(
-        model.skeleton(model.precision),
-        model.manifest,
-        model.prunable,
-        model.precision,
-        model.accelerator,
-        model.streamed,
-    )
+    dtype, skeleton = model.precision, model.skeleton(model.precision)
+    predictions = count * (length - 1)
+    kept_tokens = min(model.config["evaluate"]["top_k"], skeleton.config.get_text_config().vocab_size)
+    observe = partial(Recorder, predictions, kept_tokens) if kept_tokens else None
+    top = top_bytes(predictions, kept_tokens)
     wanted = BatchSizes.generous(count, length, model.micro_batch)
-    fitted = _fit(planner, wanted, length, model.limit, BatchSizes(1, 1, 1))
-    for text in texts:
-        jobs = 1 + sum(ticket.data == text for ticket in model.tickets)
-        yield model.on_device("evaluation", text, jobs, 0, fitted)
+    seeds = Counter(axes["perturbation"] for axes in grid.perturbations(model.config))
+    for perturbation, repeated in {None: 1, **seeds}.items():
+        change = perturbation_named(perturbation, 0) if perturbation else None
+        planner = EvaluationPlanner(
+            skeleton, model.manifest, model.prunable, dtype, model.accelerator, model.streamed,
+            observe, change, model.prunable,
+        )  # fmt: skip
+        fitted = _fit(planner, wanted, length, model.limit, BatchSizes(1, 1, 1))
+        stage = f"evaluation, {perturbation}" if perturbation else "evaluation"
+        for text in texts:
+            jobs = repeated * (1 + sum(ticket.data == text for ticket in model.tickets))
+            yield model.on_device(stage, text, jobs, 0 if perturbation else top, fitted, top)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,20 @@ COLUMNS = (
         f"A ticket with at least {WINNING_RETENTION} is a winning ticket.",
         "{:.4f}".format,
     ),
+    Column(
+        "agreement",
+        "agreement",
+        "Share of predicted tokens whose most probable prediction is that of the dense model; higher is better.",
+        lambda value: percent(value, 2),
+    ),
+    Column(
+        "kl_top_k",
+        "KL",
+        "Kullback-Leibler divergence from the dense model's predictions, over its likeliest tokens and all others "
+        "as one (a lower bound), in nats/token; lower is better.",
+        "{:.4f}".format,
+        "nats/token",
+    ),
     Column("seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format),
     *(
         Column(key, title, definition + ", in MiB (2²⁰ bytes).", mebi, "MiB")
@@ -136,6 +150,8 @@ def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
         sparsity=0.0,
         kept=lambda frame: frame["total"],
         performance_retention=1.0,
+        agreement=pd.NA,
+        kl_top_k=pd.NA,
         seconds=pd.NA,
         **dict.fromkeys(MEMORY, pd.NA),
         **{key: lambda frame, key=key: frame[f"baseline_{key}"] for key in ("loss", "perplexity", "accuracy")},

@@ -6,26 +6,33 @@ from pathlib import Path
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.reporting.figures import save_figure, tradeoff_figure
 from ltpipe.reporting.page import render_page
+from ltpipe.reporting.robustness import robustness_table
 from ltpipe.reporting.tables import tickets_table, write_csv, write_parquet
 from ltpipe.runtime.files import atomic_write
 from ltpipe.runtime.provenance import provenance
 
 
-def write_report(baselines: Sequence[Path], tickets: Sequence[Path], folder: Path) -> None:
-    """Write `tickets.csv`, `tickets.parquet`, `tradeoff.png`, `tradeoff.svg` and `index.html`.
+def write_report(
+    baselines: Sequence[Path], tickets: Sequence[Path], folder: Path, perturbed: Sequence[Path] = ()
+) -> None:
+    """Write `tickets` and `robustness` (`.csv` and `.parquet`), `tradeoff.png`, `tradeoff.svg` and `index.html`.
 
     Args:
         baselines: metrics files of the dense models.
         tickets: metrics files of the tickets.
         folder: where to write.
+        perturbed: metrics files of dense models and tickets with perturbed weights.
 
     Raises:
         UserError: a metrics file is missing or damaged, or a ticket has no baseline.
     """
     dense = [Metrics.read(path) for path in baselines]
-    table = tickets_table(dense, [Metrics.read(path) for path in tickets])
-    write_csv(table, folder / "tickets.csv")
-    write_parquet(table, folder / "tickets.parquet")
+    evaluated = [Metrics.read(path) for path in tickets]
+    table = tickets_table(dense, evaluated)
+    robustness = robustness_table(dense, evaluated, [Metrics.read(path) for path in perturbed])
+    for name, rows in {"tickets": table, "robustness": robustness}.items():
+        write_csv(rows, folder / f"{name}.csv")
+        write_parquet(rows, folder / f"{name}.parquet")
     svg = folder / "tradeoff.svg"
     save_figure(tradeoff_figure(table), folder / "tradeoff.png", svg)
     page = render_page(table, svg.read_text(encoding="utf-8"), _provenance(dense))

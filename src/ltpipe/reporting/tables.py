@@ -23,6 +23,8 @@ COLUMNS: dict[str, str] = {
     "perplexity": "float64",
     "accuracy": "float64",
     "performance_retention": "float64",
+    "agreement": "float64",
+    "kl_top_k": "float64",
     "baseline_loss": "float64",
     "baseline_perplexity": "float64",
     "baseline_accuracy": "float64",
@@ -39,7 +41,8 @@ COLUMNS: dict[str, str] = {
     "peak_device_reserved_bytes": "Int64",
     "seconds": "float64",
 }
-"""Columns of the tickets table and their dtypes. Losses are nats per token, accuracies and retentions fractions."""
+"""Columns of the tickets table and their dtypes. Losses and divergences are nats per token; accuracies,
+retentions and agreements fractions."""
 
 _ORDER = ["model", "data", "criterion", "scope", "seed", "sparsity"]
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
+from ltpipe.evaluation.perturbation import stochastic
 from ltpipe.pruning.scopes import own_sparsity
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
@@ -20,6 +21,10 @@ HISTOGRAM = "results/histograms/{model}/{criterion}/seed-{seed}.safetensors"
 MASK = "results/masks/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.safetensors"
 BASELINE = "results/baselines/{model}/{data}.json"
 TICKET = "results/tickets/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.json"
+TOP_TOKENS = "results/baselines/{model}/{data}.top.safetensors"
+_PERTURBED = "results/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}"
+PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
+PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsity}}.json"
 REPORT = "results/report"
 PLAN = "results/plan"
 """Artefact names, with the grid's axes as wildcards."""
@@ -36,9 +41,9 @@ class Ticket:
     seed: str
     sparsity: str
 
-    def named(self, pattern: str) -> str:
-        """The cell's artefact of the given pattern."""
-        return pattern.format(**asdict(self))
+    def named(self, pattern: str, **axes: str) -> str:
+        """The cell's artefact of the given pattern, with the values of axes that are not the cell's."""
+        return pattern.format(**asdict(self), **axes)
 
 
 def canonical_decimal(sparsity: float) -> str:
@@ -89,13 +94,32 @@ def tickets(config: dict[str, Any]) -> list[Ticket]:
     )
 
 
+def perturbations(config: dict[str, Any]) -> list[dict[str, str]]:
+    """Every perturbation with each of its seeds, as values of their two axes; rounding has no seed."""
+    robustness = config["robustness"]
+    return [
+        {"perturbation": name, "perturbation_seed": str(seed)}
+        for name in sorted(robustness["perturbations"])
+        for seed in (sorted(robustness["seeds"]) if stochastic(name) else [NO_SEED])
+    ]
+
+
+def perturbed(config: dict[str, Any]) -> list[str]:
+    """Names of the metrics of all perturbed models, the dense one and each ticket, in an order as that of `tickets`."""
+    dense = product(sorted(config["models"]), evaluated_texts(config))
+    cells, axes = tickets(config), perturbations(config)
+    return [
+        *(PERTURBED_DENSE.format(model=model, data=data, **axis) for model, data in dense for axis in axes),
+        *(ticket.named(PERTURBED_TICKET, **axis) for ticket in cells for axis in axes),
+    ]
+
+
 def _cells(config: dict[str, Any]) -> Iterator[Ticket]:
     grid = config["grid"]
     for model, data, criterion, scope in product(
         config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"]
     ):
-        stochastic = criterion in CRITERIA and CRITERIA[criterion].stochastic
-        seeds = grid["seeds"] if stochastic else [NO_SEED]
+        seeds = grid["seeds"] if criterion in CRITERIA and CRITERIA[criterion].stochastic else [NO_SEED]
         own = own_sparsity(scope)
         for seed, sparsity in product(seeds, grid["sparsities"] if own is None else [own]):
             yield Ticket(model, data, criterion, scope, str(seed), canonical_decimal(sparsity))

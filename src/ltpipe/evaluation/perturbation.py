@@ -1,0 +1,150 @@
+"""Small changes of weights that a robust ticket survives: noise, and rounding to few bits.
+
+Both leave zeros zero, so that a ticket stays as sparse as it was.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.runtime.determinism import stable_seed
+from ltpipe.runtime.errors import UserError
+
+if TYPE_CHECKING:  # what only names perturbations does not wait for torch
+    import torch
+
+NAME = r"noise-(?:0\.\d*[1-9]|[1-9]\d*(?:\.\d*[1-9])?)|int[2-8]"
+"""Names of perturbations, as a regular expression."""
+
+_CHUNK = 1 << 22  # weights that are changed at a time
+
+
+class Perturbation(Protocol):
+    """Changes one weight tensor at a time."""
+
+    def __call__(self, name: str, weight: "torch.Tensor", module: str) -> "torch.Tensor":
+        """A changed copy of a weight tensor, of the same dtype and on the same device.
+
+        Args:
+            name: of the tensor.
+            weight: of two or more dimensions.
+            module: class name of the module that owns it.
+        """
+        ...
+
+
+def perturbation_named(name: str, seed: int | None = None) -> Perturbation:
+    """The perturbation that a configuration calls `name`.
+
+    Raises:
+        UserError: there is none of that name, or noise comes without a seed.
+    """
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"perturbation '{name}' is unknown; allowed are noise-X (X above 0, like 0.01) and int2 to int8"
+        )
+    if not stochastic(name):
+        return Rounding(int(name.removeprefix("int")))
+    if seed is None:
+        raise UserError(f"perturbation '{name}' needs a seed")
+    return Noise(float(name.removeprefix("noise-")), seed)
+
+
+def stochastic(name: str) -> bool:
+    """Whether a perturbation depends on its seed."""
+    return name.startswith("noise-")
+
+
+def perturbing(
+    fetch: Callable[[str], "torch.Tensor"], perturbation: Perturbation, names: Collection[str], manifest: Manifest
+) -> Callable[[str], "torch.Tensor"]:
+    """A function that fetches tensors as `fetch` does, and perturbs those called `names`."""
+
+    def perturbed(name: str) -> "torch.Tensor":
+        weight = fetch(name)
+        return perturbation(name, weight, manifest.tensors[name].module) if name in names else weight
+
+    return perturbed
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Independent Gaussian noise on every weight that is not zero.
+
+    Drawn on the CPU from a generator seeded with (seed, tensor name): the same on every device, in any order, and for
+    a dense model and its tickets.
+
+    Attributes:
+        scale: standard deviation of the noise, as a fraction of the root mean square of the tensor's weights that
+            are not zero.
+        seed: of the draw.
+    """
+
+    scale: float
+    seed: int
+
+    def __call__(self, name: str, weight: "torch.Tensor", module: str) -> "torch.Tensor":  # noqa: ARG002
+        """See `Perturbation`."""
+        import torch
+
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, name) % 2**64)
+        noisy = weight.clone(memory_format=torch.contiguous_format)
+        flat = noisy.view(-1)
+        deviation = self.scale * _root_mean_square(flat)
+        for part in flat.split(_CHUNK):
+            noise = torch.randn(len(part), generator=generator).to(weight.device)
+            part.add_(noise.mul_(deviation).mul_(part != 0))
+        return noisy
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """Symmetric quantisation of each output's weights to integers of so many bits, and back.
+
+    The plain round-to-nearest baseline of the quantisation literature (Dettmers et al. 2022, 2208.07339, section 2:
+    absmax): the step of an output is its largest magnitude / (2^(bits - 1) - 1), halves round to even.
+
+    Attributes:
+        bits: 2 to 8.
+    """
+
+    bits: int
+
+    def __call__(self, name: str, weight: "torch.Tensor", module: str) -> "torch.Tensor":  # noqa: ARG002
+        """See `Perturbation`."""
+        import torch
+
+        inputs = input_dimensions(module, weight.dim())
+        largest = torch.maximum(weight.amax(inputs, keepdim=True), weight.amin(inputs, keepdim=True).neg())
+        steps = largest.float().div_(2 ** (self.bits - 1) - 1)
+        steps.masked_fill_(steps == 0, 1)  # an output of zeros
+        rounded = torch.empty_like(weight)
+        rows = max(1, _CHUNK * len(weight) // weight.numel())
+        parts = zip(rounded.split(rows), weight.split(rows), steps.expand_as(weight).split(rows), strict=True)
+        for result, part, step in parts:
+            result.copy_(part.div(step).round_().mul_(step))
+        return rounded
+
+
+def input_dimensions(module: str, dimensions: int) -> tuple[int, ...]:
+    """The dimensions of a weight tensor over which one output sums.
+
+    Conv1D (with a capital D) is the transposed linear layer of GPT-2, [inputs, outputs]. True convolutions are
+    [outputs, …]. All others are taken for [outputs, inputs] or, of several experts, [experts, outputs, inputs].
+    """
+    if "Conv1D" in module:
+        return (0,)
+    return tuple(range(1, dimensions)) if "Conv" in module else (dimensions - 1,)
+
+
+def _root_mean_square(flat: "torch.Tensor") -> "torch.Tensor":
+    """Of those of [N] values that are not zero, float32 scalar; sums of chunks are added in float64."""
+    import torch
+
+    squares, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+    for part in flat.split(_CHUNK):
+        squares += part.float().square().sum().cpu()
+        count += part.count_nonzero().cpu()
+    return (squares / count.clamp(min=1)).sqrt().float().to(flat.device)
