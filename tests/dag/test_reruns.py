@@ -21,6 +21,7 @@ CONFIG = {
     "data": {"words": {"source": "texts/words.txt"}},
     "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer"], "sparsities": [0.25, 0.5], "seeds": [3]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4},
+    "robustness": {"perturbations": []},
     "threads": 2,
 }
 MAGNITUDE, RANDOM = "magnitude/layer/seed-none", "random/layer/seed-3"
@@ -184,6 +185,25 @@ def test_evaluation_length_changed(finished: Path, configure: Callable):
 def test_precision_changed(finished: Path, configure: Callable):
     configure(evaluate={"precision": "bfloat16"})
     assert reruns(finished) == EVALUATIONS
+
+
+@pytest.mark.parametrize("top_k", [0, 8])
+def test_number_of_likeliest_tokens_changed(finished: Path, configure: Callable, top_k: int):
+    configure(evaluate={"top_k": top_k})
+    assert reruns(finished) == EVALUATIONS
+
+
+def test_perturbations_added(finished: Path, configure: Callable):
+    """Rounding has no seed; noise has one job for each."""
+    configure(robustness={"perturbations": ["int4", "noise-0.1"], "seeds": [5, 6]})
+    expected = set()
+    for axes in ("int4/seed-none", "noise-0.1/seed-5", "noise-0.1/seed-6"):
+        where = f"tiny/words/{axes}"
+        expected.add(f"perturbed_dense {where}/dense")
+        expected |= {
+            f"perturbed_ticket {where}/{draw}/{sparsity}" for draw in (MAGNITUDE, RANDOM) for sparsity in (0.25, 0.5)
+        }
+    assert reruns(finished) == expected | REPORT
 
 
 def test_prunable_weights_changed(finished: Path, configure: Callable):

@@ -23,6 +23,9 @@ METRICS = Metrics(
     perplexity=1.3956124250860895,
     accuracy=0.25,
     performance_retention=0.9,
+    agreement=0.75,
+    kl_top_k=0.1,
+    top_k=32,
     tokens=8,
     precision="float32",
     device="cpu",
@@ -40,7 +43,7 @@ METRICS = Metrics(
     peak_device_bytes=None,
     peak_device_reserved_bytes=None,
     seconds=0.5,
-    sequences=SequenceTotals([1.0, 5 / 3], [1, 1], [4, 4]),
+    sequences=SequenceTotals([1.0, 5 / 3], [1, 1], [4, 4], [3, 3], [0.3, 0.5]),
     provenance={"inputs": {}},
 )
 
@@ -58,7 +61,11 @@ def test_round_trip_keeps_every_digit(tmp_path: Path):
         ("sparsity", "0.50"),
         ("kept", -1),
         ("accuracy", 1.5),
-        ("format", 1),
+        ("format", 2),
+        ("agreement", 1.5),
+        ("kl_top_k", -0.1),
+        ("top_k", 0),
+        ("perturbation", ""),
         ("extra", 1),
     ],
 )

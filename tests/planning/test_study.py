@@ -109,7 +109,17 @@ def test_every_stage_is_planned_and_disk_is_counted(text):
     assert plan["mask"].disk == 8 * linear / 8
     assert plan["evaluation"].jobs == 9
     assert plan["sequences"].disk == 4 * 16 * 256
+    assert plan["evaluation"].disk == 16 * 255 * (32 * 4 + 33 * 4), "the dense model's likeliest tokens"
     assert fits(list(plan.values()))
+
+
+def test_perturbed_evaluations_are_planned(text):
+    config = study("hub:HuggingFaceTB/SmolLM2-135M", text, top_k=0, device="cpu")
+    config["robustness"] = {"perturbations": ["int4", "noise-0.1"], "seeds": [0, 1, 2]}
+    plan = {stage.stage: stage for stage in plan_study(check_config(config, SCHEMA))}
+    assert [plan[f"evaluation{kind}"].jobs for kind in ("", ", int4", ", noise-0.1")] == [9, 9, 27]
+    assert {stage.disk for name, stage in plan.items() if name.startswith("evaluation")} == {0}
+    assert plan["evaluation, int4"].device.total >= plan["evaluation"].device.total
 
 
 def test_a_folder_with_a_configuration_is_enough(text, source_folder, tmp_path):

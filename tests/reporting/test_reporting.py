@@ -27,7 +27,8 @@ def ticket(retention, **changes):
         "precision": "float32", "device": "cpu", "execution": "streamed", "peak_host_bytes": 3 * 2**30,
         "planned_bytes": 2**27, "measured_bytes": 2**27 + 2**20, "peak_host_private_bytes": 2**29,
         "peak_device_reserved_bytes": pd.NA,
-        "peak_device_bytes": pd.NA, "seconds": 12.5, "performance_retention": retention, **changes,
+        "peak_device_bytes": pd.NA, "seconds": 12.5, "performance_retention": retention,
+        "agreement": pd.NA, "kl_top_k": pd.NA, **changes,
     }  # fmt: skip
     loss = row["baseline_loss"] / retention if retention else math.inf
     kept = round(row["total"] * (1 - row["sparsity"]))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.pruning.scopes import SCOPES
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
@@ -145,6 +146,12 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
         ("evaluate/sequence_length", 1, ["evaluate.sequence_length", "1", "from 2"]),
         ("evaluate/micro_batch", 0, ["evaluate.micro_batch", "0", "auto"]),
         ("evaluate/precision", "int8", ["evaluate.precision", "'int8'"]),
+        ("evaluate/top_k", -1, ["evaluate.top_k", "-1", "from 0"]),
+        ("robustness", {"perturbations": ["int9"]}, ["robustness.perturbations[0]", "'int9'", "int2 to int8"]),
+        ("robustness", {"perturbations": ["noise-0.10"]}, ["'noise-0.10'", "plain decimal"]),
+        ("robustness", {"perturbations": ["int4", "int4"]}, ["robustness.perturbations", "'int4' is there twice"]),
+        ("robustness", {"seeds": []}, ["robustness.seeds", "[]"]),
+        ("robustness", {"noise": 1}, ["robustness", "'noise'", "perturbations"]),
         ("threads", True, ["threads", "True", "auto"]),
     ],
 )
@@ -155,6 +162,18 @@ def test_mistake_is_one_line(path: str, value: Any, words: list[str]):
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize(
+    "name", ["int1", "int2", "int8", "int10", "noise-1", "noise-0.05", "noise-1.5", "noise-.5", "x"]
+)
+def test_schema_allows_the_perturbations_that_there_are(name: str):
+    config = changed("robustness", {"perturbations": [name]})
+    if re.fullmatch(PERTURBATION, name):
+        assert check_config(config, SCHEMA)["robustness"] == {"perturbations": [name], "seeds": [0]}
+    else:
+        with pytest.raises(UserError):
+            check_config(config, SCHEMA)
 
 
 def test_several_mistakes_are_counted():

@@ -1,4 +1,4 @@
-from ltpipe.workflow.grid import MASK, TICKET, canonical_decimal, tickets
+from ltpipe.workflow.grid import MASK, TICKET, canonical_decimal, perturbed, tickets
 
 CONFIG = {
     "models": {"m": {}},
@@ -46,3 +46,13 @@ def test_a_scope_with_a_sparsity_of_its_own_gives_one_ticket():
     assert len(cells) == len(set(cells)) == 2 * (3 + 1 + 1)
     assert {cell.sparsity for cell in cells if cell.scope == "2of4"} == {"0.5"}
     assert {cell.sparsity for cell in cells if cell.scope == "2of3"} == {"0.3333333333333333"}
+
+
+def test_perturbed_models_are_those_of_the_grid_and_the_dense_one():
+    config = CONFIG | {"robustness": {"perturbations": ["noise-0.1", "int4"], "seeds": [2, 0]}}
+    names = perturbed(config)
+    assert len(names) == len(set(names)) == (2 + len(tickets(config))) * 3
+    assert names[0] == "results/robustness/m/a/int4/seed-none/dense.json"
+    where = "results/robustness/m/a/noise-0.1/seed-2"
+    assert {f"{where}/dense.json", f"{where}/magnitude/layer/seed-none/0.5.json"} < set(names)
+    assert perturbed(CONFIG | {"robustness": {"perturbations": [], "seeds": [0]}}) == []

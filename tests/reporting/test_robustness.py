@@ -1,0 +1,76 @@
+"""The robustness table: each perturbed model beside the losses that it is judged by."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.reporting.robustness import COLUMNS, robustness_table
+from ltpipe.reporting.tables import tickets_table
+from ltpipe.runtime.errors import UserError
+
+INPUTS = {"inputs": {"checkpoint": "a", "sequences": "b"}}
+
+
+def metrics(loss: float, **changes) -> Metrics:
+    """Made-up metrics of a ticket."""
+    spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "evaluation/test_metrics.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return replace(made.METRICS, loss=loss, provenance=INPUTS, **changes)
+
+
+DENSE = {"criterion": None, "scope": None, "seed": None, "sparsity": None}
+NOISE = {"perturbation": "noise-0.1"}
+
+
+@pytest.fixture
+def models() -> dict[str, list[Metrics]]:
+    dense, ticket = metrics(2.0, **DENSE), metrics(4.0)
+    perturbed = [
+        metrics(4.5, **NOISE, perturbation_seed=1),
+        metrics(4.25, **NOISE, perturbation_seed=0),
+        metrics(2.5, **NOISE, perturbation_seed=1, **DENSE),
+        metrics(2.25, **NOISE, perturbation_seed=0, **DENSE),
+    ]
+    return {"baselines": [dense], "tickets": [ticket], "perturbed": perturbed}
+
+
+def test_rows_and_the_losses_beside(models):
+    table = robustness_table(**models)
+    assert list(table["loss"]) == [2.25, 4.25, 2.5, 4.5], "the dense model leads, seed by seed"
+    assert list(table["unperturbed_loss"]) == [2.0, 4.0, 2.0, 4.0]
+    assert list(table["perturbed_dense_loss"]) == [2.25, 2.25, 2.5, 2.5]
+    assert list(table["baseline_loss"]) == [2.0] * 4
+    assert list(table["sparsity"]) == [0, 0.5, 0, 0.5]
+
+
+def test_no_perturbations_give_an_empty_table(models):
+    table = robustness_table(models["baselines"], models["tickets"], [])
+    assert len(table) == 0
+    assert list(table.columns) == list(COLUMNS)
+    assert {str(dtype) for dtype in table.dtypes} == set(COLUMNS.values())
+
+
+@pytest.mark.parametrize("missing", ["baselines", "tickets"])
+def test_what_is_compared_with_has_to_be_there(models, missing: str):
+    with pytest.raises(UserError, match=r"tiny on words, noise-0\.1: what .* was not given"):
+        robustness_table(**models | {missing: []})
+    with pytest.raises(UserError, match="was not given"):
+        robustness_table(models["baselines"], models["tickets"], models["perturbed"][:1])
+
+
+def test_other_sequences_are_refused(models):
+    other = [replace(models["tickets"][0], provenance={"inputs": {"checkpoint": "a", "sequences": "c"}})]
+    with pytest.raises(UserError, match="other sequences"):
+        robustness_table(**models | {"tickets": other})
+
+
+def test_tickets_table_holds_agreement_and_divergence(models):
+    table = tickets_table(models["baselines"], models["tickets"])
+    assert table.loc[0, ["agreement", "kl_top_k"]].tolist() == [0.75, 0.1]
+    alone = tickets_table(models["baselines"], [replace(models["tickets"][0], agreement=None, kl_top_k=None)])
+    assert pd.isna(alone.loc[0, "agreement"])
