@@ -7,18 +7,25 @@ from ltpipe.runtime import stage
 
 
 def main(
-    *, baselines: tuple[Path, ...], tickets: tuple[Path, ...], perturbed: tuple[Path, ...] = (), output: Path
+    *,
+    baselines: tuple[Path, ...],
+    tickets: tuple[Path, ...],
+    output: Path,
+    overlaps: tuple[Path, ...] = (),
+    validations: tuple[Path, ...] = (),
+    perturbed: tuple[Path, ...] = (),
 ) -> None:
     """Gather tickets in tables, a figure and a page.
 
     Args:
         baselines: metrics of the dense models.
         tickets: metrics of the tickets.
+        output: folder to write tables, figure and index.html to.
+        overlaps: overlap tables of the models' masks.
+        validations: validation tables of the models' masks.
         perturbed: metrics of dense models and tickets with perturbed weights.
-        output: folder to write tickets.csv, robustness.csv (both as .parquet too), tradeoff.png, tradeoff.svg and
-            index.html to.
     """
-    write_report(baselines, tickets, output, perturbed)
+    write_report(baselines, tickets, overlaps, validations, perturbed, output)
     stage.say(f"report: {len(tickets)} tickets in {output}")
 
 

@@ -1,16 +1,24 @@
-# Gather every ticket of the grid in tables, a figure and a page.
+# Gather every ticket of the grid, and what the analyses say, in tables, a figure and a page.
 rule report:
     input:
         script="scripts/make_report.py",
         code=code("scripts/make_report.py"),
         baselines=grid.baselines(config),
         tickets=[ticket.named(grid.TICKET) for ticket in grid.tickets(config)],
+        overlaps=grid.models(config, f"{grid.OVERLAP}.csv"),
+        validations=grid.models(config, grid.VALIDATION),
         perturbed=grid.perturbed(config),
     output:
         table=f"{grid.REPORT}/tickets.csv",
         parquet=f"{grid.REPORT}/tickets.parquet",
+        comparisons=f"{grid.REPORT}/comparisons.csv",
+        comparisons_parquet=f"{grid.REPORT}/comparisons.parquet",
+        curves=f"{grid.REPORT}/curves.csv",
+        curves_parquet=f"{grid.REPORT}/curves.parquet",
         robustness=f"{grid.REPORT}/robustness.csv",
         robustness_parquet=f"{grid.REPORT}/robustness.parquet",
+        overlap=f"{grid.REPORT}/overlap.csv",
+        validation=f"{grid.REPORT}/validation.csv",
         png=f"{grid.REPORT}/tradeoff.png",
         svg=f"{grid.REPORT}/tradeoff.svg",
         page=f"{grid.REPORT}/index.html",
@@ -20,4 +28,5 @@ rule report:
         folder=subpath(output.table, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets}"
-        " --perturbed {input.perturbed} --output {params.folder}"
+        " --overlaps {input.overlaps} --validations {input.validations} --perturbed {input.perturbed}"
+        " --output {params.folder}"

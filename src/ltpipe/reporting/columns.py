@@ -1,6 +1,6 @@
 """The columns of the ticket table as people see them: headings, definitions, and how values read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class Column:
         show: turns one value that is present into text; text as it is for a column of words.
         unit: unit to put beside the heading; empty where the value shows it or has none.
         numeric: whether values are aligned and sorted as numbers.
+        interval: whether the frame has bounds of it, in columns with `_low` and `_high` at their end.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Column:
     show: Callable[[Any], str] = str
     unit: str = ""
     numeric: bool = True
+    interval: bool = False
 
 
 COLUMNS = (
@@ -91,8 +93,25 @@ COLUMNS = (
         "performance_retention",
         "retention",
         "Dense loss / ticket loss, without unit: 1 is no loss of performance. "
-        f"A ticket with at least {WINNING_RETENTION} is a winning ticket.",
+        f"A ticket with at least {WINNING_RETENTION} is a winning ticket. In brackets its 95% interval.",
         "{:.4f}".format,
+        interval=True,
+    ),
+    Column(
+        "loss_difference",
+        "loss − dense",
+        "Loss of the ticket minus that of the dense model, in nats/token, with its paired 95% interval.",
+        "{:+.4f}".format,
+        "nats/token",
+        interval=True,
+    ),
+    Column(
+        "accuracy_difference",
+        "accuracy − dense",
+        "Accuracy of the ticket minus that of the dense model, in percentage points, with its paired 95% interval.",
+        lambda value: f"{100 * value:+.2f}",
+        "points",
+        interval=True,
     ),
     Column(
         "agreement",
@@ -125,10 +144,20 @@ COLUMNS = (
 MEMORY = tuple(column.key for column in COLUMNS if column.key.endswith("_bytes"))
 """Columns of memory, in bytes."""
 
+DIFFERENCES = (
+    "performance_retention_low", "performance_retention_high",
+    *(f"{key}{bound}" for key in ("loss_difference", "accuracy_difference") for bound in ("", "_low", "_high")),
+)  # fmt: skip
+"""What a dense model, compared with itself, has none of."""
 
-def cell(column: Column, value: object) -> str:
-    """Text of one table cell; a dash where there is no value."""
-    return MISSING if pd.isna(value) else column.show(value)
+
+def cell(column: Column, row: Mapping[str, Any]) -> str:
+    """Text of one table cell, with the interval where there is one; a dash where there is no value."""
+    value = row[column.key]
+    if pd.isna(value):
+        return MISSING
+    low, high = (row[f"{column.key}_{bound}"] if column.interval else pd.NA for bound in ("low", "high"))
+    return column.show(value) if pd.isna(low) else f"{column.show(value)} [{column.show(low)}, {column.show(high)}]"
 
 
 def shown_columns(tickets: pd.DataFrame) -> list[Column]:
@@ -154,6 +183,7 @@ def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
         kl_top_k=pd.NA,
         seconds=pd.NA,
         **dict.fromkeys(MEMORY, pd.NA),
+        **dict.fromkeys(DIFFERENCES, pd.NA),
         **{key: lambda frame, key=key: frame[f"baseline_{key}"] for key in ("loss", "perplexity", "accuracy")},
     )
     ordered = tickets.sort_values(["sparsity", "criterion", "scope", "seed"], kind="stable")

@@ -61,14 +61,25 @@ def _label(criterion: str, scope: str, rows: pd.DataFrame) -> str:
 
 
 def _draw_lines(axes: Axes, tickets: pd.DataFrame, value: str, styles: dict[tuple[str, str], Style]) -> None:
-    """Draw `value` against sparsity: a mean line for each criterion and scope, thin points for its seeds."""
+    """Draw `value` against sparsity: a mean line for each criterion and scope, thin points for its seeds.
+
+    A thin bar at each ticket is its interval of 95 %; that of a loss is of its difference from the dense model's.
+    """
     for (criterion, scope), rows in tickets.groupby(["criterion", "scope"]):
         style = styles[criterion, scope]
+        axes.vlines(rows["sparsity"], *_interval(rows, value), color=style["color"], linewidth=1.2, alpha=0.6)
         mean = rows.groupby("sparsity")[value].mean()
         if len(mean) < len(rows):
             points = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
             axes.plot(rows["sparsity"], rows[value], markersize=3, markeredgewidth=0, alpha=0.5, **points)
         axes.plot(mean.index, mean, markersize=5.5, markeredgecolor="white", markeredgewidth=0.7, **style)
+
+
+def _interval(tickets: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
+    """Bounds of each ticket's `value`."""
+    if value == "loss":
+        return tuple(tickets["baseline_loss"] + tickets[f"loss_difference_{bound}"] for bound in ("low", "high"))
+    return tickets[f"{value}_low"], tickets[f"{value}_high"]
 
 
 def _draw_loss(axes: Axes, tickets: pd.DataFrame, styles: dict[tuple[str, str], Style]) -> None:
@@ -99,7 +110,8 @@ def _draw_retention(axes: Axes, tickets: pd.DataFrame, styles: dict[tuple[str, s
         fontsize="small",
         color=WINNING_COLOUR,
     )
-    axes.set_ylim(0, 1.06 * max(1.0, tickets["performance_retention"].max()))
+    highest = tickets[["performance_retention", "performance_retention_high"]].max(axis=None)
+    axes.set_ylim(0, 1.06 * max(1.0, highest))
     axes.set_ylabel("retention (dense loss / ticket loss)")
 
 

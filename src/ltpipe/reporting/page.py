@@ -1,6 +1,7 @@
 """The verdict on the tickets, and the report as one self-contained HTML page."""
 
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.columns import COLUMNS, cell, shown_columns, with_baselines
+from ltpipe.reporting.sections import Section
 
 MEASURED_ON = (
     "model", "data", "tokens", "sequences", "precision", "device", "execution", "total", "parameters",
@@ -29,6 +31,8 @@ class Ticket:
     perplexity: float
     accuracy: float
     performance_retention: float
+    performance_retention_low: float
+    performance_retention_high: float
     baseline_loss: float
     baseline_perplexity: float
     baseline_accuracy: float
@@ -113,13 +117,16 @@ def verdicts(tickets: pd.DataFrame) -> list[Verdict]:
     return [_verdict(model, data, rows) for (model, data), rows in tickets.groupby(["model", "data"])]
 
 
-def render_page(tickets: pd.DataFrame, figure_svg: str, provenance: dict[str, str]) -> str:
+def render_page(
+    tickets: pd.DataFrame, figure_svg: str, provenance: dict[str, str], sections: Sequence[Section] = ()
+) -> str:
     """Render the report as one HTML page that asks for nothing else.
 
     Args:
         tickets: one row a ticket; losses in nats/token, fractions as 0..1, memory in bytes, times in seconds.
         figure_svg: the trade-off figure as an SVG document; empty for none.
         provenance: what the report was made from and with, as names and values; empty for none.
+        sections: further tables.
     """
     environment = Environment(
         loader=PackageLoader("ltpipe", "reporting"),
@@ -142,4 +149,5 @@ def render_page(tickets: pd.DataFrame, figure_svg: str, provenance: dict[str, st
         missing=pd.isna,
         measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),
         provenance=provenance,
+        sections=sections,
     )

@@ -3,39 +3,58 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ltpipe.analysis.overlap_tables import OVERLAP
+from ltpipe.analysis.samples import samples
+from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.reporting.figures import save_figure, tradeoff_figure
 from ltpipe.reporting.page import render_page
 from ltpipe.reporting.robustness import robustness_table
-from ltpipe.reporting.tables import tickets_table, write_csv, write_parquet
+from ltpipe.reporting.sections import sections
+from ltpipe.reporting.tables import comparisons_table, curves_table, gathered, tickets_table
 from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.frames import write_csv, write_parquet
 from ltpipe.runtime.provenance import provenance
 
 
 def write_report(
-    baselines: Sequence[Path], tickets: Sequence[Path], folder: Path, perturbed: Sequence[Path] = ()
+    baselines: Sequence[Path],
+    tickets: Sequence[Path],
+    overlaps: Sequence[Path],
+    validations: Sequence[Path],
+    perturbed: Sequence[Path],
+    folder: Path,
 ) -> None:
-    """Write `tickets` and `robustness` (`.csv` and `.parquet`), `tradeoff.png`, `tradeoff.svg` and `index.html`.
+    """Write all tables as CSV, those from metrics as Parquet too, `tradeoff.png`, `tradeoff.svg` and `index.html`.
 
     Args:
         baselines: metrics files of the dense models.
         tickets: metrics files of the tickets.
-        folder: where to write.
+        overlaps: overlap tables of the models' masks.
+        validations: validation tables of the models' masks.
         perturbed: metrics files of dense models and tickets with perturbed weights.
+        folder: where to write.
 
     Raises:
-        UserError: a metrics file is missing or damaged, or a ticket has no baseline.
+        UserError: a file is missing or damaged, or a ticket has no baseline.
     """
     dense = [Metrics.read(path) for path in baselines]
     evaluated = [Metrics.read(path) for path in tickets]
-    table = tickets_table(dense, evaluated)
+    measured = samples(dense, evaluated)
+    table, comparisons, curves = tickets_table(measured), comparisons_table(measured), curves_table(measured)
     robustness = robustness_table(dense, evaluated, [Metrics.read(path) for path in perturbed])
-    for name, rows in {"tickets": table, "robustness": robustness}.items():
-        write_csv(rows, folder / f"{name}.csv")
-        write_parquet(rows, folder / f"{name}.parquet")
+    overlap = gathered(overlaps, OVERLAP, "overlap table", "overlap")
+    validation = gathered(validations, VALIDATION, "validation table", "validation")
+    from_metrics = {"tickets": table, "comparisons": comparisons, "curves": curves, "robustness": robustness}
+    for name, made in from_metrics.items():
+        write_csv(made, folder / f"{name}.csv")
+        write_parquet(made, folder / f"{name}.parquet")
+    write_csv(overlap, folder / "overlap.csv")
+    write_csv(validation, folder / "validation.csv")
     svg = folder / "tradeoff.svg"
     save_figure(tradeoff_figure(table), folder / "tradeoff.png", svg)
-    page = render_page(table, svg.read_text(encoding="utf-8"), _provenance(dense))
+    further = sections(comparisons, curves, overlap, validation)
+    page = render_page(table, svg.read_text(encoding="utf-8"), _provenance(dense), further)
     with atomic_write(folder / "index.html") as file:
         file.write(page.encode())
 

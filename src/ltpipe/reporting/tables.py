@@ -1,13 +1,18 @@
-"""Tidy tables: one row a ticket."""
+"""Tidy tables: one row a ticket, a pair of tickets, a curve."""
 
 from collections.abc import Sequence
+from itertools import combinations, groupby
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from ltpipe.analysis.confidence import Interval, accuracy_difference, interval, loss_difference, retention
+from ltpipe.analysis.curves import Curve
+from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.frames import read_csv
 
 COLUMNS: dict[str, str] = {
     "model": "string",
@@ -25,6 +30,14 @@ COLUMNS: dict[str, str] = {
     "performance_retention": "float64",
     "agreement": "float64",
     "kl_top_k": "float64",
+    "performance_retention_low": "float64",
+    "performance_retention_high": "float64",
+    "loss_difference": "float64",
+    "loss_difference_low": "float64",
+    "loss_difference_high": "float64",
+    "accuracy_difference": "float64",
+    "accuracy_difference_low": "float64",
+    "accuracy_difference_high": "float64",
     "baseline_loss": "float64",
     "baseline_perplexity": "float64",
     "baseline_accuracy": "float64",
@@ -41,53 +54,121 @@ COLUMNS: dict[str, str] = {
     "peak_device_reserved_bytes": "Int64",
     "seconds": "float64",
 }
-"""Columns of the tickets table and their dtypes. Losses and divergences are nats per token; accuracies,
-retentions and agreements fractions."""
+"""Columns of the tickets table and their dtypes. Losses and divergences are nats per token; accuracies, retentions and
+agreements fractions.
 
-_ORDER = ["model", "data", "criterion", "scope", "seed", "sparsity"]
+Columns in `_low` and `_high` are the bounds of 95 % intervals.
+"""
+
+COMPARISONS: dict[str, str] = {
+    "model": "string",
+    "data": "string",
+    "sparsity": "float64",
+    **{
+        f"{axis}_{side}": "Int64" if axis == "seed" else "string"
+        for side in ("a", "b")
+        for axis in ("criterion", "scope", "seed")
+    },
+    "loss_difference": "float64",
+    "loss_difference_low": "float64",
+    "loss_difference_high": "float64",
+    "distinct": "boolean",
+}
+"""Columns of the comparisons table: loss of ticket a minus that of ticket b, and whether 0 is outside its interval."""
+
+CURVES: dict[str, str] = {
+    "model": "string",
+    "data": "string",
+    "criterion": "string",
+    "scope": "string",
+    "seed": "Int64",
+    "largest_sparsity": "float64",
+    "critical_sparsity": "float64",
+    "critical_sparsity_low": "float64",
+    "critical_sparsity_high": "float64",
+    "area": "float64",
+    "area_low": "float64",
+    "area_high": "float64",
+}
+"""Columns of the curves table. A critical sparsity or bound that is missing is at least the largest sparsity."""
 
 
-def tickets_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> pd.DataFrame:
+def tickets_table(samples: Sequence[Sample]) -> pd.DataFrame:
     """One row a ticket, beside its dense model's loss, perplexity and accuracy, in a fixed order.
 
-    Raises:
-        UserError: a ticket's dense model, on the same sequences, is not among the baselines.
+    Every difference from the dense model has its paired interval of 95 %.
     """
-    if not tickets or any(ticket.sparsity is None for ticket in tickets):
-        raise UserError("tickets: metrics of at least one ticket are needed, and none of a dense model")
-    dense = {(baseline.model, baseline.data): baseline for baseline in baselines}
     rows = []
-    for ticket in tickets:
-        baseline = dense.get((ticket.model, ticket.data))
-        if baseline is None:
-            raise UserError(f"no baseline of model '{ticket.model}' on text '{ticket.data}' was given")
-        measured = {what: ticket.provenance["inputs"].get(what) for what in ("checkpoint", "sequences")}
-        baseline.check_measured_on(measured, f"{ticket.model} on {ticket.data}")
-        row = {name: getattr(ticket, name) for name in COLUMNS if hasattr(ticket, name)}
-        rows.append(
-            row
-            | {
-                "sparsity": float(ticket.sparsity or 0),
-                "sequences": len(ticket.sequences.tokens),
-                "baseline_loss": baseline.loss,
-                "baseline_perplexity": baseline.perplexity,
-                "baseline_accuracy": baseline.accuracy,
-            }
-        )
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
-    return table.sort_values(_ORDER, kind="stable", ignore_index=True)
+    for sample in samples:
+        baseline = sample.dense.metrics
+        for evaluated in sample.tickets:
+            ticket = evaluated.metrics
+            row = {name: getattr(ticket, name) for name in COLUMNS if hasattr(ticket, name)}
+            rows.append(
+                row
+                | {
+                    "sparsity": float(ticket.sparsity or 0),
+                    "sequences": sample.sequences,
+                    "baseline_loss": baseline.loss,
+                    "baseline_perplexity": baseline.perplexity,
+                    "baseline_accuracy": baseline.accuracy,
+                }
+                | _against_dense(sample, evaluated)
+            )
+    return _frame(rows, COLUMNS)
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, floats in their shortest exact form."""
-    with atomic_write(path) as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+def comparisons_table(samples: Sequence[Sample]) -> pd.DataFrame:
+    """One row a pair of tickets of the same model, text and sparsity, each pair once, in the order of the tickets."""
+    rows = []
+    for sample in samples:
+        for a, b in combinations(sample.tickets, 2):
+            if a.metrics.sparsity != b.metrics.sparsity:
+                continue
+            found = interval(loss_difference(a.resampled, b.resampled), sample.sequences)
+            rows.append(
+                {
+                    "model": a.metrics.model,
+                    "data": a.metrics.data,
+                    "sparsity": float(a.metrics.sparsity or 0),
+                    **_named(a.metrics, "_a"),
+                    **_named(b.metrics, "_b"),
+                    "loss_difference": a.metrics.loss - b.metrics.loss,
+                    **_bounds("loss_difference", found),
+                    "distinct": found.excludes(0.0),
+                }
+            )
+    table = _frame(rows, COMPARISONS)
+    return table.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True)
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet."""
-    with atomic_write(path) as file:
-        table.to_parquet(file, index=False)
+def curves_table(samples: Sequence[Sample]) -> pd.DataFrame:
+    """One row for all tickets that differ only in sparsity: their critical sparsity and area, with intervals."""
+    rows = []
+    for sample in samples:
+        for _, group in groupby(sample.tickets, key=lambda ticket: tuple(_named(ticket.metrics).values())):
+            tickets = list(group)
+            curve = Curve(
+                sparsities=np.array([float(ticket.metrics.sparsity or 0) for ticket in tickets]),
+                retentions=np.array([ticket.metrics.performance_retention for ticket in tickets]),
+                resampled=np.stack([retention(ticket.resampled, sample.dense.resampled) for ticket in tickets], axis=1),
+                sequences=sample.sequences,
+            )
+            low, high = curve.critical_interval
+            rows.append(
+                {
+                    "model": sample.dense.metrics.model,
+                    "data": sample.dense.metrics.data,
+                    **_named(tickets[0].metrics),
+                    "largest_sparsity": curve.sparsities[-1],
+                    "critical_sparsity": curve.critical_sparsity,
+                    "critical_sparsity_low": low,
+                    "critical_sparsity_high": high,
+                    "area": curve.area,
+                    **_bounds("area", curve.area_interval),
+                }
+            )
+    return _frame(rows, CURVES)
 
 
 def read_tickets(path: Path) -> pd.DataFrame:
@@ -97,9 +178,47 @@ def read_tickets(path: Path) -> pd.DataFrame:
         UserError: there is no such file.
         DamagedFileError: it lacks columns or holds other values.
     """
-    try:
-        return pd.read_csv(path, dtype=COLUMNS)[list(COLUMNS)]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path}: not a tickets table ({error}); run the report stage again") from None
+    return read_csv(path, COLUMNS, "tickets table", "report")
+
+
+def gathered(paths: Sequence[Path], columns: dict[str, str], what: str, stage: str) -> pd.DataFrame:
+    """The rows of several tables that a stage wrote, one after the other.
+
+    Raises:
+        UserError: a file is missing.
+        DamagedFileError: one lacks columns or holds other values.
+    """
+    tables = [read_csv(path, columns, what, stage) for path in paths]
+    return pd.concat([table for table in tables if len(table)] or [_frame([], columns)], ignore_index=True)
+
+
+def _frame(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:
+    """What a ticket gains or loses, with intervals."""
+    dense = sample.dense
+    return {
+        "loss_difference": ticket.metrics.loss - dense.metrics.loss,
+        "accuracy_difference": ticket.metrics.accuracy - dense.metrics.accuracy,
+        **{
+            key: bound
+            for name, statistic in (
+                ("performance_retention", retention),
+                ("loss_difference", loss_difference),
+                ("accuracy_difference", accuracy_difference),
+            )
+            for key, bound in _bounds(
+                name, interval(statistic(ticket.resampled, dense.resampled), sample.sequences)
+            ).items()
+        },
+    }
+
+
+def _bounds(name: str, found: Interval) -> dict[str, float]:
+    return {f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _named(ticket: Metrics, side: str = "") -> dict[str, Any]:
+    return {f"{axis}{side}": getattr(ticket, axis) for axis in ("criterion", "scope", "seed")}

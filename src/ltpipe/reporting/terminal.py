@@ -11,14 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import MEMORY, cell, mebi, short_count, shown_columns, with_baselines
+from ltpipe.reporting.columns import MEMORY, cell, mebi, shown_columns, with_baselines
 
-# Most terminals are 80 characters wide: there, short headings and counts.
+# Most terminals are 80 characters wide: there, short headings and the columns that matter most.
 TERMINAL: dict[str, dict[str, Any]] = {
-    "kept": {"show": short_count},
     "perplexity": {"title": "ppl"},
     "accuracy": {"title": "acc."},
+    "performance_retention": {"show": "{:.3f}".format},
 }
+PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "seconds", *MEMORY}
 
 
 def print_tickets(tickets: pd.DataFrame, page: Path | None) -> None:
@@ -40,10 +41,12 @@ def summary_table(tickets: pd.DataFrame) -> Table:
     """Table of all tickets for a terminal, dense models first, winning retentions in green.
 
     Args:
-        tickets: one row a ticket; loss in nats/token, sparsity and accuracy as fractions, times in seconds.
+        tickets: one row a ticket; loss in nats/token, sparsity and accuracy as fractions.
     """
     columns = [
-        replace(column, **TERMINAL.get(column.key, {})) for column in shown_columns(tickets) if column.key not in MEMORY
+        replace(column, **TERMINAL.get(column.key, {}))
+        for column in shown_columns(tickets)
+        if column.key not in PAGE_ONLY
     ]
     shown = {column.key for column in columns}
     names = [str(tickets[key].iloc[0]) for key in ("model", "data") if len(tickets) and key not in shown]
@@ -51,7 +54,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         # Text, not str: names come from the user and may hold what rich would take for markup.
         title=Text(" on ".join(names)) if names else None,
         caption=f"loss in nats/token; ppl: perplexity; acc.: top-1 accuracy;\n"
-        f"retention = dense loss / ticket loss, winning from {WINNING_RETENTION}",
+        f"retention = dense loss / ticket loss, winning from {WINNING_RETENTION}; [95% interval]",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,
@@ -62,7 +65,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         table.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in with_baselines(tickets).to_dict("records"):
         dense = row["criterion"] == "dense"
-        cells = {column.key: Text(cell(column, row[column.key])) for column in columns}
+        cells = {column.key: Text(cell(column, row)) for column in columns}
         if dense:
             table.add_section()
         else:

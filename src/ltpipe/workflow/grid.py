@@ -25,6 +25,8 @@ TOP_TOKENS = "results/baselines/{model}/{data}.top.safetensors"
 _PERTURBED = "results/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}"
 PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
 PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsity}}.json"
+OVERLAP = "results/analysis/overlap/{model}"
+VALIDATION = "results/analysis/validation/{model}.csv"
 REPORT = "results/report"
 PLAN = "results/plan"
 """Artefact names, with the grid's axes as wildcards."""
@@ -80,6 +82,16 @@ def baselines(config: dict[str, Any]) -> list[str]:
         BASELINE.format(model=model, data=data)
         for model, data in product(sorted(config["models"]), evaluated_texts(config))
     ]
+
+
+def models(config: dict[str, Any], pattern: str) -> list[str]:
+    """Names of an artefact that each model has one of, in the order of their names."""
+    return [pattern.format(model=model) for model in sorted(config["models"])]
+
+
+def masks(config: dict[str, Any], model: str) -> list[str]:
+    """Names of all masks of a model, in the order of the tickets."""
+    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets(config) if ticket.model == model))
 
 
 def tickets(config: dict[str, Any]) -> list[Ticket]:

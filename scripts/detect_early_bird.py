@@ -1,0 +1,27 @@
+"""Find where masks, in the order given, have stopped changing."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ltpipe.analysis.early_bird import Detector, detect
+from ltpipe.pruning.masks import read_mask
+from ltpipe.runtime import stage
+from ltpipe.runtime.files import write_json
+
+
+def main(*, masks: tuple[Path, ...], output: Path, detector: Detector = Detector()) -> None:  # noqa: B008
+    """Find where masks, in the order given, have stopped changing.
+
+    Args:
+        masks: mask files of one model, the earliest first.
+        output: JSON file to write.
+        detector: when they count as converged.
+    """
+    found = detect(map(read_mask, masks), detector)
+    settings = {**asdict(detector), "threshold": detector.limit, "window": detector.masks}
+    write_json(output, {"detector": settings, "masks": [str(path) for path in masks], **asdict(found)})
+    stage.say("not converged" if found.converged is None else f"converged at mask {found.converged}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

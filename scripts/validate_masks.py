@@ -1,0 +1,31 @@
+"""Check that the masks of a model are what they say they are, and what they have emptied."""
+
+from collections import Counter
+from pathlib import Path
+
+from ltpipe.analysis.validation import validate_files
+from ltpipe.analysis.validation_table import validation_table
+from ltpipe.runtime import stage
+from ltpipe.runtime.frames import write_csv
+
+
+def main(
+    *, masks: tuple[Path, ...], manifest: Path, output: Path, config: Path | None = None, model: str = "model"
+) -> None:
+    """Check that the masks of a model are what they say they are, and what they have emptied.
+
+    Args:
+        masks: mask files meant for the model.
+        manifest: manifest.json of its canonical checkpoint.
+        output: CSV file to write, one row a mask.
+        config: config.json of the checkpoint, which tells the size of attention heads.
+        model: what the table calls the model.
+    """
+    verdicts = validate_files(masks, manifest, config)
+    write_csv(validation_table(model, verdicts), output)
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    stage.say(f"{model}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("sound", "warnings", "broken")))
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,1 @@
+"""What masks and metrics say: overlap, convergence, soundness, confidence, curves."""

@@ -1,0 +1,108 @@
+"""Confidence intervals: the paired bootstrap over sequences (Efron & Tibshirani 1993, chapters 8 and 13).
+
+Sequences are drawn with replacement, as many as there are, 10,000 times. The draws depend on nothing but the number of
+sequences and the seed, so that the dense model and every ticket see the same ones: the interval of a difference is
+paired, and what makes a text hard for all of them cancels out.
+
+Intervals are percentile intervals of 95 %. With as few as 16 sequences they are approximate, on the narrow side, and
+windows of one document are not independent, which no resampling of windows can know.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ltpipe.evaluation.metrics import SequenceTotals
+from ltpipe.runtime.determinism import stable_seed
+from ltpipe.runtime.errors import UserError
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+_BLOCK = 1 << 22  # draws made at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bounds of an interval; both NaN where a single sequence says nothing about the spread."""
+
+    low: float
+    high: float
+
+    def excludes(self, value: float) -> bool:
+        """Whether `value` lies outside."""
+        return value < self.low or value > self.high
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A model's token-weighted loss and accuracy on every resample, float64 [resamples]; nats/token and fraction.
+
+    Arrays of two models with the same number of sequences and the same seed are paired, element by element.
+    """
+
+    loss: np.ndarray
+    accuracy: np.ndarray
+
+
+def draws(sequences: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """How often each sequence is drawn in each resample, in blocks of rows: float64 [rows, sequences].
+
+    Every row sums to `sequences`. The rows are the same however they are cut into blocks.
+    """
+    generator = np.random.Generator(np.random.PCG64(stable_seed(seed, "bootstrap", str(sequences))))
+    rows = max(1, _BLOCK // sequences)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        yield generator.multinomial(sequences, np.full(sequences, 1 / sequences), size).astype(np.float64)
+
+
+def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = RESAMPLES) -> list[Resampled]:
+    """Loss (sum of losses / sum of tokens) and accuracy of several models on the same resamples.
+
+    Raises:
+        UserError: the models were not evaluated on the same numbers of tokens.
+    """
+    if not models:
+        return []
+    tokens = models[0].tokens
+    if any(model.tokens != tokens for model in models):
+        raise UserError("paired intervals need the same sequences; evaluate all tickets of a text on the same ones")
+    columns = [np.array(tokens, np.float64)]
+    for model in models:
+        columns += [np.array(model.loss_sum, np.float64), np.array(model.correct, np.float64)]
+    # Column by column and without BLAS: a ticket's interval must not depend on the other tickets or on threads.
+    sums = np.concatenate(
+        [
+            np.stack([np.einsum("rs,s->r", counts, column) for column in columns])
+            for counts in draws(len(tokens), seed, resamples)
+        ],
+        axis=1,
+    )
+    means = sums[1:] / sums[0]
+    return [Resampled(loss, accuracy) for loss, accuracy in zip(means[::2], means[1::2], strict=True)]
+
+
+def interval(values: np.ndarray, sequences: int) -> Interval:
+    """Percentile interval of a statistic's values on the resamples of so many sequences."""
+    if sequences < 2:
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
+
+
+def loss_difference(a: Resampled, b: Resampled) -> np.ndarray:
+    """Loss of `a` minus that of `b`, ticket minus dense or ticket minus ticket, on every resample."""
+    return a.loss - b.loss
+
+
+def accuracy_difference(a: Resampled, b: Resampled) -> np.ndarray:
+    """Accuracy of `a` minus that of `b` on every resample."""
+    return a.accuracy - b.accuracy
+
+
+def retention(ticket: Resampled, dense: Resampled) -> np.ndarray:
+    """Performance retention on every resample, with the convention for a loss of 0 of `performance_retention`."""
+    zero = ticket.loss == 0
+    ratio = dense.loss / np.where(zero, 1.0, ticket.loss)
+    return np.where(zero, np.where(dense.loss == 0, 1.0, 0.0), ratio)

@@ -1,0 +1,133 @@
+"""How much two tickets have in common, and how much they would by chance."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+
+from ltpipe.pruning.masks import Mask
+from ltpipe.runtime.errors import UserError
+
+_BLOCK = 1 << 20  # bytes compared at a time, so that what both keep stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two masks of the same weights keep: all similarities follow from these four counts, exactly.
+
+    Chance levels are those of two masks that keep as many weights as these, drawn independently and uniformly. They
+    then have `size * d_a * d_b` kept weights in common on average, d being the densities (hypergeometric mean).
+
+    A property is None where it is 0 / 0: the Jaccard index of two empty masks, the correlation with a mask that keeps
+    all or nothing.
+
+    Attributes:
+        size: number of weights.
+        kept_a, kept_b: weights that each mask keeps.
+        both: weights that both keep.
+    """
+
+    size: int
+    kept_a: int
+    kept_b: int
+    both: int
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        """Of the weights of both together."""
+        return Overlap(
+            self.size + other.size, self.kept_a + other.kept_a, self.kept_b + other.kept_b, self.both + other.both
+        )
+
+    @property
+    def jaccard(self) -> float | None:
+        """Kept by both / kept by any (Jaccard 1901)."""
+        return _ratio(self.both, self.kept_a + self.kept_b - self.both)
+
+    @property
+    def hamming(self) -> float | None:
+        """Share of the weights that exactly one of the masks keeps."""
+        return _ratio(self.kept_a + self.kept_b - 2 * self.both, self.size)
+
+    @property
+    def spearman(self) -> float | None:
+        """Rank correlation of the masks; ranks of zeros and ones are linear in them, so it is Pearson's phi.
+
+        Its chance level is 0.
+        """
+        covariance = self.size * self.both - self.kept_a * self.kept_b
+        variances = [kept * (self.size - kept) for kept in (self.kept_a, self.kept_b)]
+        return covariance / (sqrt(variances[0]) * sqrt(variances[1])) if all(variances) else None
+
+    @property
+    def both_by_chance(self) -> float:
+        """Mean number of weights that both would keep: size * d_a * d_b."""
+        return self.kept_a * self.kept_b / self.size if self.size else 0.0
+
+    @property
+    def jaccard_by_chance(self) -> float | None:
+        """d_a d_b / (d_a + d_b - d_a d_b); d / (2 - d) for equal densities.
+
+        The index at the mean intersection. The mean of the index lies above it, by less than 1 / size.
+        """
+        return _ratio(self.both_by_chance, self.kept_a + self.kept_b - self.both_by_chance)
+
+    @property
+    def hamming_by_chance(self) -> float | None:
+        """d_a + d_b - 2 d_a d_b, the exact mean; 2 d (1 - d) for equal densities."""
+        return _ratio(self.kept_a + self.kept_b - 2 * self.both_by_chance, self.size)
+
+
+def compare(a: Mask, b: Mask) -> dict[str, Overlap]:
+    """Count what two masks have in common, in each tensor, in the masks' canonical order.
+
+    Streams the packed bits; extra memory is one block, whatever the size of the masks.
+
+    Raises:
+        UserError: the masks are of other tensors, or of tensors of other shapes.
+    """
+    if dict(a.shapes) != dict(b.shapes):
+        names = sorted(set(a.shapes.items()) ^ set(b.shapes.items()))
+        raise UserError(
+            f"masks of different weights cannot be compared: '{names[0][0]}' is not the same in both; give masks of "
+            "one model with the same prunable weights"
+        )
+    sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in a.shapes.items()}
+    return {
+        name: Overlap(sizes[name], a.kept[name], b.kept[name], _count_both(bits, b.bits[name]))
+        for name, bits in a.bits.items()
+    }
+
+
+def total(parts: Iterable[Overlap]) -> Overlap:
+    """The overlap over all tensors."""
+    return sum(parts, start=Overlap(0, 0, 0, 0))
+
+
+def layerwise_chance(parts: Mapping[str, Overlap]) -> tuple[float | None, float | None]:
+    """Jaccard index and Hamming distance by chance of masks with these densities in every single tensor.
+
+    Where layers differ in density, two criteria that agree on nothing but that have more in common than chance at
+    the densities of the whole; what lies above this level is agreement on single weights.
+    """
+    whole = total(parts.values())
+    both = sum(part.both_by_chance for part in parts.values())
+    kept = whole.kept_a + whole.kept_b
+    return _ratio(both, kept - both), _ratio(kept - 2 * both, whole.size)
+
+
+def _count_both(a: np.ndarray, b: np.ndarray) -> int:
+    """Number of ones that two arrays of packed bits share."""
+    return sum(
+        _ones(a[start : start + _BLOCK], b[start : start + _BLOCK], np.uint64) for start in range(0, a.size, _BLOCK)
+    )
+
+
+def _ones(a: np.ndarray, b: np.ndarray, word: type[np.unsignedinteger]) -> int:
+    whole = a.size // word().itemsize * word().itemsize
+    ones = int(np.bitwise_count(a[:whole].view(word) & b[:whole].view(word)).sum(dtype=np.int64))
+    return ones if whole == a.size else ones + _ones(a[whole:], b[whole:], np.uint8)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,105 @@
+"""The overlap of all masks of a model, as tables."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.runtime.errors import UserError
+
+AXES = ("criterion", "scope", "seed", "sparsity")
+"""What tells the masks of a model apart."""
+
+_PAIR = {
+    "model": "string",
+    "differs_in": "string",
+    **{
+        f"{axis}_{side}": {"seed": "Int64", "sparsity": "float64"}.get(axis, "string")
+        for side in ("a", "b")
+        for axis in AXES
+    },
+}
+_COUNTS = {"weights": "Int64", "kept_a": "Int64", "kept_b": "Int64", "both": "Int64"}
+_CHANCE = {"jaccard": "float64", "jaccard_chance": "float64", "hamming": "float64", "hamming_chance": "float64"}
+_LAYERWISE = {"jaccard_chance_layerwise": "float64", "hamming_chance_layerwise": "float64"}
+
+OVERLAP: dict[str, str] = {**_PAIR, **_COUNTS, **_CHANCE, **_LAYERWISE, "spearman": "float64"}
+"""Columns of the overlap table, one row a pair of masks: fractions of all their weights."""
+
+LAYERS: dict[str, str] = {**_PAIR, "tensor": "string", **_COUNTS, **_CHANCE, "spearman": "float64"}
+"""Columns of the overlap table by tensor."""
+
+
+def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Overlap of all masks of a model that differ in exactly one of criterion, scope, seed and sparsity.
+
+    A mask without a seed is compared with masks of every seed. Two masks are open at a time.
+
+    Returns:
+        One row a pair, and one row a pair and tensor.
+
+    Raises:
+        UserError: the masks are not of one model, or prune other tensors.
+    """
+    pairs: list[dict[str, Any]] = []
+    layers = [_frame([], LAYERS)]
+    for path_a, path_b, differs_in in related(paths):
+        a, b = read_mask(path_a), read_mask(path_b)
+        b.check_made_for(a.checkpoint, path_b)
+        parts = compare(a, b)
+        pair = {"model": model, "differs_in": differs_in, **_axes(a, "_a"), **_axes(b, "_b")}
+        jaccard, hamming = layerwise_chance(parts)
+        layerwise = dict(zip(_LAYERWISE, (jaccard, hamming), strict=True))
+        pairs.append(pair | _measures(total(parts.values())) | layerwise)
+        layers.append(_frame([pair | {"tensor": name} | _measures(part) for name, part in parts.items()], LAYERS))
+    return _frame(pairs, OVERLAP), pd.concat(layers[1:] or layers, ignore_index=True)
+
+
+def related(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, str]]:
+    """Pairs of mask files that differ in one axis only, and which, in a fixed order of the masks.
+
+    Raises:
+        UserError: two of them are of the same criterion, scope, seed and sparsity.
+    """
+    cells = sorted((_order(read_mask(path)), str(path)) for path in paths)
+    for (a, path_a), (b, path_b) in combinations(cells, 2):
+        if a == b:
+            raise UserError(f"{path_b}: says of itself what {path_a} says too; give each mask once")
+        differing = [
+            axis
+            for axis, x, y in zip(AXES, a, b, strict=True)
+            if x != y and not (axis == "seed" and a[0] != b[0] and -1 in (x, y))
+        ]
+        if len(differing) == 1:
+            yield Path(path_a), Path(path_b), differing[0]
+
+
+def _frame(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+
+
+def _axes(mask: Mask, side: str) -> dict[str, Any]:
+    values = (mask.criterion, mask.scope, mask.seed, float(mask.sparsity))
+    return {f"{axis}{side}": value for axis, value in zip(AXES, values, strict=True)}
+
+
+def _order(mask: Mask) -> tuple[str, str, int, float]:
+    return mask.criterion, mask.scope, -1 if mask.seed is None else mask.seed, float(mask.sparsity)
+
+
+def _measures(overlap: Overlap) -> dict[str, float | None]:
+    return {
+        "weights": overlap.size,
+        "kept_a": overlap.kept_a,
+        "kept_b": overlap.kept_b,
+        "both": overlap.both,
+        "jaccard": overlap.jaccard,
+        "jaccard_chance": overlap.jaccard_by_chance,
+        "hamming": overlap.hamming,
+        "hamming_chance": overlap.hamming_by_chance,
+        "spearman": overlap.spearman,
+    }

@@ -1,0 +1,64 @@
+"""Dense models and their tickets, text by text, resampled together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ltpipe.analysis.confidence import Resampled, resample
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A dense model or a ticket: what was measured, and the same on every resample."""
+
+    metrics: Metrics
+    resampled: Resampled
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A dense model and its tickets on one text: what they gained or lost is paired, sequence by sequence.
+
+    Tickets come by criterion, scope, seed and sparsity.
+    """
+
+    dense: Evaluated
+    tickets: tuple[Evaluated, ...]
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences that were resampled."""
+        return len(self.dense.metrics.sequences.tokens)
+
+
+def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sample]:
+    """Put the tickets of each model and text with their dense model, by model and text.
+
+    Raises:
+        UserError: a ticket's dense model, on the same sequences, is not among the baselines.
+    """
+    if not tickets or any(ticket.sparsity is None for ticket in tickets):
+        raise UserError("tickets: metrics of at least one ticket are needed, and none of a dense model")
+    dense = {(baseline.model, baseline.data): baseline for baseline in baselines}
+    groups: dict[tuple[str, str], list[Metrics]] = {}
+    for ticket in sorted(tickets, key=_order):
+        baseline = dense.get((ticket.model, ticket.data))
+        if baseline is None:
+            raise UserError(f"no baseline of model '{ticket.model}' on text '{ticket.data}' was given")
+        measured = {what: ticket.provenance["inputs"].get(what) for what in ("checkpoint", "sequences")}
+        baseline.check_measured_on(measured, f"{ticket.model} on {ticket.data}")
+        groups.setdefault((ticket.model, ticket.data), []).append(ticket)
+    return [_sample(dense[key], group) for key, group in groups.items()]
+
+
+def _sample(dense: Metrics, tickets: Sequence[Metrics]) -> Sample:
+    measured = [dense, *tickets]
+    resampled = resample([metrics.sequences for metrics in measured])
+    first, *others = (Evaluated(*pair) for pair in zip(measured, resampled, strict=True))
+    return Sample(first, tuple(others))
+
+
+def _order(ticket: Metrics) -> tuple[str, str, str, str, int, float]:
+    seed = -1 if ticket.seed is None else ticket.seed
+    return ticket.model, ticket.data, str(ticket.criterion), str(ticket.scope), seed, float(ticket.sparsity or 0)

@@ -1,0 +1,203 @@
+"""Whether a mask is what it says it is, and whether it has cut the model somewhere."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ltpipe.analysis.overlap import compare, total
+from ltpipe.analysis.structure import live_heads, live_rows
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.scopes import prune_count
+from ltpipe.runtime.files import read_json
+
+_RANKED = ("global", "layer")
+"""Scopes that only rank: their masks are nested without fail."""
+_ALLOCATED = re.compile(r"(erk|importance|lamp|owl)(-row)?")
+"""Scopes that share a sparsity out among tensors, and keep to the total."""
+_STRUCTURED = re.compile(r"heads|channels|blocks|block\d+x\d+")
+"""Scopes whose purpose is to empty rows, heads or whole blocks."""
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What of the model a mask has emptied.
+
+    Attributes:
+        dead_tensors: names of tensors that keep nothing.
+        dead_blocks: names of the model's blocks that keep none of their prunable weights.
+        rows, dead_rows: output rows of all tensors, and those that keep nothing.
+        heads, dead_heads: heads of all query, key and value projections, and those that keep nothing; None if the
+            size of a head is not known.
+    """
+
+    dead_tensors: tuple[str, ...]
+    dead_blocks: tuple[str, ...]
+    rows: int
+    dead_rows: int
+    heads: int | None
+    dead_heads: int | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be said about one mask.
+
+    Attributes:
+        mask: without its bits.
+        broken: reasons why it is not what it says it is.
+        warnings: reasons why it may not work well; the mask is as promised.
+        structure: what it has emptied; None if it is not a mask of the model.
+    """
+
+    mask: Mask
+    broken: tuple[str, ...]
+    warnings: tuple[str, ...]
+    structure: Structure | None
+
+    @property
+    def verdict(self) -> Literal["sound", "warnings", "broken"]:
+        """The worst that was found."""
+        return "broken" if self.broken else "warnings" if self.warnings else "sound"
+
+
+def head_size(config: Mapping[str, Any]) -> int | None:
+    """Rows of one attention head by a model's configuration; None if it does not say."""
+    config = config.get("text_config") or config
+    if config.get("head_dim"):
+        return int(config["head_dim"])
+    hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    return hidden // heads if hidden and heads else None
+
+
+def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = None) -> list[Verdict]:
+    """Validate mask files of one model, two of them open at a time.
+
+    Raises:
+        UserError: a file is missing.
+        DamagedFileError: a file is no mask, or does not keep what its metadata promise.
+    """
+    model = Manifest.read(manifest)
+    size = head_size(read_json(config)) if config else None
+    verdicts: list[Verdict] = []
+    for _, chain in groupby(sorted(map(_link, paths)), key=lambda link: link[0]):
+        denser: Mask | None = None
+        for _, _, path in chain:
+            mask = read_mask(path)
+            verdicts.append(validate(mask, model, size, denser))
+            denser = mask
+    return verdicts
+
+
+def validate(mask: Mask, manifest: Manifest, head_size: int | None = None, denser: Mask | None = None) -> Verdict:
+    """Validate one mask.
+
+    Args:
+        mask: to look at.
+        manifest: of the model that it is meant for.
+        head_size: rows of one attention head, if known.
+        denser: the mask of the next smaller sparsity of the same criterion, scope and seed, if there is one.
+    """
+    stranger = list(_stranger(mask, manifest))
+    if stranger:
+        return Verdict(replace(mask, bits={}), tuple(stranger), (), None)
+    broken, warnings = list(_miscounts(mask)), []
+    if denser is not None and denser.shapes != mask.shapes:
+        warnings.append(f"prunes other tensors than sparsity {denser.sparsity}")
+    elif denser is not None:
+        overlap = total(compare(mask, denser).values())
+        if overlap.both < overlap.kept_a:
+            alone = f"keeps {overlap.kept_a - overlap.both:,} weights that sparsity {denser.sparsity} does not"
+            (broken if mask.scope in _RANKED else warnings).append(f"not nested: {alone}")
+    found = structure(mask, manifest, head_size)
+    return Verdict(replace(mask, bits={}), tuple(broken), (*warnings, *_damage(mask, found)), found)
+
+
+def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> Structure:
+    """Count what a mask of this model has emptied, streaming its bits."""
+    rows = dead_rows = heads = dead_heads = 0
+    blocks: dict[str, int] = {}
+    for name, bits in mask.bits.items():
+        live = live_rows(bits, mask.shapes[name], manifest.tensors[name].module == "Conv1D")
+        rows, dead_rows = rows + live.size, dead_rows + int(live.size - live.sum())
+        alive = live_heads(live, head_size) if head_size and _is_projection(name) else None
+        if alive is not None:
+            heads, dead_heads = heads + alive.size, dead_heads + int(alive.size - alive.sum())
+        if manifest.in_blocks(name):
+            block = ".".join((manifest.blocks, name.removeprefix(manifest.blocks + ".").partition(".")[0]))
+            blocks[block] = blocks.get(block, 0) + mask.kept[name]
+    return Structure(
+        dead_tensors=tuple(name for name, kept in mask.kept.items() if not kept),
+        dead_blocks=tuple(block for block, kept in blocks.items() if not kept),
+        rows=rows,
+        dead_rows=dead_rows,
+        heads=heads or None,
+        dead_heads=dead_heads if heads else None,
+    )
+
+
+def _link(path: Path) -> tuple[tuple[str, str, int], int, Path]:
+    """What masks that should be nested have in common, and where this one stands among them."""
+    mask = read_mask(path)
+    lineage = (mask.criterion, mask.scope, -1 if mask.seed is None else mask.seed)
+    return lineage, prune_count(mask.sparsity, mask.total), path
+
+
+def _stranger(mask: Mask, manifest: Manifest) -> Iterator[str]:
+    """Why the mask is not one of this model."""
+    if mask.checkpoint != manifest.fingerprint:
+        yield f"wrong model: made from checkpoint {mask.checkpoint[:12]}, not {manifest.fingerprint[:12]}"
+    for name, shape in mask.shapes.items():
+        entry = manifest.tensors.get(name)
+        if entry is None or entry.buffer:
+            yield f"wrong model: '{name}' is no parameter of it"
+        elif entry.shape != shape:
+            yield f"wrong model: '{name}' has shape {list(entry.shape)}, in the mask {list(shape)}"
+
+
+def _miscounts(mask: Mask) -> Iterator[str]:
+    """Where the mask keeps another number of weights than its scope promises."""
+    for name, bits in mask.bits.items():
+        size = prod(mask.shapes[name])
+        if size % 8 and bits[-1] >> np.uint8(size % 8):
+            yield f"'{name}' has bits set behind its last weight"
+        promised = size - prune_count(mask.sparsity, size)
+        if mask.scope == "layer" and mask.kept[name] != promised:
+            yield f"'{name}' keeps {mask.kept[name]:,} weights, promised are {promised:,}"
+    promised = mask.total - prune_count(mask.sparsity, mask.total)
+    if (mask.scope == "global" or _ALLOCATED.fullmatch(mask.scope)) and mask.total_kept != promised:
+        yield f"keeps {mask.total_kept:,} weights, promised are {promised:,}"
+
+
+def _damage(mask: Mask, found: Structure) -> Iterator[str]:
+    """What the mask has emptied without being made to."""
+    if not mask.total_kept:
+        yield "keeps nothing"
+        return
+    if _STRUCTURED.fullmatch(mask.scope):
+        return
+    if found.dead_blocks:
+        yield f"layer collapse: nothing kept in {_listed(found.dead_blocks)}"
+    dead = [name for name in found.dead_tensors if not any(name.startswith(block + ".") for block in found.dead_blocks)]
+    if dead:
+        yield f"layer collapse: nothing kept in {_listed(dead)}"
+    if found.dead_heads:
+        yield f"{found.dead_heads:,} of {found.heads:,} heads of query, key and value projections keep nothing"
+    if found.dead_rows:
+        yield f"{found.dead_rows:,} of {found.rows:,} output rows keep nothing"
+
+
+def _is_projection(name: str) -> bool:
+    return any(f".{projection}." in name for projection in _PROJECTIONS)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,49 @@
+"""The verdicts on the masks of a model, as a table."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ltpipe.analysis.validation import Verdict
+
+VALIDATION: dict[str, str] = {
+    "model": "string",
+    "criterion": "string",
+    "scope": "string",
+    "seed": "Int64",
+    "sparsity": "float64",
+    "verdict": "string",
+    "reasons": "string",
+    "kept": "Int64",
+    "total": "Int64",
+    "dead_tensors": "Int64",
+    "dead_blocks": "Int64",
+    "rows": "Int64",
+    "dead_rows": "Int64",
+    "heads": "Int64",
+    "dead_heads": "Int64",
+}
+"""Columns of the validation table, one row a mask."""
+
+
+def validation_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One row a mask, as the masks come."""
+    rows = []
+    for verdict in verdicts:
+        mask, found = verdict.mask, verdict.structure
+        row = {
+            "model": model,
+            "criterion": mask.criterion,
+            "scope": mask.scope,
+            "seed": mask.seed,
+            "sparsity": float(mask.sparsity),
+            "verdict": verdict.verdict,
+            "reasons": "; ".join((*verdict.broken, *verdict.warnings)),
+            "kept": mask.total_kept,
+            "total": mask.total,
+        }
+        if found is not None:
+            row |= {"dead_tensors": len(found.dead_tensors), "dead_blocks": len(found.dead_blocks)}
+            row |= {key: getattr(found, key) for key in ("rows", "dead_rows", "heads", "dead_heads")}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(VALIDATION)).astype(VALIDATION)
