@@ -31,6 +31,11 @@ def ticket(retention, **changes):
         "agreement": pd.NA, "kl_top_k": pd.NA, **changes,
     }  # fmt: skip
     loss = row["baseline_loss"] / retention if retention else math.inf
+    row.setdefault("loss_difference", loss - row["baseline_loss"])
+    row.setdefault("accuracy_difference", row["accuracy"] - row["baseline_accuracy"])
+    for key, half in (("performance_retention", 0.01), ("loss_difference", 0.03), ("accuracy_difference", 0.02)):
+        row.setdefault(f"{key}_low", row[key] - half)
+        row.setdefault(f"{key}_high", row[key] + half)
     kept = round(row["total"] * (1 - row["sparsity"]))
     return {"kept": kept, "loss": loss, "perplexity": np.exp(loss), **row}
 
@@ -177,7 +182,8 @@ def test_the_verdict_gives_exact_numbers_and_the_lead_over_random(tickets):
     text = page(tickets).text
     assert "The sparsest winning ticket removes 50% of the prunable weights: magnitude , scope global ." in text
     assert (
-        "retention is 0.9200 : a loss of 3.2609 nats/token against 3.0000 of the dense model, a perplexity "
+        "retention is 0.9200 (95% interval 0.9100 to 0.9300): a loss of 3.2609 nats/token against 3.0000 of the dense "
+        "model, a perplexity "
         "of 26.07 against 20.09, an accuracy of 25.00% against 40.00%. It keeps 500,000 of 1,000,000" in text
     )
     assert "best of 3 random tickets at the same sparsity ( random , scope global , seed 1 :" in text
@@ -190,10 +196,11 @@ def test_the_verdict_gives_exact_numbers_and_the_lead_over_random(tickets):
 def test_the_table_holds_the_dense_model_and_every_ticket(tickets):
     rows = page(tickets).cells[1:]
     assert len(rows) == 1 + len(tickets)
-    assert rows[0] == ["dense", "–", "–", "0%", "1,000,000", "3.0000", "20.09", "40.00%", "1.0000", *["–"] * 5]
+    assert rows[0] == ["dense", "–", "–", "0%", "1,000,000", "3.0000", "20.09", "40.00%", "1.0000", *["–"] * 7]
     assert rows[1][:5] == ["magnitude", "global", "–", "30%", "700,000"]
     assert rows[3][:4] == ["random", "global", "0", "30%"]
-    assert rows[1][-6:-3] == ["0.9800", "12.5", "128"]
+    assert rows[1][-8] == "0.9800 [0.9700, 0.9900]"
+    assert rows[1][-7:-3] == ["+0.0612 [+0.0312, +0.0912]", "-15.00 [-17.00, -13.00]", "12.5", "128"]
     assert rows[1][-3:] == ["129", "3,072", "512"]
 
 
@@ -201,12 +208,12 @@ def test_the_table_can_be_sorted_and_says_so(tickets):
     html = render_page(tickets, "", {})
     parsed = Parsed(html)
     heads = parsed.attributes("th")
-    assert len(heads) == 14
+    assert len(heads) == 16
     assert all(head["aria-sort"] == "none" and head["scope"] == "col" for head in heads)
     assert html.count('<button type="button"') == len(heads)
     values = [cell["data-value"] for cell in parsed.attributes("td")]
-    assert values[14:18] == ["magnitude", "global", "", "0.3"]
-    assert float(values[14 + 5]) == 3.0 / 0.98
+    assert values[16:20] == ["magnitude", "global", "", "0.3"]
+    assert float(values[16 + 5]) == 3.0 / 0.98
     assert sum("win" in cell.get("class", "").split() for cell in parsed.attributes("td")) == 3
 
 
@@ -238,7 +245,7 @@ def test_the_page_says_what_was_measured_and_its_limits(tickets):
     assert "org/small (1,200,000 weights, 1,000,000 of them prunable) on wiki: 16,368 predicted tokens" in text
     assert "in 16 sequences, float32, streamed on cpu." in text
     assert "A mask makes nothing faster by itself" in text
-    assert "no confidence intervals" in text
+    assert "windows of one document are not independent" in text
     assert "in nats/token; lower is better" in text
     assert "Provenance commit abc123" in text
     assert text.index("sparsest winning") < text.index("Loss (left)") < text.index("All tickets")
@@ -255,6 +262,13 @@ def test_sections_and_columns_without_content_do_not_show(tickets):
     empty = page(tickets.iloc[:0], svg="")
     assert "There are no tickets to report on." in empty.text
     assert not empty.attributes("table")
+
+
+def test_a_single_sequence_gives_no_intervals(tickets):
+    bare = tickets.assign(**{key: math.nan for key in tickets if key.endswith(("_low", "_high"))})
+    assert page(bare).cells[2][-8:-6] == ["0.9800", "+0.0612"]
+    assert "95% interval 0" not in page(bare).text
+    tradeoff_figure(bare)
 
 
 # Figures
@@ -286,6 +300,21 @@ def test_lines_are_means_over_seeds_with_the_seeds_as_points(tickets):
     ]  # fmt: skip
     assert {1.0, 0.9} <= {line.get_ydata()[0] for line in retention.lines if len(set(line.get_ydata())) == 1}
     assert "winning ticket ≥ 0.9" in [text.get_text() for text in retention.texts]
+
+
+def test_bars_are_the_intervals_of_every_ticket(tickets):
+    loss, retention = tradeoff_figure(tickets).axes
+    for axes, low, high in (
+        (
+            loss,
+            tickets.baseline_loss + tickets.loss_difference_low,
+            tickets.baseline_loss + tickets.loss_difference_high,
+        ),
+        (retention, tickets.performance_retention_low, tickets.performance_retention_high),
+    ):
+        drawn = [segment for bars in axes.collections for segment in bars.get_segments()]
+        expected = np.stack([tickets.sparsity, low, tickets.sparsity, high], axis=1)
+        np.testing.assert_allclose(sorted(np.reshape(drawn, (-1, 4)).tolist()), sorted(expected.tolist()))
 
 
 def test_the_loss_has_a_log_scale_only_where_it_spans_more_than_fourfold(tickets):
@@ -337,12 +366,12 @@ def test_the_terminal_table_leads_with_the_dense_model_and_keeps_every_digit_at_
     lines = printed(tickets, width=80).splitlines()
     assert lines[0].strip() == "org/small on wiki"
     assert lines[1].split() == [
-        "criterion", "scope", "seed", "sparsity", "kept", "loss", "ppl", "acc.", "retention", "seconds",
+        "criterion", "scope", "seed", "sparsity", "loss", "ppl", "acc.", "retention",
     ]  # fmt: skip
     rows = [line.split() for line in lines[3:15]]
-    assert rows[0] == ["dense", "–", "–", "0%", "1.0M", "3.0000", "20.09", "40.00%", "1.0000", "–"]
+    assert rows[0] == ["dense", "–", "–", "0%", "3.0000", "20.09", "40.00%", "1.000"]
     assert rows[-1] == [
-        "magnitude", "global", "–", "70%", "300.0K", "12.0000", "162,755", "25.00%", "0.2500", "12.5",
+        "magnitude", "global", "–", "70%", "12.0000", "162,755", "25.00%", "0.250", "[0.240,", "0.260]",
     ]  # fmt: skip
 
 
@@ -366,7 +395,7 @@ def test_columns_that_tell_nothing_apart_are_left_out(tickets):
 def test_winning_retentions_are_green_and_others_are_not(tickets):
     text = printed(tickets, force_terminal=True, color_system="standard")
     assert text.count("\x1b[32m") == 3
-    assert "\x1b[32m0.9200" in text
+    assert "\x1b[32m0.920 [0.910, 0.930]" in text
 
 
 def test_numbers_read_well():

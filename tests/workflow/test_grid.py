@@ -1,4 +1,4 @@
-from ltpipe.workflow.grid import MASK, TICKET, canonical_decimal, perturbed, tickets
+from ltpipe.workflow.grid import MASK, TICKET, canonical_decimal, masks, models, perturbed, tickets
 
 CONFIG = {
     "models": {"m": {}},
@@ -56,3 +56,10 @@ def test_perturbed_models_are_those_of_the_grid_and_the_dense_one():
     where = "results/robustness/m/a/noise-0.1/seed-2"
     assert {f"{where}/dense.json", f"{where}/magnitude/layer/seed-none/0.5.json"} < set(names)
     assert perturbed(CONFIG | {"robustness": {"perturbations": [], "seeds": [0]}}) == []
+
+
+def test_masks_of_a_model_once_for_all_texts():
+    two = {**CONFIG, "models": {"n": {}, "m": {}}}
+    assert masks(two, "n") == list(dict.fromkeys(cell.named(MASK) for cell in tickets(two) if cell.model == "n"))
+    assert len(masks(two, "n")) == 3 * (2 + 1)
+    assert models(two, "{model}.csv") == ["m.csv", "n.csv"]

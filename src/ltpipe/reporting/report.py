@@ -43,8 +43,8 @@ def write_report(
     measured = samples(dense, evaluated)
     table, comparisons, curves = tickets_table(measured), comparisons_table(measured), curves_table(measured)
     robustness = robustness_table(dense, evaluated, [Metrics.read(path) for path in perturbed])
-    overlap = gathered(overlaps, OVERLAP, "overlap table", "overlap")
-    validation = gathered(validations, VALIDATION, "validation table", "validation")
+    overlap = gathered(overlaps, OVERLAP, "an overlap table", "overlap")
+    validation = gathered(validations, VALIDATION, "a validation table", "validation")
     from_metrics = {"tickets": table, "comparisons": comparisons, "curves": curves, "robustness": robustness}
     for name, made in from_metrics.items():
         write_csv(made, folder / f"{name}.csv")

@@ -178,7 +178,7 @@ def read_tickets(path: Path) -> pd.DataFrame:
         UserError: there is no such file.
         DamagedFileError: it lacks columns or holds other values.
     """
-    return read_csv(path, COLUMNS, "tickets table", "report")
+    return read_csv(path, COLUMNS, "a tickets table", "report")
 
 
 def gathered(paths: Sequence[Path], columns: dict[str, str], what: str, stage: str) -> pd.DataFrame:

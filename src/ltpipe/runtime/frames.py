@@ -27,7 +27,7 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
     Args:
         path: of the file.
         columns: names and dtypes.
-        what: what the file is, `tickets table` for example, for messages.
+        what: what the file is, `a tickets table` for example, for messages.
         stage: the stage that makes it.
 
     Raises:
@@ -39,4 +39,4 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path}: not a {what} ({error}); run the {stage} stage again") from None
+        raise DamagedFileError(f"{path}: not {what} ({error}); run the {stage} stage again") from None

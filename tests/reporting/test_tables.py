@@ -1,0 +1,185 @@
+"""The tables of tickets, comparisons and curves from hand-made metrics, and the page's sections of them."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ltpipe.analysis.overlap_tables import OVERLAP
+from ltpipe.analysis.samples import samples
+from ltpipe.analysis.validation_table import VALIDATION
+from ltpipe.evaluation.metrics import Metrics, SequenceTotals
+from ltpipe.evaluation.quality import performance_retention
+from ltpipe.reporting.page import render_page
+from ltpipe.reporting.sections import sections
+from ltpipe.reporting.tables import (
+    COLUMNS,
+    comparisons_table,
+    curves_table,
+    gathered,
+    read_tickets,
+    tickets_table,
+)
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.frames import write_csv
+
+SEQUENCES = 12
+TOKENS = [15] * SEQUENCES
+HARDNESS = np.random.default_rng(0).normal(3, 0.8, SEQUENCES)
+
+
+def metrics(shift=0.0, noise=0.0, **changes):
+    """Metrics of a model whose loss is by `shift` above the dense one's, and scatters by `noise`."""
+    generator = np.random.default_rng(sum(map(ord, str(sorted(changes.items())))))
+    losses = (HARDNESS + shift + generator.normal(0, noise or 1e-9, SEQUENCES)) * TOKENS
+    plain = dict.fromkeys((field.name for field in fields(Metrics)), 0)
+    correct = [round(max(0, 6 - shift)) + index % 2 for index in range(SEQUENCES)]
+    loss = float(losses.sum() / sum(TOKENS))
+    described = {
+        "model": "m", "data": "d", "criterion": None, "scope": None, "seed": None, "sparsity": None, "kept": 50,
+        "total": 100, "loss": loss, "perplexity": float(np.exp(loss)), "accuracy": sum(correct) / sum(TOKENS),
+        "performance_retention": 1.0, "tokens": sum(TOKENS), "precision": "float32", "device": "cpu",
+        "execution": "streamed", "peak_device_bytes": None, "peak_device_reserved_bytes": None,
+        "sequences": SequenceTotals(list(losses), correct, TOKENS),
+        "provenance": {"inputs": {"checkpoint": "c", "sequences": "s"}},
+    }  # fmt: skip
+    return Metrics(**plain | described | changes)
+
+
+DENSE = metrics()
+
+
+def ticket(shift, criterion="magnitude", scope="global", seed=None, sparsity="0.5", **changes):
+    made = metrics(shift, criterion=criterion, scope=scope, seed=seed, sparsity=sparsity, **changes)
+    return replace(made, performance_retention=performance_retention(DENSE.loss, made.loss))
+
+
+TICKETS = [
+    ticket(0.1, sparsity="0.2", noise=0.1),
+    ticket(1.0, noise=0.1),
+    ticket(1.05, scope="layer", noise=0.4),
+    ticket(4.0, criterion="random", seed=1, noise=0.2),
+    ticket(4.1, criterion="random", seed=0, noise=0.2),
+]
+
+
+def test_tickets_have_their_paired_intervals():
+    table = tickets_table(samples([DENSE], TICKETS[::-1]))
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table["seed"].fillna(-1)) == [-1, -1, -1, 0, 1]
+    assert list(table["sparsity"]) == [0.2, 0.5, 0.5, 0.5, 0.5]
+    for key in ("performance_retention", "loss_difference", "accuracy_difference"):
+        assert (table[f"{key}_low"] <= table[key]).all()
+        assert (table[key] <= table[f"{key}_high"]).all()
+    assert table["loss_difference"].tolist() == pytest.approx((table["loss"] - DENSE.loss).tolist())
+    first = table.iloc[0]
+    # the tickets differ from the dense model by the same amount in every sequence, give or take the noise
+    spread = np.std(np.array(TICKETS[0].sequences.loss_sum) / 15 - HARDNESS)
+    width = first["loss_difference_high"] - first["loss_difference_low"]
+    assert width == pytest.approx(2 * 1.96 * spread / np.sqrt(SEQUENCES), rel=0.15)
+
+
+def test_tables_do_not_depend_on_the_order_of_the_files():
+    one, other = samples([DENSE], TICKETS), samples([DENSE], TICKETS[::-1])
+    for table in (tickets_table, comparisons_table, curves_table):
+        pd.testing.assert_frame_equal(table(one), table(other), check_exact=True)
+
+
+def test_every_pair_of_one_sparsity_is_compared_once():
+    table = comparisons_table(samples([DENSE], TICKETS))
+    assert len(table) == 4 * 3 // 2
+    assert set(table["sparsity"]) == {0.5}
+    close = table[(table["scope_b"] == "layer")].iloc[0]
+    assert (close["criterion_a"], close["distinct"]) == ("magnitude", False)
+    assert close["loss_difference_low"] < 0 < close["loss_difference_high"]
+    far = table[(table["scope_a"] == "global") & (table["criterion_a"] == "magnitude") & (table["seed_b"] == 0)].iloc[0]
+    assert far["distinct"]
+    assert far["loss_difference"] == pytest.approx(TICKETS[1].loss - TICKETS[4].loss)
+    assert far["loss_difference_high"] < 0
+
+
+def test_texts_are_not_compared_with_each_other():
+    there = [replace(metrics, data="e") for metrics in (DENSE, *TICKETS)]
+    here = comparisons_table(samples([DENSE], TICKETS))
+    both = comparisons_table(samples([DENSE, there[0]], [*TICKETS, *there[1:]]))
+    assert len(both) == 2 * len(here)
+    pd.testing.assert_frame_equal(both[both["data"] == "d"], here)
+
+
+def test_curves_one_for_each_criterion_scope_and_seed():
+    table = curves_table(samples([DENSE], TICKETS))
+    assert len(table) == 4
+    first = table.iloc[0]
+    r20, r50 = (one.performance_retention for one in TICKETS[:2])
+    assert first["critical_sparsity"] == pytest.approx(0.2 + 0.3 * (r20 - 0.9) / (r20 - r50))
+    assert first["area"] == pytest.approx(0.2 * (1 + r20) / 2 + 0.3 * (r20 + r50) / 2)
+    assert (table["critical_sparsity_low"] < table["critical_sparsity"]).all()
+    assert (table["critical_sparsity"] < table["critical_sparsity_high"]).all()
+    assert set(table["largest_sparsity"]) == {0.5}
+
+
+def test_tickets_without_their_dense_model_are_refused():
+    with pytest.raises(UserError, match="no baseline of model 'm' on text 'd'"):
+        samples([], TICKETS)
+    other = replace(DENSE, provenance={"inputs": {"checkpoint": "c", "sequences": "z"}})
+    with pytest.raises(UserError, match="baseline of other sequences"):
+        samples([other], TICKETS)
+    for tickets in ([], [DENSE]):
+        with pytest.raises(UserError, match="metrics of at least one ticket"):
+            samples([DENSE], tickets)
+
+
+def test_what_was_written_is_read(tmp_path):
+    table = tickets_table(samples([DENSE], TICKETS))
+    write_csv(table, tmp_path / "tickets.csv")
+    pd.testing.assert_frame_equal(read_tickets(tmp_path / "tickets.csv"), table, check_exact=True)
+    empty = pd.DataFrame(columns=list(OVERLAP)).astype(OVERLAP)
+    for name in "ab":
+        write_csv(empty, tmp_path / name)
+    assert list(gathered([tmp_path / "a", tmp_path / "b"], OVERLAP, "an overlap table", "overlap")) == list(OVERLAP)
+    with pytest.raises(DamagedFileError, match="not an overlap table"):
+        gathered([tmp_path / "tickets.csv"], OVERLAP, "an overlap table", "overlap")
+    with pytest.raises(UserError, match="no such file"):
+        gathered([tmp_path / "absent"], OVERLAP, "an overlap table", "overlap")
+
+
+def masks_tables():
+    pair = {"model": "m", "criterion_a": "magnitude", "scope_a": "global", "sparsity_a": 0.5, "criterion_b": "random",
+            "scope_b": "global", "seed_b": 3, "sparsity_b": 0.5, "jaccard": 0.4, "jaccard_chance": 1 / 3,
+            "hamming": 0.3, "hamming_chance": 0.5}  # fmt: skip
+    verdict = {"model": "m", "criterion": "magnitude", "scope": "global", "sparsity": 0.5, "verdict": "warnings"}
+    overlap = pd.DataFrame([pair], columns=list(OVERLAP)).astype(OVERLAP)
+    validation = pd.DataFrame(
+        [verdict | {"reasons": "<b>2 rows"}, verdict | {"verdict": "sound"}], columns=list(VALIDATION)
+    )
+    return overlap, validation.astype(VALIDATION)
+
+
+def test_sections_show_every_row_with_its_interval_or_chance():
+    measured = samples([DENSE], [*TICKETS, ticket(0.0, criterion="safe")])
+    comparisons, curves = comparisons_table(measured), curves_table(measured)
+    found = {section.title: section for section in sections(comparisons, curves, *masks_tables())}
+    assert len(found) == 4
+    lines = {row[2]: row for row in found["Sparsity against retention"].rows}
+    assert lines["safe, global"][3] == "≥ 50%"
+    assert lines["random, global, seed 0"][3].count("%") == 3
+    pair = found["Overlap of masks"].rows[0]
+    assert pair[1:] == (
+        "magnitude, global, 50%",
+        "random, global, seed 3, 50%",
+        "0.4000 [0.3333]",
+        "0.3000 [0.5000]",
+        "–",
+    )
+    assert [row[2:] for row in found["Validation of masks"].rows] == [("warnings", "<b>2 rows"), ("sound", "–")]
+    page = render_page(tickets_table(measured), "", {}, list(found.values()))
+    assert "&lt;b&gt;2 rows" in page
+    assert all(f">{title}</h2>" in page for title in found)
+
+
+def test_sections_without_rows_do_not_show():
+    measured = samples([DENSE], TICKETS[:1])
+    empty = [pd.DataFrame(columns=list(columns)).astype(columns) for columns in (OVERLAP, VALIDATION)]
+    (only,) = sections(comparisons_table(measured), curves_table(measured), *empty)
+    assert only.title == "Sparsity against retention"
