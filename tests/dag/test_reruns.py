@@ -76,9 +76,11 @@ def tickets(*sparsities: str, draws: tuple[str, ...] = (MAGNITUDE, RANDOM)) -> s
     return {f"ticket tiny/words/{draw}/{sparsity}" for draw in draws for sparsity in sparsities}
 
 
+MASK_ANALYSES = {"overlap overlap/tiny", "validation validation/tiny"}
+AFTER_MASKS = MASK_ANALYSES | REPORT
 HISTOGRAMS = {"histogram tiny/magnitude/seed-none", "histogram tiny/random/seed-3"}
 EVALUATIONS = BASELINE | tickets("0.25", "0.5") | REPORT
-EVERYTHING = CHECKPOINT | SEQUENCES | HISTOGRAMS | masks("0.25", "0.5") | EVALUATIONS
+EVERYTHING = CHECKPOINT | SEQUENCES | HISTOGRAMS | masks("0.25", "0.5") | MASK_ANALYSES | EVALUATIONS
 
 
 def study(folder: Path) -> Path:
@@ -144,12 +146,12 @@ def test_fresh_checkout_with_results_kept(finished: Path, tmp_path: Path):
 
 def test_sparsity_added(finished: Path, configure: Callable):
     configure(grid={"sparsities": [0.25, 0.5, 0.75]})
-    assert reruns(finished) == masks("0.75") | tickets("0.75") | REPORT
+    assert reruns(finished) == masks("0.75") | tickets("0.75") | AFTER_MASKS
 
 
 def test_sparsity_removed(finished: Path, configure: Callable):
     configure(grid={"sparsities": [0.25]})
-    assert reruns(finished) == REPORT
+    assert reruns(finished) == AFTER_MASKS
 
 
 def test_lists_reordered_and_written_otherwise(finished: Path, configure: Callable):
@@ -159,21 +161,21 @@ def test_lists_reordered_and_written_otherwise(finished: Path, configure: Callab
 
 def test_criterion_removed(finished: Path, configure: Callable):
     configure(grid={"criteria": ["magnitude"]})
-    assert reruns(finished) == REPORT
+    assert reruns(finished) == AFTER_MASKS
 
 
 def test_scope_added(finished: Path, configure: Callable):
     """The histogram serves every scope: it is not counted again."""
     configure(grid={"scopes": ["layer", "global"]})
     added = tuple(draw.replace("layer", "global") for draw in (MAGNITUDE, RANDOM))
-    assert reruns(finished) == masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | REPORT
+    assert reruns(finished) == masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | AFTER_MASKS
 
 
 def test_seed_added(finished: Path, configure: Callable):
     """A deterministic criterion does not repeat itself for another seed."""
     configure(grid={"seeds": [3, 4]})
     added = (RANDOM.replace("3", "4"),)
-    expected = masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | REPORT
+    expected = masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | AFTER_MASKS
     assert reruns(finished) == expected | {"histogram tiny/random/seed-4"}
 
 
@@ -208,7 +210,7 @@ def test_perturbations_added(finished: Path, configure: Callable):
 
 def test_prunable_weights_changed(finished: Path, configure: Callable):
     configure(models={"tiny": {"source": "models/tiny", "prunable": {"preset": "all-weights"}}})
-    assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT
+    assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS
 
 
 def test_text_added(finished: Path, configure: Callable):
@@ -233,17 +235,21 @@ def test_defaults_written_out_and_threads_changed(finished: Path):
         ("src/ltpipe/checkpoints/load.py", EVERYTHING),
         ("src/ltpipe/data/sequences.py", SEQUENCES | EVALUATIONS),
         ("src/ltpipe/data/documents.py", SEQUENCES | EVALUATIONS),
-        ("src/ltpipe/pruning/histogram.py", HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
-        ("src/ltpipe/pruning/thresholds.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
-        ("src/ltpipe/pruning/build.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
+        ("src/ltpipe/pruning/histogram.py", HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
+        ("src/ltpipe/pruning/thresholds.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
+        ("src/ltpipe/pruning/build.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         ("src/ltpipe/streaming/blocks.py", EVALUATIONS),
         ("src/ltpipe/evaluation/loss.py", EVALUATIONS),
         ("src/ltpipe/evaluation/metrics.schema.json", EVALUATIONS),
+        ("src/ltpipe/analysis/overlap_tables.py", {"overlap overlap/tiny"} | REPORT),
+        ("src/ltpipe/analysis/structure.py", {"validation validation/tiny"} | REPORT),
+        ("src/ltpipe/analysis/confidence.py", REPORT),
+        ("src/ltpipe/analysis/early_bird.py", set()),
         ("src/ltpipe/reporting/figures.py", REPORT),
         ("src/ltpipe/reporting/page.html", REPORT),
         ("src/ltpipe/reporting/terminal.py", set()),
         ("src/ltpipe/workflow/grid.py", set()),
-        ("scripts/make_mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | REPORT),
+        ("scripts/make_mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         ("models/tiny/model.safetensors", None),
         ("texts/words.txt", SEQUENCES | EVALUATIONS),
     ],

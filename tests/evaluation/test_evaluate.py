@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ltpipe.analysis.samples import samples
 from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
@@ -14,7 +15,6 @@ from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
-from ltpipe.reporting.tables import tickets_table
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
 
@@ -89,9 +89,9 @@ def test_table_refuses_a_baseline_of_other_sequences(study: Path):
     metrics = ticket(study)
     dense = Metrics.read(study / "dense.json")
     inputs = {**dense.provenance["inputs"], "sequences": "0" * 64}
-    assert len(tickets_table([dense], [metrics])) == 1
+    assert len(samples([dense], [metrics])) == 1
     with pytest.raises(UserError, match="m on d: baseline of other sequences"):
-        tickets_table([replace(dense, provenance={"inputs": inputs})], [metrics])
+        samples([replace(dense, provenance={"inputs": inputs})], [metrics])
 
 
 @pytest.mark.parametrize("content", ["{}", '{"dtype": "float32"}', '{"dtype": "float32", "model_type": "none"}'])

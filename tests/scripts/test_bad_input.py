@@ -131,10 +131,15 @@ def study(tmp_path_factory, source_folder, canonical_folder) -> Study:
         done("count_keys", *arguments, "--criterion", "magnitude", "--output", study / f"{name}.histogram")
         arguments += ["--histogram", study / f"{name}.histogram", "--scope", "global", "--sparsity", "0.5"]
         done("make_mask", *arguments, "--output", study / f"{name}.mask")
+        done("make_mask", *arguments, "--sparsity", "0.7", "--output", study / f"{name}.sparser")
     arguments = ["--checkpoint", study / "llama", "--sequences", study / "text.sequences", "--data", "text"]
     arguments += ["--mask", study / "llama.mask", "--baseline", study / "text.baseline"]
     done("evaluate", *arguments, "--output", study / "ticket")
     arguments = ["--baselines", study / "text.baseline", study / "poem.baseline", "--tickets", study / "ticket"]
+    masks = ["--masks", study / "llama.mask", study / "llama.sparser"]
+    done("compare_masks", *masks, "--output", study / "overlap", "--layers", study / "layers")
+    done("validate_masks", *masks, "--manifest", study / "llama" / MANIFEST, "--output", study / "validation")
+    arguments += ["--overlaps", study / "overlap", "--validations", study / "validation"]
     done("make_report", *arguments, "--output", study / "report")
     done("print_table", "--tickets", study / "report" / "tickets.csv")
 
@@ -196,6 +201,7 @@ DENSE = "--checkpoint @llama --sequences @text.sequences"
 TICKET = f"{DENSE} --mask @llama.mask --baseline @text.baseline"
 DATA = "--source @text.txt --tokenizer @llama/tokenizer.json --sequence-length 16"
 REPORT = "--baselines @text.baseline --tickets @ticket"
+VALIDATE = "--masks @llama.mask --manifest @llama/manifest.json --config @llama/config.json"
 
 
 def on(arguments: str, **changes: str) -> str:
@@ -249,6 +255,15 @@ CASES = {
     "no-baseline": Case("evaluate", on(DENSE, mask="@llama.mask"), ("--baseline", "--mask")),
     "ticket-without-baseline": Case("make_report", "--baselines @text.baseline --tickets @stranger", ("'stranger'",)),
     "ticket-is-dense": Case("make_report", on(REPORT, tickets="@text.baseline"), ("tickets: ",)),
+    "masks-of-two-models": Case("compare_masks", "--layers @no --masks @llama.mask @twin.sparser", ("another model",)),
+    "mask-twice": Case("compare_masks", "--layers @no --masks @llama.mask @llama.mask", ("give each mask once",)),
+    "compare-a-histogram": Case("compare_masks", "--layers @no --masks @llama.histogram", ("not a mask",)),
+    "validate-a-histogram": Case("validate_masks", VALIDATE.replace(".mask", ".histogram"), ("not a mask",)),
+    "validate-without-manifest": Case("validate_masks", on(VALIDATE, manifest="@absent"), ("@absent: no such file",)),
+    "early-bird-of-two-models": Case("detect_early_bird", "--masks @llama.mask @other.mask", ("different weights",)),
+    "early-bird-window": Case("detect_early_bird", "--masks @llama.mask --window 1", ("window: 1", "2 or more")),
+    "report-of-no-overlap": Case("make_report", on(REPORT, overlaps="@ticket"), ("@ticket: not an overlap table",)),
+    "report-of-no-validation": Case("make_report", on(REPORT, validations="@absent"), ("@absent: no such file",)),
     "no-tickets": Case("make_report", "--baselines @text.baseline --tickets", ("tickets: ",)),
     # files of another kind
     "sequences-are-a-mask": Case("evaluate", on(DENSE, sequences="@llama.mask"), ("@llama.mask: not ", "sequences")),
@@ -369,6 +384,16 @@ def test_absent_device(device, study, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_analyses_of_masks_need_no_torch(study, tmp_path):
+    compare = f"--masks {study.root}/llama.mask {study.root}/llama.sparser --layers {tmp_path}/layers".split()
+    compare = ["-c", WATCH, SCRIPTS["compare_masks"], *compare, "--output", tmp_path / "overlap"]
+    checked = expand(VALIDATE, study).split()
+    checked = ["-c", WATCH, SCRIPTS["validate_masks"], *checked, "--output", tmp_path / "validation"]
+    for ended in processes([compare, checked]):
+        assert (ended.code, ended.out) == (0, "pandas\n"), ended
+    assert (tmp_path / "overlap").read_bytes() == (study / "overlap").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
@@ -446,7 +471,8 @@ def test_histograms_and_masks_need_no_torch(study, tmp_path):
     """Starting torch takes longer than a mask of a small model."""
     count = ["-c", WATCH, SCRIPTS["count_keys"], *expand(COUNT, study).split(), "--output", tmp_path / "histogram"]
     mask = ["-c", WATCH, SCRIPTS["make_mask"], *expand(MASK, study).split(), "--output", tmp_path / "mask"]
-    for ended in processes([count, mask]):
+    early = ["-c", WATCH, SCRIPTS["detect_early_bird"], "--masks", study / "llama.mask", "--output", tmp_path / "early"]
+    for ended in processes([count, mask, early]):
         assert (ended.code, ended.out) == (0, "\n"), ended
     assert (tmp_path / "histogram").read_bytes() == (study / "llama.histogram").read_bytes()
     assert (tmp_path / "mask").read_bytes() == (study / "llama.mask").read_bytes()
