@@ -68,9 +68,10 @@ def test_intervals_come_from_the_resampled_curves():
 def test_a_bound_that_was_not_reached_is_none():
     often = noisy([1.0, 0.9], spread=0.02)  # half of the resamples cross
     assert often.critical_sparsity is None
-    low, high = often.critical_interval
-    assert 0.2 < low < 0.4
-    assert high is None
-    never = noisy([1.2, 1.2])
-    assert (never.critical_sparsity, never.critical_interval) == (None, (None, None))
+    with np.errstate(all="raise"):  # there is nothing to interpolate between infinities
+        low, high = often.critical_interval
+        assert 0.2 < low < 0.4
+        assert high is None
+        never = noisy([1.2, 1.2])
+        assert (never.critical_sparsity, never.critical_interval) == (None, (None, None))
     assert noisy([1.0, 0.8], sequences=1).critical_interval == (None, None)

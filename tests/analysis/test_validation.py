@@ -224,12 +224,12 @@ def test_nesting_is_checked_among_masks_of_one_kind_and_between_neighbours(tmp_p
     paths = [
         save_mask(made(half, scope="layer"), tmp_path / "a"),
         save_mask(made(sparse, scope="layer", sparsity="0.75"), tmp_path / "b"),
-        save_mask(made(other, scope="layer", criterion="random", seed=1), tmp_path / "c"),
+        save_mask(made(other, scope="layer", criterion="fisher"), tmp_path / "c"),
     ]
     found = validate_files(paths, manifest)
     assert [(v.mask.criterion, v.mask.sparsity, v.verdict == "broken") for v in found] == [
-        ("magnitude", "0.5", False), ("magnitude", "0.75", True), ("random", "0.5", False),
+        ("fisher", "0.5", False), ("magnitude", "0.5", False), ("magnitude", "0.75", True),
     ]  # fmt: skip
-    assert "not nested" in validation_table("m", found)["reasons"][1]
+    assert "not nested" in validation_table("m", found)["reasons"][2]
     with pytest.raises(UserError, match="no such file"):
         validate_files([tmp_path / "absent"], manifest)
