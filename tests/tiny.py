@@ -67,13 +67,21 @@ def tiny_model(architecture: str, dtype: torch.dtype = torch.float32) -> torch.n
     import transformers
 
     config_class, settings = ARCHITECTURES[architecture]
-    torch.manual_seed(sorted(ARCHITECTURES).index(architecture))
-    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, config_class)(**settings))
+    seed = sorted(ARCHITECTURES).index(architecture)
+    return random_model(getattr(transformers, config_class)(**settings), seed).to(dtype)
+
+
+def random_model(config, seed: int) -> torch.nn.Module:
+    """A random float32 model of a configuration, as in `tiny_model`."""
+    import transformers
+
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.2 if parameter.dim() > 1 else 1.0))
     model.tie_weights()
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 def save_tiny(architecture: str, folder: Path, shard: str = "5GB", dtype: torch.dtype = torch.float32) -> Path:

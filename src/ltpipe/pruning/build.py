@@ -15,8 +15,10 @@ from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.histogram import KeyHistogram, changed
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import FORMAT, count_kept
+from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import rank_keys
 from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
 
 _LINEAR = Layout()
@@ -45,7 +47,8 @@ def make_mask(
         scores: file of the criterion's scores, if it has a score stage.
 
     Raises:
-        UserError: the histogram is of another checkpoint, or scope or sparsity are not allowed.
+        UserError: the histogram is of another checkpoint, scope or sparsity are not allowed, or the model has no units
+            of the scope.
     """
     counted = KeyHistogram.read(histogram)
     manifest = Manifest.read(folder / MANIFEST)
@@ -53,7 +56,10 @@ def make_mask(
         raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
     keys = rank_keys(folder, manifest.fingerprint, counted.criterion, counted.seed, counted.names, scores)
     planned = packing_bytes(counted.bits, scope, max(counted.sizes))
-    kept = write_mask(output, keys, counted, scope, sparsity, Layout.of(manifest))
+    if isinstance(scope_named(scope), Units):
+        kept = write_cut(output, counted, scope, sparsity, cut_units(folder, keys, scope, sparsity))
+    else:
+        kept = write_mask(output, keys, counted, scope, sparsity, Layout.of(manifest))
     return Made(kept, counted.total, planned)
 
 
@@ -78,7 +84,18 @@ def write_mask(
     """
     if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
         raise UserError("the histogram was counted on other weights; run the histogram stage again")
-    cutter = cutter_for(scope, sparsity, keys, histogram, layout)
+    return write_cut(path, histogram, scope, sparsity, cutter_for(scope, sparsity, keys, histogram, layout))
+
+
+def write_cut(path: Path, histogram: KeyHistogram, scope: str, sparsity: str, cutter: Cutter) -> int:
+    """Write the mask that a cutter makes of the weights that were counted.
+
+    Returns:
+        Number of weights kept.
+
+    Raises:
+        UserError: the weights are not those that the histogram counted.
+    """
     kept = dict(cutter.kept)
     metadata = {
         "format": FORMAT,
@@ -89,14 +106,14 @@ def write_mask(
         "seed": json.dumps(histogram.seed),
         "checkpoint": histogram.checkpoint,
         "total": str(histogram.total),
-        "kept": json.dumps(kept),
-        "shapes": json.dumps(dict(zip(keys.names, keys.shapes, strict=True))),
+        "kept": json.dumps(cutter.kept),
+        "shapes": json.dumps(shapes),
     }
     write_tensors(
         path,
         [
             TensorData(name, "U8", ((size + 7) // 8,), _counted(cutter, name, kept[name]))
-            for name, size in zip(keys.names, keys.sizes, strict=True)
+            for name, size in zip(histogram.names, histogram.sizes, strict=True)
         ],
         metadata,
     )

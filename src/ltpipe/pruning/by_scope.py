@@ -11,6 +11,7 @@ from ltpipe.pruning.scopes import (
     NOfM,
     Rows,
     Tiles,
+    Units,
     Unstructured,
     exact_fraction,
     groups,
@@ -58,6 +59,8 @@ def cutter_for(scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogra
             return RunCutter(keys, histogram, layout, [pattern.group] * len(counts), counts)
         case Tiles(height, width):
             return tile_cutter(TiledKeys(keys, histogram, layout, height, width), sparsity)
+        case Units():
+            raise UserError(f"scope '{scope}' prunes units of an architecture, which only the mask stage knows")
 
 
 def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
@@ -75,7 +78,7 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
             return streamed
         case Unstructured("lamp"):
             return streamed + converted + 2 * key * largest
-        case Unstructured():
+        case Unstructured() | Units():
             return streamed + converted
         case Rows() | NOfM():
             return streamed + converted + (3 * key + 2) * largest

@@ -63,6 +63,21 @@ def pack(block: np.ndarray, threshold: int, ties: int) -> tuple[np.ndarray, int]
     return words[0].view(np.uint8)[: (block.size + 7) // 8], ties
 
 
+def add_by_unit(values: np.ndarray, start: int, run: int, sums: np.ndarray) -> None:
+    """Add element `start + i` of a tensor, `values[i]`, to its unit's sum.
+
+    Units take turns, `run` elements each. Every sum is added up one element after the other, so that it does not depend
+    on how the tensor was cut in blocks.
+
+    Args:
+        values: float32 [N].
+        start: flat index of the first.
+        run: neighbouring elements of one unit.
+        sums: float64 [units], changed in place.
+    """
+    _add_by_unit(values, start, run, sums)
+
+
 def _parts(size: int) -> int:
     return numba.get_num_threads() if size >= _PARALLEL_FROM else 1
 
@@ -156,3 +171,18 @@ def _prune_first(words, above, ties):
         if not ties:
             break
     return ties
+
+
+@numba.njit(cache=True)
+def _add_by_unit(values, start, run, sums):
+    unit = (start // run) % sums.size
+    left = run - start % run
+    position = 0
+    while position < values.size:
+        end = min(position + left, values.size)
+        total = sums[unit]
+        for i in range(position, end):
+            total += np.float64(values[i])
+        sums[unit] = total
+        unit = (unit + 1) % sums.size
+        position, left = end, run

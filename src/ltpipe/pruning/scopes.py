@@ -52,7 +52,14 @@ class Tiles:
     width: int
 
 
-Scope = Unstructured | Rows | NOfM | Tiles
+@dataclass(frozen=True)
+class Units:
+    """Whole units of the architecture go, attention heads for example: `ltpipe.pruning.units` cuts these."""
+
+    kind: Literal["heads", "channels", "blocks"]
+
+
+Scope = Unstructured | Rows | NOfM | Tiles | Units
 
 SCOPES: dict[str, Scope] = {
     "global": Unstructured("global"),
@@ -66,6 +73,9 @@ SCOPES: dict[str, Scope] = {
     "importance-row": Rows("importance"),
     "lamp-row": Rows("lamp"),
     "owl-row": Rows("owl"),
+    "heads": Units("heads"),
+    "channels": Units("channels"),
+    "blocks": Units("blocks"),
 }
 """Scopes with a name of their own; `scope_named` knows those with numbers in their names too."""
 

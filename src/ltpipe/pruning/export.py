@@ -1,0 +1,181 @@
+"""Structured tickets as physically smaller Hugging Face checkpoints, without torch or transformers."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.pruning.layouts import LAYOUTS, Attention, Family, families, layout_of
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.scopes import UNIT_SCOPES
+from ltpipe.pruning.units import units_of
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import atomic_folder, read_json, write_json
+from ltpipe.runtime.progress import track
+
+_COPIED = 1 << 22  # elements that are copied at a time
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Parameters and bytes of tensors before and after, tied parameters counted once."""
+
+    parameters: tuple[int, int]
+    nbytes: tuple[int, int]
+
+
+def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
+    """Write the ticket of a structured mask as a checkpoint that has no pruned units.
+
+    The result loads with plain `AutoModelForCausalLM.from_pretrained` and computes what the masked model computes, up
+    to the order of sums. Tensors are copied a few rows at a time.
+
+    Args:
+        folder: canonical checkpoint folder.
+        mask_path: mask of scope heads, channels or blocks, made from it.
+        output: folder to write; absent or empty.
+
+    Raises:
+        UserError: the mask is of another model or not of whole units, or no configuration of the architecture
+            describes what would be left. Nothing is written then.
+    """
+    manifest, config, mask = Manifest.read(folder / MANIFEST), read_json(folder / CONFIG), read_mask(mask_path)
+    mask.check_made_for(manifest.fingerprint, mask_path)
+    _check_exported(mask, mask_path, manifest.architecture)
+    found = families(mask.scope, manifest, config, mask.shapes)
+    kept = units_of(mask, found)
+    smaller_config = _smaller_config(mask.scope, manifest.architecture, config, kept)
+    weights = TensorFile(folder / WEIGHTS)
+    names = _new_names(weights, manifest, kept) if mask.scope == "blocks" else {name: name for name in weights.specs}
+    lines = {} if mask.scope == "blocks" else _lines(found, kept)
+    tensors = [
+        _smaller(weights, name, new, *lines.get(name, (0, None))) for name, new in track(names.items(), "exporting")
+    ]
+    with atomic_folder(output) as place:
+        write_tensors(place / WEIGHTS, tensors, {"format": "pt", **_origin(mask)})
+        write_json(place / CONFIG, smaller_config)
+        for name in (TOKENIZER, TOKENIZER_CONFIG):
+            shutil.copyfile(_existing(folder / name), place / name)
+    buffers = {new for name, new in names.items() if manifest.tensors[name].buffer}
+    parameters = sum(prod(tensor.shape) for tensor in tensors if tensor.name not in buffers)
+    return Exported((manifest.parameters, parameters), (manifest.nbytes, sum(tensor.nbytes for tensor in tensors)))
+
+
+def _check_exported(mask: Mask, path: Path, architecture: str) -> None:
+    if mask.scope not in UNIT_SCOPES:
+        raise UserError(
+            f"{path}: a mask of scope '{mask.scope}' prunes single weights and leaves every tensor its size; allowed "
+            f"are masks of scope {', '.join(UNIT_SCOPES)}"
+        )
+    if mask.scope not in layout_of(architecture, mask.scope).exported:
+        raise UserError(
+            f"{path}: the configuration of {architecture} cannot express fewer {mask.scope}; allowed are masks of "
+            f"scope {', '.join(LAYOUTS[architecture].exported)}"
+        )
+
+
+def _smaller_config(
+    scope: str, architecture: str, config: Mapping[str, Any], kept: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """The configuration of what is left.
+
+    Raises:
+        UserError: nothing is left, blocks differ, or the architecture does not allow the numbers.
+    """
+    layout = LAYOUTS[architecture]
+    if scope == "blocks":
+        stay = [bool(units[0]) for units in kept]
+        _check_left(scope, sum(stay))
+        smaller = {**config, "num_hidden_layers": sum(stay)}
+        if config.get("layer_types"):
+            smaller["layer_types"] = [kind for kind, left in zip(config["layer_types"], stay, strict=True) if left]
+        return smaller
+    (left, *others) = sorted({int(units.sum()) for units in kept})
+    if others:
+        raise UserError(f"blocks keep from {left} to {others[-1]} {scope}, and a configuration has one number for all")
+    _check_left(scope, left)
+    if scope == "channels":
+        return {**config, layout.channels_key: left}
+    attention = Attention.of(config)
+    group = attention.queries // attention.groups
+    if layout.heads_divide and config["hidden_size"] % (left * group):
+        allowed = [n for n in range(1, attention.groups + 1) if config["hidden_size"] % (n * group) == 0]
+        raise UserError(
+            f"{architecture} demands that the number of heads divides its hidden size {config['hidden_size']}, and "
+            f"{left} groups of {group} heads do not; allowed to be left are {', '.join(map(str, allowed))} of "
+            f"{attention.groups} groups"
+        )
+    heads = {"num_attention_heads": left * group, "num_key_value_heads": left, "head_dim": attention.size}
+    return {**config, **heads}
+
+
+def _check_left(scope: str, left: int) -> None:
+    if not left:
+        raise UserError(f"the mask prunes all {scope}; a checkpoint needs at least one, choose a lower sparsity")
+
+
+def _new_names(weights: TensorFile, manifest: Manifest, kept: Sequence[np.ndarray]) -> dict[str, str]:
+    """Names of the tensors that stay, old to new: blocks that stay are numbered anew."""
+    place = list(accumulate((int(units[0]) for units in kept), initial=0))
+    names = {}
+    for name in weights.specs:
+        if not manifest.in_blocks(name):
+            names[name] = name
+            continue
+        block, _, rest = name.removeprefix(f"{manifest.blocks}.").partition(".")
+        if kept[int(block)][0]:
+            names[name] = f"{manifest.blocks}.{place[int(block)]}.{rest}"
+    return names
+
+
+def _lines(found: Sequence[Family], kept: Sequence[np.ndarray]) -> dict[str, tuple[int, np.ndarray]]:
+    """For each tensor that shrinks the axis, and which of its rows or columns stay; biases go with rows."""
+    lines = {}
+    for family, units in zip(found, kept, strict=True):
+        for part in family.parts:
+            lines[part.name] = (part.axis, np.repeat(units, part.width))
+            if part.axis == 0:
+                lines[part.name.removesuffix("weight") + "bias"] = lines[part.name]
+    return lines
+
+
+def _smaller(weights: TensorFile, name: str, new: str, axis: int, stay: np.ndarray | None) -> TensorData:
+    """The rows (`axis` 0) or columns (1) of a tensor where `stay`, bool, is True; all of them if it is None."""
+    spec, array = weights.spec(name), weights.array(name)
+    if stay is None:
+        return TensorData(new, spec.dtype, spec.shape, [array])
+    shape = (*spec.shape[:axis], int(stay.sum()), *spec.shape[axis + 1 :])
+    return TensorData(new, spec.dtype, shape, _chosen(array, axis, stay))
+
+
+def _chosen(array: np.ndarray, axis: int, stay: np.ndarray) -> Iterator[np.ndarray]:
+    step = max(1, _COPIED // max(1, prod(array.shape[1:])))
+    for start in range(0, len(array), step):
+        rows = array[start : start + step]
+        yield rows[stay[start : start + step]] if axis == 0 else rows[:, stay]
+
+
+def _origin(mask: Mask) -> dict[str, str]:
+    """Where the ticket comes from, for the weight file's metadata."""
+    return {
+        "checkpoint": mask.checkpoint,
+        "criterion": mask.criterion,
+        "scope": mask.scope,
+        "sparsity": mask.sparsity,
+        "seed": json.dumps(mask.seed),
+    }
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; load the model again")
+    return path

@@ -1,0 +1,208 @@
+"""Where architectures keep the units that structured scopes prune.
+
+A unit is pruned whole or not at all: an attention *head* is a key/value head with all the query heads of its group
+(Ainslie et al. 2023, 2305.13245), a *channel* one intermediate feature of the MLP, a *block* all prunable weights of a
+block. What a unit takes of a tensor is neighbouring rows or columns.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names inside a block, and what the Hugging Face configuration of an architecture can express.
+
+    Attributes:
+        query, key, value, output: projections of the attention.
+        expand: projections from the hidden state to the MLP's channels.
+        contract: the projection back.
+        channels_key: configuration key that holds the number of channels.
+        scopes: that a mask can have.
+        exported: those of which a smaller checkpoint can be written.
+        heads_divide: the configuration demands that the number of heads divides the hidden size, also where the head
+            size is given.
+    """
+
+    query: str = "self_attn.q_proj"
+    key: str = "self_attn.k_proj"
+    value: str = "self_attn.v_proj"
+    output: str = "self_attn.o_proj"
+    expand: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    contract: str = "mlp.down_proj"
+    channels_key: str = "intermediate_size"
+    scopes: tuple[str, ...] = ("heads", "channels", "blocks")
+    exported: tuple[str, ...] = ("heads", "channels", "blocks")
+    heads_divide: bool = False
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """All projections of a block."""
+        return (self.query, self.key, self.value, self.output, *self.expand, self.contract)
+
+
+_OPT = Layout(
+    output="self_attn.out_proj",
+    expand=("fc1",),
+    contract="fc2",
+    channels_key="ffn_dim",
+    scopes=("heads", "channels"),  # biases of out_proj and fc2 stay, so no pruned block is the identity
+    exported=("channels",),  # the size of a head is hidden_size / num_attention_heads, nothing else
+)
+
+LAYOUTS: Mapping[str, Layout] = {
+    "LlamaForCausalLM": Layout(heads_divide=True),
+    "MistralForCausalLM": Layout(),
+    "Qwen2ForCausalLM": Layout(),
+    "Qwen3ForCausalLM": Layout(),
+    "GemmaForCausalLM": Layout(),
+    "Gemma2ForCausalLM": Layout(heads_divide=True),
+    "Gemma3ForCausalLM": Layout(heads_divide=True),
+    "OPTForCausalLM": _OPT,
+}
+"""Layouts by the class name of the model."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What every unit takes of one tensor: `width` neighbouring rows (`axis` 0) or columns (1)."""
+
+    name: str
+    axis: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """The units of one kind in one block, in the order of their rows and columns."""
+
+    units: int
+    parts: tuple[Part, ...]
+
+
+def layout_of(architecture: str, scope: str) -> Layout:
+    """The layout of an architecture that has units of `scope`.
+
+    Raises:
+        UserError: it has none.
+    """
+    layout = LAYOUTS.get(architecture)
+    if layout is None or scope not in layout.scopes:
+        allowed = [name for name, known in LAYOUTS.items() if scope in known.scopes]
+        raise UserError(
+            f"scope '{scope}' does not know the units of {architecture}; it is allowed for {', '.join(allowed)}, and "
+            f"{architecture} allows {', '.join(['global', 'layer', *(layout.scopes if layout else ())])}"
+        )
+    return layout
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Numbers of query heads and of key/value heads, and the size of each head."""
+
+    queries: int
+    groups: int
+    size: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Attention":
+        """Read a configuration.
+
+        Raises:
+            UserError: its numbers are missing or do not fit together.
+        """
+        queries = whole_number(config, "num_attention_heads")
+        groups = whole_number(config, "num_key_value_heads") if config.get("num_key_value_heads") else queries
+        if queries % groups:
+            raise UserError(f"config.json: {queries} attention heads cannot share {groups} key/value heads evenly")
+        size = whole_number(config, "head_dim") if config.get("head_dim") else None
+        return cls(queries, groups, size or whole_number(config, "hidden_size") // queries)
+
+
+def whole_number(config: Mapping[str, Any], key: str) -> int:
+    """A count that a configuration holds.
+
+    Raises:
+        UserError: it is missing, or not a whole number above 0.
+    """
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise UserError(f"config.json: {key} is {value!r}, a whole number above 0 is needed; load the model again")
+    return value
+
+
+def families(scope: str, manifest: Manifest, config: Mapping[str, Any], prunable: Collection[str]) -> list[Family]:
+    """The units of every block, block by block.
+
+    Args:
+        scope: heads, channels or blocks.
+        manifest: of the checkpoint.
+        config: content of its config.json.
+        prunable: names of the tensors that may be pruned.
+
+    Raises:
+        UserError: the architecture has no such units, they do not fit configuration and prunable tensors, or a pruned
+            block would not be the identity.
+    """
+    layout = layout_of(manifest.architecture, scope)
+    found = []
+    blocks = whole_number(config, "num_hidden_layers")
+    if any(name.startswith(f"{manifest.blocks}.{blocks}.") for name in manifest.tensors):
+        raise UserError(f"config.json: num_hidden_layers is {blocks}, the model has more; load the model again")
+    for block in range(blocks):
+        prefix = f"{manifest.blocks}.{block}."
+        if scope == "blocks":
+            family = _block(layout, prefix, manifest, prunable)
+        else:
+            family = _heads(layout, prefix, config) if scope == "heads" else _channels(layout, prefix, config)
+        _check(scope, family, manifest, prunable)
+        found.append(family)
+    return found
+
+
+def _heads(layout: Layout, prefix: str, config: Mapping[str, Any]) -> Family:
+    attention = Attention.of(config)
+    group = attention.queries // attention.groups * attention.size
+    rows = ((layout.query, group), (layout.key, attention.size), (layout.value, attention.size))
+    parts = tuple(Part(f"{prefix}{name}.weight", 0, width) for name, width in rows)
+    return Family(attention.groups, (*parts, Part(f"{prefix}{layout.output}.weight", 1, group)))
+
+
+def _channels(layout: Layout, prefix: str, config: Mapping[str, Any]) -> Family:
+    parts = tuple(Part(f"{prefix}{name}.weight", 0, 1) for name in layout.expand)
+    return Family(whole_number(config, layout.channels_key), (*parts, Part(f"{prefix}{layout.contract}.weight", 1, 1)))
+
+
+def _block(layout: Layout, prefix: str, manifest: Manifest, prunable: Collection[str]) -> Family:
+    for name in (layout.output, layout.contract):
+        if f"{prefix}{name}.bias" in manifest.tensors:
+            raise UserError(
+                f"scope 'blocks': '{prefix}{name}.bias' stays when its block is pruned, so that the block would not be "
+                "the identity; allowed for this model are heads and channels"
+            )
+    needed = [f"{prefix}{name}.weight" for name in layout.needed]
+    names = sorted({*needed, *(name for name in prunable if name.startswith(prefix))}, key=str.encode)
+    rows = {name: manifest.tensors[name].shape[0] for name in names if name in manifest.tensors}
+    return Family(1, tuple(Part(name, 0, rows.get(name, 0)) for name in names))
+
+
+def _check(scope: str, family: Family, manifest: Manifest, prunable: Collection[str]) -> None:
+    """A unit must be whole, and as large as the configuration says."""
+    for part in family.parts:
+        if part.name not in manifest.tensors:
+            raise UserError(f"scope '{scope}': the model has no tensor '{part.name}'; its config.json is of another")
+        if part.name not in prunable:
+            raise UserError(
+                f"scope '{scope}' prunes whole units, and '{part.name}' is not among the prunable weights; let "
+                "prunable select it, or use another scope"
+            )
+        shape = manifest.tensors[part.name].shape
+        if shape[part.axis] != family.units * part.width:
+            raise UserError(
+                f"scope '{scope}': '{part.name}' has shape {list(shape)}, config.json says {family.units} units of "
+                f"{part.width} along axis {part.axis}; load the model again"
+            )

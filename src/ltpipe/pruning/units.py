@@ -1,0 +1,174 @@
+"""Masks of whole units: heads, channels and blocks (`ltpipe.pruning.layouts` says what these are).
+
+A unit's score is the mean score of its weights. Heads and channels compete inside each block, and every block loses
+the same number of them, since a Hugging Face configuration has one number for all blocks. Blocks compete in the whole
+model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.pruning import kernels
+from ltpipe.pruning.layouts import Family, families
+from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.scopes import prune_count
+from ltpipe.pruning.scores import RankKeys
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import read_json
+from ltpipe.runtime.progress import track
+
+_SCORED = 1 << 18  # weights whose scores are float32 at a time
+_EXPANDED = 1 << 20  # weights whose bits are bools at a time
+
+
+@dataclass(frozen=True)
+class UnitCutter:
+    """A mask of whole rows and columns.
+
+    Attributes:
+        shapes: of all prunable tensors.
+        keep: tensor name to an axis and a bool array [length of that axis], True where rows (axis 0) or columns (1) are
+            kept. Tensors that are not named are kept whole.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    keep: Mapping[str, tuple[int, np.ndarray]]
+
+    @classmethod
+    def of(
+        cls, shapes: Mapping[str, tuple[int, ...]], found: Sequence[Family], kept: Sequence[np.ndarray]
+    ) -> "UnitCutter":
+        """The cutter that keeps those units of each family whose element of `kept`, bool [units], is True."""
+        keep = {
+            part.name: (part.axis, np.repeat(units, part.width))
+            for family, units in zip(found, kept, strict=True)
+            for part in family.parts
+        }
+        return cls(shapes, keep)
+
+    @property
+    def kept(self) -> Mapping[str, int]:
+        """Number of weights kept in each tensor."""
+        counts = {name: prod(shape) for name, shape in self.shapes.items()}
+        for name, (_, lines) in self.keep.items():
+            counts[name] = counts[name] // len(lines) * int(lines.sum())
+        return counts
+
+    def packed(self, name: str) -> Iterator[np.ndarray]:
+        """Keep-bits of a tensor in row-major order, packed little-endian (uint8), in blocks of whole rows."""
+        shape = self.shapes[name] or (1,)
+        rows, columns = shape[0], prod(shape[1:])
+        axis, lines = self.keep.get(name, (0, np.ones(rows, np.bool_)))
+        step = max(8, _EXPANDED // max(columns, 1) // 8 * 8)  # eight rows fill whole bytes
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            bits = lines[start : start + count, None] if axis == 0 else lines[None]
+            yield np.packbits(np.broadcast_to(bits, (count, columns)), bitorder="little")
+
+
+def cut_units(folder: Path, keys: RankKeys, scope: str, sparsity: str) -> UnitCutter:
+    """Prune exactly `round(sparsity * N)` of the N units of each competition of `scope`, the lowest scores first.
+
+    One pass over the keys of the units. Needs the checkpoint's manifest and configuration, no model.
+
+    Raises:
+        UserError: the architecture has no such units, the prunable weights cut through one, or all units would go.
+    """
+    found = families(scope, Manifest.read(folder / MANIFEST), read_json(folder / CONFIG), keys.names)
+    shapes = dict(zip(keys.names, keys.shapes, strict=True))
+    return UnitCutter.of(shapes, found, choose(scope, sparsity, unit_scores(keys, found)))
+
+
+def unit_scores(keys: RankKeys, found: Sequence[Family]) -> list[np.ndarray]:
+    """Mean score of every unit, float64 [units] for each family; summed in float64, weight by weight in order.
+
+    Raises:
+        UserError: a score is infinite or not a number.
+    """
+    sizes = dict(zip(keys.names, keys.sizes, strict=True))
+    rows = {name: shape[0] for name, shape in zip(keys.names, keys.shapes, strict=True) if shape}
+    scores = []
+    for family in track(found, "scoring units", "block"):
+        sums = np.zeros(family.units)
+        for part in family.parts:
+            run = part.width * (sizes[part.name] // rows[part.name] if part.axis == 0 else 1)
+            for start, values in _values(keys, part.name):
+                kernels.add_by_unit(values, start, run, sums)
+        if not np.isfinite(sums).all():
+            names = ", ".join(part.name for part in family.parts)
+            raise UserError(f"one of {names} changed since it was counted; run the histogram stage again")
+        scores.append(sums * family.units / sum(sizes[part.name] for part in family.parts))
+    return scores
+
+
+def choose(scope: str, sparsity: str | float, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Which units stay: bool [units] for each family.
+
+    Ties are broken by canonical order: blocks, heads and channels by their index, the earlier goes first.
+
+    Raises:
+        UserError: all units of a competition would go though `sparsity` is below 1, or it is out of range.
+    """
+    if scope == "blocks":
+        return np.split(_kept(scope, sparsity, np.concatenate(scores)), len(scores))
+    return [_kept(scope, sparsity, units) for units in scores]
+
+
+def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
+    """Which units a mask keeps: bool [units] for each family.
+
+    Raises:
+        UserError: the mask prunes anything but whole units.
+    """
+    kept = [_first_weights(mask, family) for family in found]
+    cutter = UnitCutter.of(mask.shapes, found, kept)
+    for name, bits in mask.bits.items():
+        if not _equal(bits, cutter.packed(name)):
+            raise UserError(f"the mask of '{name}' is not one of whole {mask.scope}; make a mask of that scope")
+    return kept
+
+
+def _values(keys: RankKeys, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Scores of a tensor, float32, in pieces, with the flat index at which each begins."""
+    position = 0
+    for block in keys.blocks(name):
+        for start in range(0, block.size, _SCORED):
+            values = keys.values(block[start : start + _SCORED])
+            yield position, values
+            position += values.size
+
+
+def _kept(scope: str, sparsity: str | float, scores: np.ndarray) -> np.ndarray:
+    count = prune_count(sparsity, scores.size)
+    if count == scores.size and Decimal(str(sparsity)) != 1:
+        raise UserError(
+            f"scope '{scope}': sparsity {sparsity} of {scores.size} units rounds to all of them; allowed is less than "
+            f"{(scores.size - 0.5) / scores.size:.4g}, or 1"
+        )
+    kept = np.ones(scores.size, np.bool_)
+    kept[np.argsort(scores, kind="stable")[:count]] = False
+    return kept
+
+
+def _first_weights(mask: Mask, family: Family) -> np.ndarray:
+    """The bit of the first weight of every unit."""
+    part = family.parts[0]
+    shape = mask.shapes[part.name]
+    first = np.arange(family.units) * part.width * (prod(shape[1:]) if part.axis == 0 else 1)
+    return (mask.bits[part.name][first // 8] >> (first % 8).astype(np.uint8) & 1).astype(np.bool_)
+
+
+def _equal(bits: np.ndarray, blocks: Iterator[np.ndarray]) -> bool:
+    start = 0
+    for block in blocks:
+        if not np.array_equal(bits[start : start + block.size], block):
+            return False
+        start += block.size
+    return True
