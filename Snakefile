@@ -24,6 +24,7 @@ include: "workflow/rules/scores.smk"
 include: "workflow/rules/oneshot.smk"
 include: "workflow/rules/robustness.smk"
 include: "workflow/rules/analysis.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
 

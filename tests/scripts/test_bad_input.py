@@ -132,6 +132,8 @@ def study(tmp_path_factory, source_folder, canonical_folder) -> Study:
         arguments += ["--histogram", study / f"{name}.histogram", "--scope", "global", "--sparsity", "0.5"]
         done("make_mask", *arguments, "--output", study / f"{name}.mask")
         done("make_mask", *arguments, "--sparsity", "0.7", "--output", study / f"{name}.sparser")
+    arguments = ["--checkpoint", study / "llama", "--histogram", study / "llama.histogram", "--sparsity", "0.4"]
+    done("make_mask", *arguments, "--scope", "heads", "--output", study / "heads.mask")
     arguments = ["--checkpoint", study / "llama", "--sequences", study / "text.sequences", "--data", "text"]
     arguments += ["--mask", study / "llama.mask", "--baseline", study / "text.baseline"]
     done("evaluate", *arguments, "--output", study / "ticket")
@@ -200,6 +202,7 @@ MASK = "--checkpoint @llama --histogram @llama.histogram --scope global --sparsi
 DENSE = "--checkpoint @llama --sequences @text.sequences"
 TICKET = f"{DENSE} --mask @llama.mask --baseline @text.baseline"
 DATA = "--source @text.txt --tokenizer @llama/tokenizer.json --sequence-length 16"
+SMALLER = "--checkpoint @llama --mask @llama.mask"
 REPORT = "--baselines @text.baseline --tickets @ticket"
 VALIDATE = "--masks @llama.mask --manifest @llama/manifest.json --config @llama/config.json"
 
@@ -312,6 +315,19 @@ CASES = {
     "output-is-a-folder": Case("count_keys", on(COUNT, output="@llama"), ("@llama: is a folder",)),
     # values out of range
     "scope": Case("make_mask", on(MASK, scope="rows"), ("scope 'rows'", "global, layer")),
+    "units": Case(
+        "make_mask",
+        on(MASK, checkpoint="@other", histogram="@other.histogram", scope="heads"),
+        ("scope 'heads'", "GPT2LMHeadModel", "LlamaForCausalLM"),
+    ),
+    "units-of-no-config": Case("make_mask", on(MASK, checkpoint="@no-config", scope="heads"), ("@no-config/config",)),
+    "units-nan": Case("make_mask", on(MASK, checkpoint="@nan", scope="channels"), ("up_proj.weight", "changed since")),
+    "smaller-global": Case("export_smaller", SMALLER, ("@llama.mask: a mask of scope 'global'", "heads, channels")),
+    "smaller-of-another": Case("export_smaller", on(SMALLER, mask="@other.mask"), ("@other.mask: mask of another",)),
+    "smaller-truncated": Case("export_smaller", on(SMALLER, mask="@heads.mask", checkpoint="@truncated"), TRUNCATED),
+    "smaller-output-there": Case(
+        "export_smaller", on(SMALLER, mask="@heads.mask", output="@report"), ("@report: is there already", "empty")
+    ),
     "criterion": Case("count_keys", on(COUNT, criterion="beauty"), ("criterion 'beauty'", "magnitude, random")),
     "no-seed": Case("count_keys", on(COUNT, criterion="random"), ("seed",)),
     **{
@@ -474,7 +490,10 @@ def test_histograms_and_masks_need_no_torch(study, tmp_path):
     count = ["-c", WATCH, SCRIPTS["count_keys"], *expand(COUNT, study).split(), "--output", tmp_path / "histogram"]
     mask = ["-c", WATCH, SCRIPTS["make_mask"], *expand(MASK, study).split(), "--output", tmp_path / "mask"]
     early = ["-c", WATCH, SCRIPTS["detect_early_bird"], "--masks", study / "llama.mask", "--output", tmp_path / "early"]
-    for ended in processes([count, mask, early]):
+    units = [*mask[:-1], tmp_path / "units", "--scope", "channels"]
+    export = ["--checkpoint", study / "llama", "--mask", study / "heads.mask", "--output", tmp_path / "smaller"]
+    smaller = ["-c", WATCH, SCRIPTS["export_smaller"], *export]
+    for ended in processes([count, mask, early, units, smaller]):
         assert (ended.code, ended.out) == (0, "\n"), ended
     assert (tmp_path / "histogram").read_bytes() == (study / "llama.histogram").read_bytes()
     assert (tmp_path / "mask").read_bytes() == (study / "llama.mask").read_bytes()

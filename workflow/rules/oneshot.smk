@@ -33,6 +33,7 @@ rule mask:
         code=code("scripts/make_mask.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
+        config=rules.checkpoint.output.config,
         histogram=rules.histogram.output,
         scores=score_file,
     output:

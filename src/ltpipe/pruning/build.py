@@ -106,8 +106,8 @@ def write_cut(path: Path, histogram: KeyHistogram, scope: str, sparsity: str, cu
         "seed": json.dumps(histogram.seed),
         "checkpoint": histogram.checkpoint,
         "total": str(histogram.total),
-        "kept": json.dumps(cutter.kept),
-        "shapes": json.dumps(shapes),
+        "kept": json.dumps(kept),
+        "shapes": json.dumps(dict(zip(histogram.names, histogram.shapes, strict=True))),
     }
     write_tensors(
         path,

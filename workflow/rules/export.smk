@@ -1,0 +1,24 @@
+# Write a structured ticket as a physically smaller checkpoint, where asked for: snakemake results/smaller/…/config.json.
+rule smaller:
+    input:
+        script="scripts/export_smaller.py",
+        code=code("scripts/export_smaller.py"),
+        weights=rules.checkpoint.output.weights,
+        manifest=rules.checkpoint.output.manifest,
+        config=rules.checkpoint.output.config,
+        tokenizer=rules.checkpoint.output.tokenizer,
+        tokenizer_config=rules.checkpoint.output.tokenizer_config,
+        mask=rules.mask.output,
+    output:
+        weights=f"{grid.SMALLER}/model.safetensors",
+        config=f"{grid.SMALLER}/config.json",
+        tokenizer=f"{grid.SMALLER}/tokenizer.json",
+        tokenizer_config=f"{grid.SMALLER}/tokenizer_config.json",
+    log:
+        "results/logs/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    params:
+        folder=subpath(input.weights, parent=True),
+        output=subpath(output.weights, parent=True),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --mask {input.mask}"
+        " --output {params.output}"
