@@ -16,9 +16,7 @@ def main(*, checkpoint: Path, mask: Path, output: Path) -> None:
     """
     exported = export_smaller(checkpoint, mask, output)
     (before, after), (bytes_before, bytes_after) = exported.parameters, exported.nbytes
-    stage.say(
-        f"{output}: {before:,} → {after:,} parameters, {bytes_before / 2**20:,.1f} → {bytes_after / 2**20:,.1f} MiB"
-    )
+    stage.say(f"{output}: {before:,} → {after:,} parameters, {bytes_before:,} → {bytes_after:,} bytes")
 
 
 if __name__ == "__main__":
