@@ -259,6 +259,22 @@ def test_file_edited(finished: Path, edit: Callable, module: str, expected: set[
     assert reruns(finished) == (EVERYTHING if expected is None else expected)
 
 
+def test_smaller_checkpoint_is_made_where_asked_for(finished: Path):
+    """Of a ticket that need not be in the grid; with `--force` once more, over the first."""
+    place = finished / "results/smaller/tiny/magnitude/heads/seed-none/0.4"
+    mask = finished / "results/masks/tiny/magnitude/heads"
+    target = str((place / "model.safetensors").relative_to(finished))
+    try:
+        assert "29,408 → 24,800 parameters" in snakemake(finished, "--", target)
+        assert json.loads((place / "config.json").read_text())["num_key_value_heads"] == 1
+        assert "Nothing to be done" in snakemake(finished, "--dry-run", "--", target)
+        assert reruns(finished) == set()
+        assert "29,408 → 24,800 parameters" in snakemake(finished, "--force", "--", target)
+    finally:
+        shutil.rmtree(finished / "results/smaller", ignore_errors=True)
+        shutil.rmtree(mask, ignore_errors=True)
+
+
 def test_two_runs_in_different_folders_are_equal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Another folder, another hash seed, another number of threads: same masks to the byte, equal metrics."""
     other = study(tmp_path / "a folder with spaces")

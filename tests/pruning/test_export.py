@@ -13,10 +13,13 @@ from byhand import masked_by_hand
 from safetensors import safe_open
 from structured import make, masks
 
+from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
 from ltpipe.pruning.export import export_smaller
+from ltpipe.pruning.layouts import LAYOUTS
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
 
 CASES = [
     (name, scope)
@@ -25,7 +28,6 @@ CASES = [
     if (name, scope) not in [("llama-biases", "blocks"), ("opt", "heads"), ("opt", "blocks")]
 ]
 SPARSITY = {"heads": "0.4", "channels": "0.4", "blocks": "0.5"}
-LEFT = {"heads": 2, "channels": 24, "blocks": 2}
 
 
 def losses(model: torch.nn.Module, token_ids: torch.Tensor) -> torch.Tensor:
@@ -129,11 +131,13 @@ def test_kinds_of_layers_go_with_their_blocks(unit_folder, tmp_path):
             )
 
 
-def test_tokenizer_comes_along(exported):
+def test_smaller_model_and_its_tokenizer_are_a_source_again(exported, tmp_path):
     from transformers import AutoTokenizer
 
-    _, folder, _ = exported("llama", "heads")
+    _, folder, said = exported("llama", "heads")
     assert AutoTokenizer.from_pretrained(folder)("w5 w7 w9").input_ids == [8, 10, 12]
+    manifest = load_checkpoint(Source(str(folder)), None, "auto", tmp_path / "again")
+    assert (manifest.parameters, manifest.nbytes) == (said.parameters[1], said.nbytes[1])
 
 
 def test_ties_stay_tied_and_the_origin_is_told(exported):
@@ -230,6 +234,21 @@ def test_heads_that_no_configuration_expresses_are_refused(unit_folder, tmp_path
     refuses(unit_folder("opt"), mask, "OPTForCausalLM cannot express fewer heads; allowed are masks of scope channels")
     mask = make(unit_folder("llama-odd"), "heads", "0.25", tmp_path / "odd")
     refuses(unit_folder("llama-odd"), mask, "hidden size 64, and 3 groups .* allowed to be left are 1, 2, 4 of 4")
+
+
+@pytest.mark.parametrize("architecture", [name for name in LAYOUTS if "heads" in LAYOUTS[name].exported])
+def test_transformers_demands_what_the_layouts_say(architecture):
+    """Three heads of 16 in a hidden size of 64."""
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+
+    config_class = getattr(transformers, architecture).config_class
+    numbers = {"hidden_size": 64, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16}
+    if LAYOUTS[architecture].heads_divide:
+        with pytest.raises(StrictDataclassError, match="not a multiple of the number of attention heads"):
+            config_class(**numbers)
+    else:
+        assert config_class(**numbers).head_dim == 16
 
 
 def test_masks_of_another_model_are_refused(unit_folder, tmp_path):

@@ -73,7 +73,7 @@ COLUMNS = (
         numeric=False,
     ),
     Column("seed", "seed", "Seed of a criterion that draws at random; none for deterministic criteria."),
-    Column("sparsity", "sparsity", "Requested share of the prunable weights that are set to zero.", percent),
+    Column("sparsity", "sparsity", "Requested share of the prunable weights, or units, set to zero.", percent),
     Column("kept", "kept", "Prunable weights that stay, as a count.", "{:,}".format),
     Column(
         "loss",
