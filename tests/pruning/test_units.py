@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structured import make, masks, units_by_hand
 
@@ -192,6 +192,7 @@ def test_exactly_the_rounded_number_goes(units, percent):
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(0, 1), st.integers(0, 2**32), st.sampled_from([1, 100, 1 << 20])
 )
+@example(rows=40, columns=9, axis=1, seed=1, expanded=100)  # 11 rows would fit, 8 fill whole bytes
 def test_packed_bits_are_whole_rows_and_columns(rows, columns, axis, seed, expanded):
     keep = np.random.default_rng(seed).random((rows, columns)[axis]) < 0.5
     expected = np.broadcast_to(keep[:, None] if axis == 0 else keep, (rows, columns))
