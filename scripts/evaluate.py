@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.prunable import Preset, Selection
-from ltpipe.evaluation.evaluate import Disturbance, Settings, evaluate_checkpoint
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
+from ltpipe.evaluation.inputs import Disturbance
 from ltpipe.runtime import stage
 
 
@@ -17,6 +19,7 @@ def main(
     mask: Path | None = None,
     baseline: Path | None = None,
     top_tokens: Path | None = None,
+    top_k: int = 32,
     perturbation: str | None = None,
     perturbation_seed: int | None = None,
     preset: Preset = "linear",
@@ -35,6 +38,7 @@ def main(
         mask: mask made from the checkpoint.
         baseline: metrics of the dense model on the same sequences; needed with a mask or a perturbation.
         top_tokens: file of the dense model's likeliest tokens; read with a baseline, else written.
+        top_k: how many of them to keep of each prediction, 0 for none.
         perturbation: change of the prunable weights, noise-X or intB.
         perturbation_seed: of noise.
         preset: linear or all-weights; what is perturbed without a mask.
@@ -52,6 +56,7 @@ def main(
         mask,
         baseline,
         top_tokens=top_tokens,
+        top_k=top_k,
         disturbance=disturbance,
     )
     metrics.write(output)

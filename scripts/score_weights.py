@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.prunable import Preset, Selection
-from ltpipe.evaluation.evaluate import Settings
+from ltpipe.evaluation.computing import Settings
 from ltpipe.runtime import stage
 from ltpipe.scoring.score import score_checkpoint
 

@@ -19,7 +19,8 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens, bucket_kl, top_bytes
-from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.loss import cross_entropy, token_losses, walk
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.plan import LIKELIEST, BatchSizes, EvaluationPlanner

@@ -13,7 +13,8 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.documents import read_documents
 from ltpipe.data.sequences import cut_sequences
-from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.loss import walk
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from

@@ -11,7 +11,8 @@ from ltpipe.analysis.samples import samples
 from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint

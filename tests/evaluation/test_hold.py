@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.evaluate import Settings, evaluate_checkpoint
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of

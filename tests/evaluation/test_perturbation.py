@@ -16,7 +16,9 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation import perturbation as module
-from ltpipe.evaluation.evaluate import Disturbance, Settings, evaluate_checkpoint
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
+from ltpipe.evaluation.inputs import Disturbance
 from ltpipe.evaluation.loss import walk
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.perturbation import Noise, Rounding, input_dimensions, perturbation_named, perturbing

@@ -16,7 +16,7 @@ from structured import make, masks
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
 from ltpipe.pruning.export import export_smaller
-from ltpipe.pruning.layouts import LAYOUTS
+from ltpipe.pruning.families import LAYOUTS
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source

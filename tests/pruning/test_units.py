@@ -15,7 +15,7 @@ from structured import make, masks, units_by_hand
 
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.layouts import Family, Part
+from ltpipe.pruning.families import Family, Part
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scores import RankKeys, criterion_named
 from ltpipe.pruning.units import UnitCutter, choose, unit_scores

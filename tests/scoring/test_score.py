@@ -9,7 +9,7 @@ from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.evaluation.evaluate import Settings
+from ltpipe.evaluation.computing import Settings
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of

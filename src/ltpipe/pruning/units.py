@@ -1,4 +1,4 @@
-"""Masks of whole units: heads, channels and blocks (`ltpipe.pruning.layouts` says what these are).
+"""Masks of whole units: heads, channels and blocks (`ltpipe.pruning.families` says what these are).
 
 A unit's score is the mean score of its weights. Heads and channels compete inside each block, and every block loses
 the same number of them, since a Hugging Face configuration has one number for all blocks. Blocks compete in the whole
@@ -16,7 +16,7 @@ import numpy as np
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning import kernels
-from ltpipe.pruning.layouts import Family, families
+from ltpipe.pruning.families import Family, families
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import prune_count
 from ltpipe.pruning.scores import RankKeys

@@ -1,32 +1,25 @@
 """The score stage: what every prunable weight of a checkpoint is worth to one criterion."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.evaluate import USABLE, Settings
+from ltpipe.evaluation.computing import Computing, Settings, halving
+from ltpipe.evaluation.inputs import read_sequences
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.scorefile import score_writer
-from ltpipe.runtime.device import device_named, free_bytes, is_out_of_memory
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import sha256_of
-from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.simulation import Peak
-from ltpipe.runtime.threads import available_threads
 from ltpipe.scoring.criterion import Criterion, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.scoring.subject import ChangingFetch, Subject
-from ltpipe.streaming.model import CausalModel, build_skeleton, stored_precision
-
-logger = logging.getLogger(__name__)
+from ltpipe.streaming.model import CausalModel, build_skeleton
 
 _NO_DATA = np.zeros((1, 2), np.int32)  # a criterion without data needs a token to run the model on
 
@@ -62,35 +55,33 @@ def score_checkpoint(
     manifest = Manifest.read(folder / MANIFEST)
     names = _in_blocks(selection.names(manifest), manifest, criterion)
     input_ids, digest = _calibration(folder, rule, criterion, sequences)
-    torch.set_num_threads(available_threads(settings.threads))
-    device = device_named(settings.device)
-    stored = stored_precision(folder) if settings.precision == "auto" else settings.precision
-    precision = rule.precision or stored
-    dtype, streamed = getattr(torch, precision), settings.execution == "streamed"
+    here = Computing.of(settings, folder, rule.precision)
 
-    planner = ScorePlanner(build_skeleton(folder, dtype), manifest, names, rule, dtype, device.type != "cpu", streamed)
+    planner = ScorePlanner(
+        build_skeleton(folder, here.dtype), manifest, names, rule, here.dtype, here.accelerator, here.streamed
+    )
     count, length = input_ids.shape
     wanted = BatchSizes.generous(count, length, rule.batch or settings.micro_batch)
-    sizes, planned = planner.fit(wanted, length, settings.device_memory * GIB or USABLE * free_bytes(device))
+    sizes, planned = planner.fit(wanted, length, here.limit)
 
     file = TensorFile(folder / WEIGHTS)
     weight = fetch_from(file, None, torch.device("cpu"), torch.float32)
-    fetch = ChangingFetch(fetch_from(file, None, device, dtype))
-    details = {"precision": precision, "sequences": digest}
-    while True:
-        model = CausalModel(build_skeleton(folder, dtype), manifest, fetch, device, streamed, planner.division)
-        try:
-            with score_writer(output, manifest, names, criterion, rule.signed, details) as write:
-                subject = Subject(model, fetch, names, input_ids, sizes, weight, output.parent, iterations)
-                rule.score(subject, lambda name, scores: write(name, scores.numpy()))
-        except Exception as error:
-            smaller = sizes.shrunk() if rule.batch is None else None
-            if not is_out_of_memory(error) or smaller is None or smaller.super_batch < count:
-                raise
-            logger.warning("memory ran out with %s; went on with %s", sizes, smaller)
-            sizes = smaller
-        else:
-            return planned
+    fetch = ChangingFetch(fetch_from(file, None, here.device, here.dtype))
+    details = {"precision": here.precision, "sequences": digest}
+
+    def attempt(sizes: BatchSizes) -> None:
+        skeleton = build_skeleton(folder, here.dtype)
+        model = CausalModel(skeleton, manifest, fetch, here.device, here.streamed, planner.division)
+        with score_writer(output, manifest, names, criterion, rule.signed, details) as write:
+            subject = Subject(model, fetch, names, input_ids, sizes, weight, output.parent, iterations)
+            rule.score(subject, lambda name, scores: write(name, scores.numpy()))
+
+    def smaller(sizes: BatchSizes) -> BatchSizes | None:
+        less = sizes.shrunk() if rule.batch is None else None
+        return None if less is None or less.super_batch < count else less
+
+    halving(sizes, attempt, smaller)
+    return planned
 
 
 def _in_blocks(names: tuple[str, ...], manifest: Manifest, criterion: str) -> tuple[str, ...]:
@@ -111,7 +102,5 @@ def _calibration(
         return torch.from_numpy(_NO_DATA.astype(np.int64)), ""
     if sequences is None:
         raise UserError(f"criterion '{criterion}' needs calibration data: give --sequences")
-    data = TokenSequences.read(sequences)
-    if data.tokenizer != sha256_of(folder / TOKENIZER):
-        raise UserError(f"{sequences}: made with another tokenizer than that of {folder}; run the data stage with it")
-    return torch.from_numpy(data.input_ids.astype(np.int64)), sha256_of(sequences)
+    input_ids, digest = read_sequences(sequences, folder)
+    return torch.from_numpy(input_ids.astype(np.int64)), digest

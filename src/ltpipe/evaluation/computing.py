@@ -1,0 +1,124 @@
+"""Where and how a stage computes with a model, and how it goes on with less when memory runs out."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+
+from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.runtime.device import device_named, free_bytes, is_out_of_memory
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.memory import GIB
+from ltpipe.runtime.threads import available_threads
+from ltpipe.streaming.model import stored_precision
+
+logger = logging.getLogger(__name__)
+
+_USABLE = 0.9  # of what is free: allocators need some room between tensors
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Execution = Literal["streamed", "in-memory"]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compute.
+
+    Attributes:
+        precision: dtype to compute in; `auto` is the checkpoint's own.
+        micro_batch: at most so many sequences go through a block together; 0 means about four thousand tokens.
+        device_memory: GiB that tensors may take on the device (of main memory, on the CPU); 0 means what is free.
+        device: `auto`, `cpu`, `cuda`, ….
+        execution: one block of weights at a time, or all of them.
+        threads: of the CPU; 0 takes every processor that the process may use.
+    """
+
+    precision: Precision = "auto"
+    micro_batch: int = 0
+    device_memory: float = 0.0
+    device: str = "auto"
+    execution: Execution = "streamed"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Computing:
+    """Settings made concrete on this machine, for one checkpoint.
+
+    Attributes:
+        device: where to compute.
+        precision, dtype: what to compute in.
+        streamed: one block of weights at a time.
+        threads: of the CPU.
+        limit: bytes that tensors may take on the device.
+    """
+
+    device: torch.device
+    precision: str
+    streamed: bool
+    threads: int
+    limit: float
+
+    @classmethod
+    def of(cls, settings: Settings, folder: Path, precision: str | None = None) -> "Computing":
+        """Make settings concrete for the checkpoint in `folder`, and let torch use the threads.
+
+        Args:
+            settings: as configured.
+            folder: canonical checkpoint folder.
+            precision: that the computation insists on.
+
+        Raises:
+            UserError: a setting is not allowed, or the machine has no such device.
+        """
+        for name in ("micro_batch", "device_memory"):
+            if getattr(settings, name) < 0:
+                raise UserError(f"{name}: {getattr(settings, name)} is not allowed; allowed are 0 (automatic) and more")
+        threads = available_threads(settings.threads)
+        torch.set_num_threads(threads)
+        device = device_named(settings.device)
+        wanted = stored_precision(folder) if settings.precision == "auto" else settings.precision
+        limit = settings.device_memory * GIB or _USABLE * free_bytes(device)
+        return cls(device, precision or wanted, settings.execution == "streamed", threads, limit)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See `precision`."""
+        return getattr(torch, self.precision)
+
+    @property
+    def accelerator(self) -> bool:
+        """Whether the device has memory of its own."""
+        return self.device.type != "cpu"
+
+
+def halving(
+    sizes: BatchSizes,
+    attempt: Callable[[BatchSizes], Result],
+    smaller: Callable[[BatchSizes], BatchSizes | None] = BatchSizes.shrunk,
+) -> tuple[Result, BatchSizes, list[str]]:
+    """Attempt something with the given batch sizes, or smaller ones if memory runs out all the same.
+
+    Returns:
+        What the attempt gave, the sizes that it was found with at last, and a line for each time that memory ran out.
+
+    Raises:
+        UserError: there is nothing left to halve.
+    """
+    happened: list[str] = []
+    while True:
+        try:
+            return attempt(sizes), sizes, happened
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            less = smaller(sizes)
+            if less is None:
+                raise UserError(f"memory ran out with {sizes}: there is nothing left to halve") from None
+            happened.append(f"memory ran out with {sizes}; went on with {less}")
+            logger.warning(happened[-1])
+            sizes = less

@@ -1,0 +1,94 @@
+"""What an evaluation reads, checked to belong together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.data.sequences import TokenSequences
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """How weights are perturbed.
+
+    Attributes:
+        name: of the perturbation.
+        seed: of the noise; None for rounding.
+        prunable: which weights are perturbed where no mask says it: those that a mask would be made for.
+    """
+
+    name: str
+    seed: int | None = None
+    prunable: Selection = field(default_factory=Selection)
+
+
+def read_sequences(path: Path, folder: Path) -> tuple[np.ndarray, str]:
+    """Token sequences made with the tokenizer of a canonical checkpoint: int32 [sequences, tokens], and their SHA-256.
+
+    Raises:
+        UserError: they were made with another tokenizer.
+    """
+    data = TokenSequences.read(path)
+    if data.tokenizer != sha256_of(folder / TOKENIZER):
+        raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
+    return data.input_ids, sha256_of(path)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an evaluation reads, checked to belong together.
+
+    `perturbed` names tensors, `measured_on` identifies checkpoint and sequences, `hashes` is what the metrics say about
+    all inputs.
+    """
+
+    manifest: Manifest
+    sequences: np.ndarray
+    mask: Mask | None
+    perturbed: frozenset[str]
+    baseline_loss: float | None
+    measured_on: dict[str, str]
+    hashes: dict[str, str]
+
+
+def open_inputs(
+    folder: Path, sequences: Path, mask: Path | None, baseline: Path | None, disturbance: Disturbance | None
+) -> Inputs:
+    """Read what an evaluation needs, and check it; see `evaluate_checkpoint`.
+
+    Raises:
+        UserError: mask, baseline or sequences belong to another model or text, or one of them is missing.
+    """
+    manifest = Manifest.read(folder / MANIFEST)
+    input_ids, digest = read_sequences(sequences, folder)
+    measured_on = {"checkpoint": manifest.fingerprint, "sequences": digest}
+    if (mask is None and disturbance is None) != (baseline is None):
+        raise UserError(
+            "a ticket, or a model with --perturbation, is measured against its dense model: "
+            + ("give --mask and --baseline, or neither" if disturbance is None else "give --baseline")
+        )
+    hashes, pruning = measured_on, None
+    if mask is not None:
+        pruning = read_mask(mask)
+        pruning.check_made_for(manifest.fingerprint, mask)
+        hashes = hashes | {"mask": sha256_of(mask)}
+    loss = None if baseline is None else _baseline_loss(baseline, measured_on)
+    names = (pruning.bits if pruning else disturbance.prunable.names(manifest)) if disturbance else ()
+    return Inputs(manifest, input_ids, pruning, frozenset(names), loss, measured_on, hashes)
+
+
+def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:
+    baseline = Metrics.read(path)
+    if baseline.sparsity is not None or baseline.perturbation is not None:
+        raise UserError(f"{path}: metrics of a ticket or a perturbed model; the baseline is the dense model's")
+    baseline.check_measured_on(hashes, str(path))
+    return baseline.loss
