@@ -14,6 +14,7 @@ def main(
     overlaps: tuple[Path, ...] = (),
     validations: tuple[Path, ...] = (),
     perturbed: tuple[Path, ...] = (),
+    simulations: tuple[Path, ...] = (),
 ) -> None:
     """Gather tickets in tables, a figure and a page.
 
@@ -24,8 +25,9 @@ def main(
         overlaps: overlap tables of the models' masks.
         validations: validation tables of the models' masks.
         perturbed: metrics of dense models and tickets with perturbed weights.
+        simulations: of iterative magnitude pruning.
     """
-    write_report(baselines, tickets, overlaps, validations, perturbed, output)
+    write_report(baselines, tickets, overlaps, validations, perturbed, simulations, output)
     stage.say(f"report: {len(tickets)} tickets in {output}")
 
 

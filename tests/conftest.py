@@ -42,3 +42,19 @@ def canonical_folder(source_folder, tmp_path_factory: pytest.TempPathFactory) ->
 def token_ids() -> torch.Tensor:
     """Seven sequences of 24 tokens, int64 [7, 24]."""
     return torch.randint(3, VOCABULARY, (7, 24), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture
+def calibration(canonical_folder, token_ids, tmp_path):
+    """Function from an architecture to a file of seven sequences made with its tokenizer."""
+    from ltpipe.checkpoints.layout import TOKENIZER
+    from ltpipe.data.sequences import TokenSequences
+    from ltpipe.runtime.files import sha256_of
+
+    def written(architecture) -> Path:
+        path = tmp_path / f"{architecture}.sequences"
+        tokenizer = sha256_of(canonical_folder(architecture) / TOKENIZER)
+        TokenSequences(token_ids.int().numpy(), 7, 1, tokenizer).write(path)
+        return path
+
+    return written

@@ -12,7 +12,9 @@ from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting.page import render_page
+from ltpipe.reporting.robustness import COLUMNS as ROBUSTNESS
 from ltpipe.reporting.sections import sections
+from ltpipe.reporting.simulations import COLUMNS as SIMULATIONS
 from ltpipe.reporting.tables import (
     COLUMNS,
     comparisons_table,
@@ -153,14 +155,20 @@ def masks_tables():
     validation = pd.DataFrame(
         [verdict | {"reasons": "<b>2 rows"}, verdict | {"verdict": "sound"}], columns=list(VALIDATION)
     )
-    return overlap, validation.astype(VALIDATION)
+    noisy = {"model": "m", "criterion": "magnitude", "scope": "global", "sparsity": 0.5, "perturbation": "int4"}
+    noisy |= {"loss": 3.0, "unperturbed_loss": 2.5, "perturbed_dense_loss": 2.25, "performance_retention": 2 / 3}
+    robustness = pd.DataFrame([noisy, noisy | {"criterion": None}], columns=list(ROBUSTNESS)).astype(ROBUSTNESS)
+    step = {"model": "m", "iteration": 3, "sparsity": 0.8, "loss": 3.0, "performance_retention": 0.75, "best": True}
+    step |= {"ticket_sequences": 5, "peak_host_private_bytes": 3 * 2**20}
+    simulations = pd.DataFrame([step], columns=list(SIMULATIONS)).astype(SIMULATIONS)
+    return overlap, validation.astype(VALIDATION), robustness, simulations
 
 
 def test_sections_show_every_row_with_its_interval_or_chance():
     measured = samples([DENSE], [*TICKETS, ticket(0.0, criterion="safe")])
     comparisons, curves = comparisons_table(measured), curves_table(measured)
     found = {section.title: section for section in sections(comparisons, curves, *masks_tables())}
-    assert len(found) == 4
+    assert len(found) == 6
     lines = {row[2]: row for row in found["Sparsity against retention"].rows}
     assert lines["safe, global"][3] == "≥ 50%"
     assert lines["random, global, seed 0"][3].count("%") == 3
@@ -173,6 +181,11 @@ def test_sections_show_every_row_with_its_interval_or_chance():
         "–",
     )
     assert [row[2:] for row in found["Validation of masks"].rows] == [("warnings", "<b>2 rows"), ("sound", "–")]
+    changed = found["Robustness"].rows
+    assert changed[0][2:] == ("magnitude, global, 50%", "int4", "3.0000", "2.5000", "2.2500", "0.6667")
+    assert changed[1][2] == "dense"
+    (iteration,) = found["Simulation of iterative pruning"].rows
+    assert iteration[2:] == ("3 (best)", "80.0%", "3.0000", "0.7500", "5", "3")
     page = render_page(tickets_table(measured), "", {}, list(found.values()))
     assert "&lt;b&gt;2 rows" in page
     assert all(f">{title}</h2>" in page for title in found)
@@ -180,6 +193,9 @@ def test_sections_show_every_row_with_its_interval_or_chance():
 
 def test_sections_without_rows_do_not_show():
     measured = samples([DENSE], TICKETS[:1])
-    empty = [pd.DataFrame(columns=list(columns)).astype(columns) for columns in (OVERLAP, VALIDATION)]
+    empty = [
+        pd.DataFrame(columns=list(columns)).astype(columns)
+        for columns in (OVERLAP, VALIDATION, ROBUSTNESS, SIMULATIONS)
+    ]
     (only,) = sections(comparisons_table(measured), curves_table(measured), *empty)
     assert only.title == "Sparsity against retention"

@@ -1,19 +1,14 @@
 """What tests of scores share."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
-from ltpipe.runtime.files import sha256_of
 from ltpipe.scoring.criterion import scored_criterion
 from ltpipe.scoring.subject import ChangingFetch, Subject
 from ltpipe.streaming.model import CausalModel, build_skeleton
@@ -64,16 +59,3 @@ def plain(source_folder):
         return AutoModelForCausalLM.from_pretrained(source_folder(architecture), dtype=dtype).eval()
 
     return loaded
-
-
-@pytest.fixture
-def calibration(canonical_folder, token_ids, tmp_path):
-    """Function from an architecture to a file of seven calibration sequences."""
-
-    def written(architecture) -> Path:
-        path = tmp_path / f"{architecture}.sequences"
-        tokenizer = sha256_of(canonical_folder(architecture) / TOKENIZER)
-        TokenSequences(token_ids.numpy().astype(np.int32), 7, 1, tokenizer).write(path)
-        return path
-
-    return written

@@ -8,6 +8,7 @@ rule report:
         overlaps=grid.models(config, f"{grid.OVERLAP}.csv"),
         validations=grid.models(config, grid.VALIDATION),
         perturbed=grid.perturbed(config),
+        simulations=grid.simulations(config),
     output:
         table=f"{grid.REPORT}/tickets.csv",
         parquet=f"{grid.REPORT}/tickets.parquet",
@@ -17,6 +18,7 @@ rule report:
         curves_parquet=f"{grid.REPORT}/curves.parquet",
         robustness=f"{grid.REPORT}/robustness.csv",
         robustness_parquet=f"{grid.REPORT}/robustness.parquet",
+        simulations=f"{grid.REPORT}/simulations.csv",
         overlap=f"{grid.REPORT}/overlap.csv",
         validation=f"{grid.REPORT}/validation.csv",
         png=f"{grid.REPORT}/tradeoff.png",
@@ -28,5 +30,5 @@ rule report:
         folder=subpath(output.table, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets}"
-        " --overlaps {input.overlaps} --validations {input.validations} --perturbed {input.perturbed}"
+        " --overlaps {input.overlaps} --validations {input.validations} --perturbed {input.perturbed} --simulations {input.simulations}"
         " --output {params.folder}"

@@ -12,16 +12,11 @@ from ltpipe.api.magnitude import create_magnitude_mask
 from ltpipe.api.masking import masked
 from ltpipe.api.quality import report
 from ltpipe.api.training import Trainer, TrainingRounds
-from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.evaluation.quality import WINNING_RETENTION, best_ticket
+from ltpipe.evaluation.simulated import BASELINE_BATCHES, SIMULATION, TICKET_BATCHES
 from ltpipe.pruning.schedules import exponential_schedule
 from ltpipe.runtime.errors import UserError
 
-_BASELINE_BATCHES = 10
-_TICKET_BATCHES = 5
-_SIMULATION = (
-    "simulation: nothing was trained. Each ticket is the given model, pruned once to that sparsity; tickets of full "
-    "iterative magnitude pruning, which trains and rewinds in every iteration, are usually better."
-)
 _TRAINED = "full iterative magnitude pruning: every iteration trained, pruned and rewound to the initial weights."
 
 
@@ -80,22 +75,22 @@ def compute_iterative_magnitude_pruning(
 
 
 def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float]) -> dict[str, Any]:
-    batches = list(first_batches(dataloader, _BASELINE_BATCHES))
+    batches = list(first_batches(dataloader, BASELINE_BATCHES))
     _check(batches)
     with evaluating(model):
         evaluator = Evaluator(model, batches[0], "high")
         dense = evaluator.totals(batches)
-        dense_loss = Result.of(dense[:_TICKET_BATCHES]).loss
+        dense_loss = Result.of(dense[:TICKET_BATCHES]).loss
         iterations = []
         for index, sparsity in enumerate(schedule, 1):
             mask = create_magnitude_mask(model, sparsity)
             with masked(model, mask):
-                ticket = evaluator.evaluate(batches[:_TICKET_BATCHES])
+                ticket = evaluator.evaluate(batches[:TICKET_BATCHES])
             iterations.append(_entry(index, ticket, mask, dense_loss))
             del mask
     best = iterations[_best(iterations)]
     best["mask"] = create_magnitude_mask(model, schedule[best["iteration"] - 1])
-    return _found("simulation", _SIMULATION, Result.of(dense), iterations, best)
+    return _found("simulation", SIMULATION, Result.of(dense), iterations, best)
 
 
 def _train(model: nn.Module, dataloader: Iterable[Any], schedule: list[float], trainer_fn: Trainer) -> dict[str, Any]:
@@ -139,13 +134,8 @@ def _entry(index: int, ticket: Result, mask: Mapping[str, torch.Tensor], dense_l
 
 
 def _best(iterations: list[dict[str, Any]]) -> int:
-    """The sparsest winning ticket, or if none wins the one of highest quality."""
-
-    def merit(at: int) -> tuple[bool, float]:
-        entry = iterations[at]
-        return entry["winning"], entry["sparsity"] if entry["winning"] else entry["quality_score"]
-
-    return max(range(len(iterations)), key=merit)
+    """Index of the best entry."""
+    return best_ticket(*([entry[key] for entry in iterations] for key in ("sparsity", "quality_score")))
 
 
 def _found(

@@ -1,6 +1,7 @@
 """Quality of a ticket against its dense model."""
 
 import math
+from collections.abc import Sequence
 
 WINNING_RETENTION = 0.9
 """A ticket with at least this performance retention is called a winning ticket."""
@@ -15,6 +16,16 @@ def performance_retention(baseline_loss: float, pruned_loss: float) -> float:
     if pruned_loss == 0:
         return 1.0 if baseline_loss == 0 else 0.0
     return baseline_loss / pruned_loss
+
+
+def best_ticket(sparsities: Sequence[float], retentions: Sequence[float]) -> int:
+    """Index of the sparsest winning ticket, or if none wins of the one that retains most; of equals the first."""
+
+    def merit(index: int) -> tuple[bool, float]:
+        wins = retentions[index] >= WINNING_RETENTION
+        return wins, sparsities[index] if wins else retentions[index]
+
+    return max(range(len(sparsities)), key=merit)
 
 
 def perplexity(loss: float) -> float | None:

@@ -7,10 +7,12 @@ from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.simulated import Simulation
 from ltpipe.reporting.figures import save_figure, tradeoff_figure
 from ltpipe.reporting.page import render_page
 from ltpipe.reporting.robustness import robustness_table
 from ltpipe.reporting.sections import sections
+from ltpipe.reporting.simulations import simulations_table
 from ltpipe.reporting.tables import comparisons_table, curves_table, gathered, tickets_table
 from ltpipe.runtime.files import atomic_write
 from ltpipe.runtime.frames import write_csv, write_parquet
@@ -23,6 +25,7 @@ def write_report(
     overlaps: Sequence[Path],
     validations: Sequence[Path],
     perturbed: Sequence[Path],
+    simulations: Sequence[Path],
     folder: Path,
 ) -> None:
     """Write all tables as CSV, those from metrics as Parquet too, `tradeoff.png`, `tradeoff.svg` and `index.html`.
@@ -33,6 +36,7 @@ def write_report(
         overlaps: overlap tables of the models' masks.
         validations: validation tables of the models' masks.
         perturbed: metrics files of dense models and tickets with perturbed weights.
+        simulations: of iterative magnitude pruning.
         folder: where to write.
 
     Raises:
@@ -49,11 +53,13 @@ def write_report(
     for name, made in from_metrics.items():
         write_csv(made, folder / f"{name}.csv")
         write_parquet(made, folder / f"{name}.parquet")
+    simulated = simulations_table([Simulation.read(path) for path in simulations])
+    write_csv(simulated, folder / "simulations.csv")
     write_csv(overlap, folder / "overlap.csv")
     write_csv(validation, folder / "validation.csv")
     svg = folder / "tradeoff.svg"
     save_figure(tradeoff_figure(table), folder / "tradeoff.png", svg)
-    further = sections(comparisons, curves, overlap, validation)
+    further = sections(comparisons, curves, overlap, validation, robustness, simulated)
     page = render_page(table, svg.read_text(encoding="utf-8"), _provenance(dense), further)
     with atomic_write(folder / "index.html") as file:
         file.write(page.encode())

@@ -1,4 +1,4 @@
-"""The further tables of the page: comparisons, curves, overlap and validation, as text."""
+"""The further tables of the page, as text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.evaluation.simulated import SIMULATION
 from ltpipe.reporting.columns import MISSING, percent
 
 Row = Mapping[str, Any]
@@ -30,9 +31,14 @@ class Section:
 
 
 def sections(
-    comparisons: pd.DataFrame, curves: pd.DataFrame, overlap: pd.DataFrame, validation: pd.DataFrame
+    comparisons: pd.DataFrame,
+    curves: pd.DataFrame,
+    overlap: pd.DataFrame,
+    validation: pd.DataFrame,
+    robustness: pd.DataFrame,
+    simulations: pd.DataFrame,
 ) -> list[Section]:
-    """The sections that have something to say."""
+    """The sections that have something to say, of the tables of those names."""
     found = [
         _section(
             "Sparsity against retention",
@@ -87,6 +93,37 @@ def sections(
                 "mask": _ticket("", sparsity=True),
                 "verdict": _word("verdict"),
                 "reasons": _word("reasons"),
+            },
+        ),
+        _section(
+            "Robustness",
+            "Losses in nats/token with changed weights: noise-X adds Gaussian noise of X times the root mean square of "
+            "a tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the dense model as it is.",
+            robustness,
+            {
+                "model": _word("model"),
+                "text": _word("data"),
+                "ticket": lambda row: "dense" if pd.isna(row["criterion"]) else _ticket("", sparsity=True)(row),
+                "change": _word("perturbation"),
+                "loss": lambda row: f"{row['loss']:.4f}",
+                "unchanged": lambda row: f"{row['unperturbed_loss']:.4f}",
+                "dense, changed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
+                "retention": lambda row: f"{row['performance_retention']:.4f}",
+            },
+        ),
+        _section(
+            "Simulation of iterative pruning",
+            f"{SIMULATION[0].upper()}{SIMULATION[1:]} Retention is against the dense model on the same sequences.",
+            simulations,
+            {
+                "model": _word("model"),
+                "text": _word("data"),
+                "iteration": lambda row: f"{row['iteration']}{' (best)' if row['best'] else ''}",
+                "sparsity": lambda row: percent(row["sparsity"], 1),
+                "loss": lambda row: f"{row['loss']:.4f}",
+                "retention": lambda row: f"{row['performance_retention']:.4f}",
+                "sequences": _word("ticket_sequences"),
+                "private memory, MiB": lambda row: f"{row['peak_host_private_bytes'] / 2**20:,.0f}",
             },
         ),
     ]

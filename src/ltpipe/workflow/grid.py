@@ -28,6 +28,7 @@ PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
 PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsity}}.json"
 OVERLAP = "results/analysis/overlap/{model}"
 VALIDATION = "results/analysis/validation/{model}.csv"
+SIMULATION = "results/simulations/{model}/{data}"
 REPORT = "results/report"
 PLAN = "results/plan"
 """Artefact names, with the grid's axes as wildcards."""
@@ -105,6 +106,14 @@ def tickets(config: dict[str, Any]) -> list[Ticket]:
         set(_cells(config)),
         key=lambda ticket: (*list(asdict(ticket).values())[:-1], Decimal(ticket.sparsity)),
     )
+
+
+def simulations(config: dict[str, Any]) -> list[str]:
+    """Names of all simulations of iterative pruning, in the order of their names."""
+    if config["simulation"] is None:
+        return []
+    pairs = product(sorted(config["models"]), evaluated_texts(config))
+    return [f"{SIMULATION}.json".format(model=model, data=data) for model, data in pairs]
 
 
 def perturbations(config: dict[str, Any]) -> list[dict[str, str]]:

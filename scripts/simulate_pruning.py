@@ -1,0 +1,52 @@
+"""Simulate iterative magnitude pruning: a schedule of one-shot tickets, and no training."""
+
+from pathlib import Path
+
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.iterative import simulate_iterative_pruning
+from ltpipe.pruning import kernels
+from ltpipe.runtime import stage
+from ltpipe.runtime.threads import available_threads
+
+
+def main(
+    *,
+    checkpoint: Path,
+    histogram: Path,
+    sequences: Path,
+    output: Path,
+    ticket: Path,
+    target_sparsity: float = 0.9,
+    iterations: int = 10,
+    batch: int = 2,
+    model: str = "model",
+    data: str = "text",
+    settings: Settings = Settings(),  # noqa: B008
+) -> None:
+    """Simulate iterative magnitude pruning: a schedule of one-shot tickets, and no training.
+
+    Args:
+        checkpoint: canonical checkpoint folder.
+        histogram: of its magnitudes.
+        sequences: token sequences made with its tokenizer.
+        output: JSON file to write.
+        ticket: safetensors file to write the best mask to.
+        target_sparsity: of the last iteration, 0 to below 1.
+        iterations: how many, each pruning the same fraction of what is left.
+        batch: sequences a batch; the dense model sees at most 10 batches, a ticket the first 5.
+        model: what the result calls the model.
+        data: what the result calls the text.
+        settings: how to evaluate.
+    """
+    kernels.use_threads(available_threads(settings.threads))
+    found = simulate_iterative_pruning(
+        checkpoint, histogram, sequences, settings, target_sparsity, iterations, batch, (model, data), ticket
+    )
+    found.write(output)
+    best = found.iterations[found.best - 1]
+    stage.say(f"{model} on {data}, {found.note}")
+    stage.say(f"best of {iterations}: sparsity {best.sparsity:.4g}, retention {best.performance_retention:.4f}")
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,150 @@
+"""The stage that simulates iterative magnitude pruning: a schedule of one-shot tickets, and no training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.evaluation.computing import Computing, Settings, halving
+from ltpipe.evaluation.inputs import read_sequences
+from ltpipe.evaluation.loss import TokenLosses, token_losses
+from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
+from ltpipe.evaluation.quality import WINNING_RETENTION, best_ticket, performance_retention
+from ltpipe.evaluation.simulated import BASELINE_BATCHES, TICKET_BATCHES, Iteration, Simulation
+from ltpipe.pruning.apply import fetch_from
+from ltpipe.pruning.build import make_mask
+from ltpipe.pruning.histogram import KeyHistogram
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.schedules import exponential_schedule
+from ltpipe.runtime.device import device_peak
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.memory import PrivateMemory
+from ltpipe.runtime.provenance import provenance
+from ltpipe.streaming.model import CausalModel, build_skeleton
+
+
+def simulate_iterative_pruning(
+    folder: Path,
+    histogram: Path,
+    sequences: Path,
+    settings: Settings,
+    target: float,
+    rounds: int,
+    batch: int,
+    names: tuple[str, str],
+    ticket: Path,
+) -> Simulation:
+    """Prune a checkpoint to each sparsity of an exponential schedule, evaluate, and keep the best mask.
+
+    Streamed like any evaluation. One mask exists at a time, on disk; each iteration takes the same memory.
+
+    Args:
+        folder: canonical checkpoint folder.
+        histogram: of its magnitudes.
+        sequences: token sequences that its tokenizer made.
+        settings: how to compute.
+        target: sparsity of the last iteration, 0 to below 1.
+        rounds: number of iterations.
+        batch: sequences a batch: the dense model is measured on at most 10 batches, a ticket on the first 5.
+        names: of model and data.
+        ticket: where to write the best mask.
+
+    Raises:
+        UserError: the schedule or the batch is not allowed, or a file is of another model.
+    """
+    if batch < 1:
+        raise UserError(f"batch: {batch} sequences are not allowed; allowed are 1 and more")
+    schedule = exponential_schedule(target, rounds)
+    manifest, counted = Manifest.read(folder / MANIFEST), KeyHistogram.read(histogram)
+    loaded, digest = read_sequences(sequences, folder)
+    input_ids = torch.from_numpy(loaded[: BASELINE_BATCHES * batch].astype(np.int64))
+    tickets = min(TICKET_BATCHES * batch, len(input_ids))
+    walk = _Walk(folder, manifest, counted.names, settings, input_ids)
+
+    dense = walk.losses(None, len(input_ids))
+    dense_loss = TokenLosses(dense.losses[:tickets], dense.correct[:tickets]).loss()
+    iterations: list[Iteration] = []
+    for number, sparsity in enumerate(schedule, 1):
+        with _temporary_mask(ticket) as path:
+            made = make_mask(folder, histogram, "global", repr(sparsity), path)
+            with PrivateMemory() as private:
+                found = walk.losses(read_mask(path), tickets)
+            retention = performance_retention(dense_loss, found.loss())
+            peak = device_peak(walk.here.device)
+            iterations.append(
+                Iteration(
+                    iteration=number,
+                    sparsity=sparsity,
+                    kept=made.kept,
+                    total=made.total,
+                    loss=found.loss(),
+                    accuracy=found.accuracy(),
+                    performance_retention=retention,
+                    winning=retention >= WINNING_RETENTION,
+                    peak_host_private_bytes=private.peak,
+                    peak_device_bytes=peak.allocated if peak else None,
+                )
+            )
+            best = best_ticket(
+                [entry.sparsity for entry in iterations], [entry.performance_retention for entry in iterations]
+            )
+            if best == number - 1:
+                path.replace(ticket)
+    inputs = {"checkpoint": manifest.fingerprint, "sequences": digest, "histogram": sha256_of(histogram)}
+    return Simulation(
+        model=names[0],
+        data=names[1],
+        baseline_loss=dense.loss(),
+        baseline_accuracy=dense.accuracy(),
+        baseline_sequences=len(input_ids),
+        ticket_sequences=tickets,
+        iterations=iterations,
+        best=best + 1,
+        provenance=provenance(inputs, asdict(settings) | {"target": target, "rounds": rounds, "batch": batch}),
+    )
+
+
+class _Walk:
+    """Evaluates one model with one mask after the other."""
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, masked: tuple[str, ...], settings: Settings, input_ids: torch.Tensor
+    ) -> None:
+        self.here = Computing.of(settings, folder)
+        here, self._input_ids = self.here, input_ids
+        skeleton = build_skeleton(folder, here.dtype)
+        planner = EvaluationPlanner(skeleton, manifest, masked, here.dtype, here.accelerator, here.streamed)
+        wanted = BatchSizes.generous(*input_ids.shape, settings.micro_batch)
+        self._sizes, _ = planner.fit(wanted, input_ids.shape[1], here.limit)
+        self._file, self._mask = TensorFile(folder / WEIGHTS), None
+        self._model = CausalModel(skeleton, manifest, self._fetch, here.device, here.streamed, planner.division)
+
+    def _fetch(self, name: str) -> torch.Tensor:
+        return fetch_from(self._file, self._mask, self.here.device, self.here.dtype)(name)
+
+    def losses(self, mask: Mask | None, count: int) -> TokenLosses:
+        """Losses of the first `count` sequences."""
+        self._mask = mask
+        self._model.reload()
+
+        def attempt(sizes: BatchSizes) -> TokenLosses:
+            part = self._input_ids[:count]
+            return token_losses(self._model, part, sizes.micro_batch, sizes.chunk, sizes.super_batch)
+
+        found, self._sizes, _ = halving(self._sizes, attempt)
+        return found
+
+
+@contextmanager
+def _temporary_mask(beside: Path) -> Iterator[Path]:
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".simulation-", dir=beside.parent) as folder:
+        yield Path(folder) / "mask"

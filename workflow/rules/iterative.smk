@@ -1,0 +1,36 @@
+# Simulate iterative magnitude pruning: a schedule of one-shot tickets, and no training.
+rule simulation:
+    input:
+        script="scripts/simulate_pruning.py",
+        code=code("scripts/simulate_pruning.py"),
+        weights=rules.checkpoint.output.weights,
+        manifest=rules.checkpoint.output.manifest,
+        config=rules.checkpoint.output.config,
+        tokenizer=rules.checkpoint.output.tokenizer,
+        sequences=rules.sequences.output,
+        histogram=lambda wildcards: grid.HISTOGRAM.format(
+            model=wildcards.model, criterion="magnitude", seed=grid.NO_SEED
+        ),
+    output:
+        found=f"{grid.SIMULATION}.json",
+        ticket=f"{grid.SIMULATION}.safetensors",
+    log:
+        "results/logs/simulation/{model}/{data}.log",
+    threads: job_threads()
+    resources:
+        compute_threads=compute_threads(),
+        gpu=gpus(),
+        device_memory=device_memory(),
+    params:
+        **evaluation_settings(),
+        folder=subpath(input.weights, parent=True),
+        target_sparsity=lookup("simulation/target_sparsity", within=config, default=None),
+        iterations=lookup("simulation/iterations", within=config, default=None),
+        batch=lookup("simulation/batch", within=config, default=None),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
+        " --sequences {input.sequences} --model {wildcards.model} --data {wildcards.data}"
+        " --target-sparsity {params.target_sparsity} --iterations {params.iterations} --batch {params.batch}"
+        " --precision {params.precision} --micro-batch {params.micro_batch} --execution {params.execution}"
+        " --device {params.device:q} --device-memory {resources.device_memory}"
+        " --threads {resources.compute_threads} --output {output.found} --ticket {output.ticket}"
