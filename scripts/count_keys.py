@@ -4,8 +4,7 @@ from pathlib import Path
 
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning import kernels
-from ltpipe.pruning.by_scope import packing_bytes
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import count_checkpoint, streaming_bytes
 from ltpipe.runtime import stage
 from ltpipe.runtime.threads import available_threads
 
@@ -39,7 +38,7 @@ def main(
     histogram = count_checkpoint(checkpoint, criterion, seed, Selection(preset, include, exclude), scores)
     histogram.write(output)
     stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
-    return packing_bytes(histogram.bits)
+    return streaming_bytes(histogram.bits)
 
 
 if __name__ == "__main__":

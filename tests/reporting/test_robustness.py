@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ltpipe.analysis.samples import samples
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.reporting.robustness import COLUMNS, robustness_table
 from ltpipe.reporting.tables import tickets_table
@@ -70,7 +71,8 @@ def test_other_sequences_are_refused(models):
 
 
 def test_tickets_table_holds_agreement_and_divergence(models):
-    table = tickets_table(models["baselines"], models["tickets"])
+    table = tickets_table(samples(models["baselines"], models["tickets"]))
     assert table.loc[0, ["agreement", "kl_top_k"]].tolist() == [0.75, 0.1]
-    alone = tickets_table(models["baselines"], [replace(models["tickets"][0], agreement=None, kl_top_k=None)])
+    silent = replace(models["tickets"][0], agreement=None, kl_top_k=None)
+    alone = tickets_table(samples(models["baselines"], [silent]))
     assert pd.isna(alone.loc[0, "agreement"])

@@ -17,6 +17,7 @@ from ltpipe.evaluation.perturbation import perturbation_named
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.pruning.by_scope import packing_bytes
+from ltpipe.pruning.histogram import streaming_bytes
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.simulation import Peak
@@ -204,7 +205,7 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
     packing = max(packing_bytes(max(bits), scope, largest) for scope in model.config["grid"]["scopes"])
     counted = sum(_histogram_bytes(width, len(model.prunable)) for width in bits)
     yield StagePlan(
-        "histogram", model.name, None, len(histograms), Peak(), model.base + packing_bytes(max(bits)), counted
+        "histogram", model.name, None, len(histograms), Peak(), model.base + streaming_bytes(max(bits)), counted
     )
     mask_bytes = sum(ceil(model.manifest.tensors[tensor].size / 8) for tensor in model.prunable)
     yield StagePlan("mask", model.name, None, len(masks), Peak(), model.base + packing, mask_bytes * len(masks))

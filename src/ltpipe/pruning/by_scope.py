@@ -3,7 +3,7 @@
 from ltpipe.pruning import allocation
 from ltpipe.pruning.aggregates import lamp_keys, outlier_ratios, score_sums
 from ltpipe.pruning.cutters import Cutter, RunCutter, threshold_cutter
-from ltpipe.pruning.histogram import KeyHistogram, count_keys
+from ltpipe.pruning.histogram import KeyHistogram, count_keys, streaming_bytes
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import (
     Allocation,
@@ -18,7 +18,7 @@ from ltpipe.pruning.scopes import (
     prune_count,
     scope_named,
 )
-from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
+from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
 from ltpipe.pruning.thresholds import exact_cuts
 from ltpipe.pruning.tiles import TiledKeys, tile_cutter
 from ltpipe.runtime.errors import UserError
@@ -64,14 +64,13 @@ def cutter_for(scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogra
 
 
 def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
-    """Most bytes that counting keys of 15 or 31 bits, or making a mask of them, takes at a time.
+    """Most bytes that making a mask of keys of 15 or 31 bits takes at a time.
 
-    Two blocks of packed bits, and for converted 31-bit keys the block itself with two temporaries, whatever the size
-    of the model. Scopes that look at scores convert a block more. Those that need a whole tensor take so many bytes
-    for each weight of the largest one: its keys in blocks and joined, and for rows and tiles a third time in another
-    order, and two bools.
+    As much as counting them, whatever the size of the model. Scopes that look at scores convert a block more. Those
+    that need a whole tensor take so many bytes for each weight of the largest one: its keys in blocks and joined, and
+    for rows and tiles a third time in another order, and two bools.
     """
-    streamed = 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
+    streamed = streaming_bytes(bits)
     converted, key = 8 * 4 * COPIED_BLOCK, (bits + 1) // 8
     match scope_named(scope):
         case Unstructured("global" | "layer"):

@@ -14,7 +14,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.scorefile import rank_keys
-from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
@@ -140,6 +140,14 @@ def count_checkpoint(
     names = selection.names(manifest)
     keys = rank_keys(folder, manifest.fingerprint, criterion, seed, names, scores)
     return count_keys(keys, manifest.fingerprint, criterion, seed)
+
+
+def streaming_bytes(bits: int) -> int:
+    """Most bytes that counting or packing keys of 15 or 31 bits takes at a time, whatever the size of the model.
+
+    A block of packed bits for each of two limits, and for converted 31-bit keys the block itself with two temporaries.
+    """
+    return 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
 
 
 def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None) -> KeyHistogram:
