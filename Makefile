@@ -28,11 +28,16 @@ plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk (CONFIG=fi
 
 .PHONY: test
 test: $(TEST_STAMP) ## run the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(TEST_STAMP) ## run the slow suites: the default model from its source, through the whole pipeline
 	$(BIN)/python -m pytest -m slow
+
+.PHONY: test-peers
+test-peers: $(TEST_STAMP) ## compare Wanda with torchao's, installed aside: transformers would load it in every stage
+	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0
+	PYTHONPATH=$(VENV)/peers $(BIN)/python -m pytest tests/scoring/test_wanda_peer.py
 
 .PHONY: bench
 bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 15 minutes)

@@ -1,0 +1,45 @@
+"""The criterion of one's own in docs/criteria.md works as it is printed: one file, one word."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.evaluation.computing import Settings
+from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.scoring import criteria
+from ltpipe.scoring.criterion import criterion_names
+from ltpipe.scoring.score import score_checkpoint
+
+DOCS = Path(__file__).parents[2] / "docs/criteria.md"
+
+
+@pytest.fixture
+def curvature(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "criteria").mkdir()
+    (tmp_path / "criteria/curvature.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path / "criteria")])
+
+
+@pytest.mark.usefixtures("curvature")
+def test_the_printed_criterion_scores(canonical_folder, calibration, plain, token_ids, tmp_path):
+    assert "curvature" in criterion_names()
+    folder, path = canonical_folder("llama"), tmp_path / "scores"
+    score_checkpoint(folder, "curvature", path, Selection(), calibration("llama"), Settings(device="cpu"))
+    found = ScoreFile(path)
+    model, name = plain("llama"), found.names[0]
+    weight, wanted = model.get_parameter(name), 0
+    for ids in token_ids.split(1):
+        (gradient,) = torch.autograd.grad(model(input_ids=ids, labels=ids).loss * 23, [weight])
+        wanted = wanted + (weight * gradient).square()
+    expected = wanted.detach().numpy()
+    np.testing.assert_allclose(found.array(name), expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+@pytest.mark.parametrize("criterion", criterion_names())
+def test_the_page_names_every_criterion(criterion):
+    assert f"| `{criterion}` |" in DOCS.read_text(encoding="utf-8")
