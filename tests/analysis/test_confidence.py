@@ -1,5 +1,7 @@
 """The bootstrap against resampling by hand, and its intervals against the truth they are to cover."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,20 @@ def test_every_statistic_equals_resampling_by_hand(text):
         assert accuracy_difference(ticket, dense)[row] == pytest.approx(
             accuracy(text[1]) - accuracy(text[0]), abs=1e-12
         )
+
+
+def test_agreement_and_divergence_are_resampled_where_they_were_measured(text):
+    plain, *_ = text
+    count = len(plain.tokens)
+    compared = replace(plain, agree=list(range(count)), kl_sum=[0.5 * n for n in range(count)])
+    alone, both = resample([plain, compared], resamples=50)
+    assert alone.agreement is None
+    assert alone.kl is None
+    np.testing.assert_array_equal(both.loss, alone.loss)
+    (drawn,) = draws(count, 0, 50)
+    tokens = drawn @ np.array(plain.tokens)
+    np.testing.assert_allclose(both.agreement, drawn @ np.arange(count) / tokens, rtol=1e-12)
+    np.testing.assert_allclose(both.kl, both.agreement / 2, rtol=1e-12)
 
 
 def test_draws_are_uniform_depend_on_number_and_seed_alone_and_not_on_blocks(monkeypatch):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ltpipe.analysis.samples import samples
-from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.reporting.robustness import COLUMNS, robustness_table
 from ltpipe.reporting.tables import tickets_table
 from ltpipe.runtime.errors import UserError
@@ -47,6 +47,27 @@ def test_rows_and_the_losses_beside(models):
     assert list(table["perturbed_dense_loss"]) == [2.25, 2.25, 2.5, 2.5]
     assert list(table["baseline_loss"]) == [2.0] * 4
     assert list(table["sparsity"]) == [0, 0.5, 0, 0.5]
+    assert list(table["loss_difference"]) == [0.25, 0.25, 0.5, 0.5]
+
+
+def test_intervals_are_paired_with_the_model_itself_and_retention_with_the_dense_one(models):
+    """Losses of two sequences: the noise adds the same to both, so that its interval has no width."""
+    spread = {"dense": [1.0, 3.0], "ticket": [3.0, 5.0], "noisy": [3.5, 5.5]}
+
+    def of(name, metrics):
+        count = [1] * 2
+        return replace(metrics, sequences=SequenceTotals(spread[name], count, count))
+
+    noisy_dense = replace(models["perturbed"][3], sequences=SequenceTotals([1.0, 3.0], [1, 1], [1, 1]))
+    table = robustness_table(
+        [of("dense", models["baselines"][0])],
+        [of("ticket", models["tickets"][0])],
+        [of("noisy", models["perturbed"][1]), noisy_dense],
+    )
+    row = table[table["criterion"].notna()].iloc[0]
+    assert (row["loss_difference_low"], row["loss_difference_high"]) == (0.5, 0.5)
+    assert row["performance_retention_low"] == pytest.approx(1 / 3.5)
+    assert row["performance_retention_high"] == pytest.approx(3 / 5.5)
 
 
 def test_no_perturbations_give_an_empty_table(models):

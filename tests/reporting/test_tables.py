@@ -156,7 +156,8 @@ def masks_tables():
         [verdict | {"reasons": "<b>2 rows"}, verdict | {"verdict": "sound"}], columns=list(VALIDATION)
     )
     noisy = {"model": "m", "criterion": "magnitude", "scope": "global", "sparsity": 0.5, "perturbation": "int4"}
-    noisy |= {"loss": 3.0, "unperturbed_loss": 2.5, "perturbed_dense_loss": 2.25, "performance_retention": 2 / 3}
+    noisy |= {"loss": 3.0, "perturbed_dense_loss": 2.25, "performance_retention": 2 / 3}
+    noisy |= {"loss_difference": 0.5, "loss_difference_low": 0.25, "loss_difference_high": 0.75}
     robustness = pd.DataFrame([noisy, noisy | {"criterion": None}], columns=list(ROBUSTNESS)).astype(ROBUSTNESS)
     step = {"model": "m", "iteration": 3, "sparsity": 0.8, "loss": 3.0, "performance_retention": 0.75, "best": True}
     step |= {"ticket_sequences": 5, "peak_host_private_bytes": 3 * 2**20}
@@ -182,7 +183,14 @@ def test_sections_show_every_row_with_its_interval_or_chance():
     )
     assert [row[2:] for row in found["Validation of masks"].rows] == [("warnings", "<b>2 rows"), ("sound", "–")]
     changed = found["Robustness"].rows
-    assert changed[0][2:] == ("magnitude, global, 50%", "int4", "3.0000", "2.5000", "2.2500", "0.6667")
+    assert changed[0][2:] == (
+        "magnitude, global, 50%",
+        "int4",
+        "3.0000",
+        "+0.5000 [+0.2500, +0.7500]",
+        "2.2500",
+        "0.6667",
+    )
     assert changed[1][2] == "dense"
     (iteration,) = found["Simulation of iterative pruning"].rows
     assert iteration[2:] == ("3 (best)", "80.0%", "3.0000", "0.7500", "5", "3")

@@ -36,13 +36,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class Resampled:
-    """A model's token-weighted loss and accuracy on every resample, float64 [resamples]; nats/token and fraction.
+    """What a model scores on every resample, weighted by tokens: float64 [resamples].
 
     Arrays of two models with the same number of sequences and the same seed are paired, element by element.
+
+    Attributes:
+        loss: nats/token.
+        accuracy: fraction.
+        agreement: with the dense model, fraction; None if they were not compared.
+        kl: divergence from the dense model, nats/token; None if they were not compared.
     """
 
     loss: np.ndarray
     accuracy: np.ndarray
+    agreement: np.ndarray | None = None
+    kl: np.ndarray | None = None
 
 
 def draws(sequences: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
@@ -58,7 +66,7 @@ def draws(sequences: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.
 
 
 def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = RESAMPLES) -> list[Resampled]:
-    """Loss (sum of losses / sum of tokens) and accuracy of several models on the same resamples.
+    """Loss (sum of losses / sum of tokens) and all else of several models on the same resamples.
 
     Raises:
         UserError: the models were not evaluated on the same numbers of tokens.
@@ -68,9 +76,8 @@ def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = R
     tokens = models[0].tokens
     if any(model.tokens != tokens for model in models):
         raise UserError("paired intervals need the same sequences; evaluate all tickets of a text on the same ones")
-    columns = [np.array(tokens, np.float64)]
-    for model in models:
-        columns += [np.array(model.loss_sum, np.float64), np.array(model.correct, np.float64)]
+    wanted = [(model.loss_sum, model.correct, model.agree, model.kl_sum) for model in models]
+    columns = [np.array(sums, np.float64) for sums in (tokens, *(sums for row in wanted for sums in row)) if sums]
     # Column by column and without BLAS: a ticket's interval must not depend on the other tickets or on threads.
     sums = np.concatenate(
         [
@@ -79,8 +86,8 @@ def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = R
         ],
         axis=1,
     )
-    means = sums[1:] / sums[0]
-    return [Resampled(loss, accuracy) for loss, accuracy in zip(means[::2], means[1::2], strict=True)]
+    means = iter(sums[1:] / sums[0])
+    return [Resampled(*(next(means) if column else None for column in row)) for row in wanted]
 
 
 def interval(values: np.ndarray, sequences: int) -> Interval:
@@ -89,6 +96,11 @@ def interval(values: np.ndarray, sequences: int) -> Interval:
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
+
+
+def bounds(name: str, found: Interval) -> dict[str, float]:
+    """The bounds of an interval as they stand in tables."""
+    return {f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def loss_difference(a: Resampled, b: Resampled) -> np.ndarray:

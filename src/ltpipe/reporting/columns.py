@@ -118,6 +118,7 @@ COLUMNS = (
         "agreement",
         "Share of predicted tokens whose most probable prediction is that of the dense model; higher is better.",
         lambda value: percent(value, 2),
+        interval=True,
     ),
     Column(
         "kl_top_k",
@@ -126,6 +127,7 @@ COLUMNS = (
         "as one (a lower bound), in nats/token; lower is better.",
         "{:.4f}".format,
         "nats/token",
+        interval=True,
     ),
     Column("seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format),
     *(
@@ -146,7 +148,11 @@ MEMORY = tuple(column.key for column in COLUMNS if column.key.endswith("_bytes")
 
 DIFFERENCES = (
     "performance_retention_low", "performance_retention_high",
-    *(f"{key}{bound}" for key in ("loss_difference", "accuracy_difference") for bound in ("", "_low", "_high")),
+    *(
+        f"{key}{bound}"
+        for key in ("loss_difference", "accuracy_difference", "agreement", "kl_top_k")
+        for bound in ("", "_low", "_high")
+    ),
 )  # fmt: skip
 """What a dense model, compared with itself, has none of."""
 
@@ -179,8 +185,6 @@ def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
         sparsity=0.0,
         kept=lambda frame: frame["total"],
         performance_retention=1.0,
-        agreement=pd.NA,
-        kl_top_k=pd.NA,
         seconds=pd.NA,
         **dict.fromkeys(MEMORY, pd.NA),
         **dict.fromkeys(DIFFERENCES, pd.NA),

@@ -106,9 +106,9 @@ def sections(
                 "ticket": lambda row: "dense" if pd.isna(row["criterion"]) else _ticket("", sparsity=True)(row),
                 "change": _word("perturbation"),
                 "loss": lambda row: f"{row['loss']:.4f}",
-                "unchanged": lambda row: f"{row['unperturbed_loss']:.4f}",
+                "more than unchanged": _with_interval("loss_difference", "{:+.4f}"),
                 "dense, changed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
-                "retention": lambda row: f"{row['performance_retention']:.4f}",
+                "retention": _with_interval("performance_retention", "{:.4f}"),
             },
         ),
         _section(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ltpipe.analysis.confidence import Interval, accuracy_difference, interval, loss_difference, retention
+from ltpipe.analysis.confidence import accuracy_difference, bounds, interval, loss_difference, retention
 from ltpipe.analysis.curves import Curve
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.metrics import Metrics
@@ -29,7 +29,11 @@ COLUMNS: dict[str, str] = {
     "accuracy": "float64",
     "performance_retention": "float64",
     "agreement": "float64",
+    "agreement_low": "float64",
+    "agreement_high": "float64",
     "kl_top_k": "float64",
+    "kl_top_k_low": "float64",
+    "kl_top_k_high": "float64",
     "performance_retention_low": "float64",
     "performance_retention_high": "float64",
     "loss_difference": "float64",
@@ -134,7 +138,7 @@ def comparisons_table(samples: Sequence[Sample]) -> pd.DataFrame:
                     **_named(a.metrics, "_a"),
                     **_named(b.metrics, "_b"),
                     "loss_difference": a.metrics.loss - b.metrics.loss,
-                    **_bounds("loss_difference", found),
+                    **bounds("loss_difference", found),
                     "distinct": found.excludes(0.0),
                 }
             )
@@ -165,7 +169,7 @@ def curves_table(samples: Sequence[Sample]) -> pd.DataFrame:
                     "critical_sparsity_low": low,
                     "critical_sparsity_high": high,
                     "area": curve.area,
-                    **_bounds("area", curve.area_interval),
+                    **bounds("area", curve.area_interval),
                 }
             )
     return _frame(rows, CURVES)
@@ -199,7 +203,14 @@ def _frame(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> pd.DataFr
 def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:
     """What a ticket gains or loses, with intervals."""
     dense = sample.dense
+    compared = {"agreement": ticket.resampled.agreement, "kl_top_k": ticket.resampled.kl}
     return {
+        **{
+            key: bound
+            for name, values in compared.items()
+            if values is not None
+            for key, bound in bounds(name, interval(values, sample.sequences)).items()
+        },
         "loss_difference": ticket.metrics.loss - dense.metrics.loss,
         "accuracy_difference": ticket.metrics.accuracy - dense.metrics.accuracy,
         **{
@@ -209,15 +220,11 @@ def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:
                 ("loss_difference", loss_difference),
                 ("accuracy_difference", accuracy_difference),
             )
-            for key, bound in _bounds(
+            for key, bound in bounds(
                 name, interval(statistic(ticket.resampled, dense.resampled), sample.sequences)
             ).items()
         },
     }
-
-
-def _bounds(name: str, found: Interval) -> dict[str, float]:
-    return {f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def _named(ticket: Metrics, side: str = "") -> dict[str, Any]:
