@@ -22,6 +22,7 @@ CONFIG = {
     "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer"], "sparsities": [0.25, 0.5], "seeds": [3]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4},
     "robustness": {"perturbations": []},
+    "score": {},
     "threads": 2,
 }
 MAGNITUDE, RANDOM = "magnitude/layer/seed-none", "random/layer/seed-3"
@@ -169,6 +170,42 @@ def test_scope_added(finished: Path, configure: Callable):
     configure(grid={"scopes": ["layer", "global"]})
     added = tuple(draw.replace("layer", "global") for draw in (MAGNITUDE, RANDOM))
     assert reruns(finished) == masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | AFTER_MASKS
+
+
+def test_scores_are_made_once_for_all_scopes_and_sparsities(finished: Path, tmp_path: Path):
+    """Calibration, one score a criterion, and what ranks by it; editing a criterion remakes its own score only."""
+    folder = shutil.copytree(finished, tmp_path / "study")
+    (folder / "texts/other.txt").write_text(" ".join(f"w{number**2 % 91}" for number in range(300)))
+    hybrids = {"mix": {"snip": 1, "magnitude": 2}}
+    score = {"data": "other", "sequence_length": 16, "num_sequences": 2, "hybrids": hybrids}
+    data = {"other": {"source": "texts/other.txt"}}
+
+    def ask(sparsity: float, **settings: object) -> set[str]:
+        grid = {"criteria": ["mix", "wanda"], "scopes": ["layer", "row"], "sparsities": [sparsity]}
+        write_config(folder, data=data, score=score | settings, grid=grid)
+        return reruns(folder)
+
+    def edit(criterion: str) -> None:
+        with (folder / f"src/ltpipe/scoring/criteria/{criterion}.py").open("a") as file:
+            file.write("# edited\n")
+
+    def below(sparsity: str, *criteria: str) -> set[str]:
+        drawn = tuple(f"{name}/{scope}/seed-none" for name in criteria for scope in ("layer", "row"))
+        return masks(sparsity, draws=drawn) | tickets(sparsity, draws=drawn) | AFTER_MASKS
+
+    scores = {"score tiny/snip", "score tiny/wanda", "hybrid tiny/mix"}
+    counted = {"histogram tiny/mix/seed-none", "histogram tiny/wanda/seed-none"}
+    made = {"calibration tiny/other"} | scores | counted | below("0.5", "mix", "wanda")
+    assert ask(0.5) == made
+    snakemake(folder)
+    assert ask(0.5) == set()
+    assert ask(0.75) == below("0.75", "mix", "wanda")
+    assert ask(0.5, num_sequences=3) == made
+    assert ask(0.5, iterations=3) == set(), "neither criterion prunes as it scores"
+    edit("fisher")
+    assert ask(0.5) == set()
+    edit("wanda")
+    assert ask(0.5) == {"score tiny/wanda", "histogram tiny/wanda/seed-none"} | below("0.5", "wanda")
 
 
 def test_seed_added(finished: Path, configure: Callable):
