@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.runtime import stage
-from ltpipe.scoring.hybrid import Part, combine_scores
+from ltpipe.scoring.hybrid import combine_scores, parts_of
 
 
 def main(
@@ -30,7 +30,7 @@ def main(
         include: patterns of further tensors to prune.
         exclude: patterns of tensors to leave alone.
     """
-    parts = [Part(*pair) for pair in zip(scores, weights, strict=True)]
+    parts = parts_of(scores, weights)
     combine_scores(checkpoint, name, parts, Selection(preset, include, exclude), output)
     stage.say(f"{name}: " + " + ".join(f"{part.weight:g} x {Path(part.scores).stem}" for part in parts))
 

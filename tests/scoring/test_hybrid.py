@@ -9,7 +9,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.hybrid import Part, combine_scores
+from ltpipe.scoring.hybrid import Part, combine_scores, parts_of
 
 
 @pytest.fixture
@@ -51,4 +51,6 @@ def test_what_cannot_be_combined_is_refused(parts, canonical_folder, tmp_path):
             write(name, np.zeros(manifest.tensors[name].shape, np.float32))
     with pytest.raises(UserError, match="are all zero, which cannot be normalised"):
         combine_scores(folder, "mix", [Part(str(path), 1)], Selection(), target)
+    with pytest.raises(UserError, match="2 scores have 1 weights; give each score one weight"):
+        parts_of(["magnitude", str(path)], [1.0])
     assert not target.exists()

@@ -26,6 +26,17 @@ class Part:
     weight: float
 
 
+def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
+    """The parts of a hybrid.
+
+    Raises:
+        UserError: there are not as many weights as scores.
+    """
+    if len(scores) != len(weights):
+        raise UserError(f"{len(scores)} scores have {len(weights)} weights; give each score one weight")
+    return [Part(*pair) for pair in zip(scores, weights, strict=True)]
+
+
 def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Selection, output: Path) -> None:
     """Write the scores Σ_i weight_i · s_i / mean|s_i|, means over all selected weights, in float64.
 
