@@ -1,6 +1,7 @@
 """The trade-off of sparsity against loss and retention, as a figure."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from textwrap import fill
 
@@ -16,8 +17,9 @@ from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.columns import percent
 from ltpipe.runtime.files import atomic_write
 
-# Okabe and Ito's colour-blind-safe palette without its yellow (faint on white) and black (the baseline's).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Okabe and Ito's colour-blind-safe palette without its yellow (faint on white) and black (the baseline's), then wine,
+# olive and indigo of Paul Tol's.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288")
 FIRST_CRITERIA = ("magnitude", "random")  # keep their colours whatever else is in the report
 # No plain dashes: those are the baseline's.
 SCOPE_STYLES = (("o", "-"), ("s", ":"), ("^", "-."), ("D", (0, (6, 1, 1, 1, 1, 1))))
@@ -25,6 +27,7 @@ FIRST_SCOPES = ("global", "layer")
 BASELINE_COLOUR = "#222222"
 WINNING_COLOUR = "#666666"
 LOG_SCALE_RATIO = 4.0
+LEGEND_COLUMNS, LEGEND_ROW = 3, 0.22  # inches a row
 
 Style = dict[str, object]
 # None drops an entry; what is left holds no date and no version, so that equal data gives equal bytes.
@@ -134,7 +137,9 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
     styles = _styles(tickets)
     # Names come from the user: a "$" in one is a dollar sign, not the start of a formula.
     with matplotlib.rc_context({"text.parse_math": False}):
-        figure = Figure(figsize=(10, 3.5 * len(groups) + 0.7), layout="constrained", facecolor="white")
+        legend_rows = ceil((len(styles) + 1) / LEGEND_COLUMNS)
+        height = 3.5 * len(groups) + 0.7 + LEGEND_ROW * max(0, legend_rows - 2)
+        figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(groups), 2, squeeze=False)
         for ((model, data), rows), (loss, retention) in zip(groups, panels, strict=True):
@@ -154,7 +159,7 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
         figure.legend(
             handles=[*handles, dense],
             loc="outside lower center",
-            ncols=min(3, len(handles) + 1),
+            ncols=min(LEGEND_COLUMNS, len(handles) + 1),
             frameon=False,
         )
         # Each drawing would lay out anew, from where the last one left off: done once, so that the bytes of a

@@ -19,7 +19,7 @@ TERMINAL: dict[str, dict[str, Any]] = {
     "accuracy": {"title": "acc."},
     "performance_retention": {"show": "{:.3f}".format},
 }
-PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "seconds", *MEMORY}
+PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl_top_k", "seconds", *MEMORY}
 
 
 def print_tickets(tickets: pd.DataFrame, page: Path | None) -> None:
