@@ -1,0 +1,46 @@
+"""Controls of a ticket: what is left of its success if its weights, or its places, are exchanged for random ones.
+
+Pure functions of masks (names to bool tensors, True where a weight is kept) and a seed. With one seed, nested masks
+give nested controls.
+"""
+
+import torch
+from torch import nn
+
+from ltpipe.training.levels import Tensors, apply_mask
+from ltpipe.training.models import initial_weights
+from ltpipe.training.randomness import generator
+
+
+def reinitialised(model: nn.Module, mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
+    """The same mask on new initial weights (Frankle & Carbin 2019, section 2: random reinitialisation).
+
+    Args:
+        model: says names and shapes; it is not changed.
+        mask: of the ticket.
+        seed: another than that of the ticket's own initial weights.
+
+    Returns:
+        New masked weights of all parameters.
+    """
+    return apply_mask(initial_weights(model, seed), mask)
+
+
+def shuffled(mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
+    """Each tensor keeps as many weights as in `mask`, at random places (Frankle et al. 2021, 2009.08576)."""
+    moved = {}
+    for name, kept in mask.items():
+        order = torch.randperm(kept.numel(), generator=generator(seed, "shuffled mask", name))
+        moved[name] = kept.reshape(-1)[order].reshape(kept.shape)
+    return moved
+
+
+def random_mask(mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
+    """As many weights as in `mask` are kept in all, anywhere in the model with equal chance."""
+    names = sorted(mask, key=str.encode)
+    sizes = [mask[name].numel() for name in names]
+    order = torch.randperm(sum(sizes), generator=generator(seed, "random mask"))
+    everywhere = torch.zeros(sum(sizes), dtype=torch.bool)
+    everywhere[order[: sum(int(kept.sum()) for kept in mask.values())]] = True
+    parts = dict(zip(names, everywhere.split(sizes), strict=True))
+    return {name: parts[name].reshape(kept.shape).clone() for name, kept in mask.items()}

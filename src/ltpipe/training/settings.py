@@ -1,0 +1,75 @@
+"""How a model is trained. Everything here changes the result, and nothing else about a training does."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ltpipe.runtime.errors import UserError
+
+BETAS = (0.9, 0.999)
+"""Adam's decay rates (Kingma & Ba 2015, 1412.6980)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one training.
+
+    Attributes:
+        optimizer: `sgd`, `adam`, or `adamw` (decoupled weight decay).
+        learning_rate: before warm-up and steps.
+        iterations: optimizer steps in all, counted from the initial weights, also where training starts at a rewind
+            point.
+        batch_size: images a step.
+        evaluate_every: iterations between two looks at the validation images.
+        seed: of the data order, and of noise inside the model (dropout).
+        momentum: of `sgd`.
+        weight_decay: L2 for `sgd` and `adam`, decoupled for `adamw`.
+        warmup: iterations over which the learning rate rises in a line to its full value.
+        milestones: iterations from which on the learning rate is multiplied by `decay` once more; none is a constant
+            rate.
+        decay: factor at each milestone.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    learning_rate: float
+    iterations: int
+    batch_size: int
+    evaluate_every: int
+    seed: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    warmup: int = 0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.optimizer not in ("sgd", "adam", "adamw"):
+            raise UserError(f"optimizer '{self.optimizer}' is unknown; allowed are sgd, adam, adamw")
+        if self.momentum and self.optimizer != "sgd":
+            raise UserError(f"momentum: {self.momentum}; {self.optimizer} has its own, allowed is 0")
+        for name, smallest in {"iterations": 1, "batch_size": 1, "evaluate_every": 1, "warmup": 0}.items():
+            if getattr(self, name) < smallest:
+                raise UserError(f"{name}: {getattr(self, name)}; allowed is {smallest} and more")
+        for name in ("learning_rate", "momentum", "weight_decay", "decay"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"{name}: {value}; allowed is 0 and more")
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of the step after `iteration` steps: warm-up (i + 1) / `warmup` times all steps down so far."""
+        rise = min(1.0, (iteration + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * rise * self.decay ** sum(milestone <= iteration for milestone in self.milestones)
+
+    def evaluates_at(self, iteration: int) -> bool:
+        """Whether to look at the validation images after so many iterations; always at the end."""
+        return iteration % self.evaluate_every == 0 or iteration == self.iterations
+
+    def new_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """A fresh optimizer. All three leave a weight at exactly 0 whose value, gradient and state are 0."""
+        common = {"lr": self.learning_rate, "weight_decay": self.weight_decay, "fused": True}
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(parameters, momentum=self.momentum, **common)
+        return (torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW)(parameters, betas=BETAS, **common)
