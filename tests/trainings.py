@@ -1,7 +1,7 @@
 """Small trainings for tests; run as a script, one that kills itself.
 
 python trainings.py OUTPUT RECORD step|write NUMBER: kill -9 in the forward pass of that step, or in that write, before
-its file gets its name. NUMBER 0 goes through.
+its file gets its name.
 """
 
 import os
