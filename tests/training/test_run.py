@@ -68,7 +68,7 @@ def test_kill_minus_nine_at_any_moment_changes_no_byte(undisturbed, tmp_path, wh
 
 
 def test_a_training_goes_on_where_it_stood(undisturbed, tmp_path):
-    """Not from the start: a resume file is worth nothing if it is not read."""
+    """Not from the start, and the point of the curve where it goes on is not there twice."""
     output, record = tmp_path / "state", tmp_path / "record.json"
     killed, steps = noisy_training(), []
 
@@ -79,11 +79,11 @@ def test_a_training_goes_on_where_it_stood(undisturbed, tmp_path):
 
     on_training_step(killed.model, fail)
     with pytest.raises(KeyboardInterrupt):
-        train_fully(killed, output, record, save_every=6)
+        train_fully(killed, output, record, save_every=5)
     again, counted = noisy_training(), []
     on_training_step(again.model, lambda: counted.append(1))
-    train_fully(again, output, record, save_every=6)
-    assert len(counted) == 40 - 12
+    train_fully(again, output, record, save_every=5)
+    assert len(counted) == 40 - 10
     assert contents(tmp_path) == undisturbed
 
 
@@ -96,6 +96,21 @@ def test_a_resume_file_of_another_training_is_not_gone_on_from(tmp_path, changes
     clean = tmp_path / "clean"
     train_fully(noisy_training(), clean / "state", clean / "record.json", save_every=6)
     assert (tmp_path / "state").read_bytes() == (clean / "state").read_bytes()
+
+
+def test_a_resume_file_that_is_too_far_is_not_gone_on_from(tmp_path):
+    later = noisy_training()
+    state = train(later.model, later.data.train, later.settings, later.start, later.mask, until=30)
+    write_state(resume_file(tmp_path / "point"), state, noisy_training().identity)
+    assert train_to(noisy_training(), 10, tmp_path / "point", save_every=100).iteration == 10
+
+
+def test_only_own_orphans_are_removed(tmp_path):
+    others = [".point.b.12.tmp", ".point.1.12.tmp", ".apoint.12.tmp", "point.12.tmp"]
+    for name in [*others, ".point.12.tmp", ".point.resume.345.tmp"]:
+        (tmp_path / name).touch()
+    train_to(noisy_training(), 1, tmp_path / "point", save_every=100)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "point"}
 
 
 def test_identity_knows_start_mask_and_data():

@@ -1,9 +1,9 @@
 """Whole trainings, as stages run them: killed at any moment and started again, they end in the same bytes."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from glob import escape
 from hashlib import sha256
 from pathlib import Path
 
@@ -124,15 +124,17 @@ def _resumed(training: Training, output: Path, save_every: int, until: int) -> T
     resume, identity = resume_file(output), training.identity
     found = read_state(resume, identity) if resume.exists() else None
     callbacks = [validation(training.data.validation), _saving(resume, identity, save_every)]
-    start = found or training.start
+    # A file that is further than this was left by a call with a later `until`.
+    start = found if found and found.iteration <= until else training.start
     return train(training.model, training.data.train, training.settings, start, training.mask, callbacks, until)
 
 
 def _remove_orphans(*outputs: Path) -> None:
     """Remove what a write that was killed left beside outputs and resume files."""
-    for output in outputs:
-        for orphan in output.parent.glob(f".{escape(output.name)}.*tmp"):
-            orphan.unlink()
+    for path in [*outputs, *(resume_file(output) for output in outputs)]:
+        for candidate in path.parent.glob(".*.tmp"):
+            if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", candidate.name):
+                candidate.unlink()
 
 
 def _saving(path: Path, identity: str, every: int) -> Callback:

@@ -78,7 +78,8 @@ def start_of(model: nn.Module, seed: int, weights: Tensors | None = None) -> Tra
 def rewind(point: TrainingState, mask: Tensors, trained: TrainingState | None = None) -> TrainingState:
     """The start of a level: mask ⊙ W_k and buffers of step k, a fresh optimizer, schedule and data order at step k.
 
-    Frankle et al. 2020 (1912.05671); with k = 0 Frankle & Carbin 2019. Nothing is shared with `point`.
+    Frankle et al. 2020 (1912.05671); with k = 0 Frankle & Carbin 2019. Noise inside the model goes on as in `point`.
+    Nothing is shared with it.
 
     Args:
         point: the state after k steps.
