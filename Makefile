@@ -31,7 +31,7 @@ test: $(TEST_STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: test-slow
-test-slow: $(TEST_STAMP) ## run the slow suites: the default model from its source, through the whole pipeline
+test-slow: $(TEST_STAMP) ## run the slow suites: the default model through the pipeline, and whole sweeps that are compared
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: test-peers

@@ -172,6 +172,7 @@ def test_scope_added(finished: Path, configure: Callable):
     assert reruns(finished) == masks("0.25", "0.5", draws=added) | tickets("0.25", "0.5", draws=added) | AFTER_MASKS
 
 
+@pytest.mark.slow
 def test_scores_are_made_once_for_all_scopes_and_sparsities(finished: Path, tmp_path: Path):
     """Calibration, one score a criterion, and what ranks by it; editing a criterion remakes its own score only."""
     folder = shutil.copytree(finished, tmp_path / "study")
@@ -296,6 +297,7 @@ def test_file_edited(finished: Path, edit: Callable, module: str, expected: set[
     assert reruns(finished) == (EVERYTHING if expected is None else expected)
 
 
+@pytest.mark.slow
 def test_smaller_checkpoint_is_made_where_asked_for(finished: Path):
     """Of a ticket that need not be in the grid; with `--force` once more, over the first."""
     place = finished / "results/smaller/tiny/magnitude/heads/seed-none/0.4"
@@ -312,6 +314,7 @@ def test_smaller_checkpoint_is_made_where_asked_for(finished: Path):
         shutil.rmtree(mask, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_two_runs_in_different_folders_are_equal(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Another folder, another hash seed, another number of threads: same masks to the byte, equal metrics."""
     other = study(tmp_path / "a folder with spaces")
