@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -267,25 +268,28 @@ def test_defaults_written_out_and_threads_changed(finished: Path):
         write_config(finished)
 
 
+slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is not
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
         ("src/ltpipe/checkpoints/load.py", EVERYTHING),
         ("src/ltpipe/data/sequences.py", SEQUENCES | EVALUATIONS),
-        ("src/ltpipe/data/documents.py", SEQUENCES | EVALUATIONS),
+        slow_case("src/ltpipe/data/documents.py", SEQUENCES | EVALUATIONS),
         ("src/ltpipe/pruning/histogram.py", HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         ("src/ltpipe/pruning/thresholds.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
-        ("src/ltpipe/pruning/build.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
-        ("src/ltpipe/streaming/blocks.py", EVALUATIONS),
+        slow_case("src/ltpipe/pruning/build.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
+        slow_case("src/ltpipe/streaming/blocks.py", EVALUATIONS),
         ("src/ltpipe/evaluation/loss.py", EVALUATIONS),
-        ("src/ltpipe/evaluation/metrics.schema.json", EVALUATIONS),
+        slow_case("src/ltpipe/evaluation/metrics.schema.json", EVALUATIONS),
         ("src/ltpipe/analysis/overlap_tables.py", {"overlap overlap/tiny"} | REPORT),
-        ("src/ltpipe/analysis/structure.py", {"validation validation/tiny"} | REPORT),
+        slow_case("src/ltpipe/analysis/structure.py", {"validation validation/tiny"} | REPORT),
         ("src/ltpipe/analysis/confidence.py", REPORT),
         ("src/ltpipe/analysis/early_bird.py", set()),
-        ("src/ltpipe/reporting/figures.py", REPORT),
+        slow_case("src/ltpipe/reporting/figures.py", REPORT),
         ("src/ltpipe/reporting/page.html", REPORT),
-        ("src/ltpipe/reporting/terminal.py", set()),
+        slow_case("src/ltpipe/reporting/terminal.py", set()),
         ("src/ltpipe/workflow/grid.py", set()),
         ("scripts/make_mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         ("models/tiny/model.safetensors", None),

@@ -257,6 +257,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([*script, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_stage_by_hand(canonical_folder, the_mask, tmp_path: Path):
     folder, mask = canonical_folder("llama"), the_mask("llama")
     ids = np.random.default_rng(0).integers(3, 90, (5, 12), dtype=np.int32)

@@ -245,6 +245,7 @@ def test_a_perturbed_model_is_no_baseline_and_needs_one(study, tmp_path):
         evaluate(folder, tmp_path, Disturbance("int4"))
 
 
+@pytest.mark.slow
 def test_the_stage_by_hand(study, tmp_path):
     folder = study("llama")
     arguments = ["--checkpoint", folder, "--sequences", tmp_path / "ids", "--baseline", tmp_path / "dense.json"]
