@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 _DATA = (".json", ".html")
@@ -20,20 +21,24 @@ def import_closure(script: Path, package: Path) -> list[Path]:
     found: set[Path] = set()
     waiting = [script]
     while waiting:
-        new = {path for name in _imported_names(waiting.pop()) for path in _files(name, package)} - found
+        names = _imported_names(waiting.pop().read_text(encoding="utf-8"))
+        new = {path for name in names for path in _files(name, package)} - found
         found |= new
         waiting.extend(path for path in new if path.suffix == ".py")
     return sorted(found)
 
 
-def _imported_names(file: Path) -> Iterator[str]:
-    """Dotted names that a file imports; `from a import b` gives a and a.b, since b may be a module."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+@cache  # of many scripts that share most modules, each is parsed once
+def _imported_names(code: str) -> frozenset[str]:
+    """Dotted names that a file's code imports; `from a import b` gives a and a.b, since b may be a module."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(names)
 
 
 def _files(name: str, package: Path) -> Iterator[Path]:
