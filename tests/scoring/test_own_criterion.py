@@ -10,8 +10,9 @@ import torch
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.runtime.errors import UserError
 from ltpipe.scoring import criteria
-from ltpipe.scoring.criterion import criterion_names
+from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.scoring.score import score_checkpoint
 
 DOCS = Path(__file__).parents[2] / "docs/criteria.md"
@@ -38,6 +39,16 @@ def test_the_printed_criterion_scores(canonical_folder, calibration, plain, toke
         wanted = wanted + (weight * gradient).square()
     expected = wanted.detach().numpy()
     np.testing.assert_allclose(found.array(name), expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+@pytest.mark.parametrize(("base", "method"), [("GradientCriterion", "add"), ("ActivationCriterion", "combine")])
+def test_a_criterion_without_its_method_is_refused(base, method, tmp_path, monkeypatch):
+    name = f"empty_{method}"
+    code = f"from ltpipe.scoring.criterion import {base}\nclass Empty({base}):\n    pass\nCRITERION = Empty\n"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match=f"has no method {method}; write it"):
+        scored_criterion(name.replace("_", "-"))
 
 
 @pytest.mark.parametrize("criterion", criterion_names())

@@ -94,6 +94,27 @@ def test_calibration_text_must_be_apart_from_what_is_evaluated():
     check_config(config, SCHEMA)  # nothing is calibrated
 
 
+def test_one_place_under_two_names_is_one_place(tmp_path):
+    (tmp_path / "texts/sub").mkdir(parents=True)
+    config = with_calibration()
+    evaluated, calibration = config["data"]["speeches"], config["data"]["calibration"]
+
+    def ask(one, two, parts=("evaluation", "calibration")):
+        evaluated.update(source=str(one), documents=parts[0])
+        calibration.update(source=str(two), documents=parts[1])
+        return check_config(config, SCHEMA)
+
+    folder = tmp_path / "texts"
+    ask(folder, folder / "sub" / "..")
+    ask("hub:a/b@1", "hub:a/b")
+    for one, two in ((folder, folder / "sub" / ".."), ("hub:a/b@1", "hub:a/b")):
+        with pytest.raises(UserError, match="shares documents"):
+            ask(one, two, ("all", "calibration"))
+    for one, two in ((folder, folder / "sub"), (folder / "sub", folder)):
+        with pytest.raises(UserError, match="shares documents"):
+            ask(one, two)
+
+
 @pytest.mark.parametrize(
     ("score", "message"),
     [

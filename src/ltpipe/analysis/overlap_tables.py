@@ -10,6 +10,7 @@ import pandas as pd
 from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import frame
 
 AXES = ("criterion", "scope", "seed", "sparsity")
 """What tells the masks of a model apart."""
@@ -46,7 +47,7 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
         UserError: the masks are not of one model, or prune other tensors.
     """
     pairs: list[dict[str, Any]] = []
-    layers = [_frame([], LAYERS)]
+    layers = [frame([], LAYERS)]
     for path_a, path_b, differs_in in related(paths):
         a, b = read_mask(path_a), read_mask(path_b)
         b.check_made_for(a.checkpoint, path_b)
@@ -55,8 +56,8 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
         jaccard, hamming = layerwise_chance(parts)
         layerwise = dict(zip(_LAYERWISE, (jaccard, hamming), strict=True))
         pairs.append(pair | _measures(total(parts.values())) | layerwise)
-        layers.append(_frame([pair | {"tensor": name} | _measures(part) for name, part in parts.items()], LAYERS))
-    return _frame(pairs, OVERLAP), pd.concat(layers[1:] or layers, ignore_index=True)
+        layers.append(frame([pair | {"tensor": name} | _measures(part) for name, part in parts.items()], LAYERS))
+    return frame(pairs, OVERLAP), pd.concat(layers[1:] or layers, ignore_index=True)
 
 
 def related(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, str]]:
@@ -76,10 +77,6 @@ def related(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, str]]:
         ]
         if len(differing) == 1:
             yield Path(path_a), Path(path_b), differing[0]
-
-
-def _frame(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
 def _axes(mask: Mask, side: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ltpipe.analysis.validation import Verdict
+from ltpipe.runtime.frames import frame
 
 VALIDATION: dict[str, str] = {
     "model": "string",
@@ -46,4 +47,4 @@ def validation_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
             row |= {"dead_tensors": len(found.dead_tensors), "dead_blocks": len(found.dead_blocks)}
             row |= {key: getattr(found, key) for key in ("rows", "dead_rows", "heads", "dead_heads")}
         rows.append(row)
-    return pd.DataFrame(rows, columns=list(VALIDATION)).astype(VALIDATION)
+    return frame(rows, VALIDATION)

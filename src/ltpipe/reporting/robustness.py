@@ -8,6 +8,7 @@ import pandas as pd
 from ltpipe.analysis.confidence import bounds, interval, loss_difference, resample, retention
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import frame
 
 COLUMNS: dict[str, str] = {
     "model": "string",
@@ -81,7 +82,7 @@ def robustness_table(
                 **_intervals(metrics, itself, dense),
             }
         )
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    table = frame(rows, COLUMNS)
     return table.sort_values(list(_AXES), kind="stable", na_position="first", ignore_index=True)
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from ltpipe.evaluation.simulated import Simulation
+from ltpipe.runtime.frames import frame
 
 COLUMNS: dict[str, str] = {
     "model": "string",
@@ -35,4 +36,4 @@ def simulations_table(simulations: Sequence[Simulation]) -> pd.DataFrame:
         for found in simulations
         for entry in found.iterations
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+    return frame(rows, COLUMNS)

@@ -12,7 +12,7 @@ from ltpipe.analysis.confidence import accuracy_difference, bounds, interval, lo
 from ltpipe.analysis.curves import Curve
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.runtime.frames import read_csv
+from ltpipe.runtime.frames import frame, read_csv
 
 COLUMNS: dict[str, str] = {
     "model": "string",
@@ -119,7 +119,7 @@ def tickets_table(samples: Sequence[Sample]) -> pd.DataFrame:
                 }
                 | _against_dense(sample, evaluated)
             )
-    return _frame(rows, COLUMNS)
+    return frame(rows, COLUMNS)
 
 
 def comparisons_table(samples: Sequence[Sample]) -> pd.DataFrame:
@@ -142,7 +142,7 @@ def comparisons_table(samples: Sequence[Sample]) -> pd.DataFrame:
                     "distinct": found.excludes(0.0),
                 }
             )
-    table = _frame(rows, COMPARISONS)
+    table = frame(rows, COMPARISONS)
     return table.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True)
 
 
@@ -172,7 +172,7 @@ def curves_table(samples: Sequence[Sample]) -> pd.DataFrame:
                     **bounds("area", curve.area_interval),
                 }
             )
-    return _frame(rows, CURVES)
+    return frame(rows, CURVES)
 
 
 def read_tickets(path: Path) -> pd.DataFrame:
@@ -193,11 +193,7 @@ def gathered(paths: Sequence[Path], columns: dict[str, str], what: str, stage: s
         DamagedFileError: one lacks columns or holds other values.
     """
     tables = [read_csv(path, columns, what, stage) for path in paths]
-    return pd.concat([table for table in tables if len(table)] or [_frame([], columns)], ignore_index=True)
-
-
-def _frame(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    return pd.concat([table for table in tables if len(table)] or [frame([], columns)], ignore_index=True)
 
 
 def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:

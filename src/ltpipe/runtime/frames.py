@@ -1,12 +1,18 @@
 """Tables on disk: CSV for people and other tools, Parquet for programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import atomic_write
+
+
+def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """A table with these columns, by name and dtype: what a row lacks is missing, what it has beside them left out."""
+    return pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -7,10 +7,11 @@ pruned first.
 The workflow reads these facts when it starts, so nothing here or in `criteria` imports torch before it computes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from ltpipe.runtime.errors import UserError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _FOLDER = "ltpipe.scoring.criteria"
 
 
-class Criterion(Protocol):
+class Criterion(ABC):
     """Scores the weights of a model.
 
     Attributes:
@@ -33,21 +34,21 @@ class Criterion(Protocol):
         iterative: whether it prunes as it scores, in the configured number of iterations.
     """
 
-    needs_data: ClassVar[bool]
-    signed: ClassVar[bool]
-    precision: ClassVar[str | None]
-    batch: ClassVar[int | None]
-    iterative: ClassVar[bool]
+    needs_data: ClassVar[bool] = True
+    signed: ClassVar[bool] = False
+    precision: ClassVar[str | None] = None
+    batch: ClassVar[int | None] = None
+    iterative: ClassVar[bool] = False
 
     @classmethod
+    @abstractmethod
     def walk(cls, subject: "Subject") -> None:
         """One pass over the model with nothing kept: what the memory plan runs on fake tensors."""
-        ...
 
     @classmethod
+    @abstractmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
         """Hand the scores of every weight to `deliver`."""
-        ...
 
 
 def criterion_names() -> list[str]:
@@ -59,14 +60,17 @@ def scored_criterion(name: str) -> type[Criterion]:
     """Look a criterion up.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or its class leaves out a method that it has to have.
     """
     if name not in criterion_names():
         raise UserError(f"criterion '{name}' has no score stage; known are {', '.join(criterion_names())}")
-    return import_module(f"{_FOLDER}.{name.replace('-', '_')}").CRITERION
+    found = import_module(f"{_FOLDER}.{name.replace('-', '_')}").CRITERION
+    if found.__abstractmethods__:
+        raise UserError(f"criterion '{name}' has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
+    return found
 
 
-class GradientCriterion:
+class GradientCriterion(Criterion):
     """Scores from the gradients of the loss: override `add`, and `result` if the sum is not the score.
 
     One object accumulates one weight tensor. Objects exist for one block at a time.
@@ -77,21 +81,15 @@ class GradientCriterion:
         tokens: predicted tokens of a sequence; gradients are of *summed* losses, divide by it for those of a mean.
     """
 
-    needs_data = True
-    signed = False
-    precision: ClassVar[str | None] = None
-    batch: ClassVar[int | None] = None
-    iterative = False
-
     def __init__(self, shape: Sequence[int], device: "torch.device", tokens: int) -> None:
         import torch
 
         self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
         self._tokens = tokens
 
+    @abstractmethod
     def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:
         """Take the gradient of the summed loss of a micro-batch; it is as large and of the dtype of the weight."""
-        raise NotImplementedError
 
     def result(self) -> "torch.Tensor":
         """Scores, float32; the accumulator is used up. Here the magnitude of the sum."""
@@ -108,16 +106,11 @@ class GradientCriterion:
         subject.gradients(cls, deliver)
 
 
-class ActivationCriterion:
+class ActivationCriterion(Criterion):
     """Scores from a weight and the sizes of its inputs: override `combine`."""
 
-    needs_data = True
-    signed = False
-    precision: ClassVar[str | None] = None
-    batch: ClassVar[int | None] = None
-    iterative = False
-
     @staticmethod
+    @abstractmethod
     def combine(weight: "torch.Tensor", norms: "torch.Tensor") -> "torch.Tensor":
         """Scores, float32, of a weight matrix.
 
@@ -125,7 +118,6 @@ class ActivationCriterion:
             weight: float32 on the CPU, of the shape that it is stored in.
             norms: L2 norm of each input over all calibration tokens, float32, shaped to be multiplied with it.
         """
-        raise NotImplementedError
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:

@@ -37,9 +37,9 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
     filled = _with_defaults(config, schema, schema)
     _check_names(filled)
     _check_criteria(filled)
-    _check_calibration(filled)
     for source in sources(filled):
         source.check()
+    _check_calibration(filled)
     return filled
 
 
@@ -104,9 +104,20 @@ def _check_calibration(config: Config) -> None:
 
 
 def _apart(text: Config, other: Config) -> bool:
-    """Whether two texts certainly have no document in common."""
-    parts = {text["documents"], other["documents"]}
-    return text["source"] != other["source"] or parts == {"calibration", "evaluation"}
+    """Whether two texts have no document in common, as far as places tell.
+
+    Of one place, the two parts have none. A file or folder inside the other's folder names its documents differently,
+    so that parts say nothing there.
+    """
+    one, two = Source(text["source"]), Source(other["source"])
+    if one.is_hub or two.is_hub:
+        same = one.is_hub and two.is_hub and one.repository[0] == two.repository[0]
+    else:
+        first, second = one.path.resolve(), two.path.resolve()
+        if first in second.parents or second in first.parents:
+            return False
+        same = first == second
+    return not same or {text["documents"], other["documents"]} == {"calibration", "evaluation"}
 
 
 def _one_line(error: ValidationError, schema: dict[str, Any]) -> str:

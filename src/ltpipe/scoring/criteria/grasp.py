@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from ltpipe.scoring.criterion import GradientCriterion
+from ltpipe.scoring.criteria.gradient_norm import GradientNorm
+from ltpipe.scoring.criterion import Criterion
 
 if TYPE_CHECKING:
     import torch
@@ -12,17 +13,14 @@ if TYPE_CHECKING:
 _STEP = 3e-5  # of the weights' norm: smaller loses digits of float32, larger sees more than the second order
 
 
-class _Gradient(GradientCriterion):
+class _Gradient(GradientNorm):
     """Σ g with its sign."""
-
-    def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:  # noqa: ARG002
-        self._sum.add_(gradient)
 
     def result(self) -> "torch.Tensor":
         return self._sum
 
 
-class Grasp:
+class Grasp(Criterion):
     """θ⊙Hg: half of what the gradient's norm ‖g‖² loses, to first order, when a weight goes.
 
     Wang et al. 2020 (2002.07376): the paper's S(−θ) with the sign turned, so that what is worth keeping has the larger
@@ -33,11 +31,8 @@ class Grasp:
     model in place of a second derivative, which could not be streamed. On tiny models the error is 0.03 % of the norm.
     """
 
-    needs_data = True
     signed = True
     precision = "float32"
-    batch = None
-    iterative = False
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ltpipe.scoring.criteria.snip import Snip
+from ltpipe.scoring.criterion import Criterion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from ltpipe.scoring.subject import Deliver, Subject
 
 
-class Synflow:
+class Synflow(Criterion):
     """The iteration that a weight falls in, of an exponential schedule, and its synaptic flow there.
 
     Synaptic flow is |∂R/∂|θ| ⊙ |θ|| with R the sum of all outputs of the network of absolute weights on an input of
@@ -28,9 +29,7 @@ class Synflow:
     """
 
     needs_data = False
-    signed = False
     precision = "float32"
-    batch = None
     iterative = True
 
     @classmethod
