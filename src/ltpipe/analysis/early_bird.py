@@ -3,12 +3,15 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from ltpipe.analysis.overlap import Overlap, compare, total
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.records import read_record, write_record
 
+KIND = "early-bird detection"
 Rule = Literal["hamming", "spearman", "jaccard"]
 
 
@@ -122,3 +125,53 @@ def detect(masks: Iterable[Mask], detector: Detector) -> Detection:
     """Find where a sequence of masks, one an epoch for example, has converged."""
     history = tuple(follow(masks, detector))
     return Detection(next((step.index for step in history if step.converged), None), history)
+
+
+@dataclass(frozen=True)
+class EarlyBird:
+    """Where masks that were drawn while a dense model trained have stopped changing.
+
+    Attributes:
+        study, replicate: of the dense model.
+        sparsity: of the masks, as it stands in the artefact's name.
+        rule, threshold, window, patience, chance_corrected: of the `Detector`, as they held.
+        iterations: where masks were drawn.
+        distances: at each of them the rule's worst value in the window, the one furthest from converged (largest for
+            `hamming`, smallest for the other rules); None while the window is not full, or where it is 0 / 0.
+        converged: the first iteration at which the masks had converged; None if they never had.
+    """
+
+    study: str
+    replicate: int
+    sparsity: str
+    rule: str
+    threshold: float
+    window: int
+    patience: int
+    chance_corrected: bool
+    iterations: tuple[int, ...]
+    distances: tuple[float | None, ...]
+    converged: int | None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the fields cannot be those of one detection."""
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule: '{self.rule}'; allowed are {', '.join(get_args(Rule))}")
+        if len(self.iterations) != len(self.distances):
+            raise ValueError("iterations and distances differ in length")
+        if self.converged is not None and self.converged not in self.iterations:
+            raise ValueError(f"converged: no mask was drawn at {self.converged}")
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, floats at full precision."""
+        write_record(path, KIND, self)
+
+    @classmethod
+    def read(cls, path: Path) -> "EarlyBird":
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: there is no such file.
+            DamagedFileError: it is something else.
+        """
+        return read_record(path, KIND, cls)

@@ -1,13 +1,22 @@
 """Linear mode connectivity (Frankle et al. 2020, 1912.05671, section 2): the error between two trainings."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.levels import Tensors
+from ltpipe.runtime.records import read_record, write_record
+from ltpipe.training.record import Branch
 
+if TYPE_CHECKING:  # a report that only reads lines does not wait for torch
+    import torch
+
+    from ltpipe.training.levels import Tensors
+
+KIND = "linear connectivity"
 STABLE = 0.02
 """Two trainings whose barrier is below this are in one linearly connected valley, as the paper has it."""
 
@@ -69,3 +78,55 @@ def error_along_line(
         raise UserError(f"{points} points on the line; allowed are 2 and more")
     alphas = tuple(index / (points - 1) for index in range(points))
     return Line(alphas, tuple(error(interpolate(first, second, alpha)) for alpha in alphas))
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """The line between two trainings of a study.
+
+    Attributes:
+        study, replicate, level: where both branches are.
+        branches: W1 and W2, `ticket` and `order-1` for example: trained alike from one W_k with other data orders.
+        alphas: of a W1 + (1 - a) W2, from 0 to 1.
+        errors: at each of them, fractions of the test labels.
+        barrier: max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2, a fraction.
+        stable: whether that is below 2 points.
+    """
+
+    study: str
+    replicate: int
+    level: int
+    branches: tuple[str, str]
+    alphas: tuple[float, ...]
+    errors: tuple[float, ...]
+    barrier: float
+    stable: bool
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the fields cannot be those of one line."""
+        for name in self.branches:
+            Branch.named(name)
+        if len(self.alphas) != len(self.errors) or len(self.alphas) < 2:
+            raise ValueError("alphas and errors differ in length, or are fewer than two")
+        line = Line(self.alphas, self.errors)
+        if (self.barrier, self.stable) != (line.barrier, line.stable):
+            raise ValueError(f"barrier: {self.barrier} is not that of the errors")
+
+    @classmethod
+    def of(cls, study: str, replicate: int, level: int, branches: tuple[str, str], line: Line) -> Connectivity:
+        """What a line says about two branches."""
+        return cls(study, replicate, level, branches, line.alphas, line.errors, line.barrier, line.stable)
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, floats at full precision."""
+        write_record(path, KIND, self)
+
+    @classmethod
+    def read(cls, path: Path) -> Connectivity:
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: there is no such file.
+            DamagedFileError: it is something else.
+        """
+        return read_record(path, KIND, cls)

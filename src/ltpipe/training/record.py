@@ -1,0 +1,126 @@
+"""What one training showed, as a small JSON file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltpipe.runtime.records import read_record, write_record
+
+KIND = "learning record"
+TICKET = "ticket"
+NUMBERED = ("reinitialised", "shuffled", "random", "order")
+"""Branches of which a level can have several, `shuffled-1` and `shuffled-2` for example."""
+TRANSPLANTED = "transplanted"
+KINDS = (TICKET, "gradual", "distilled", *NUMBERED, TRANSPLANTED)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A way to train at a level's density.
+
+    Attributes:
+        kind: one of `KINDS`; `ticket` at level 0 is the dense model.
+        seed: number of a control; None for kinds of which a level has one.
+        donor: study whose mask was transplanted; None for other kinds.
+    """
+
+    kind: str
+    seed: int | None = None
+    donor: str | None = None
+
+    @classmethod
+    def named(cls, name: str) -> "Branch":
+        """The branch that artefact names call `name`, `reinitialised-2` or `transplanted-lenet` for example.
+
+        Raises:
+            ValueError: no branch is called so.
+        """
+        kind, _, rest = name.partition("-")
+        if kind == TRANSPLANTED and rest:
+            return cls(kind, donor=rest)
+        if kind in NUMBERED and rest.isascii() and rest.isdigit():
+            return cls(kind, seed=int(rest))
+        if kind in KINDS[:3] and kind == name:
+            return cls(kind)
+        raise ValueError(f"branch: '{name}'; allowed are {', '.join(KINDS)}, with a number or a study after some")
+
+
+@dataclass(frozen=True)
+class LearningRecord:
+    """What a training showed.
+
+    Attributes:
+        study, replicate, level, branch: which training; `ticket` of level 0 is the dense model.
+        iterations, validation_losses, validation_accuracies: the validation curve; nats a label, fractions.
+        early_stop_iteration: where the validation loss is smallest, the first if there are several.
+        test_loss, test_accuracy: of the weights at that iteration; nats a label, a fraction.
+        final_test_loss, final_test_accuracy: of the weights at the end.
+        kept, total: prunable weights kept, and in all.
+        seconds: wall time of the training.
+        provenance: versions, commit, input hashes, settings.
+    """
+
+    study: str
+    replicate: int
+    level: int
+    branch: str
+    iterations: tuple[int, ...]
+    validation_losses: tuple[float, ...]
+    validation_accuracies: tuple[float, ...]
+    early_stop_iteration: int
+    test_loss: float
+    test_accuracy: float
+    final_test_loss: float
+    final_test_accuracy: float
+    kept: int
+    total: int
+    seconds: float
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the fields cannot be those of one training."""
+        Branch.named(self.branch)
+        curve = (self.iterations, self.validation_losses, self.validation_accuracies)
+        if len({len(part) for part in curve}) != 1:
+            raise ValueError("the parts of the validation curve differ in length")
+        if not self.iterations or self.early_stop_iteration != self.iterations[self._early_stop]:
+            raise ValueError(f"early_stop_iteration: {self.early_stop_iteration} is not the first minimum of the curve")
+        accuracies = (*self.validation_accuracies, self.test_accuracy, self.final_test_accuracy)
+        if not all(0 <= accuracy <= 1 for accuracy in accuracies):
+            raise ValueError("an accuracy is not between 0 and 1")
+        if not 0 <= self.kept <= self.total or not self.total:
+            raise ValueError(f"kept: {self.kept} of {self.total} prunable weights")
+
+    @property
+    def weights_remaining(self) -> float:
+        """Kept / prunable weights; 1 for the dense model."""
+        return self.kept / self.total
+
+    @property
+    def validation_loss(self) -> float:
+        """At the early-stop iteration, nats a label."""
+        return self.validation_losses[self._early_stop]
+
+    @property
+    def validation_accuracy(self) -> float:
+        """At the early-stop iteration, a fraction."""
+        return self.validation_accuracies[self._early_stop]
+
+    @property
+    def _early_stop(self) -> int:
+        return self.validation_losses.index(min(self.validation_losses))
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, floats at full precision."""
+        write_record(path, KIND, self)
+
+    @classmethod
+    def read(cls, path: Path) -> "LearningRecord":
+        """Read what `write` wrote.
+
+        Raises:
+            UserError: there is no such file.
+            DamagedFileError: it is something else.
+        """
+        return read_record(path, KIND, cls)
