@@ -8,31 +8,72 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ltpipe.training import levels, models
-from ltpipe.training.images import ImageData, ImageSet
+from ltpipe.training.computing import Computing
+from ltpipe.training.examples import Examples
+from ltpipe.training.live import Callback
+from ltpipe.training.loop import train
 from ltpipe.training.run import Training, train_fully
 from ltpipe.training.settings import Settings
-from ltpipe.training.state import rewind, start_of
+from ltpipe.training.state import TrainingState, rewind, start_of
+from ltpipe.training.task import Task
 
 SIDE, CLASSES = 6, 4
 
 
-def image_set(count: int, seed: int, channels: int = 1) -> ImageSet:
+def image_set(count: int, seed: int, channels: int = 1) -> Examples:
     """Noise with a bright row that says the class."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     images = torch.randn(count, channels, SIDE, SIDE, generator=generator)
     images[torch.arange(count), :, labels] += 1
-    return ImageSet(images, labels)
+    return Examples(images, labels)
 
 
-def image_data(train: int = 100) -> ImageData:
-    return ImageData(image_set(train, 1), image_set(60, 2), image_set(60, 3), CLASSES)
+@dataclass
+class Toy(Task):
+    """The noise, and a model."""
+
+    make: Callable[[int], nn.Module]
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    @classmethod
+    def prepare(cls, **options):
+        raise NotImplementedError
+
+    load = prepare
+
+    def stored(self):
+        parts = {"train": self.train, "validation": self.validation}
+        arrays = {f"{name}/{what}": array.numpy() for name, part in parts.items() for what, array in vars(part).items()}
+        return arrays, {"model": str(self.make(0))}
+
+    def build(self, seed):
+        return self.make(seed)
+
+    def logits(self, model, inputs):
+        return model(inputs)
+
+    def kinds(self, model):
+        return models.prunable_kinds(model)
+
+    def output(self, model):
+        return models.output_layer(model)
+
+
+def toy(model: str | None = None, train: int = 100) -> Toy:
+    """With the model of that name, or `Noisy`."""
+    make = noisy if model is None else partial(models.build_model, model, (1, SIDE, SIDE), CLASSES)
+    return Toy(make, image_set(train, 1), image_set(60, 2), image_set(60, 3))
 
 
 def settings(**changes) -> Settings:
@@ -78,20 +119,41 @@ def half_mask(model: nn.Module) -> dict[str, torch.Tensor]:
     )
 
 
-def noisy_training(**changes) -> Training:
-    model, chosen = noisy(), settings(**changes)
-    mask = half_mask(model)
-    return Training(model, image_data(), chosen, rewind(start_of(model, chosen.seed), mask), mask)
+CPU = Computing("cpu")
 
 
-def on_training_step(model: nn.Module, action: Callable[[], object]) -> None:
-    """Let `action` run before every forward pass in training mode."""
+def noisy_training(save_every: int = 6, **changes) -> Training:
+    task, chosen = toy(), settings(**changes)
+    model = task.build(0)
+    return Training(task, chosen, rewind(start_of(model), half_mask(model)), CPU, save_every)
+
+
+def trained(
+    task: Task,
+    chosen: Settings,
+    start: TrainingState,
+    callbacks: list[Callback] = (),
+    until: int | None = None,
+    model: nn.Module | None = None,
+) -> TrainingState:
+    """The bare loop, without files."""
+    return train(model or task.build(0), task.train, task.loss, chosen, start, callbacks, until, CPU)
+
+
+def before_steps(training: Training, action: Callable[[], object]) -> None:
+    """Let `action` run before every forward pass in training mode of the models that the task makes."""
+    make = training.task.make
 
     def hook(module, _):
         if module.training:
             action()
 
-    model.register_forward_pre_hook(hook)
+    def made(seed):
+        model = make(seed)
+        model.register_forward_pre_hook(hook)
+        return model
+
+    training.task.make = made
 
 
 def _kill() -> None:
@@ -100,7 +162,6 @@ def _kill() -> None:
 
 def main() -> None:
     output, record, where, number = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    torch.set_num_threads(1)
     training, left = noisy_training(), [number]
 
     def count_down(*_):
@@ -109,10 +170,10 @@ def main() -> None:
             _kill()
 
     if where == "step":
-        on_training_step(training.model, count_down)
+        before_steps(training, count_down)
     else:
         os.fsync = count_down
-    train_fully(training, output, record, save_every=6)
+    train_fully(training, output, record)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,6 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_reinitialised_weights_have_the_same_mask_and_nothing_else_in_common(mask):
-    model = noisy(0)
-    ticket = levels.apply_mask(dict(model.named_parameters()), mask)
-    fresh = controls.reinitialised(model, mask, 1)
-    assert same(fresh, controls.reinitialised(noisy(5), mask, 1))
-    assert fresh.keys() == ticket.keys()
-    for name, each in mask.items():
-        assert torch.equal(fresh[name] != 0, each)
-        assert not (fresh[name] == ticket[name])[each].any()
-
-
 def test_shuffled_masks_keep_each_density_and_random_ones_the_total(mask):
     within, anywhere = controls.shuffled(mask, 1), controls.random_mask(mask, 1)
     assert kept(within) == kept(mask)
@@ -67,6 +56,6 @@ def test_controls_of_nested_masks_are_nested(mask):
 def test_no_global_randomness():
     before = torch.get_rng_state()
     mask = half_mask(noisy())
-    controls.shuffled(mask, 0), controls.random_mask(mask, 0), controls.reinitialised(noisy(), mask, 0)
+    controls.shuffled(mask, 0), controls.random_mask(mask, 0)
     models.build_model("resnet-20", (3, 8, 8), 10, 0)
     assert torch.equal(torch.get_rng_state(), before)

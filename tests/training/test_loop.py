@@ -1,15 +1,16 @@
 """The loop against a bare torch loop, and masks that hold in every step."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 import torch
 from torch.nn import functional
-from trainings import CLASSES, SIDE, half_mask, image_data, image_set, noisy, settings
+from trainings import half_mask, noisy, settings, toy, trained
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training import levels, models
-from ltpipe.training.loop import batches, train
+from ltpipe.training import levels
+from ltpipe.training.loop import batches
 from ltpipe.training.state import rewind, start_of
 
 OPTIMIZERS = {
@@ -29,11 +30,11 @@ def plain_optimizer(chosen, parameters):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_is_a_bare_loop_that_sets_pruned_weights_to_zero(optimizer):
     chosen = settings(optimizer=optimizer, warmup=5, milestones=(20,), **OPTIMIZERS[optimizer])
-    model, data = models.build_model("lenet-300-100", (1, SIDE, SIDE), CLASSES, 0), image_data()
-    mask = half_mask(model)
-    found = train(model, data.train, chosen, rewind(start_of(model, 3), mask), mask)
+    task = toy("lenet-300-100")
+    mask = half_mask(task.build(0))
+    found = trained(task, chosen, rewind(start_of(task.build(0)), mask))
 
-    model = models.build_model("lenet-300-100", (1, SIDE, SIDE), CLASSES, 0)
+    model = task.build(0)
     named = dict(model.named_parameters())
     with torch.no_grad():
         for name, kept in mask.items():
@@ -42,7 +43,7 @@ def test_it_is_a_bare_loop_that_sets_pruned_weights_to_zero(optimizer):
     for iteration, order in enumerate(islice(batches(100, 12, 3, 0), 40)):
         bare.param_groups[0]["lr"] = chosen.rate(iteration)
         bare.zero_grad()
-        functional.cross_entropy(model(data.train.images[order]), data.train.labels[order]).backward()
+        functional.cross_entropy(model(task.train.inputs[order]), task.train.labels[order]).backward()
         for name, kept in mask.items():
             named[name].grad[~kept] = 0
         bare.step()
@@ -69,10 +70,8 @@ def test_pruned_weights_their_gradients_and_momenta_are_zero_after_every_step(op
                 assert tensor[mask[name]].any()
                 seen.append(what)
 
-    start = rewind(start_of(model, 3), mask)
-    found = train(
-        model, image_set(100, 1), settings(optimizer=optimizer, **OPTIMIZERS[optimizer]), start, mask, [check]
-    )
+    start = rewind(start_of(model), mask)
+    found = trained(toy(), settings(optimizer=optimizer, **OPTIMIZERS[optimizer]), start, [check], model=model)
     kinds = {"sgd": {"momentum_buffer"}}.get(optimizer, {"exp_avg", "exp_avg_sq"})
     assert set(seen) == kinds
     assert len(seen) == 40 * len(mask) * len(kinds)
@@ -96,33 +95,30 @@ def test_the_order_of_a_step_is_the_same_wherever_training_starts():
 
 
 def test_callbacks_are_called_before_the_first_step_and_after_every_one():
-    model, calls = noisy(), []
+    calls = []
     callbacks = [lambda live: calls.append(("a", live.iteration)), lambda live: calls.append(("b", live.iteration))]
-    train(model, image_set(100, 1), settings(), start_of(model, 3), {}, callbacks, until=3)
+    trained(toy(), settings(), start_of(noisy()), callbacks, until=3)
     assert calls == [(name, iteration) for iteration in range(4) for name in "ab"]
 
 
 def test_the_global_generator_neither_matters_nor_moves():
     torch.manual_seed(1)
-    model = noisy()
-    first = train(model, image_set(100, 1), settings(), start_of(model, 3), {})
+    first = trained(toy(), settings(), start_of(noisy()))
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    second = train(noisy(), image_set(100, 1), settings(), start_of(noisy(), 3), {})
+    second = trained(toy(), settings(), start_of(noisy()))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
 def test_a_mask_or_state_that_does_not_fit_is_refused():
-    model = noisy()
-    mask, start = half_mask(model), start_of(model, 3)
+    start = start_of(noisy())
     with pytest.raises(UserError, match="pruned weights are not 0 at the start"):
-        train(model, image_set(100, 1), settings(), start, mask)
+        trained(toy(), settings(), replace(start, mask=half_mask(noisy())))
     with pytest.raises(UserError, match="'w' is no bool tensor"):
-        train(model, image_set(100, 1), settings(), start, {"w": torch.ones(1, dtype=torch.bool)})
-    other = models.build_model("lenet-300-100", (1, SIDE, SIDE), CLASSES, 0)
+        trained(toy(), settings(), replace(start, mask={"w": torch.ones(1, dtype=torch.bool)}))
     with pytest.raises(UserError, match="of another model"):
-        train(other, image_set(100, 1), settings(), start, {})
+        trained(toy("lenet-300-100"), settings(), start)
 
 
 def test_magnitudes_of_negative_weights_count():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import yaml
 
@@ -9,7 +10,7 @@ from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
-from ltpipe.workflow import grid
+from ltpipe.workflow import grid, studies
 from ltpipe.workflow.closure import import_closure
 from ltpipe.workflow.config import check_config
 
@@ -104,14 +105,40 @@ def score_file(wildcards) -> list[str]:
     return [grid.SCORES] if grid.has_scores(config, wildcards.criterion) else []
 
 
+def options(settings: dict) -> str:
+    """Settings as a command's options: what is null is left out, a list or a mapping gives several words."""
+    words = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        parts = (
+            [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
+        )
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        else:
+            several = parts if isinstance(parts, list) else [parts]
+            words.append(
+                " ".join(
+                    [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in several)]
+                )
+            )
+    return " ".join(words)
+
+
 def any_of(names) -> str:
     """Regular expression of one of some names, or of nothing if there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:
-    model="|".join(map(re.escape, config["models"])),
-    data="|".join(map(re.escape, config["data"])),
+    model=any_of(config["models"]),
+    data=any_of(config["data"]),
+    study=any_of(config["imp"]),
+    replicate=r"\d+",
+    level=r"\d+",
+    branch=any_of({cell.branch for cell in studies.trainings(config)}),
+    order=r"\d+",
     criterion="[a-z0-9-]+",
     scope="[a-z0-9-]+",
     seed=rf"{grid.NO_SEED}|\d+",

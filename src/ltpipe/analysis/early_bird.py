@@ -1,7 +1,7 @@
 """Early-bird tickets: masks that have stopped changing while training goes on (You et al. 2020, 1909.11957)."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -73,6 +73,13 @@ class Detector:
             return value / chance if chance else None
         return (value - chance) / (1 - chance) if chance < 1 else None
 
+    def worst(self, values: Sequence[float | None]) -> float | None:
+        """The value of a full window that is furthest from converged; None if it is not full or one is 0 / 0."""
+        known = [value for value in values if value is not None]
+        if len(known) < self.masks - 1:
+            return None
+        return max(known) if self.rule == "hamming" else min(known)
+
     def holds(self, values: Iterable[float | None]) -> bool:
         """Whether every value is on the right side of the limit."""
         if self.rule == "hamming":
@@ -105,25 +112,33 @@ class Detection:
     history: tuple[Step, ...]
 
 
-def follow(masks: Iterable[Mask], detector: Detector) -> Iterator[Step]:
-    """Look at masks as they come; no more than a window of them is kept.
+class Watch:
+    """Looks at masks as they come; no more than a window of them is kept."""
 
-    Raises:
-        UserError: a mask is of other weights than the one before it.
-    """
-    earlier: deque[Mask] = deque(maxlen=detector.masks - 1)
-    held = 0
-    for index, mask in enumerate(masks):
-        values = tuple(detector.value(total(compare(mask, other).values())) for other in reversed(earlier))
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._earlier: deque[Mask] = deque(maxlen=detector.masks - 1)
+        self._seen = self._held = 0
+
+    def look(self, mask: Mask) -> Step:
+        """What the next mask shows.
+
+        Raises:
+            UserError: it is of other weights than the one before it.
+        """
+        detector = self._detector
+        values = tuple(detector.value(total(compare(mask, other).values())) for other in reversed(self._earlier))
         full = len(values) == detector.masks - 1
-        held = held + 1 if full and detector.holds(values) else 0
-        yield Step(index, values, held, held >= detector.patience)
-        earlier.append(mask)
+        self._held = self._held + 1 if full and detector.holds(values) else 0
+        self._earlier.append(mask)
+        self._seen += 1
+        return Step(self._seen - 1, values, self._held, self._held >= detector.patience)
 
 
 def detect(masks: Iterable[Mask], detector: Detector) -> Detection:
     """Find where a sequence of masks, one an epoch for example, has converged."""
-    history = tuple(follow(masks, detector))
+    watch = Watch(detector)
+    history = tuple(map(watch.look, masks))
     return Detection(next((step.index for step in history if step.converged), None), history)
 
 

@@ -1,6 +1,5 @@
 """The mask stage: rank, cut, pack and write, streaming from the mapped checkpoint."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from ltpipe.pruning.by_scope import cutter_for, packing_bytes
 from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.histogram import KeyHistogram, changed
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.masks import FORMAT, count_kept
+from ltpipe.pruning.masks import Mask, count_kept, header
 from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import rank_keys
 from ltpipe.pruning.scores import RankKeys
@@ -97,25 +96,15 @@ def write_cut(path: Path, histogram: KeyHistogram, scope: str, sparsity: str, cu
         UserError: the weights are not those that the histogram counted.
     """
     kept = dict(cutter.kept)
-    metadata = {
-        "format": FORMAT,
-        "kind": "mask",
-        "criterion": histogram.criterion,
-        "scope": scope,
-        "sparsity": sparsity,
-        "seed": json.dumps(histogram.seed),
-        "checkpoint": histogram.checkpoint,
-        "total": str(histogram.total),
-        "kept": json.dumps(kept),
-        "shapes": json.dumps(dict(zip(histogram.names, histogram.shapes, strict=True))),
-    }
+    shapes = dict(zip(histogram.names, histogram.shapes, strict=True))
+    promised = Mask({}, shapes, kept, histogram.criterion, scope, sparsity, histogram.seed, histogram.checkpoint)
     write_tensors(
         path,
         [
             TensorData(name, "U8", ((size + 7) // 8,), _counted(cutter, name, kept[name]))
             for name, size in zip(histogram.names, histogram.sizes, strict=True)
         ],
-        metadata,
+        header(promised),
     )
     return sum(kept.values())
 

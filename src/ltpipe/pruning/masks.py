@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,6 +86,33 @@ def read_mask(path: Path) -> Mask:
             if bits.size != (prod(mask.shapes[name]) + 7) // 8 or count_kept(bits) != mask.kept[name]:
                 raise ValueError(f"'{name}' does not keep the number of weights it promises")
     return mask
+
+
+def write_whole_mask(path: Path, mask: Mask) -> None:
+    """Write a mask that is in memory."""
+    tensors = [TensorData.of(name, bits) for name, bits in mask.bits.items()]
+    write_tensors(path, tensors, header(mask))
+
+
+def header(mask: Mask) -> dict[str, str]:
+    """The metadata of a mask's file; its bits are not looked at."""
+    return {
+        "format": FORMAT,
+        "kind": "mask",
+        "criterion": mask.criterion,
+        "scope": mask.scope,
+        "sparsity": mask.sparsity,
+        "seed": json.dumps(mask.seed),
+        "checkpoint": mask.checkpoint,
+        "total": str(mask.total),
+        "kept": json.dumps(dict(mask.kept)),
+        "shapes": json.dumps(dict(mask.shapes)),
+    }
+
+
+def pack(kept: np.ndarray) -> np.ndarray:
+    """One tensor's bool array of any shape as packed bits."""
+    return np.packbits(kept.reshape(-1), bitorder="little")
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

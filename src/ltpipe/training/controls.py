@@ -1,29 +1,13 @@
-"""Controls of a ticket: what is left of its success if its weights, or its places, are exchanged for random ones.
+"""Controls of a ticket: what is left of its success if its places are exchanged for random ones.
 
 Pure functions of masks (names to bool tensors, True where a weight is kept) and a seed. With one seed, nested masks
-give nested controls.
+give nested controls. The control that keeps the places, and exchanges the weights, is a start from another seed.
 """
 
 import torch
-from torch import nn
 
-from ltpipe.training.levels import Tensors, apply_mask
-from ltpipe.training.models import initial_weights
+from ltpipe.training.levels import Tensors
 from ltpipe.training.randomness import generator
-
-
-def reinitialised(model: nn.Module, mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
-    """The same mask on new initial weights (Frankle & Carbin 2019, section 2: random reinitialisation).
-
-    Args:
-        model: says names and shapes; it is not changed.
-        mask: of the ticket.
-        seed: another than that of the ticket's own initial weights.
-
-    Returns:
-        New masked weights of all parameters.
-    """
-    return apply_mask(initial_weights(model, seed), mask)
 
 
 def shuffled(mask: Tensors, seed: int) -> dict[str, torch.Tensor]:

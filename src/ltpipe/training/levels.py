@@ -5,14 +5,17 @@ never pruned. The names of a mask are what is prunable.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 
 from ltpipe.pruning.scopes import prune_count
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.models import Kind
 
 Tensors = Mapping[str, torch.Tensor]
+
+Kind = Literal["convolution", "hidden", "output"]
+"""What a prunable tensor belongs to. `output` is the last layer, `hidden` every other matrix."""
 
 
 def dense_mask(weights: Tensors, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -59,7 +62,7 @@ def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float |
         raise UserError(f"no fraction to prune a level for {', '.join(missing)}")
     pruned: dict[str, torch.Tensor] = {}
     for name, kept in mask.items():
-        pruned |= _without_lowest(scores, {name: kept}, fractions[name])
+        pruned |= _without_lowest(scores, {name: kept}, prune_count(fractions[name], int(kept.sum())))
     return pruned
 
 
@@ -68,7 +71,26 @@ def prune_globally(scores: Tensors, mask: Tensors, fraction: float | str) -> dic
 
     As `prune_layers`; among equal scores the tensor whose name comes first in byte order is pruned first.
     """
-    return _without_lowest(scores, mask, fraction)
+    remaining = sum(int(kept.sum()) for kept in mask.values())
+    return _without_lowest(scores, mask, prune_count(fraction, remaining))
+
+
+def keep_largest(scores: Tensors, mask: Tensors, kept: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Keep exactly so many of the remaining weights of each tensor, those with the highest scores.
+
+    As `prune_layers`. A tensor that `mask` lacks is dense so far.
+
+    Raises:
+        UserError: scores are not finite, or more weights are to be kept than are left.
+    """
+    pruned: dict[str, torch.Tensor] = {}
+    for name, count in kept.items():
+        before = mask.get(name, torch.ones(scores[name].shape, dtype=torch.bool))
+        remaining = int(before.sum())
+        if not 0 <= count <= remaining:
+            raise UserError(f"'{name}': {count} weights are to be kept of the {remaining} that are left")
+        pruned |= _without_lowest(scores, {name: before}, remaining - count)
+    return pruned
 
 
 def weights_remaining(mask: Tensors) -> float:
@@ -84,7 +106,7 @@ def apply_mask(weights: Tensors, mask: Tensors) -> dict[str, torch.Tensor]:
     }
 
 
-def _without_lowest(scores: Tensors, mask: Tensors, fraction: float | str) -> dict[str, torch.Tensor]:
+def _without_lowest(scores: Tensors, mask: Tensors, count: int) -> dict[str, torch.Tensor]:
     names = sorted(mask, key=str.encode)
     for name in names:
         _check(name, scores.get(name), mask[name])
@@ -92,7 +114,7 @@ def _without_lowest(scores: Tensors, mask: Tensors, fraction: float | str) -> di
     remaining = kept.nonzero().squeeze(1)
     competing = torch.cat([scores[name].detach().cpu().reshape(-1)[mask[name].reshape(-1)] for name in names])
     # A stable sort leaves equals in canonical order.
-    lowest = torch.argsort(competing, stable=True)[: prune_count(fraction, len(remaining))]
+    lowest = torch.argsort(competing, stable=True)[:count]
     kept[remaining[lowest]] = False
     parts = kept.split([mask[name].numel() for name in names])
     by_name = {name: part.reshape(mask[name].shape).clone() for name, part in zip(names, parts, strict=True)}

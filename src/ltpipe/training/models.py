@@ -6,20 +6,17 @@ section 4.2, with shortcuts of option A, which have no weights.
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.training.levels import Kind
 from ltpipe.training.randomness import generator
 
 Shape = tuple[int, int, int]
 """Channels, height and width of an image."""
-
-Kind = Literal["convolution", "hidden", "output"]
-"""What a prunable tensor belongs to. `hidden` are fully connected layers but for the last, which is `output`."""
 
 
 def lenet_300_100(shape: Shape, classes: int) -> nn.Module:
@@ -135,12 +132,17 @@ def initial_weights(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
 def prunable_kinds(model: nn.Module) -> dict[str, Kind]:
     """Names of the prunable tensors, the weights of convolutions and fully connected layers, in canonical order."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-    output = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)][-1:]
+    output = output_layer(model)
     kinds: dict[str, Kind] = {
-        f"{name}.weight": "convolution" if isinstance(layer, nn.Conv2d) else "output" if name in output else "hidden"
+        f"{name}.weight": "convolution" if isinstance(layer, nn.Conv2d) else "output" if layer is output else "hidden"
         for name, layer in layers.items()
     }
     return {name: kinds[name] for name in sorted(kinds, key=str.encode)}
+
+
+def output_layer(model: nn.Module) -> nn.Module:
+    """The last fully connected layer."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
 
 
 def _fully_connected(widths: list[int]) -> list[nn.Module]:

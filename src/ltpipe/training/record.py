@@ -92,6 +92,13 @@ class LearningRecord:
         if not 0 <= self.kept <= self.total or not self.total:
             raise ValueError(f"kept: {self.kept} of {self.total} prunable weights")
 
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.study} {self.replicate}, level {self.level}, {self.branch}: {self.weights_remaining:.2%} of "
+            f"weights, test accuracy {self.test_accuracy:.2%} after {self.early_stop_iteration} iterations"
+        )
+
     @property
     def weights_remaining(self) -> float:
         """Kept / prunable weights; 1 for the dense model."""

@@ -2,110 +2,114 @@
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_json, write_json
-from ltpipe.training.images import ImageData
-from ltpipe.training.levels import Tensors, weights_remaining
-from ltpipe.training.live import LiveTraining
-from ltpipe.training.loop import Callback, train
+from ltpipe.runtime.provenance import provenance
+from ltpipe.training.computing import Computing
+from ltpipe.training.distillation import Distillation
+from ltpipe.training.gradual import Gradual
+from ltpipe.training.live import Callback, LiveTraining, load_values
+from ltpipe.training.loop import Loss, Trainer, take_steps, train
+from ltpipe.training.plugin import Plugin
 from ltpipe.training.randomness import digest
+from ltpipe.training.record import LearningRecord
 from ltpipe.training.settings import Settings
-from ltpipe.training.state import Point, TrainingState, read_state, write_state
+from ltpipe.training.state import TrainingState, read_state, write_state
+from ltpipe.training.task import Task
 from ltpipe.training.validate import evaluate, validation
 
 
 @dataclass(frozen=True)
-class LearningRecord:
-    """What a training showed.
+class Named:
+    """Which training of a study this is."""
 
-    Attributes:
-        iterations, validation_losses, validation_accuracies: the validation curve; nats an image, fractions.
-        early_stop_iteration: where the validation loss is smallest, the first if there are several.
-        test_accuracy: of the weights at that iteration, a fraction.
-        final_test_accuracy: of the weights at the end.
-        weights_remaining: kept / prunable weights; 1 for the dense model.
-    """
-
-    iterations: tuple[int, ...]
-    validation_losses: tuple[float, ...]
-    validation_accuracies: tuple[float, ...]
-    early_stop_iteration: int
-    test_accuracy: float
-    final_test_accuracy: float
-    weights_remaining: float
-
-    def write(self, path: Path) -> None:
-        """Write as JSON."""
-        write_json(path, asdict(self))
-
-    @classmethod
-    def read(cls, path: Path) -> "LearningRecord":
-        """Read what `write` wrote."""
-        return cls(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in read_json(path).items()}
-        )
+    study: str = "study"
+    replicate: int = 0
+    level: int = 0
+    branch: str = "ticket"
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training: what is trained on what, how, from where, with which weights held at 0 (`{}`: none)."""
+    """One training: what is trained, how, from where.
 
-    model: nn.Module
-    data: ImageData
+    Attributes:
+        task: says model, examples and loss.
+        settings: of the training.
+        start: where to begin; its mask says what is held at 0.
+        computing: how to compute.
+        save_every: iterations between two resume files; it changes nothing in the result.
+        gradual: prune on the way.
+        distillation: learn from a teacher too.
+        plugin: a loop of the user's own.
+    """
+
+    task: Task
     settings: Settings
     start: TrainingState
-    mask: Tensors
+    computing: Computing = field(default_factory=Computing)
+    save_every: int = 1000
+    gradual: Gradual | None = None
+    distillation: Distillation | None = None
+    plugin: Plugin | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.save_every < 1:
+            raise UserError(f"save_every: {self.save_every} iterations; allowed is 1 and more")
 
     @property
     def identity(self) -> str:
         """SHA-256 of all that the result depends on, so that a resume file of another training is not gone on from."""
         start = self.start
-        parts = (start.weights, start.buffers, start.optimizer, start.best, {"rng": start.rng})
+        parts = (start.weights, start.buffers, start.optimizer, start.mask, start.best)
         everything = {
-            "model": str(self.model),
-            "data": [self.data.train.digest, self.data.validation.digest],
+            "task": self.task.identity,
             "settings": asdict(self.settings),
             "start": [digest(part) for part in parts],
             "iteration": start.iteration,
             "validation": [asdict(point) for point in start.validation],
-            "mask": digest(self.mask),
+            "computing": [self.computing.mixed_precision, self.computing.processes, self.computing.threads],
+            "gradual": self.gradual and self.gradual.identity,
+            "distillation": self.distillation and self.distillation.identity,
+            "plugin": self.plugin and self.plugin.name,
         }
         return sha256(json.dumps(everything).encode()).hexdigest()
 
 
-def train_to(training: Training, iteration: int, output: Path, save_every: int) -> TrainingState:
+def train_to(training: Training, iteration: int, output: Path) -> TrainingState:
     """Train until `iteration` steps are done and write the state: a rewind point, or a parent of two children."""
     _remove_orphans(output)
-    state = _resumed(training, output, save_every, iteration)
-    write_state(output, state)
-    resume_file(output).unlink(missing_ok=True)
+    _, state = _resumed(training, output, iteration)
+    if training.computing.is_first:
+        write_state(output, state)
+        resume_file(output).unlink(missing_ok=True)
     return state
 
 
-def train_fully(training: Training, output: Path, record: Path, save_every: int) -> LearningRecord:
-    """Train to the end, read the test images once, and write weights and record.
+def train_fully(training: Training, output: Path, record: Path, named: Named = Named()) -> LearningRecord:
+    """Train to the end, read the test examples once, and write state and record.
 
     Args:
         training: what to do.
         output: of the final state, which holds the weights at the early-stop iteration as `best`.
         record: of the learning record.
-        save_every: iterations between two resume files; it changes nothing in the result.
+        named: which training this is, for the record.
     """
+    begun = time.perf_counter()
     _remove_orphans(output, record)
-    state = _resumed(training, output, save_every, training.settings.iterations)
-    early, end = _test_accuracies(training, state)
-    learned = _recorded(state.validation, state.early_stop, early, end, training.mask)
-    write_state(output, state)
-    learned.write(record)
-    resume_file(output).unlink(missing_ok=True)
+    model, state = _resumed(training, output, training.settings.iterations)
+    learned = _recorded(training, model, state, named, begun)
+    if training.computing.is_first:
+        write_state(output, state)
+        learned.write(record)
+        resume_file(output).unlink(missing_ok=True)
     return learned
 
 
@@ -114,19 +118,48 @@ def resume_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.resume")
 
 
-def _resumed(training: Training, output: Path, save_every: int, until: int) -> TrainingState:
+def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, TrainingState]:
     """Train from the resume file if there is one of this training, else from the start."""
-    if not training.start.iteration <= until <= training.settings.iterations:
+    start, settings, computing = training.start, training.settings, training.computing
+    if not start.iteration <= until <= settings.iterations:
         raise UserError(
-            f"cannot train to iteration {until}: training starts at {training.start.iteration} and ends at "
-            f"{training.settings.iterations}"
+            f"cannot train to iteration {until}: training starts at {start.iteration} and ends at {settings.iterations}"
+        )
+    if settings.batch_size % computing.processes:
+        raise UserError(
+            f"batch_size: {settings.batch_size}; allowed are multiples of the {computing.processes} processes"
         )
     resume, identity = resume_file(output), training.identity
     found = read_state(resume, identity) if resume.exists() else None
-    callbacks = [validation(training.data.validation), _saving(resume, identity, save_every)]
+    computing.wait()  # nobody writes the file while another process still reads it
     # A file that is further than this was left by a call with a later `until`.
-    start = found if found and found.iteration <= until else training.start
-    return train(training.model, training.data.train, training.settings, start, training.mask, callbacks, until)
+    begin = found if found and found.iteration <= until else start
+    model = training.task.build(0)
+    callbacks = _callbacks(training, resume, identity)
+    examples = training.task.train
+    state = train(model, examples, _loss(training), settings, begin, callbacks, until, computing, _trainer(training))
+    return model, state
+
+
+def _loss(training: Training) -> Loss:
+    if training.distillation is None:
+        return training.task.loss
+    return training.distillation.loss(training.task, training.computing.placed_on)
+
+
+def _trainer(training: Training) -> Trainer:
+    return training.plugin.load() if training.plugin else take_steps
+
+
+def _callbacks(training: Training, resume: Path, identity: str) -> list[Callback]:
+    """Prune, then look, then save: what is saved has been pruned and looked at."""
+    gradual, computing = training.gradual, training.computing
+    examples = training.task.validation.to(computing.placed_on)
+    callbacks = [gradual.callback()] if gradual else []
+    callbacks.append(validation(training.task, examples, gradual.end if gradual else 0))
+    if computing.is_first:
+        callbacks.append(_saving(resume, identity, training.save_every))
+    return callbacks
 
 
 def _remove_orphans(*outputs: Path) -> None:
@@ -134,13 +167,10 @@ def _remove_orphans(*outputs: Path) -> None:
     for path in [*outputs, *(resume_file(output) for output in outputs)]:
         for candidate in path.parent.glob(".*.tmp"):
             if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", candidate.name):
-                candidate.unlink()
+                candidate.unlink(missing_ok=True)
 
 
 def _saving(path: Path, identity: str, every: int) -> Callback:
-    if every < 1:
-        raise UserError(f"save_every: {every} iterations; allowed is 1 and more")
-
     def save(live: LiveTraining) -> None:
         if live.iteration % every == 0:
             write_state(path, live.state(), identity)
@@ -148,23 +178,29 @@ def _saving(path: Path, identity: str, every: int) -> Callback:
     return save
 
 
-def _test_accuracies(training: Training, state: TrainingState) -> tuple[float, float]:
-    """Of the early-stop weights and of the final ones; the only place where test images are read."""
-    test, model = training.data.test, training.model
-    _, end = evaluate(model, test)
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            tensor.copy_(state.best[name])
-    return evaluate(model, test)[1], end
-
-
-def _recorded(curve: Sequence[Point], early_stop: Point, early: float, end: float, mask: Tensors) -> LearningRecord:
+def _recorded(training: Training, model: nn.Module, state: TrainingState, named: Named, begun: float) -> LearningRecord:
+    """What was learned. The only place where a training reads test examples."""
+    task, curve = training.task, state.validation
+    test = task.test.to(training.computing.placed_on)
+    final = evaluate(task, model, test)
+    load_values(model, state.best)
+    best = evaluate(task, model, test)
+    total = sum(model.get_parameter(name).numel() for name in state.mask or task.kinds(model))
     return LearningRecord(
-        tuple(point.iteration for point in curve),
-        tuple(point.loss for point in curve),
-        tuple(point.accuracy for point in curve),
-        early_stop.iteration,
-        early,
-        end,
-        weights_remaining(mask) if mask else 1.0,
+        **asdict(named),
+        iterations=tuple(point.iteration for point in curve),
+        validation_losses=tuple(point.loss for point in curve),
+        validation_accuracies=tuple(point.accuracy for point in curve),
+        early_stop_iteration=min(curve, key=lambda point: point.loss).iteration,
+        test_loss=best[0],
+        test_accuracy=best[1],
+        final_test_loss=final[0],
+        final_test_accuracy=final[1],
+        kept=sum(int(kept.sum()) for kept in state.mask.values()) if state.mask else total,
+        total=total,
+        seconds=time.perf_counter() - begun,
+        provenance=provenance(
+            {"task": task.identity, "start": digest(training.start.weights)},
+            {**asdict(training.settings), **asdict(training.computing)},
+        ),
     )

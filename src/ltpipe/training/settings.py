@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from ltpipe.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 BETAS = (0.9, 0.999)
 """Adam's decay rates (Kingma & Ba 2015, 1412.6980)."""
@@ -21,8 +22,8 @@ class Settings:
         learning_rate: before warm-up and steps.
         iterations: optimizer steps in all, counted from the initial weights, also where training starts at a rewind
             point.
-        batch_size: images a step.
-        evaluate_every: iterations between two looks at the validation images.
+        batch_size: examples a step.
+        evaluate_every: iterations between two looks at the validation examples.
         seed: of the data order, and of noise inside the model (dropout).
         momentum: of `sgd`.
         weight_decay: L2 for `sgd` and `adam`, decoupled for `adamw`.
@@ -67,8 +68,10 @@ class Settings:
         """Whether to look at the validation images after so many iterations; always at the end."""
         return iteration % self.evaluate_every == 0 or iteration == self.iterations
 
-    def new_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    def new_optimizer(self, parameters: "Iterable[torch.nn.Parameter]") -> "torch.optim.Optimizer":
         """A fresh optimizer. All three leave a weight at exactly 0 whose value, gradient and state are 0."""
+        import torch
+
         common = {"lr": self.learning_rate, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, momentum=self.momentum, **common)

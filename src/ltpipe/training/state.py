@@ -1,7 +1,7 @@
 """Where a training stands: all that its next step depends on, in memory and on disk.
 
-The file is one safetensors file, with the tensors `weights/…`, `buffers/…`, `optimizer/<parameter>/<what>`, `best/…`
-and `rng`; the iteration and the validation curve are JSON in its metadata.
+The file is one safetensors file, with the tensors `weights/…`, `buffers/…`, `optimizer/<parameter>/<what>`, `mask/…`
+and `best/…`; the iteration and the validation curve are JSON in its metadata.
 """
 
 import json
@@ -14,15 +14,15 @@ from torch import nn
 
 from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.training.levels import Tensors, apply_mask
-from ltpipe.training.randomness import generator
 
 FORMAT = "1"
 KIND = "training state"
+_PARTS = ("weights", "buffers", "optimizer", "mask", "best")
 
 
 @dataclass(frozen=True)
 class Point:
-    """What the validation images showed after so many iterations; loss in nats an image, accuracy a fraction."""
+    """What the validation examples showed after so many iterations; loss in nats a label, accuracy a fraction."""
 
     iteration: int
     loss: float
@@ -37,8 +37,10 @@ class TrainingState:
         weights: of all parameters, float32 on the CPU.
         buffers: running statistics of normalisations.
         optimizer: `<parameter>/<what>` to the tensors that the optimizer keeps of it; empty is a fresh optimizer.
-        iteration: steps done. The place in the schedule of learning rates and in the data is this number too.
-        rng: state of the generator that noise inside the model is drawn from, uint8.
+        iteration: steps done. The place in the schedule of learning rates and in the data is this number too, and
+            noise inside the model is drawn anew in each step from it.
+        mask: names of prunable tensors to bool tensors, True where a weight is kept, the others being 0; `{}` for a
+            training that prunes nothing.
         validation: the curve so far, in order.
         best: weights and buffers at its smallest loss.
     """
@@ -47,39 +49,20 @@ class TrainingState:
     buffers: Tensors
     optimizer: Tensors
     iteration: int
-    rng: torch.Tensor
+    mask: Tensors = field(default_factory=dict)
     validation: tuple[Point, ...] = ()
     best: Tensors = field(default_factory=dict)
 
-    @property
-    def early_stop(self) -> Point:
-        """The first point of the smallest validation loss."""
-        return min(self.validation, key=lambda point: point.loss)
 
-
-def start_of(model: nn.Module, seed: int, weights: Tensors | None = None) -> TrainingState:
-    """The state before the first step.
-
-    Args:
-        model: says buffers and, unless `weights` are given, weights; copied.
-        seed: of noise inside the model, that of the settings.
-        weights: other weights, those of a control for example.
-    """
-    own = {name: tensor.detach() for name, tensor in model.named_parameters()}
-    return TrainingState(
-        copied(own if weights is None else weights),
-        copied(dict(model.named_buffers())),
-        {},
-        0,
-        generator(seed, "noise").get_state(),
-    )
+def start_of(model: nn.Module) -> TrainingState:
+    """The state of a dense model before the first step, copied."""
+    return TrainingState(copied(dict(model.named_parameters())), copied(dict(model.named_buffers())), {}, 0)
 
 
 def rewind(point: TrainingState, mask: Tensors, trained: TrainingState | None = None) -> TrainingState:
     """The start of a level: mask ⊙ W_k and buffers of step k, a fresh optimizer, schedule and data order at step k.
 
-    Frankle et al. 2020 (1912.05671); with k = 0 Frankle & Carbin 2019. Noise inside the model goes on as in `point`.
-    Nothing is shared with it.
+    Frankle et al. 2020 (1912.05671); with k = 0 Frankle & Carbin 2019. Nothing is shared with `point`.
 
     Args:
         point: the state after k steps.
@@ -89,7 +72,7 @@ def rewind(point: TrainingState, mask: Tensors, trained: TrainingState | None = 
     """
     values = trained or point
     weights, buffers = apply_mask(values.weights, mask), copied(values.buffers)
-    return TrainingState(weights, buffers, {}, point.iteration, point.rng.clone())
+    return TrainingState(weights, buffers, {}, point.iteration, copied(mask))
 
 
 def copied(tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -99,9 +82,7 @@ def copied(tensors: Tensors) -> dict[str, torch.Tensor]:
 
 def write_state(path: Path, state: TrainingState, training: str = "") -> None:
     """Write a state atomically. `training` says which training it is of, for `read_state`."""
-    parts = {"weights": state.weights, "buffers": state.buffers, "optimizer": state.optimizer, "best": state.best}
-    tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-    tensors["rng"] = state.rng
+    tensors = {f"{part}/{name}": tensor for part in _PARTS for name, tensor in getattr(state, part).items()}
     metadata = {
         "format": FORMAT,
         "kind": KIND,
@@ -124,10 +105,9 @@ def read_state(path: Path, training: str | None = None) -> TrainingState | None:
             return None
         # Copies, since the file is mapped read-only and replaced while training goes on.
         tensors = {name: torch.from_numpy(file.array(name).copy()) for name in file.specs}
-        rng = tensors.pop("rng")
-        parts: Mapping[str, dict[str, torch.Tensor]] = {"weights": {}, "buffers": {}, "optimizer": {}, "best": {}}
+        parts: Mapping[str, dict[str, torch.Tensor]] = {part: {} for part in _PARTS}
         for whole, tensor in tensors.items():
             part, _, name = whole.partition("/")
             parts[part][name] = tensor
         points = tuple(Point(**point) for point in json.loads(file.metadata["validation"]))
-        return TrainingState(**parts, iteration=int(file.metadata["iteration"]), rng=rng, validation=points)
+        return TrainingState(**parts, iteration=int(file.metadata["iteration"]), validation=points)

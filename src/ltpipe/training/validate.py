@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model on images, and the callback that follows them while it trains."""
+"""Loss and accuracy of a model on examples, and the callback that follows them while it trains."""
 
 import math
 
@@ -7,46 +7,53 @@ from torch import nn
 from torch.nn import functional
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.images import ImageSet
-from ltpipe.training.live import LiveTraining
-from ltpipe.training.loop import Callback
-from ltpipe.training.state import Point, copied
+from ltpipe.training.examples import Examples
+from ltpipe.training.live import Callback, LiveTraining
+from ltpipe.training.state import Point
+from ltpipe.training.task import Task
 
-_BATCH = 1000
+_LABELS = 1024
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet) -> tuple[float, float]:
-    """Mean loss, nats an image, and accuracy, a fraction; in evaluation mode, sums in float64.
+def evaluate(task: Task, model: nn.Module, examples: Examples) -> tuple[float, float]:
+    """Mean loss, nats a label, and accuracy, a fraction; in evaluation mode, float32 logits, sums in float64.
 
     The model comes back in the mode it was in.
     """
     training = model.training
     model.eval()
+    at_once = max(1, _LABELS // examples.labels[0].numel())  # logits of this many labels are in memory together
     loss, correct = 0.0, 0
-    for inputs, labels in zip(images.images.split(_BATCH), images.labels.split(_BATCH), strict=True):
-        logits = model(inputs)
-        loss += functional.cross_entropy(logits, labels, reduction="none").double().sum().item()
-        correct += int((logits.argmax(1) == labels).sum())
+    for inputs, labels in zip(examples.inputs.split(at_once), examples.labels.split(at_once), strict=True):
+        logits, wanted = task.logits(model, inputs).float().flatten(0, -2), labels.flatten()
+        loss += functional.cross_entropy(logits, wanted, reduction="none").double().sum().item()
+        correct += int((logits.argmax(1) == wanted).sum())
     model.train(training)
-    return loss / len(images.labels), correct / len(images.labels)
+    return loss / examples.labels.numel(), correct / examples.labels.numel()
 
 
-def validation(images: ImageSet) -> Callback:
-    """The callback that evaluates at the intervals of the settings, and keeps the weights of the smallest loss."""
+def validation(task: Task, examples: Examples, first: int = 0) -> Callback:
+    """The callback that evaluates at the intervals of the settings, and keeps the weights of the smallest loss.
+
+    Args:
+        task: says what the model says.
+        examples: to look at, on the device.
+        first: iterations before which it does not look: a model that is still being pruned has another density.
+    """
 
     def follow(live: LiveTraining) -> None:
         seen = live.validation[-1].iteration if live.validation else -1
-        if live.iteration == seen or not live.settings.evaluates_at(live.iteration):
+        if live.iteration in range(first) or live.iteration == seen or not live.settings.evaluates_at(live.iteration):
             return  # a training that goes on from a file has seen the point where it goes on
-        loss, accuracy = evaluate(live.model, images)
+        loss, accuracy = evaluate(task, live.model, examples)
         if not math.isfinite(loss):
             raise UserError(
                 f"training has diverged: the validation loss after {live.iteration} iterations is {loss}; lower "
                 f"the learning rate ({live.settings.learning_rate})"
             )
         if all(loss < point.loss for point in live.validation):
-            live.best = copied({**dict(live.model.named_parameters()), **dict(live.model.named_buffers())})
+            live.best = live.values()
         live.validation.append(Point(live.iteration, loss, accuracy))
 
     return follow

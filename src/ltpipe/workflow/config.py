@@ -13,6 +13,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names
 from ltpipe.workflow.grid import evaluated_texts, needs_calibration
+from ltpipe.workflow.study_checks import check_studies
 
 Config = dict[str, Any]
 
@@ -35,11 +36,15 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise UserError(_one_line(errors[0], schema) + more)
     filled = _with_defaults(config, schema, schema)
-    _check_names(filled)
-    _check_criteria(filled)
+    if filled["grid"] or not filled["imp"]:
+        _check_complete(filled, schema)
+        _check_names(filled)
+        _check_criteria(filled)
+    check_studies(filled)
     for source in sources(filled):
         source.check()
-    _check_calibration(filled)
+    if filled["grid"]:
+        _check_calibration(filled)
     return filled
 
 
@@ -51,6 +56,16 @@ def sources(config: Config) -> Iterator[Source]:
             yield Source(model["tokenizer"], f"models.{name}.tokenizer")
     for name, text in config["data"].items():
         yield Source(text["source"], f"data.{name}.source")
+    for name, study in config["imp"].items():
+        if "source" in study["task"]:
+            yield Source(study["task"]["source"], f"imp.{name}.task.source")
+
+
+def _check_complete(config: Config, schema: dict[str, Any]) -> None:
+    for key in ("models", "data", "grid"):
+        if not config[key]:
+            holds = schema["properties"][key]["description"]
+            raise UserError(f"configuration: the key '{key}' is missing or empty; it holds {holds}")
 
 
 def _check_names(config: Config) -> None:
@@ -167,7 +182,10 @@ def _with_defaults(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> 
     node = _resolved(node, schema)
     if not isinstance(value, dict):
         return value
-    known = {key: _resolved(child, schema) for key, child in node.get("properties", {}).items()}
+    # Where a key says which other keys there are, the first branch that fits has their defaults.
+    fitting = [each["then"] for each in node.get("allOf", []) if Draft202012Validator(each["if"]).is_valid(value)]
+    nodes = [node, *(_resolved(each, schema) for each in fitting)]
+    known = {key: _resolved(child, schema) for each in nodes for key, child in each.get("properties", {}).items()}
     filled = {key: child["default"] for key, child in known.items() if "default" in child} | value
     other = node.get("additionalProperties") or {}
     return {key: _with_defaults(child, known.get(key, other), schema) for key, child in filled.items()}

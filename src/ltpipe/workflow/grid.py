@@ -29,6 +29,16 @@ PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsi
 OVERLAP = "results/analysis/overlap/{model}"
 VALIDATION = "results/analysis/validation/{model}.csv"
 SIMULATION = "results/simulations/{model}/{data}"
+_STUDY = "results/imp/{study}"
+TASK = f"{_STUDY}/task.safetensors"
+_REPLICATE = f"{_STUDY}/replicate-{{replicate}}"
+POINT = f"{_REPLICATE}/point.safetensors"
+_LEVEL = f"{_REPLICATE}/level-{{level}}"
+LEVEL_MASK = f"{_LEVEL}/mask.safetensors"
+TRAINED = f"{_LEVEL}/{{branch}}.safetensors"
+RECORD = f"{_LEVEL}/{{branch}}.json"
+CONNECTIVITY = f"{_LEVEL}/connectivity-{{order}}.json"
+EARLY_BIRD = f"{_REPLICATE}/early-bird/{{sparsity}}"
 REPORT = "results/report"
 PLAN = "results/plan"
 """Artefact names, with the grid's axes as wildcards."""
@@ -68,7 +78,7 @@ def has_scores(config: dict[str, Any], criterion: str) -> bool:
 def scored_criteria(config: dict[str, Any]) -> list[str]:
     """Criteria of the grid that have a score stage, with those that only hybrids are made of."""
     hybrids = config["score"]["hybrids"]
-    wanted = set(config["grid"]["criteria"])
+    wanted = set(config["grid"]["criteria"]) if config["grid"] else set()
     parts = {part for name in wanted & hybrids.keys() for part in hybrids[name]}
     return sorted((wanted | parts) & set(criterion_names()))
 
@@ -80,15 +90,12 @@ def needs_calibration(config: dict[str, Any]) -> list[str]:
 
 def baselines(config: dict[str, Any]) -> list[str]:
     """Names of all baseline metrics, in the order of their names."""
-    return [
-        BASELINE.format(model=model, data=data)
-        for model, data in product(sorted(config["models"]), evaluated_texts(config))
-    ]
+    return [BASELINE.format(model=model, data=data) for model, data in _dense(config)]
 
 
 def models(config: dict[str, Any], pattern: str) -> list[str]:
-    """Names of an artefact that each model has one of, in the order of their names."""
-    return [pattern.format(model=model) for model in sorted(config["models"])]
+    """Names of an artefact that each model of the grid has one of, in the order of their names."""
+    return [pattern.format(model=model) for model in sorted(config["models"]) if config["grid"]]
 
 
 def masks(config: dict[str, Any], model: str) -> list[str]:
@@ -112,8 +119,7 @@ def simulations(config: dict[str, Any]) -> list[str]:
     """Names of all simulations of iterative pruning, in the order of their names."""
     if config["simulation"] is None:
         return []
-    pairs = product(sorted(config["models"]), evaluated_texts(config))
-    return [f"{SIMULATION}.json".format(model=model, data=data) for model, data in pairs]
+    return [f"{SIMULATION}.json".format(model=model, data=data) for model, data in _dense(config)]
 
 
 def perturbations(config: dict[str, Any]) -> list[dict[str, str]]:
@@ -128,7 +134,7 @@ def perturbations(config: dict[str, Any]) -> list[dict[str, str]]:
 
 def perturbed(config: dict[str, Any]) -> list[str]:
     """Names of the metrics of all perturbed models, the dense one and each ticket, in an order as that of `tickets`."""
-    dense = product(sorted(config["models"]), evaluated_texts(config))
+    dense = _dense(config)
     cells, axes = tickets(config), perturbations(config)
     return [
         *(PERTURBED_DENSE.format(model=model, data=data, **axis) for model, data in dense for axis in axes),
@@ -136,8 +142,15 @@ def perturbed(config: dict[str, Any]) -> list[str]:
     ]
 
 
+def _dense(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """The models of the grid, with each text that they are evaluated on."""
+    return list(product(sorted(config["models"]), evaluated_texts(config))) if config["grid"] else []
+
+
 def _cells(config: dict[str, Any]) -> Iterator[Ticket]:
     grid = config["grid"]
+    if grid is None:
+        return
     for model, data, criterion, scope in product(
         config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"]
     ):

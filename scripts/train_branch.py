@@ -1,0 +1,72 @@
+"""Train one branch of a level to the end: a ticket, a control, or a child with another data order."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ltpipe.pruning.masks import load_mask
+from ltpipe.runtime import stage
+from ltpipe.training.branches import GradualSchedule, Level, Rewind, Teaching, training_of
+from ltpipe.training.computing import Computing
+from ltpipe.training.plugin import Plugin
+from ltpipe.training.run import Named, train_fully
+from ltpipe.training.settings import Settings
+from ltpipe.training.state import read_state
+from ltpipe.training.task import read_task
+
+
+def main(
+    *,
+    task: Path,
+    point: Path,
+    output: Path,
+    record: Path,
+    settings: Settings,
+    mask: Path | None = None,
+    trained: Path | None = None,
+    teacher: Path | None = None,
+    rewind: Rewind = "weights",
+    trainer_fn: str | None = None,
+    save_every: int = 1000,
+    gradual: GradualSchedule = GradualSchedule(),  # noqa: B008
+    teaching: Teaching = Teaching(),  # noqa: B008
+    computing: Computing = Computing(),  # noqa: B008
+    named: Named = Named(),  # noqa: B008
+) -> None:
+    """Train one branch of a level to the end: a ticket, a control, or a child with another data order.
+
+    Args:
+        task: file of the task.
+        point: state at the rewinding step.
+        output: safetensors file to write the final state to.
+        record: JSON file to write what was learned to.
+        settings: of the training; its seed is the replicate's.
+        mask: of the level; level 0 has none.
+        trained: final state of the level before, for rewinding modes that keep its weights.
+        teacher: final state of the dense model, for the branch distilled.
+        rewind: what goes back to the rewinding step.
+        trainer_fn: module:function of a training loop of your own.
+        save_every: iterations between two files that a killed training goes on from.
+        gradual: when the branch gradual prunes.
+        teaching: how the branch distilled learns.
+        computing: how to compute.
+        named: which training this is.
+    """
+    level = Level(
+        read_task(task),
+        named,
+        read_state(point),
+        load_mask(mask) if mask else {},
+        read_state(trained) if trained else None,
+        read_state(teacher) if teacher else None,
+    )
+    plugin = Plugin(trainer_fn) if trainer_fn else None
+    training = training_of(level, settings, rewind, gradual, teaching)
+    learned = train_fully(
+        replace(training, computing=computing, save_every=save_every, plugin=plugin), output, record, named
+    )
+    if computing.is_first:
+        stage.say(str(learned))
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,143 @@
+"""Where each branch of a level starts, and how it differs from the ticket."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ltpipe.runtime.determinism import stable_seed
+from ltpipe.runtime.errors import UserError
+from ltpipe.training.controls import random_mask, shuffled
+from ltpipe.training.distillation import Distillation
+from ltpipe.training.gradual import Gradual
+from ltpipe.training.levels import Tensors
+from ltpipe.training.record import Branch
+from ltpipe.training.run import Named, Training
+from ltpipe.training.settings import Settings
+from ltpipe.training.state import TrainingState, rewind, start_of
+from ltpipe.training.task import Task
+
+Rewind = Literal["weights", "learning-rate", "none"]
+"""What goes back to step k between levels.
+
+`weights`: weights, schedule and data order (Frankle & Carbin 2019 with k = 0, Frankle et al. 2020). `learning-rate`:
+all but weights (Renda et al. 2020, 2003.02389). `none`: nothing, trained weights are fine-tuned at the last learning
+rate for as many steps as there are from k to the end (Han et al. 2015, 1506.02626).
+"""
+
+
+@dataclass(frozen=True)
+class GradualSchedule:
+    """When the branch `gradual` prunes; see `Gradual`. `end` is the last iteration that prunes.
+
+    Attributes:
+        begin: iteration from which on weights are pruned.
+        end: iteration after which no more are.
+        every: iterations between two steps.
+    """
+
+    begin: int = 0
+    end: int = 500
+    every: int = 100
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How much the teacher of the branch `distilled` counts; see `Distillation`.
+
+    Attributes:
+        temperature: that softens both models' targets.
+        soft: share of the loss that soft targets have.
+        features: weight of the distance between features.
+    """
+
+    temperature: float = 2.0
+    soft: float = 0.5
+    features: float = 0.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a branch of a level is made from.
+
+    Attributes:
+        task: of the study.
+        named: study, replicate, level and branch.
+        point: the state at step k.
+        mask: of the level, or that of a donor; `{}` at level 0.
+        trained: the ticket of the level before, for rewinding modes that keep its weights.
+        teacher: the dense model's state, for `distilled`.
+    """
+
+    task: Task
+    named: Named
+    point: TrainingState
+    mask: Tensors
+    trained: TrainingState | None = None
+    teacher: TrainingState | None = None
+
+
+def training_of(
+    level: Level, settings: Settings, mode: Rewind, gradual: GradualSchedule, teaching: Teaching
+) -> Training:
+    """The training of a branch.
+
+    `ticket` starts as `mode` says; `shuffled-N`, `random-N` and `transplanted-…` start alike under another mask;
+    `order-N` sees the data in another order from step k on; `reinitialised-N` starts at iteration 0 from new initial
+    weights under the same mask; `gradual` goes on from step k without a mask, and is pruned while it trains;
+    `distilled` is the ticket with the dense model's weights at its early stop as a teacher.
+
+    Raises:
+        UserError: the branch does not exist at this level, or something that it needs is missing.
+    """
+    branch, named = Branch.named(level.named.branch), level.named
+    if named.level == 0 and branch.kind not in ("ticket", "order"):
+        raise UserError(f"level 0 has no branch '{named.branch}'; allowed are ticket and order-N")
+    control_seed = stable_seed(named.replicate, named.branch)
+    kept_rates = settings if mode != "none" or named.level == 0 else _last_rate(settings)
+    match branch.kind:
+        case "shuffled":
+            start = _rewound(level, mode, shuffled(level.mask, control_seed))
+        case "random":
+            start = _rewound(level, mode, random_mask(level.mask, control_seed))
+        case "reinitialised":
+            return Training(level.task, settings, rewind(start_of(level.task.build(control_seed)), level.mask))
+        case "gradual":
+            counts = {name: int(kept.sum()) for name, kept in level.mask.items()}
+            schedule = Gradual(counts, gradual.begin, gradual.end, gradual.every)
+            _check_schedule(gradual, level.point.iteration, settings.iterations)
+            return Training(level.task, settings, level.point, gradual=schedule)
+        case _:
+            start = _rewound(level, mode, level.mask)
+    training = Training(level.task, kept_rates, start)
+    if branch.kind == "order":
+        return replace(training, settings=replace(kept_rates, seed=control_seed))
+    if branch.kind == "distilled":
+        if level.teacher is None:
+            raise UserError("branch 'distilled' needs the dense model's state: give --teacher")
+        return replace(
+            training,
+            distillation=Distillation(level.teacher.best, teaching.temperature, teaching.soft, teaching.features),
+        )
+    return training
+
+
+def _rewound(level: Level, mode: Rewind, mask: Tensors) -> TrainingState:
+    if level.named.level == 0:
+        return level.point
+    if mode == "weights":
+        return rewind(level.point, mask)
+    if level.trained is None:
+        raise UserError(f"rewind mode '{mode}' needs the ticket of the level before: give --trained")
+    return rewind(level.point, mask, level.trained)
+
+
+def _last_rate(settings: Settings) -> Settings:
+    rate = settings.rate(settings.iterations - 1)
+    return replace(settings, learning_rate=rate, warmup=0, milestones=())
+
+
+def _check_schedule(gradual: GradualSchedule, first: int, last: int) -> None:
+    if not (first <= gradual.begin and gradual.end <= last):
+        raise UserError(
+            f"gradual: begin {gradual.begin}, end {gradual.end}; training goes from {first} to {last}, allowed is "
+            "what lies between"
+        )

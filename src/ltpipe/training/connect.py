@@ -1,0 +1,28 @@
+"""Running the models on the line between two trained states."""
+
+import torch
+
+from ltpipe.training.computing import Computing
+from ltpipe.training.connectivity import Line, error_along_line
+from ltpipe.training.live import load_values
+from ltpipe.training.state import TrainingState
+from ltpipe.training.task import Task
+from ltpipe.training.validate import evaluate
+
+
+def line_between(task: Task, first: TrainingState, second: TrainingState, computing: Computing) -> Line:
+    """Errors at 30 points between the ends of two trainings, running statistics included.
+
+    They are fractions of the test labels, as in the paper; nothing is chosen by them.
+    """
+    examples = task.test.to(computing.placed_on)
+    with computing.alone():
+        model = task.build(0)
+        prepared = computing.prepare(model)
+
+        def error(values: dict[str, torch.Tensor]) -> float:
+            load_values(model, values)
+            return 1 - evaluate(task, prepared, examples)[1]
+
+        ends = [{**state.weights, **state.buffers} for state in (first, second)]
+        return error_along_line(*ends, error)

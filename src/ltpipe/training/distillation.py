@@ -1,0 +1,85 @@
+"""Learning from a teacher: soft targets, and features that are to match."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.training.levels import Tensors
+from ltpipe.training.live import load_values
+from ltpipe.training.loop import Loss
+from ltpipe.training.randomness import digest
+from ltpipe.training.task import Task
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """A teacher, and how much it counts.
+
+    The loss is (1 - α) CE(student, labels) + α T² KL(teacher_T ‖ student_T) + β MSE(features of both), where teacher_T
+    and student_T are the softmax of logits / T: Hinton et al. 2015 (1503.02531), section 2, with T² so that gradients
+    keep their size; Romero et al. 2015 (1412.6550) for features, here what goes into the output layer. Both models are
+    of one architecture, so that features need no projection.
+
+    Attributes:
+        teacher: weights and buffers by name.
+        temperature: T, above 0.
+        soft: α, from 0 to 1.
+        features: β, 0 and more.
+    """
+
+    teacher: Tensors
+    temperature: float = 2.0
+    soft: float = 0.5
+    features: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not (self.temperature > 0 and 0 <= self.soft <= 1 and self.features >= 0):
+            raise UserError(
+                f"distilled: temperature {self.temperature}, soft {self.soft}, features {self.features}; allowed is a "
+                "temperature above 0, soft from 0 to 1, features from 0"
+            )
+
+    @property
+    def identity(self) -> list[object]:
+        """All that the result depends on."""
+        return [digest(self.teacher), self.temperature, self.soft, self.features]
+
+    def loss(self, task: Task, device: torch.device) -> Loss:
+        """The loss, with a teacher on the device, in evaluation mode."""
+        teacher = task.build(0)
+        load_values(teacher, self.teacher)
+        teacher.to(device).eval().requires_grad_(False)
+
+        def distilled(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad(), _features(task, teacher) as wanted:
+                soft_targets = task.logits(teacher, inputs).float().flatten(0, -2) / self.temperature
+            with _features(task, model) as found:
+                logits = task.logits(model, inputs).float().flatten(0, -2)
+            hard = functional.cross_entropy(logits, labels.flatten())
+            student = functional.log_softmax(logits / self.temperature, -1)
+            soft = functional.kl_div(student, soft_targets.log_softmax(-1), reduction="batchmean", log_target=True)
+            loss = (1 - self.soft) * hard + self.soft * self.temperature**2 * soft
+            if self.features:
+                loss = loss + self.features * functional.mse_loss(found[0].float(), wanted[0].float())
+            return loss
+
+        return distilled
+
+
+@contextmanager
+def _features(task: Task, model: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """What goes into the output layer while the context lasts."""
+    seen: list[torch.Tensor] = []
+    hook = task.output(getattr(model, "module", model)).register_forward_pre_hook(
+        lambda _module, inputs: seen.append(inputs[0])
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -1,0 +1,152 @@
+"""What is learned: examples, a model, and what the model says of an example.
+
+A new task is one file in the folder `tasks`. Everything about it is in one file on disk, so that a stage that trains
+needs no other.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, artefact, write_tensors
+from ltpipe.runtime.errors import UserError
+from ltpipe.training.examples import Examples
+from ltpipe.training.levels import Kind
+from ltpipe.training.randomness import digest
+
+FORMAT = "1"
+KIND = "task"
+_FOLDER = "ltpipe.training.tasks"
+
+
+class Task(ABC):
+    """A task.
+
+    Attributes:
+        train, validation, test: the examples of each part, without one in common.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, **options: Any) -> "Task":
+        """Make the task from the options of the configuration."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> "Task":
+        """Make the task from what `stored` gave; arrays of `file` are to be copied."""
+
+    @abstractmethod
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays, and a specification that JSON can hold, that say all about the task."""
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of all that `stored` gives."""
+        arrays, specification = self.stored()
+        tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+        return sha256(f"{json.dumps(specification)}{digest(tensors)}".encode()).hexdigest()
+
+    @abstractmethod
+    def build(self, seed: int) -> nn.Module:
+        """A model in training mode, float32 on the CPU, with random initial weights that follow from `seed`.
+
+        Torch's global generator is left as it was.
+        """
+
+    def pretrained(self) -> dict[str, torch.Tensor] | None:
+        """Weights that training begins with in place of random ones, by parameter name; None where there are none."""
+        return None
+
+    @abstractmethod
+    def logits(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """What the model says: [..., classes], with the shape of the labels before it."""
+
+    @abstractmethod
+    def kinds(self, model: nn.Module) -> dict[str, Kind]:
+        """Names of the prunable tensors in canonical order, and the kind of layer that each belongs to."""
+
+    @abstractmethod
+    def output(self, model: nn.Module) -> nn.Module:
+        """The last layer; what goes into it are the features of an example."""
+
+    def loss(self, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy, nats a label, from float32 logits."""
+        return functional.cross_entropy(self.logits(model, inputs).float().flatten(0, -2), labels.flatten())
+
+    def start(self, seed: int) -> nn.Module:
+        """A model with the weights that training begins with."""
+        model, weights = self.build(seed), self.pretrained()
+        if weights is not None:
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(weights[name])
+        return model
+
+
+def task_names() -> list[str]:
+    """Names of all tasks."""
+    return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
+
+
+def task_named(name: str) -> type[Task]:
+    """Look a task up.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in task_names():
+        raise UserError(f"task '{name}' is unknown; allowed are {', '.join(task_names())}")
+    return import_module(f"{_FOLDER}.{name.replace('-', '_')}").TASK
+
+
+def prepared_task(name: str, options: Mapping[str, Any], key: str) -> Task:
+    """Make a task from the options of the configuration.
+
+    Args:
+        name: of the task.
+        options: of the task; those that are not given are the task's own.
+        key: configuration key of the task, for messages.
+
+    Raises:
+        UserError: there is no such task, it has no such options, or there are no such data.
+    """
+    kind = task_named(name)
+    try:
+        signature(kind.prepare).bind(**options, key=key)
+    except TypeError as error:
+        raise UserError(f"{key}: options do not fit the task '{name}': {error}") from None
+    return kind.prepare(**options, key=key)
+
+
+def write_task(path: Path, name: str, task: Task) -> None:
+    """Write a task atomically."""
+    arrays, specification = task.stored()
+    metadata = {"format": FORMAT, "kind": KIND, "task": name, "specification": json.dumps(specification)}
+    write_tensors(path, [TensorData.of(each, array) for each, array in arrays.items()], metadata)
+
+
+def read_task(path: Path) -> Task:
+    """Read what `write_task` wrote.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: the file is something else.
+    """
+    with artefact(path, KIND, FORMAT) as file:
+        return task_named(file.metadata["task"]).load(file, json.loads(file.metadata["specification"]))

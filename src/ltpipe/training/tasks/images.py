@@ -1,0 +1,116 @@
+"""Image classification with the models of the lottery-ticket papers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.data.images import Pixels, Split, load_images
+from ltpipe.training.examples import Examples
+from ltpipe.training.levels import Kind
+from ltpipe.training.models import build_model, output_layer, prunable_kinds
+from ltpipe.training.task import Task
+
+
+@dataclass(frozen=True)
+class ImageTask(Task):
+    """Images in memory, float32 [images, channels, height, width].
+
+    Pixels are divided by 255; then mean and standard deviation of the *training* images, a channel at a time, are made
+    0 and 1.
+
+    Attributes:
+        model: one of `models.MODELS`.
+        pixels: the images as they are stored.
+        train, validation, test: the same, normalised alike.
+    """
+
+    model: str
+    pixels: Split
+    train: Examples
+    validation: Examples
+    test: Examples
+
+    @classmethod
+    def of(cls, model: str, pixels: Split) -> "ImageTask":
+        """Normalise the images."""
+        levels = _levels(pixels.train.images)
+        return cls(model, pixels, *(_examples(getattr(pixels, part.name), levels) for part in fields(pixels)))
+
+    @classmethod
+    def prepare(cls, model: str, source: str, validation: int, test: int, split_seed: int, key: str) -> "ImageTask":
+        """Read and split images (`data.images.load_images`); the model has to fit them."""
+        task = cls.of(model, load_images(source, validation, test, split_seed, f"{key}.source"))
+        task.build(0)
+        return task
+
+    @classmethod
+    def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> "ImageTask":
+        """Read the pixels."""
+        parts = {
+            part.name: Pixels(file.array(f"{part.name}/images"), file.array(f"{part.name}/labels"))
+            for part in fields(Split)
+        }
+        return cls.of(specification["model"], Split(**parts))
+
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Pixels, and the name of the model."""
+        arrays = {}
+        for part in fields(self.pixels):
+            pixels: Pixels = getattr(self.pixels, part.name)
+            arrays |= {f"{part.name}/images": pixels.images, f"{part.name}/labels": pixels.labels}
+        return arrays, {"model": self.model}
+
+    @property
+    def classes(self) -> int:
+        """Largest label + 1."""
+        return 1 + max(int(part.labels.max()) for part in (self.train, self.validation, self.test))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.train.inputs.shape[1:]
+        return channels, height, width
+
+    def build(self, seed: int) -> nn.Module:
+        """See `models.build_model`."""
+        return build_model(self.model, self.shape, self.classes, seed)
+
+    def logits(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        """Of each image, [images, classes]."""
+        return model(inputs)
+
+    def kinds(self, model: nn.Module) -> dict[str, Kind]:
+        """Convolutions, fully connected layers, and the last of them."""
+        return prunable_kinds(model)
+
+    def output(self, model: nn.Module) -> nn.Module:
+        """The last fully connected layer."""
+        return output_layer(model)
+
+
+def _levels(images: np.ndarray) -> np.ndarray:
+    """What each pixel value of each channel becomes, float32 [channels, 256].
+
+    Mean and deviation come from whole numbers, so that no order of summing matters.
+    """
+    levels = []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+        pixels, values = int(counts.sum()), np.arange(256)
+        first, second = int(counts @ values), int(counts @ values**2)
+        deviation = ((pixels * second - first**2) / pixels**2) ** 0.5 / 255 or 1.0
+        levels.append((np.arange(256) / 255 - first / pixels / 255) / deviation)
+    return np.stack(levels).astype(np.float32)
+
+
+def _examples(pixels: Pixels, levels: np.ndarray) -> Examples:
+    channels = [level[pixels.images[:, channel]] for channel, level in enumerate(levels)]
+    return Examples(torch.from_numpy(np.stack(channels, 1)), torch.from_numpy(pixels.labels.astype(np.int64)))
+
+
+TASK = ImageTask

@@ -1,0 +1,67 @@
+"""What no schema can say about a study of iterative magnitude pruning."""
+
+from typing import Any
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.scoring.criterion import criterion_names
+
+Config = dict[str, Any]
+
+
+def check_studies(config: Config) -> None:
+    """Refuse studies that cannot be run.
+
+    Raises:
+        UserError: naming key, value and what is allowed.
+    """
+    for name, study in config["imp"].items():
+        where = f"imp.{name}"
+        _check_steps(where, study)
+        _check_criterion(where, study["prune"]["criterion"])
+        _check_donors(where, name, config["imp"])
+        levels = study["branches"]["levels"]
+        if levels != "all" and (beyond := [level for level in levels if level > study["levels"]]):
+            raise UserError(f"{where}.branches.levels: {beyond[0]}; allowed are 0 to {study['levels']}, or all")
+
+
+def _check_steps(where: str, study: Config) -> None:
+    train, iterations = study["train"], study["train"]["iterations"]
+    if study["rewind"]["step"] >= iterations:
+        raise UserError(
+            f"{where}.rewind.step: {study['rewind']['step']}; training ends at {iterations}, allowed are 0 to "
+            f"{iterations - 1}"
+        )
+    if train["momentum"] and train["optimizer"] != "sgd":
+        raise UserError(f"{where}.train.momentum: {train['momentum']}; {train['optimizer']} has its own, allowed is 0")
+    if train["batch_size"] % study["compute"]["processes"]:
+        raise UserError(
+            f"{where}.train.batch_size: {train['batch_size']}; allowed are multiples of the "
+            f"{study['compute']['processes']} processes of compute.processes"
+        )
+    gradual, bird = study["branches"]["gradual"], study["early_bird"]
+    if gradual and not study["rewind"]["step"] <= gradual["begin"] < gradual["end"] <= iterations:
+        raise UserError(
+            f"{where}.branches.gradual: begin {gradual['begin']}, end {gradual['end']}; allowed is begin before end, "
+            f"both from {study['rewind']['step']} to {iterations}"
+        )
+    if bird and bird["every"] > iterations:
+        raise UserError(f"{where}.early_bird.every: {bird['every']}; allowed are 1 to {iterations}")
+
+
+def _check_criterion(where: str, criterion: str) -> None:
+    allowed = ["magnitude", "random", *criterion_names()]
+    if criterion not in allowed:
+        raise UserError(f"{where}.prune.criterion: '{criterion}' is no criterion; allowed: {', '.join(allowed)}")
+
+
+def _check_donors(where: str, name: str, studies: Config) -> None:
+    study = studies[name]
+    for index, donor in enumerate(study["branches"]["transplanted"]):
+        key = f"{where}.branches.transplanted[{index}]"
+        if donor not in studies:
+            raise UserError(f"{key}: '{donor}' is no study; allowed: {', '.join(sorted(studies))}")
+        if donor == name and len(study["replicates"]) < 2:
+            raise UserError(f"{key}: the study has one replicate; name another study, or give it a second replicate")
+        giving = studies[donor]
+        if giving["levels"] < study["levels"] or not set(study["replicates"]) <= set(giving["replicates"]):
+            raise UserError(f"{key}: '{donor}' has fewer levels or other replicates than {where}; give it as many")

@@ -1,0 +1,155 @@
+# Iterative magnitude pruning: train, prune a fraction of what remains, rewind, train again; with controls.
+
+
+# Read and split the examples of a study.
+rule task:
+    input:
+        script="scripts/prepare_task.py",
+        code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards)),
+        files=task_files,
+        checkpoint=task_checkpoint,
+    output:
+        grid.TASK,
+    log:
+        "results/logs/imp/{study}/task.log",
+    params:
+        task=lookup("imp/{study}/task/kind", within=config),
+        options=task_options,
+        identity=task_identity,
+        checkpoint=lambda wildcards, input: (
+            f"--checkpoint {Path(input.checkpoint[0]).parent}" if input.checkpoint else ""
+        ),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --task {params.task} --options {params.options:q}"
+        " {params.checkpoint} --study {wildcards.study} --output {output}"
+
+
+# Train a replicate from its initial weights to the step that levels are rewound to.
+rule rewind_point:
+    input:
+        script="scripts/rewind_point.py",
+        code=lambda wildcards: code("scripts/rewind_point.py", task_file(wildcards)),
+        task=grid.TASK,
+        trainer=trainer_file,
+    output:
+        grid.POINT,
+    log:
+        "results/logs/imp/{study}/replicate-{replicate}/point.log",
+    threads: training_threads
+    resources:
+        gpu=training_gpus,
+        save_every=save_every,
+    params:
+        launch=launch,
+        step=lookup("imp/{study}/rewind/step", within=config),
+        train=train,
+        compute=computing,
+    shell:
+        "LTPIPE_LOG={log:q} {params.launch} {input.script} --task {input.task} --step {params.step}"
+        " --seed {wildcards.replicate} {params.train} {params.compute} --save-every {resources.save_every}"
+        " --output {output}"
+
+
+# Prune a fraction of the weights that the ticket of the level before has left.
+rule level_mask:
+    input:
+        script="scripts/prune_level.py",
+        code=lambda wildcards: code(
+            "scripts/prune_level.py", task_file(wildcards), *level_criterion_file(wildcards)
+        ),
+        task=grid.TASK,
+        trained=ticket_before,
+    output:
+        grid.LEVEL_MASK,
+    log:
+        "results/logs/imp/{study}/replicate-{replicate}/level-{level}/mask.log",
+    params:
+        rule=lambda wildcards: options(study_of(wildcards)["prune"]),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --trained {input.trained}"
+        " --replicate {wildcards.replicate} {params.rule} --output {output}"
+
+
+# Train a branch of a level to the end: the ticket, a control, or a ticket with another data order.
+rule training:
+    input:
+        script="scripts/train_branch.py",
+        code=lambda wildcards: code("scripts/train_branch.py", task_file(wildcards)),
+        task=grid.TASK,
+        point=grid.POINT,
+        mask=branch_mask,
+        trained=branch_trained,
+        teacher=branch_teacher,
+        trainer=trainer_file,
+    output:
+        state=grid.TRAINED,
+        record=grid.RECORD,
+    log:
+        "results/logs/imp/{study}/replicate-{replicate}/level-{level}/{branch}.log",
+    threads: training_threads
+    resources:
+        gpu=training_gpus,
+        save_every=save_every,
+    params:
+        launch=launch,
+        given=lambda wildcards, input: options(
+            {name: input.get(name) or None for name in ("mask", "trained", "teacher")}
+        ),
+        rewind=lookup("imp/{study}/rewind/mode", within=config),
+        train=train,
+        own=branch_options,
+        compute=computing,
+    shell:
+        "LTPIPE_LOG={log:q} {params.launch} {input.script} --task {input.task} --point {input.point}"
+        " {params.given} --rewind {params.rewind} --study {wildcards.study} --replicate {wildcards.replicate}"
+        " --level {wildcards.level} --branch {wildcards.branch} --seed {wildcards.replicate} {params.train}"
+        " {params.own} {params.compute} --save-every {resources.save_every} --output {output.state}"
+        " --record {output.record}"
+
+
+# Follow the error along the line from a ticket to one that saw the data in another order.
+rule connectivity:
+    input:
+        script="scripts/connect.py",
+        code=lambda wildcards: code("scripts/connect.py", task_file(wildcards)),
+        task=grid.TASK,
+        ticket=lambda wildcards: grid.TRAINED.format(**wildcards, branch="ticket"),
+        other=lambda wildcards: grid.TRAINED.format(**wildcards, branch=f"order-{wildcards.order}"),
+    output:
+        grid.CONNECTIVITY,
+    log:
+        "results/logs/imp/{study}/replicate-{replicate}/level-{level}/connectivity-{order}.log",
+    threads: training_threads
+    resources:
+        gpu=training_gpus,
+    params:
+        compute=computing,
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --first {input.ticket} --second {input.other}"
+        " --study {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
+        " --branches ticket order-{wildcards.order} {params.compute} --output {output}"
+
+
+# Train a dense model until the masks that would be drawn from it have stopped changing.
+rule early_bird:
+    input:
+        script="scripts/watch_early_bird.py",
+        code=lambda wildcards: code("scripts/watch_early_bird.py", task_file(wildcards)),
+        task=grid.TASK,
+    output:
+        found=f"{grid.EARLY_BIRD}.json",
+        ticket=f"{grid.EARLY_BIRD}.safetensors",
+    log:
+        "results/logs/imp/{study}/replicate-{replicate}/early-bird/{sparsity}.log",
+    threads: training_threads
+    resources:
+        gpu=training_gpus,
+    params:
+        train=train_alone,
+        detector=detector,
+        scope=lookup("imp/{study}/prune/scope", within=config),
+        compute=computing,
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --study {wildcards.study}"
+        " --seed {wildcards.replicate} {params.train} --sparsity {wildcards.sparsity} --scope {params.scope}"
+        " {params.detector} {params.compute} --output {output.found} --ticket {output.ticket}"
