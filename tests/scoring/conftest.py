@@ -10,7 +10,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.scoring.criterion import scored_criterion
-from ltpipe.scoring.subject import ChangingFetch, Subject
+from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel, build_skeleton
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ def subject(canonical_folder, token_ids, tmp_path):
         names = Selection(exclude=exclude).names(manifest)
         weight = fetch_from(file, None, CPU, torch.float32)
         sizes = BatchSizes(len(ids), micro_batch, 10)
-        return Subject(model, fetch, names, ids, sizes, weight, tmp_path, iterations)
+        return StreamedSubject(model, fetch, names, ids, sizes, weight, tmp_path, iterations)
 
     return made
 

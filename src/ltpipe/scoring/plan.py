@@ -11,7 +11,8 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE, BatchSizes, EvaluationPlanner, LabelledModel
 from ltpipe.runtime.simulation import ByteCounter
 from ltpipe.scoring.criterion import Criterion
-from ltpipe.scoring.subject import Accumulator, AccumulatorType, ChangingFetch, Deliver, Subject
+from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
+from ltpipe.scoring.subject import Accumulator, AccumulatorType, Deliver
 from ltpipe.streaming.head import Objective, next_token_loss
 from ltpipe.streaming.lending import Fetch
 
@@ -84,7 +85,7 @@ class _LabelledChanges(ChangingFetch):
             return self.change(name, values)
 
 
-class _PlannedSubject(Subject):
+class _PlannedSubject(StreamedSubject):
     """Counts accumulators as such, and gradients as gradients."""
 
     def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective = next_token_loss) -> None:

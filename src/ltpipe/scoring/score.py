@@ -18,7 +18,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.simulation import Peak
 from ltpipe.scoring.criterion import Criterion, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
-from ltpipe.scoring.subject import ChangingFetch, Subject
+from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel, build_skeleton
 
 _NO_DATA = np.zeros((1, 2), np.int32)  # a criterion without data needs a token to run the model on
@@ -73,7 +73,7 @@ def score_checkpoint(
         skeleton = build_skeleton(folder, here.dtype)
         model = CausalModel(skeleton, manifest, fetch, here.device, here.streamed, planner.division)
         with score_writer(output, manifest, names, criterion, rule.signed, details) as write:
-            subject = Subject(model, fetch, names, input_ids, sizes, weight, output.parent, iterations)
+            subject = StreamedSubject(model, fetch, names, input_ids, sizes, weight, output.parent, iterations)
             rule.score(subject, lambda name, scores: write(name, scores.numpy()))
 
     def smaller(sizes: BatchSizes) -> BatchSizes | None:

@@ -1,0 +1,134 @@
+"""A checkpoint as the subject of a criterion: larger than memory, it is streamed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import torch
+
+from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.scoring.activations import input_norms
+from ltpipe.scoring.curvature import hessian_gradient_by_differences
+from ltpipe.scoring.stored import Stored
+from ltpipe.scoring.subject import Accumulator, AccumulatorType, Change, Deliver
+from ltpipe.streaming.backward import walk_gradients
+from ltpipe.streaming.head import Objective, next_token_loss
+from ltpipe.streaming.lending import Fetch
+from ltpipe.streaming.model import CausalModel
+
+
+class ChangingFetch:
+    """Fetches weights, changed on the way if `change` is set."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self.change: Change | None = None
+
+    def __call__(self, name: str) -> torch.Tensor:
+        """The tensor of that name, as it is to be computed with."""
+        values = self._fetch(name)
+        return values if self.change is None else self.change(name, values)
+
+
+class StreamedSubject:
+    """A checkpoint that is walked block by block, and what to score it with.
+
+    Args:
+        model: gives weights through `fetch`.
+        fetch: of the model.
+        names: weights to score, in canonical order, all in the blocks.
+        sequences: of the calibration data, int64 [sequences, tokens].
+        sizes: how to cut them up; super-batches are not used.
+        weight: reads a stored weight as float32 on the CPU.
+        scratch: folder for what is too large for memory.
+        iterations: of a criterion that prunes as it scores.
+    """
+
+    def __init__(
+        self,
+        model: CausalModel,
+        fetch: ChangingFetch,
+        names: Sequence[str],
+        sequences: torch.Tensor,
+        sizes: BatchSizes,
+        weight: Fetch,
+        scratch: Path,
+        iterations: int,
+    ) -> None:
+        self.names, self.weight, self.iterations = tuple(names), weight, iterations
+        self._model, self._fetch, self._sequences, self._sizes = model, fetch, sequences, sizes
+        self._scratch = scratch
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a weight."""
+        return self._model.manifest.tensors[name].shape
+
+    def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective = next_token_loss) -> None:
+        """Accumulate the gradients of every weight, and deliver the results of each block when it is done.
+
+        Accumulators exist for one block at a time; for all blocks, if the model cannot be streamed.
+        """
+        sink = _Accumulators(make, self._sequences.shape[1] - 1, deliver)
+        walk_gradients(
+            self._model, self._sequences, self._sizes.micro_batch, self._sizes.chunk, self.names, sink, objective
+        )
+
+    def hessian_gradient(self, deliver: Deliver) -> None:
+        """Deliver the Hessian of the loss times its gradient, from a difference of gradients."""
+        hessian_gradient_by_differences(self, deliver)
+
+    def input_norms(self) -> dict[str, torch.Tensor]:
+        """L2 norm of each input of every weight over all tokens, float32 on the CPU, shaped to be multiplied with it.
+
+        Raises:
+            UserError: a weight is not the matrix of a linear layer.
+        """
+        return input_norms(self._model, self._sequences, self._sizes.micro_batch, self.names)
+
+    @contextmanager
+    def changed(self, change: Change) -> Iterator[None]:
+        """Let the model compute with other weights for a while; ones that are not scored change too."""
+        self._fetch.change = change
+        self._model.reload()
+        try:
+            yield
+        finally:
+            self._fetch.change = None
+            self._model.reload()
+
+    @contextmanager
+    def inputs_of_ones(self) -> Iterator[None]:
+        """Let the embedding of every token be ones for a while."""
+        embedding = self._model.split.model.get_input_embeddings()
+        hook = embedding.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def stored(self) -> Iterator[Stored]:
+        """Room on disk for one float32 a weight, zeros at first; it is gone afterwards."""
+        with TemporaryFile(dir=self._scratch) as file:
+            yield Stored(file, {name: self.shape(name) for name in self.names})
+
+
+class _Accumulators:
+    """Gradients in, scores out."""
+
+    def __init__(self, make: AccumulatorType, tokens: int, deliver: Deliver) -> None:
+        self._make, self._tokens, self._deliver = make, tokens, deliver
+        self._running: dict[str, Accumulator] = {}
+
+    def add(self, name: str, weight: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Pass a gradient to the accumulator of its weight."""
+        if name not in self._running:
+            self._running[name] = self._make(weight.shape, weight.device, self._tokens)
+        self._running[name].add(weight, gradient)
+
+    def finish(self, block: str) -> None:
+        """Deliver what belongs to a block."""
+        for name in sorted(self._running):
+            if name.startswith(f"{block}."):
+                self._deliver(name, self._running.pop(name).result().cpu())
