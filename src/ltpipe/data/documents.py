@@ -2,11 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
+from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 
@@ -51,6 +55,41 @@ def read_documents(source: Source, pattern: str, field: str, part: Part) -> list
             f"the part '{part}' was asked for)"
         )
     return chosen
+
+
+def split_documents(
+    documents: Sequence[Document], validation: str | float, test: str | float, seed: int, key: str
+) -> dict[str, list[Document]]:
+    """Split whole documents by a seed into the parts `train`, `validation` and `test`.
+
+    They are put in a random order, which depends on their number and `seed` only; the first are for testing, the next
+    for validation, the rest to train on. A part has `round(fraction * documents)` of them (as the decimal is written,
+    halves to even), and at least one. In each part they are in the order in which they were given.
+
+    Args:
+        documents: to split. A text that is there under two names counts as two.
+        validation: fraction for validation, above 0 and below 1.
+        test: the same for testing.
+        seed: of the split.
+        key: configuration key of the text, for messages.
+
+    Raises:
+        UserError: a fraction is out of range, or nothing is left to train on.
+    """
+    counts = {}
+    for part, fraction in {"test": test, "validation": validation}.items():
+        if not 0 < float(fraction) < 1:
+            raise UserError(f"{key}: {part} is {fraction}; allowed is a fraction of the documents above 0 and below 1")
+        counts[part] = max(1, round(Fraction(str(fraction)) * len(documents)))
+    tested, held_out = counts["test"], sum(counts.values())
+    if held_out >= len(documents):
+        raise UserError(
+            f"{key}: {len(documents)} documents; {counts['test']} for testing and {counts['validation']} for "
+            "validation leave none to train on; lower the fractions, or split the text into more documents"
+        )
+    order = np.random.default_rng(stable_seed(seed, "split")).permutation(len(documents))
+    places = {"train": order[held_out:], "validation": order[tested:held_out], "test": order[:tested]}
+    return {part: [documents[place] for place in sorted(chosen)] for part, chosen in places.items()}
 
 
 def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:

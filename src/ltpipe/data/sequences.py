@@ -65,46 +65,70 @@ class TokenSequences:
 def cut_sequences(
     documents: Sequence[Document], tokenizer: Path, length: int, count: int | None, separator: str, key: str
 ) -> TokenSequences:
-    """Tokenise documents, join them, and cut non-overlapping windows.
-
-    Each document is tokenised by itself, with `separator` after it and without special tokens. Of all windows of
-    `length` tokens (the tail that fills none is dropped) `count` are taken at even distances over the whole text;
-    None takes all.
+    """Cut windows (`cut_windows`), and of all of them take `count` at even distances over the whole text.
 
     Args:
         documents: in the order in which they are joined.
         tokenizer: path of a tokenizer.json.
         length: tokens a sequence.
-        count: number of sequences.
+        count: number of sequences; None takes all.
         separator: text between documents.
         key: configuration key of the text, for messages.
 
     Raises:
-        UserError: the text has fewer windows than were asked for.
+        UserError: the text has fewer windows than were asked for, or the tokenizer cannot be read.
     """
-    if length < 2 or (count is not None and count < 1):
-        wanted = "all" if count is None else count
-        raise UserError(f"{key}: {wanted} sequences of {length} tokens; allowed are 1 or more of 2 tokens or more")
-    try:
-        encoder = Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # tokenizers raises nothing more special
-        raise UserError(f"{tokenizer}: not a readable tokenizer.json ({error})") from None
-    pieces = [
-        np.array(encoder.encode(document.text + separator, add_special_tokens=False).ids, np.int32)
-        for document in track(documents, "tokenising", "document")
-    ]
-    tokens = np.concatenate(pieces)
-    available = len(tokens) // length
+    if count is not None and count < 1:
+        raise UserError(f"{key}: {count} sequences of {length} tokens; allowed are 1 or more")
+    windows = cut_windows(documents, read_tokenizer(tokenizer), length, separator, key)
+    available = len(windows)
     wanted = available if count is None else count
-    if available == 0:
-        raise UserError(
-            f"{key}: its {len(tokens)} tokens are fewer than one sequence of {length}; "
-            "lower evaluate.sequence_length or give more text"
-        )
     if wanted > available:
         raise UserError(
             f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {wanted}"
         )
-    windows = tokens[: available * length].reshape(available, length)
-    chosen = np.arange(wanted) * available // wanted
-    return TokenSequences(np.ascontiguousarray(windows[chosen]), available, len(documents), sha256_of(tokenizer))
+    return TokenSequences(spread(windows, wanted), available, len(documents), sha256_of(tokenizer))
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer.json.
+
+    Raises:
+        UserError: it is missing or none.
+    """
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise UserError(f"{path}: not a readable tokenizer.json ({error})") from None
+
+
+def cut_windows(
+    documents: Sequence[Document], tokenizer: Tokenizer, length: int, separator: str, key: str
+) -> np.ndarray:
+    """Tokenise documents, join them, and cut non-overlapping windows, int32 [windows, length].
+
+    Each document is tokenised by itself, with `separator` after it and without special tokens. The tail that fills no
+    window is dropped.
+
+    Raises:
+        UserError: the text does not fill one window.
+    """
+    if length < 2:
+        raise UserError(f"{key}: all sequences of {length} tokens; allowed are sequences of 2 tokens or more")
+    pieces = [
+        np.array(tokenizer.encode(document.text + separator, add_special_tokens=False).ids, np.int32)
+        for document in track(documents, "tokenising", "document")
+    ]
+    tokens = np.concatenate(pieces)
+    available = len(tokens) // length
+    if available == 0:
+        raise UserError(
+            f"{key}: its {len(tokens)} tokens are fewer than one sequence of {length}; "
+            "lower sequence_length or give more text"
+        )
+    return tokens[: available * length].reshape(available, length)
+
+
+def spread(windows: np.ndarray, count: int) -> np.ndarray:
+    """So many rows of [windows, length] at even distances; `count` is at most their number."""
+    return np.ascontiguousarray(windows[np.arange(count) * len(windows) // count])
