@@ -185,7 +185,7 @@ class TextTask(Task):
         """Run the model once, so that what does not fit shows before anything is written."""
         largest = max(int(getattr(self, part).inputs.max()) for part in _PARTS)
         try:
-            model = self.build(0)
+            model = self.start(0)
             if largest < (entries := model.get_input_embeddings().weight.shape[0]):
                 with torch.no_grad():
                     self.logits(model, self.train.inputs[:1])
@@ -202,7 +202,7 @@ def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
 
     kind = architecture.get("model_type")
     if kind not in CONFIG_MAPPING:
-        raise UserError(f"{key}: architecture.model_type is {kind!r}; allowed are those of transformers, llama or gpt2")
+        raise UserError(f"{key}: architecture.model_type is {kind!r}; allowed are those of transformers, such as llama")
     if "vocab_size" in architecture:
         raise UserError(f"{key}: architecture.vocab_size follows from the tokenizer; set vocabulary instead")
     try:
