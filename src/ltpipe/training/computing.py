@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Computing:
     """How to compute; settings of the machine, but for the precision, which changes the result.
 
-    With several processes (`python -m torch.distributed.run`) each takes its part of every batch; gradients are averaged.
+    With several processes (`python -m torch.distributed.run`) each takes its part of every batch, and gradients are
+    averaged.
 
     Attributes:
         device: `auto` (the accelerator, if there is one) or `cpu`.

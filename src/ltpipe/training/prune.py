@@ -58,7 +58,7 @@ def prune_level(task: Task, trained: TrainingState, rule: PruningRule, replicate
         trained.weights,
         trained.buffers,
         rule.criterion,
-        tuple(mask),
+        mask,
         examples=rule.examples,
         seed=replicate,
         iterations=rule.score_iterations,

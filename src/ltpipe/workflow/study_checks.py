@@ -17,6 +17,7 @@ def check_studies(config: Config) -> None:
     for name, study in config["imp"].items():
         where = f"imp.{name}"
         _check_steps(where, study)
+        _check_start(f"{where}.task", study["task"], config["models"])
         _check_criterion(where, study["prune"]["criterion"])
         _check_donors(where, name, config["imp"])
         levels = study["branches"]["levels"]
@@ -46,6 +47,19 @@ def _check_steps(where: str, study: Config) -> None:
         )
     if bird and bird["every"] > iterations:
         raise UserError(f"{where}.early_bird.every: {bird['every']}; allowed are 1 to {iterations}")
+
+
+def _check_start(where: str, task: Config, models: Config) -> None:
+    if task["kind"] != "text":
+        return
+    pretrained = task["pretrained"]
+    if (pretrained is None) == (task["architecture"] is None):
+        raise UserError(
+            f"{where}: give one of architecture (random weights) and pretrained (a model), not both or none"
+        )
+    if pretrained is not None and pretrained not in models:
+        known = ", ".join(sorted(models)) or "none yet; add it under models"
+        raise UserError(f"{where}.pretrained: '{pretrained}' is no model; allowed: {known}")
 
 
 def _check_criterion(where: str, criterion: str) -> None:

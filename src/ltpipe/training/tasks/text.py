@@ -70,11 +70,11 @@ class TextTask(Task):
         validation: str | float,
         test: str | float,
         split_seed: int,
-        architecture: Mapping[str, Any] | None,
         vocabulary: int,
-        checkpoint: str | None,
         prunable: Mapping[str, Any],
         key: str,
+        architecture: Mapping[str, Any] | None = None,
+        checkpoint: str | None = None,
     ) -> "TextTask":
         """Read and split texts, tokenise each part and cut it into windows; the model has to fit them.
 
@@ -91,13 +91,13 @@ class TextTask(Task):
             validation: fraction of the documents (`data.documents.split_documents`).
             test: the same.
             split_seed: of the split.
-            architecture: `model_type` and any other keys of a transformers configuration; random initial weights, and
-                a tokenizer trained on the training documents.
-            vocabulary: entries of that tokenizer.
-            checkpoint: a canonical checkpoint folder: pretrained weights, and their own tokenizer. Exactly one of the
-                two is given.
+            vocabulary: entries of a tokenizer that is trained on the training documents.
             prunable: preset, include and exclude of a `checkpoints.prunable.Selection`.
             key: configuration key of the task, for messages.
+            architecture: `model_type` and any other keys of a transformers configuration; random initial weights, and
+                a tokenizer that is trained here.
+            checkpoint: a canonical checkpoint folder: pretrained weights, and their own tokenizer. Exactly one of the
+                two is given.
 
         Raises:
             UserError: anything of this does not fit together.
