@@ -11,13 +11,13 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import evaluation, limit, masks
+from benchmarks import evaluation, limit, masks, training
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "limit", "all"] = "all",
+    only: Literal["masks", "evaluation", "limit", "training", "all"] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -55,6 +55,8 @@ def main(
             sections.append(evaluation.run(amount, checkpoint, sequences, folder / "evaluation", threads, sweep, _say))
         if only in ("limit", "all") and not smoke:
             sections.append(limit.run(folder, threads, _say))
+        if only in ("training", "all"):
+            sections.append(training.run(training.SMOKE if smoke else training.FULL, _say))
     finally:
         shutil.rmtree(folder)
     text = render(command, threads, load, sections)

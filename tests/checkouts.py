@@ -1,0 +1,38 @@
+"""Checkouts of the workflow in a folder of their own, and what snakemake would make there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SNAKEMAKE = Path(sys.executable).with_name("snakemake")
+
+
+def checkout(folder: Path) -> Path:
+    """A fresh checkout of the code, file times and all."""
+    for name in ("workflow", "scripts", "src", "profiles"):
+        shutil.copytree(ROOT / name, folder / name, copy_function=shutil.copyfile)
+    shutil.copyfile(ROOT / "Snakefile", folder / "Snakefile")
+    (folder / "config").mkdir()
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    hidden = ("PYTHONPATH", "MAKELEVEL")  # the checkout runs its own code; make has no part in it
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["HF_HUB_OFFLINE"] = "1"
+    command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
+
+
+def reruns(folder: Path) -> set[str]:
+    """What a dry run would make: 'rule first-output' without the results folder and suffix; 'all' left out."""
+    output = snakemake(folder, "--dry-run", "--quiet", "host")
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    output: (\S+?),?(?: |\n)", output, re.MULTILINE)
+    return {f"{rule} {Path(path).with_suffix('').as_posix().split('/', 2)[2]}" for rule, path in jobs}

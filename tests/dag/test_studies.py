@@ -1,0 +1,169 @@
+"""The exact set of jobs that each kind of change reruns, on a small study of iterative pruning that has been run."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from checkouts import checkout, reruns, snakemake
+
+STUDY = {
+    "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
+    "train": {"optimizer": "adam", "learning_rate": 0.01, "iterations": 20, "batch_size": 10, "evaluate_every": 5},
+    "compute": {"device": "cpu"},
+    "rewind": {"step": 2},
+    "prune": {"fraction": 0.2},
+    "levels": 1,
+    "replicates": [0],
+    "branches": {"reinitialised": 1, "order": 1},
+    "early_bird": {"sparsities": [0.5], "every": 4},
+}
+
+
+def write_config(folder: Path, **changes: object) -> None:
+    """Write the configuration, with whole sections merged with `changes`."""
+    study = deepcopy(STUDY)
+    for key, value in changes.items():
+        study[key] = {**study.get(key, {}), **value} if isinstance(value, dict) else value
+    (folder / "config/config.yaml").write_text(yaml.safe_dump({"imp": {"small": study}}))
+
+
+REPORT = {"report trainings"}
+TASK = {"task small/task"}
+
+
+def trained(level: int, *branches: str, replicate: int = 0) -> set[str]:
+    place = f"small/replicate-{replicate}/level-{level}"
+    lines = {f"connectivity {place}/connectivity-{each[6:]}" for each in branches if each.startswith("order")}
+    return lines | {f"training {place}/{branch}" for branch in branches}
+
+
+def mask(level: int, replicate: int = 0) -> set[str]:
+    return {f"level_mask small/replicate-{replicate}/level-{level}/mask"}
+
+
+def point(replicate: int = 0) -> set[str]:
+    return {f"rewind_point small/replicate-{replicate}/point"}
+
+
+def early_bird(*sparsities: str, replicate: int = 0) -> set[str]:
+    return {f"early_bird small/replicate-{replicate}/early-bird/{sparsity}" for sparsity in sparsities}
+
+
+LEVEL_0, LEVEL_1 = trained(0, "ticket", "order-1"), mask(1) | trained(1, "ticket", "reinitialised-1", "order-1")
+TRAININGS = LEVEL_0 | LEVEL_1
+EVERYTHING = TASK | point() | TRAININGS | early_bird("0.5") | REPORT
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has been run; tests put back what they change."""
+    folder = checkout(tmp_path_factory.mktemp("study"))
+    generator = np.random.default_rng(0)
+    rows = np.c_[generator.integers(0, 256, (120, 36)), np.arange(120) % 4]
+    rows[np.arange(120), 9 * rows[:, -1]] = 255
+    np.savetxt(folder / "digits.csv", rows, "%d", ",")
+    write_config(folder)
+    assert reruns(folder) == EVERYTHING
+    output = snakemake(folder)
+    assert "report: results/report/index.html" in output
+    return folder
+
+
+@pytest.fixture
+def configure(finished: Path):
+    yield lambda **changes: write_config(finished, **changes)
+    write_config(finished)
+
+
+@pytest.fixture
+def edit(finished: Path):
+    """Append a line to a file of the finished study, and take it away again."""
+    originals: dict[Path, bytes] = {}
+
+    def append(name: str, line: str = "# edited") -> None:
+        path = finished / name
+        originals[path] = path.read_bytes()
+        path.write_bytes(originals[path] + line.encode() + b"\n")
+
+    yield append
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+def test_nothing_changed(finished: Path):
+    assert reruns(finished) == set()
+
+
+def test_one_more_level_runs_one_more_level(finished: Path, configure: Callable):
+    configure(levels=2)
+    assert reruns(finished) == mask(2) | trained(2, "ticket", "reinitialised-1", "order-1") | REPORT
+
+
+def test_one_more_replicate_runs_one_more_replicate(finished: Path, configure: Callable):
+    configure(replicates=[0, 4])
+    levels = trained(0, "ticket", "order-1", replicate=4) | mask(1, 4)
+    levels |= trained(1, "ticket", "reinitialised-1", "order-1", replicate=4)
+    assert reruns(finished) == point(4) | levels | early_bird("0.5", replicate=4) | REPORT
+
+
+def test_one_more_control_runs_one_training_a_level(finished: Path, configure: Callable):
+    configure(branches={"reinitialised": 2, "shuffled": 1})
+    assert reruns(finished) == trained(1, "reinitialised-2", "shuffled-1") | REPORT
+
+
+def test_one_more_sparsity_to_watch(finished: Path, configure: Callable):
+    configure(early_bird={"sparsities": [0.5, 0.7]})
+    assert reruns(finished) == early_bird("0.7") | REPORT
+
+
+@pytest.mark.parametrize("compute", [{"save_every": 3}, {"device": "cpu"}])
+def test_what_changes_no_result_runs_nothing(finished: Path, configure: Callable, compute: dict):
+    configure(compute=compute)
+    assert reruns(finished) == set()
+
+
+def test_another_fraction_prunes_again(finished: Path, configure: Callable):
+    configure(prune={"fraction": 0.3})
+    assert reruns(finished) == LEVEL_1 | REPORT
+
+
+def test_another_rewinding_step_trains_again(finished: Path, configure: Callable):
+    configure(rewind={"step": 3})
+    assert reruns(finished) == point() | TRAININGS | REPORT
+
+
+def test_another_rewinding_mode_rewinds_again(finished: Path, configure: Callable):
+    configure(rewind={"mode": "learning-rate"})
+    assert reruns(finished) >= trained(1, "ticket", "reinitialised-1", "order-1") | REPORT
+    assert not reruns(finished) & (TASK | point() | mask(1) | early_bird("0.5"))
+
+
+def test_another_learning_rate_trains_everything_again(finished: Path, configure: Callable):
+    configure(train={"learning_rate": 0.02})
+    assert reruns(finished) == EVERYTHING - TASK
+
+
+def test_another_split_makes_everything_again(finished: Path, configure: Callable):
+    configure(task={"split_seed": 1})
+    assert reruns(finished) == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("digits.csv", EVERYTHING),
+        ("src/ltpipe/training/loop.py", EVERYTHING - TASK - mask(1)),
+        ("src/ltpipe/training/connect.py", trained(0, "order-1") | trained(1, "order-1") | REPORT),
+        ("src/ltpipe/training/tasks/text.py", set()),
+        ("scripts/watch_early_bird.py", early_bird("0.5") | REPORT),
+    ],
+)
+def test_edited_files(finished: Path, edit: Callable, name: str, expected: set[str]):
+    edit(name, "")
+    found = reruns(finished)
+    if name.endswith("connect.py"):
+        expected = {job for job in expected if not job.startswith("training")}
+    assert found == expected
