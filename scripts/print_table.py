@@ -1,20 +1,29 @@
-"""Print the table of tickets, and where the page is."""
+"""Print the tables of tickets and of trained levels, findings, and where the page is."""
 
 from pathlib import Path
 
 from ltpipe.reporting.tables import read_tickets
-from ltpipe.reporting.terminal import print_tickets
+from ltpipe.reporting.terminal import print_page, print_tickets
+from ltpipe.reporting.training_terminal import print_studies, read_findings, read_levels
 from ltpipe.runtime import stage
 
 
-def main(*, tickets: Path, page: Path | None = None) -> None:
-    """Print the table of tickets, and where the page is.
+def main(*, tickets: Path, levels: Path | None = None, findings: Path | None = None, page: Path | None = None) -> None:
+    """Print the tables of tickets and of trained levels, findings, and where the page is.
 
     Args:
         tickets: tickets.csv of a report.
+        levels: its levels.csv.
+        findings: its findings.csv.
         page: the report's page.
     """
-    print_tickets(read_tickets(tickets), page)
+    table = read_tickets(tickets)
+    if len(table):
+        print_tickets(table)
+    if levels and findings:
+        print_studies(read_levels(levels), read_findings(findings))
+    if page:
+        print_page(page)
 
 
 if __name__ == "__main__":

@@ -101,5 +101,5 @@ def test_branches_by_name():
     assert Branch.named("shuffled-12") == Branch("shuffled", seed=12)
     assert Branch.named("transplanted-fashion-2") == Branch("transplanted", donor="fashion-2")
     for name in ("", "Ticket", "ticket-1", "shuffled-", "shuffled-x", "shuffled-1-2", "transplanted", "gradual-1", "x"):
-        with pytest.raises(ValueError, match="allowed are ticket, gradual"):
+        with pytest.raises(ValueError, match="allowed are ticket, reinitialised"):
             Branch.named(name)

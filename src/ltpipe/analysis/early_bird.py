@@ -172,6 +172,8 @@ class EarlyBird:
         """Raise ValueError where the fields cannot be those of one detection."""
         if self.rule not in get_args(Rule):
             raise ValueError(f"rule: '{self.rule}'; allowed are {', '.join(get_args(Rule))}")
+        if not 0 <= float(self.sparsity) <= 1:
+            raise ValueError(f"sparsity: {self.sparsity}")
         if len(self.iterations) != len(self.distances):
             raise ValueError("iterations and distances differ in length")
         if self.converged is not None and self.converged not in self.iterations:

@@ -151,8 +151,7 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
                 axes.set_xlabel("sparsity (share of prunable weights removed)")
                 axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
                 axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: percent(tick)))
-                axes.grid(alpha=0.25, linewidth=0.6)
-                axes.spines[["top", "right"]].set_visible(False)
+                plain(axes)
         lines = tickets.groupby(["criterion", "scope"])
         handles = [Line2D([], [], label=_label(*key, lines.get_group(key)), **styles[key]) for key in styles]
         dense = Line2D([], [], color=BASELINE_COLOUR, linestyle="--", linewidth=1, label="dense model")
@@ -162,11 +161,24 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
             ncols=min(LEGEND_COLUMNS, len(handles) + 1),
             frameon=False,
         )
-        # Each drawing would lay out anew, from where the last one left off: done once, so that the bytes of a
-        # file do not depend on which files were written before it.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        lay_out(figure)
     return figure
+
+
+def plain(axes: Axes) -> None:
+    """A faint grid, and no lines above and at the right."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def lay_out(figure: Figure) -> None:
+    """Lay out once.
+
+    Each drawing would lay out anew, from where the last one left off, and the bytes of a file would depend on which
+    files were written before it.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def save_figure(figure: Figure, *paths: Path) -> None:

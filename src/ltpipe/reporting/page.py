@@ -1,6 +1,5 @@
 """The verdict on the tickets, and the report as one self-contained HTML page."""
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.columns import COLUMNS, cell, shown_columns, with_baselines
-from ltpipe.reporting.sections import Section
+from ltpipe.reporting.sections import Picture, Section
 
 MEASURED_ON = (
     "model", "data", "tokens", "sequences", "precision", "device", "execution", "total", "parameters",
@@ -117,8 +116,18 @@ def verdicts(tickets: pd.DataFrame) -> list[Verdict]:
     return [_verdict(model, data, rows) for (model, data), rows in tickets.groupby(["model", "data"])]
 
 
+FIGURE = (
+    "Loss in nats per token and retention against sparsity, one line for each criterion and scope; the table below has "
+    "the same numbers."
+)
+
+
 def render_page(
-    tickets: pd.DataFrame, figure_svg: str, provenance: dict[str, str], sections: Sequence[Section] = ()
+    tickets: pd.DataFrame,
+    figure_svg: str,
+    provenance: dict[str, str],
+    sections: Sequence[Section] = (),
+    studies: Sequence[str] = (),
 ) -> str:
     """Render the report as one HTML page that asks for nothing else.
 
@@ -127,6 +136,7 @@ def render_page(
         figure_svg: the trade-off figure as an SVG document; empty for none.
         provenance: what the report was made from and with, as names and values; empty for none.
         sections: further tables.
+        studies: names of the studies that are trained.
     """
     environment = Environment(
         loader=PackageLoader("ltpipe", "reporting"),
@@ -138,11 +148,10 @@ def render_page(
     # {{ value | loss }} shows any loss as the table does.
     environment.filters.update({column.key: column.show for column in COLUMNS})
     return environment.get_template("page.html").render(
-        models=sorted(tickets["model"].unique()),
+        names=[*sorted(tickets["model"].unique()), *studies],
         verdicts=verdicts(tickets),
         winning=WINNING_RETENTION,
-        # An image, not inline: what is in an image cannot run, ask for anything or restyle the page.
-        figure=b64encode(figure_svg.encode()).decode(),
+        figure=Picture(figure_svg, FIGURE) if figure_svg else None,
         columns=shown_columns(tickets),
         rows=with_baselines(tickets).to_dict("records") if len(tickets) else [],
         cell=cell,

@@ -1,71 +1,151 @@
-"""The report stage: tables, figure and page from the metrics of a sweep."""
+"""The report stage: tables, figures and page from the metrics of a sweep and the records of trainings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
 from ltpipe.reporting.figures import save_figure, tradeoff_figure
+from ltpipe.reporting.findings import findings_table
 from ltpipe.reporting.page import render_page
 from ltpipe.reporting.robustness import robustness_table
 from ltpipe.reporting.sections import sections
 from ltpipe.reporting.simulations import simulations_table
 from ltpipe.reporting.tables import comparisons_table, curves_table, gathered, tickets_table
+from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
+from ltpipe.reporting.training_sections import training_sections
+from ltpipe.reporting.trainings import (
+    Trainings,
+    connectivity_table,
+    early_birds_table,
+    levels_table,
+    trainings_table,
+)
 from ltpipe.runtime.files import atomic_write
 from ltpipe.runtime.frames import write_csv, write_parquet
 from ltpipe.runtime.provenance import provenance
+from ltpipe.training.connectivity import Connectivity
+from ltpipe.training.record import LearningRecord
+
+CSV_ONLY = ("simulations", "overlap", "validation")
+TRAINING_FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
+    "levels": levels_figure,
+    "connectivity": connectivity_figure,
+    "early_birds": early_birds_figure,
+}
+"""Figures of the tables of the same names, made where the table has rows."""
 
 
-def write_report(
-    baselines: Sequence[Path],
-    tickets: Sequence[Path],
-    overlaps: Sequence[Path],
-    validations: Sequence[Path],
-    perturbed: Sequence[Path],
-    simulations: Sequence[Path],
-    folder: Path,
-) -> None:
-    """Write all tables as CSV, those from metrics as Parquet too, `tradeoff.png`, `tradeoff.svg` and `index.html`.
+@dataclass(frozen=True)
+class Sources:
+    """The files that a report is made from.
 
-    Args:
-        baselines: metrics files of the dense models.
-        tickets: metrics files of the tickets.
+    Attributes:
+        baselines: metrics of the dense models.
+        tickets: metrics of the tickets.
         overlaps: overlap tables of the models' masks.
         validations: validation tables of the models' masks.
-        perturbed: metrics files of dense models and tickets with perturbed weights.
+        perturbed: metrics of dense models and tickets with perturbed weights.
         simulations: of iterative magnitude pruning.
+        records: learning records of trainings.
+        connectivities: of lines between trainings.
+        early_birds: of detections while dense models trained.
+    """
+
+    baselines: tuple[Path, ...]
+    tickets: tuple[Path, ...]
+    overlaps: tuple[Path, ...] = ()
+    validations: tuple[Path, ...] = ()
+    perturbed: tuple[Path, ...] = ()
+    simulations: tuple[Path, ...] = ()
+    records: tuple[Path, ...] = ()
+    connectivities: tuple[Path, ...] = ()
+    early_birds: tuple[Path, ...] = ()
+
+
+def write_report(sources: Sources, folder: Path) -> None:
+    """Write all tables as CSV, most as Parquet too, the figures as PNG and SVG, and `index.html`.
+
+    Every table is written, empty where nothing was given for it; a figure only where its table has rows.
+
+    Args:
+        sources: what to report on: tickets with their dense models, or records of trainings, or both.
         folder: where to write.
 
     Raises:
-        UserError: a file is missing or damaged, or a ticket has no baseline.
+        UserError: a file is missing or damaged, a ticket has no baseline, or there are neither tickets nor records.
     """
-    dense = [Metrics.read(path) for path in baselines]
-    evaluated = [Metrics.read(path) for path in tickets]
-    measured = samples(dense, evaluated)
-    table, comparisons, curves = tickets_table(measured), comparisons_table(measured), curves_table(measured)
-    robustness = robustness_table(dense, evaluated, [Metrics.read(path) for path in perturbed])
-    overlap = gathered(overlaps, OVERLAP, "an overlap table", "overlap")
-    validation = gathered(validations, VALIDATION, "a validation table", "validation")
-    from_metrics = {"tickets": table, "comparisons": comparisons, "curves": curves, "robustness": robustness}
-    for name, made in from_metrics.items():
-        write_csv(made, folder / f"{name}.csv")
-        write_parquet(made, folder / f"{name}.parquet")
-    simulated = simulations_table([Simulation.read(path) for path in simulations])
-    write_csv(simulated, folder / "simulations.csv")
-    write_csv(overlap, folder / "overlap.csv")
-    write_csv(validation, folder / "validation.csv")
-    svg = folder / "tradeoff.svg"
-    save_figure(tradeoff_figure(table), folder / "tradeoff.png", svg)
-    further = sections(comparisons, curves, overlap, validation, robustness, simulated)
-    page = render_page(table, svg.read_text(encoding="utf-8"), _provenance(dense), further)
+    dense = [Metrics.read(path) for path in sources.baselines]
+    records = [LearningRecord.read(path) for path in sources.records]
+    one_shot, trained = _one_shot_tables(sources, dense, bool(records)), _training_tables(sources, records)
+    for name, table in (one_shot | trained).items():
+        write_csv(table, folder / f"{name}.csv")
+        if name not in CSV_ONLY:
+            write_parquet(table, folder / f"{name}.parquet")
+    tickets = one_shot.pop("tickets")
+    tradeoff = _drawn(tradeoff_figure(tickets), folder / "tradeoff") if len(tickets) else ""
+    svgs = {
+        name: _drawn(draw(trained[name]), folder / name)
+        for name, draw in TRAINING_FIGURES.items()
+        if len(trained[name])
+    }
+    page = render_page(
+        tickets,
+        tradeoff,
+        _provenance(dense, records),
+        [*training_sections(trained, svgs), *sections(**one_shot)],
+        studies=sorted({record.study for record in records}),
+    )
     with atomic_write(folder / "index.html") as file:
         file.write(page.encode())
 
 
-def _provenance(dense: Sequence[Metrics]) -> dict[str, str]:
+def _one_shot_tables(sources: Sources, dense: Sequence[Metrics], may_be_empty: bool) -> dict[str, pd.DataFrame]:
+    """Tables of one-shot tickets, by the names of their files."""
+    evaluated = [Metrics.read(path) for path in sources.tickets]
+    # Without tickets nothing can be compared; that there are none is an error unless there is something else.
+    measured = [] if may_be_empty and not (dense or evaluated) else samples(dense, evaluated)
+    return {
+        "tickets": tickets_table(measured),
+        "comparisons": comparisons_table(measured),
+        "curves": curves_table(measured),
+        "robustness": robustness_table(dense, evaluated, [Metrics.read(path) for path in sources.perturbed]),
+        "simulations": simulations_table([Simulation.read(path) for path in sources.simulations]),
+        "overlap": gathered(sources.overlaps, OVERLAP, "an overlap table", "overlap"),
+        "validation": gathered(sources.validations, VALIDATION, "a validation table", "validation"),
+    }
+
+
+def _training_tables(sources: Sources, records: Sequence[LearningRecord]) -> dict[str, pd.DataFrame]:
+    """Tables of studies, by the names of their files."""
+    trainings = Trainings(records)
+    lines = [Connectivity.read(path) for path in sources.connectivities]
+    birds = [EarlyBird.read(path) for path in sources.early_birds]
+    return {
+        "findings": findings_table(trainings, lines),
+        "trainings": trainings_table(trainings),
+        "levels": levels_table(trainings),
+        "connectivity": connectivity_table(lines),
+        "early_birds": early_birds_table(birds),
+    }
+
+
+def _drawn(figure: Figure, stem: Path) -> str:
+    """Write a figure as PNG and SVG; gives the SVG document."""
+    svg = stem.with_name(f"{stem.name}.svg")
+    save_figure(figure, stem.with_name(f"{stem.name}.png"), svg)
+    return svg.read_text(encoding="utf-8")
+
+
+def _provenance(dense: Sequence[Metrics], records: Sequence[LearningRecord]) -> dict[str, str]:
     """What the page says about its origin, as plain lines."""
     here = provenance({}, {})
     packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
@@ -78,4 +158,8 @@ def _provenance(dense: Sequence[Metrics]) -> dict[str, str]:
     for metrics in dense:
         for what, fingerprint in metrics.provenance["inputs"].items():
             lines[f"{what} of {metrics.model}, {metrics.data}"] = fingerprint
+    for study in sorted({record.study for record in records}):
+        alike = [set(record.inputs.items()) for record in records if record.study == study]
+        lines |= {f"{what} of {study}": hashed for what, hashed in sorted(set.intersection(*alike))}
+        lines[f"trainings of {study}"] = str(len(alike))
     return lines

@@ -1,5 +1,6 @@
 """The further tables of the page, as text."""
 
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,19 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A figure of the page: an SVG document, and what is in it for those who do not see it."""
+
+    svg: str
+    alt: str
+
+    @property
+    def base64(self) -> str:
+        """The document as it stands in a data URL."""
+        return b64encode(self.svg.encode()).decode()
+
+
+@dataclass(frozen=True)
 class Section:
     """One table of the page.
 
@@ -22,12 +36,16 @@ class Section:
         note: what the numbers mean, in one paragraph.
         headings: of the columns.
         rows: cells, as they are shown.
+        picture: a figure above the table.
+        prose: whether cells hold sentences, which break into lines.
     """
 
     title: str
     note: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    picture: Picture | None = None
+    prose: bool = False
 
 
 def sections(
@@ -40,43 +58,43 @@ def sections(
 ) -> list[Section]:
     """The sections that have something to say, of the tables of those names."""
     found = [
-        _section(
+        section(
             "Sparsity against retention",
             f"Critical sparsity: where retention falls below {WINNING_RETENTION}, interpolated between tickets. Area: "
             "under retention from sparsity 0 to the largest, which it equals if nothing is lost. In brackets 95% "
             "intervals.",
             curves,
             {
-                "model": _word("model"),
-                "text": _word("data"),
+                "model": word("model"),
+                "text": word("data"),
                 "tickets": _ticket(""),
                 "critical sparsity": _critical,
-                "area": _with_interval("area", "{:.4f}"),
+                "area": with_interval("area", "{:.4f}"),
                 "largest sparsity": lambda row: percent(row["largest_sparsity"]),
             },
         ),
-        _section(
+        section(
             "Tickets against tickets",
             "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. Tickets are told "
             "apart where 0 lies outside; of twenty pairs of equals, about one will look different.",
             comparisons,
             {
-                "model": _word("model"),
-                "text": _word("data"),
+                "model": word("model"),
+                "text": word("data"),
                 "sparsity": lambda row: percent(row["sparsity"]),
                 "first": _ticket("_a"),
                 "second": _ticket("_b"),
-                "difference": _with_interval("loss_difference", "{:+.4f}"),
+                "difference": with_interval("loss_difference", "{:+.4f}"),
                 "told apart": lambda row: "yes" if row["distinct"] else "no",
             },
         ),
-        _section(
+        section(
             "Overlap of masks",
             "Masks that differ in one respect. In brackets the level of independent masks of the same densities; for "
             "Spearman it is 0.",
             overlap,
             {
-                "model": _word("model"),
+                "model": word("model"),
                 "first": _ticket("_a", sparsity=True),
                 "second": _ticket("_b", sparsity=True),
                 "Jaccard": _with_chance("jaccard"),
@@ -84,58 +102,60 @@ def sections(
                 "Spearman": lambda row: MISSING if pd.isna(row["spearman"]) else f"{row['spearman']:.4f}",
             },
         ),
-        _section(
+        section(
             "Validation of masks",
             "Broken: not what the mask says it is. Warnings: as promised, but something in the model is cut off.",
             validation,
             {
-                "model": _word("model"),
+                "model": word("model"),
                 "mask": _ticket("", sparsity=True),
-                "verdict": _word("verdict"),
-                "reasons": _word("reasons"),
+                "verdict": word("verdict"),
+                "reasons": word("reasons"),
             },
         ),
-        _section(
+        section(
             "Robustness",
             "Losses in nats/token with changed weights: noise-X adds Gaussian noise of X times the root mean square of "
             "a tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the dense model as it is.",
             robustness,
             {
-                "model": _word("model"),
-                "text": _word("data"),
+                "model": word("model"),
+                "text": word("data"),
                 "ticket": lambda row: "dense" if pd.isna(row["criterion"]) else _ticket("", sparsity=True)(row),
-                "change": _word("perturbation"),
+                "change": word("perturbation"),
                 "loss": lambda row: f"{row['loss']:.4f}",
-                "more than unchanged": _with_interval("loss_difference", "{:+.4f}"),
+                "more than unchanged": with_interval("loss_difference", "{:+.4f}"),
                 "dense, changed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
-                "retention": _with_interval("performance_retention", "{:.4f}"),
+                "retention": with_interval("performance_retention", "{:.4f}"),
             },
         ),
-        _section(
+        section(
             "Simulation of iterative pruning",
             f"{SIMULATION[0].upper()}{SIMULATION[1:]} Retention is against the dense model on the same sequences.",
             simulations,
             {
-                "model": _word("model"),
-                "text": _word("data"),
+                "model": word("model"),
+                "text": word("data"),
                 "iteration": lambda row: f"{row['iteration']}{' (best)' if row['best'] else ''}",
                 "sparsity": lambda row: percent(row["sparsity"], 1),
                 "loss": lambda row: f"{row['loss']:.4f}",
                 "retention": lambda row: f"{row['performance_retention']:.4f}",
-                "sequences": _word("ticket_sequences"),
+                "sequences": word("ticket_sequences"),
                 "private memory, MiB": lambda row: f"{row['peak_host_private_bytes'] / 2**20:,.0f}",
             },
         ),
     ]
-    return [section for section in found if section.rows]
+    return [made for made in found if made.rows]
 
 
-def _section(title: str, note: str, table: pd.DataFrame, cells: Mapping[str, Callable[[Row], str]]) -> Section:
+def section(title: str, note: str, table: pd.DataFrame, cells: Mapping[str, Callable[[Row], str]]) -> Section:
+    """A section whose table has a column for each of `cells`, of what it makes of a row."""
     rows: Sequence[Row] = table.to_dict("records")
     return Section(title, note, tuple(cells), tuple(tuple(show(row) for show in cells.values()) for row in rows))
 
 
-def _word(key: str) -> Callable[[Row], str]:
+def word(key: str) -> Callable[[Row], str]:
+    """A value as it is."""
     return lambda row: MISSING if pd.isna(row[key]) or row[key] == "" else str(row[key])
 
 
@@ -148,11 +168,14 @@ def _ticket(side: str, sparsity: bool = False) -> Callable[[Row], str]:
     return show
 
 
-def _with_interval(key: str, form: str) -> Callable[[Row], str]:
+def with_interval(key: str, form: str, scale: float = 1) -> Callable[[Row], str]:
+    """A value times `scale`, with its interval where there is one."""
+
     def show(row: Row) -> str:
-        low, high = row[f"{key}_low"], row[f"{key}_high"]
-        value = form.format(row[key])
-        return value if pd.isna(low) else f"{value} [{form.format(low)}, {form.format(high)}]"
+        if pd.isna(row[key]):
+            return MISSING
+        value, low, high = (form.format(scale * row[f"{key}{bound}"]) for bound in ("", "_low", "_high"))
+        return value if pd.isna(row[f"{key}_low"]) else f"{value} [{low}, {high}]"
 
     return show
 

@@ -22,13 +22,16 @@ TERMINAL: dict[str, dict[str, Any]] = {
 PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl_top_k", "seconds", *MEMORY}
 
 
-def print_tickets(tickets: pd.DataFrame, page: Path | None) -> None:
-    """Print the table of all tickets on standard output, and where the page is."""
+def print_tickets(tickets: pd.DataFrame) -> None:
+    """Print the table of all tickets on standard output."""
     console = Console()
     console.print(summary_table(tickets))
     console.print(Text(memory_line(tickets)), soft_wrap=True)
-    if page:
-        console.print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def print_page(page: Path) -> None:
+    """Print where the page is."""
+    Console().print(Text(f"report: {page}"), soft_wrap=True)
 
 
 def memory_line(tickets: pd.DataFrame) -> str:

@@ -12,7 +12,9 @@ TICKET = "ticket"
 NUMBERED = ("reinitialised", "shuffled", "random", "order")
 """Branches of which a level can have several, `shuffled-1` and `shuffled-2` for example."""
 TRANSPLANTED = "transplanted"
-KINDS = (TICKET, "gradual", "distilled", *NUMBERED, TRANSPLANTED)
+SINGLE = (TICKET, "gradual", "distilled")
+KINDS = (TICKET, *NUMBERED, *SINGLE[1:], TRANSPLANTED)
+"""All kinds of branches, in the order of reports."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Branch:
             return cls(kind, donor=rest)
         if kind in NUMBERED and rest.isascii() and rest.isdigit():
             return cls(kind, seed=int(rest))
-        if kind in KINDS[:3] and kind == name:
+        if name in SINGLE:
             return cls(kind)
         raise ValueError(f"branch: '{name}'; allowed are {', '.join(KINDS)}, with a number or a study after some")
 
@@ -113,6 +115,19 @@ class LearningRecord:
     def validation_accuracy(self) -> float:
         """At the early-stop iteration, a fraction."""
         return self.validation_accuracies[self._early_stop]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Fingerprints of what the training was made from, by what it is; empty where the provenance has none."""
+        found = self.provenance.get("inputs")
+        return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
+
+    @property
+    def rewind_step(self) -> int | None:
+        """Step k of the rewinding point: `rewind_step` of the provenance's settings; None where it is not there."""
+        settings = self.provenance.get("settings")
+        step = settings.get("rewind_step") if isinstance(settings, dict) else None
+        return step if isinstance(step, int) else None
 
     @property
     def _early_stop(self) -> int:

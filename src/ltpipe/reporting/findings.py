@@ -1,0 +1,189 @@
+"""Which findings of Frankle & Carbin 2019 (1803.03635) and Frankle et al. 2020 (1912.05671) hold in a study.
+
+A finding holds ("yes") only where the 95 % interval over replicates lies on its side altogether, does not ("no") only
+where the interval lies on the other side altogether, and is "undecided" else: always with a single replicate. Those of
+tickets are of differences paired by replicate, seeds of a control averaged within theirs; that of barriers is of the
+barrier itself. Nothing is corrected for the number of findings or levels.
+
+That tickets are no worse than the dense model is a claim of non-inferiority: their difference in accuracy lies above
+-0.2 points. It is "yes" only if every level down to 8.7 % shows it, and "no" if any one of these levels excludes it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from ltpipe.analysis.replicates import Estimate, Holds, averaged, estimate, paired
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.trainings import Trainings, Treatment, label
+from ltpipe.runtime.frames import frame
+from ltpipe.training.connectivity import STABLE, Connectivity
+from ltpipe.training.record import TICKET
+
+FINDINGS: dict[str, str] = {"study": "string", "finding": "string", "holds": "string", "evidence": "string"}
+"""Columns of the findings table."""
+
+MARGIN = 0.002
+"""By how much accuracy, as a fraction, a ticket may be worse and still count as no worse."""
+DOWN_TO = 0.087
+COMPARED_AT = (0.211, 0.135)
+"""Weights remaining for which the papers state their findings."""
+NEAR = 0.05
+"""Relative distance up to which a level of the study is one of these."""
+CONTROLS = ("reinitialised", "shuffled")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding: what it says, whether it holds in a study, and the numbers that say so."""
+
+    study: str
+    finding: str
+    holds: Holds
+    evidence: str
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A level's ticket against something else."""
+
+    ticket: Treatment
+    difference: Estimate
+
+    @property
+    def where(self) -> str:
+        return f"{percent(self.ticket.weights_remaining, 1)} of the weights (level {self.ticket.level})"
+
+
+def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> pd.DataFrame:
+    """One row a study and finding; a finding whose trainings or lines are not in the study has none."""
+    studies = sorted({*trainings.studies, *(line.study for line in lines)})
+    return frame([asdict(found) for study in studies for found in _findings(study, trainings, lines)], FINDINGS)
+
+
+def _findings(study: str, trainings: Trainings, lines: Sequence[Connectivity]) -> Iterator[Finding]:
+    tickets = [found for found in trainings if (found.study, found.kind) == (study, TICKET) and found.level > 0]
+    dense = trainings.treatment(study, 0)
+    if dense:
+        yield from _no_worse(study, tickets, dense)
+    for kind in CONTROLS:
+        for remaining in COMPARED_AT:
+            ticket = _nearest(tickets, remaining)
+            control = ticket and trainings.treatment(study, ticket.level, kind)
+            if ticket and control:
+                yield from _against(ticket, control, remaining)
+    for level in sorted({line.level for line in lines if line.study == study}):
+        alike = [line for line in lines if (line.study, line.level) == (study, level)]
+        yield _connected(study, level, alike, trainings.treatment(study, level))
+
+
+def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Iterator[Finding]:
+    """At every level down to 8.7 % of the weights; how far it goes is told beyond that."""
+    reference = dense.values("test_accuracy")
+    levels = [
+        _Compared(ticket, difference)
+        for ticket in sorted(tickets, key=lambda ticket: -ticket.weights_remaining)
+        if (difference := paired(ticket.values("test_accuracy"), reference))
+    ]
+    claimed = [level for level in levels if level.ticket.weights_remaining >= DOWN_TO * (1 - NEAR)]
+    if not claimed or min(level.ticket.weights_remaining for level in levels) > DOWN_TO * (1 + NEAR):
+        return
+    shown = [level.difference.above(-MARGIN) for level in levels]
+    first = next((index for index, one in enumerate(shown) if one != "yes"), len(levels))
+    # The last level that shows it, the first that does not, and those of the claim that show the contrary.
+    told = {first - 1, first, *(index for index in range(len(claimed)) if shown[index] == "no")}
+    parts = [
+        f"shown down to {levels[first - 1].where}" if first else "shown at no level",
+        *(
+            f"difference {_points(level.difference)} at {level.where}"
+            for index, level in enumerate(levels)
+            if index in told
+        ),
+    ]
+    yield Finding(
+        study,
+        f"Tickets are at most {100 * MARGIN:g} points less accurate than the dense model, down to "
+        f"{percent(DOWN_TO)} of the weights",
+        _all(shown[: len(claimed)]),
+        _sentence(parts),
+    )
+
+
+def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterator[Finding]:
+    """Faster, and better, than a control of the same level."""
+    claims: tuple[tuple[str, str, str, Callable[[Estimate], Holds], Callable[[Estimate], str]], ...] = (
+        ("stop earlier", "early_stop_iteration", "early stop", lambda found: found.below(0), _iterations),
+        ("are more accurate", "test_accuracy", "test accuracy", lambda found: found.above(0), _points),
+    )
+    for claim, measure, what, holds, shown in claims:
+        values, others = ticket.values(measure), control.values(measure)
+        difference = paired(values, others)
+        if difference is None:
+            continue
+        both = values.keys() & others.keys()
+        means = [estimate([found[key] for key in sorted(both)]).mean for found in (values, others)]
+        first, second = (f"{100 * mean:.2f}%" if measure == "test_accuracy" else f"{mean:,.0f}" for mean in means)
+        yield Finding(
+            ticket.study,
+            f"Tickets {claim} than {_others(control)}, at {percent(remaining)} of the weights",
+            holds(difference),
+            _sentence(
+                [
+                    f"{_Compared(ticket, difference).where}: {what} {first} against {second}",
+                    f"difference {shown(difference)}",
+                ]
+            ),
+        )
+
+
+def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Treatment | None) -> Finding:
+    """The barrier between two children of one rewinding point."""
+    barrier = estimate(list(averaged((line.replicate, line.barrier) for line in lines).values()))
+    where = f"level {level}"
+    if ticket:
+        steps = sorted({str(record.rewind_step) for record in ticket.records if record.rewind_step is not None})
+        where += f", {percent(ticket.weights_remaining, 1)} of the weights, k = {' or '.join(steps) or 'not recorded'}"
+    return Finding(
+        study,
+        f"Trainings from one rewinding point in other data orders are linearly connected (barrier below "
+        f"{percent(STABLE)}), at level {level}",
+        barrier.below(STABLE),
+        _sentence([f"{where}: barrier {_points(barrier, sign='')}"]),
+    )
+
+
+def _nearest(tickets: Sequence[Treatment], remaining: float) -> Treatment | None:
+    """The level nearest a share of the weights, if it is near at all."""
+    near = [ticket for ticket in tickets if abs(ticket.weights_remaining / remaining - 1) <= NEAR]
+    return min(near, key=lambda ticket: abs(ticket.weights_remaining - remaining), default=None)
+
+
+def _all(holds: Sequence[Holds]) -> Holds:
+    return "no" if "no" in holds else "undecided" if "undecided" in holds else "yes"
+
+
+def _others(control: Treatment) -> str:
+    return {"shuffled": "shuffled masks"}.get(control.kind, f"{label(control.kind)} tickets")
+
+
+def _points(found: Estimate, sign: str = "+") -> str:
+    return _with_interval(found, lambda value: f"{100 * value:{sign}.2f}", " points")
+
+
+def _iterations(found: Estimate) -> str:
+    return _with_interval(found, lambda value: f"{value:+,.0f}", " iterations")
+
+
+def _with_interval(found: Estimate, show: Callable[[float], str], unit: str) -> str:
+    """A mean with its interval, or why it has none, and its replicates."""
+    replicates = f"{found.replicates} replicate{'s' if found.replicates > 1 else ''}"
+    low, high = found.interval.low, found.interval.high
+    if low != low:  # NaN
+        return f"{show(found.mean)}{unit} (no interval: {replicates}{', all equal' if found.replicates > 1 else ''})"
+    return f"{show(found.mean)}{unit} [{show(low)}, {show(high)}] ({replicates})"
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
