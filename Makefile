@@ -20,7 +20,8 @@ help: ## list the targets
 .PHONY: run
 run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file for another)
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
-	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --page $(REPORT)/index.html
+	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --levels $(REPORT)/levels.csv \
+	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html
 
 .PHONY: plan
 plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk (CONFIG=file for another)

@@ -42,5 +42,7 @@ onsuccess:
     # make prints the table itself, since this is not run when there was nothing to do. A plan has no table.
     if "MAKELEVEL" not in os.environ and Path(rules.report.output.table).exists():
         shell(
-            "python scripts/print_table.py --tickets {rules.report.output.table} --page {rules.report.output.page}"
+            "python scripts/print_table.py --tickets {rules.report.output.table}"
+            " --levels {rules.report.output.levels} --findings {rules.report.output.findings}"
+            " --page {rules.report.output.page}"
         )

@@ -18,10 +18,11 @@ def main(*, tickets: Path, levels: Path | None = None, findings: Path | None = N
         page: the report's page.
     """
     table = read_tickets(tickets)
+    trained = (read_levels(levels), read_findings(findings)) if levels and findings else None
     if len(table):
         print_tickets(table)
-    if levels and findings:
-        print_studies(read_levels(levels), read_findings(findings))
+    if trained:
+        print_studies(*trained)
     if page:
         print_page(page)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from studies import line, record
 from tiny import save_tiny
 
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, WEIGHTS
@@ -144,6 +145,12 @@ def study(tmp_path_factory, source_folder, canonical_folder) -> Study:
     arguments += ["--overlaps", study / "overlap", "--validations", study / "validation"]
     done("make_report", *arguments, "--output", study / "report")
     done("print_table", "--tickets", study / "report" / "tickets.csv")
+    for name, made in (("record", record()), ("line", line(0, 0.01))):
+        made.write(study / name)
+    arguments = ["--baselines", "--tickets", "--records", study / "record", "--connectivities", study / "line"]
+    done("make_report", *arguments, "--output", study / "trained")
+    tables = {f"--{name}": study / "trained" / f"{name}.csv" for name in ("tickets", "levels", "findings")}
+    done("print_table", *(part for pair in tables.items() for part in pair))
 
     damage(study)
     return study
@@ -268,6 +275,21 @@ CASES = {
     "report-of-no-overlap": Case("make_report", on(REPORT, overlaps="@ticket"), ("@ticket: not an overlap table",)),
     "report-of-no-validation": Case("make_report", on(REPORT, validations="@absent"), ("@absent: no such file",)),
     "no-tickets": Case("make_report", "--baselines @text.baseline --tickets", ("tickets: ",)),
+    "no-tickets-beside-trainings": Case(
+        "make_report", "--baselines @text.baseline --tickets --records @record", ("tickets: ",)
+    ),
+    "nothing-to-report": Case("make_report", "--baselines --tickets", ("tickets: ",)),
+    "record-twice": Case("make_report", on(REPORT, records="@record @record"), ("'lenet', replicate 0", "each once")),
+    "no-record": Case("make_report", on(REPORT, records="@absent"), ("@absent: no such file",)),
+    "record-is-a-ticket": Case("make_report", on(REPORT, records="@ticket"), ("@ticket: not a learning record",)),
+    "record-is-half": Case("make_report", on(REPORT, records="@half-ticket"), ("@half-ticket: not valid JSON",)),
+    "line-is-a-record": Case("make_report", on(REPORT, connectivities="@record"), ("@record: not a linear conn",)),
+    "bird-is-a-line": Case("make_report", on(REPORT, early_birds="@line"), ("@line: not an early-bird",)),
+    "levels-are-tickets": Case(
+        "print_table",
+        "--tickets @trained/tickets.csv --levels @trained/tickets.csv --findings @trained/findings.csv",
+        ("@trained/tickets.csv: not a levels table",),
+    ),
     # files of another kind
     "sequences-are-a-mask": Case("evaluate", on(DENSE, sequences="@llama.mask"), ("@llama.mask: not ", "sequences")),
     "mask-is-a-histogram": Case("evaluate", on(TICKET, mask="@llama.histogram"), ("@llama.histogram: not a mask",)),

@@ -1,4 +1,4 @@
-# Gather every ticket of the grid, and what the analyses say, in tables, a figure and a page.
+# Gather every ticket, every training, and what the analyses say, in tables, figures and a page.
 rule report:
     input:
         script="scripts/make_report.py",
@@ -9,6 +9,9 @@ rule report:
         validations=grid.models(config, grid.VALIDATION),
         perturbed=grid.perturbed(config),
         simulations=grid.simulations(config),
+        records=studies.records(config),
+        connectivities=studies.connectivities(config),
+        early_birds=studies.early_birds(config),
     output:
         table=f"{grid.REPORT}/tickets.csv",
         parquet=f"{grid.REPORT}/tickets.parquet",
@@ -21,8 +24,27 @@ rule report:
         simulations=f"{grid.REPORT}/simulations.csv",
         overlap=f"{grid.REPORT}/overlap.csv",
         validation=f"{grid.REPORT}/validation.csv",
-        png=f"{grid.REPORT}/tradeoff.png",
-        svg=f"{grid.REPORT}/tradeoff.svg",
+        findings=f"{grid.REPORT}/findings.csv",
+        findings_parquet=f"{grid.REPORT}/findings.parquet",
+        trainings=f"{grid.REPORT}/trainings.csv",
+        trainings_parquet=f"{grid.REPORT}/trainings.parquet",
+        levels=f"{grid.REPORT}/levels.csv",
+        levels_parquet=f"{grid.REPORT}/levels.parquet",
+        connectivity=f"{grid.REPORT}/connectivity.csv",
+        connectivity_parquet=f"{grid.REPORT}/connectivity.parquet",
+        early_birds=f"{grid.REPORT}/early_birds.csv",
+        early_birds_parquet=f"{grid.REPORT}/early_birds.parquet",
+        figures=[
+            f"{grid.REPORT}/{name}.{kind}"
+            for name, drawn in (
+                ("tradeoff", grid.tickets),
+                ("levels", studies.records),
+                ("connectivity", studies.connectivities),
+                ("early_birds", studies.early_birds),
+            )
+            if drawn(config)
+            for kind in ("png", "svg")
+        ],
         page=f"{grid.REPORT}/index.html",
     log:
         "results/logs/report.log",
@@ -31,4 +53,5 @@ rule report:
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets}"
         " --overlaps {input.overlaps} --validations {input.validations} --perturbed {input.perturbed} --simulations {input.simulations}"
+        " --records {input.records} --connectivities {input.connectivities} --early-birds {input.early_birds}"
         " --output {params.folder}"

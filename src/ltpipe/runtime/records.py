@@ -46,7 +46,8 @@ def read_record(path: Path, kind: str, of: type[Record]) -> Record:
         hints = get_type_hints(of)
         return of(**{name: _checked(value, hints[name], name) for name, value in content.items()})
     except ValueError as error:
-        raise DamagedFileError(f"{path}: not a {kind}, or damaged ({error}); run its stage again") from None
+        article = "an" if kind[0] in "aeiou" else "a"
+        raise DamagedFileError(f"{path}: not {article} {kind}, or damaged ({error}); run its stage again") from None
 
 
 def _checked(value: Any, wanted: Any, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,6 @@ from ltpipe.training.record import Branch
 
 if TYPE_CHECKING:  # a report that only reads lines does not wait for torch
     import torch
-
-    from ltpipe.training.levels import Tensors
 
 KIND = "linear connectivity"
 STABLE = 0.02
@@ -44,7 +42,9 @@ class Line:
         return self.barrier < STABLE
 
 
-def interpolate(first: Tensors, second: Tensors, alpha: float) -> dict[str, torch.Tensor]:
+def interpolate(
+    first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], alpha: float
+) -> dict[str, torch.Tensor]:
     """The point alpha * first + (1 - alpha) * second, exactly one of them at the ends.
 
     Whole numbers are those of `first`.
@@ -61,7 +61,10 @@ def interpolate(first: Tensors, second: Tensors, alpha: float) -> dict[str, torc
 
 
 def error_along_line(
-    first: Tensors, second: Tensors, error: Callable[[dict[str, torch.Tensor]], float], points: int = 30
+    first: Mapping[str, torch.Tensor],
+    second: Mapping[str, torch.Tensor],
+    error: Callable[[dict[str, torch.Tensor]], float],
+    points: int = 30,
 ) -> Line:
     """Evaluate at `points` evenly spaced places, both ends among them.
 
