@@ -216,13 +216,14 @@ def test_barriers_by_their_interval(height, holds):
 def test_barriers_say_where_and_orders_are_averaged():
     records = [record("ticket", level, replicate, k=500) for level in (0, 3) for replicate in range(2)]
     lines = [
-        line(replicate, height + 0.002 * replicate, level, order)
+        line(replicate, height + 0.002 * replicate + 0.01 * level, level, order)
         for level in (0, 3)
         for replicate in range(2)
         for order, height in ((1, 0.002), (2, 0.008))
     ]
     found = [evidence for finding, (_, evidence) in findings(records, lines).items() if "connected" in finding]
-    assert found[1].startswith("Level 3, 51.3% of the weights, k = 500: barrier 0.60 points [")
+    assert found[0].startswith("Level 0, 100.0% of the weights, k = 500: barrier 0.60 points [")
+    assert found[1].startswith("Level 3, 51.3% of the weights, k = 500: barrier 3.60 points [")
     assert all(evidence.endswith("(2 replicates).") for evidence in found)
     unknown = findings([record("ticket", 0, replicate, k=None) for replicate in range(2)], lines[:4])
     assert "k = not recorded" in next(iter(unknown.values()))[1]

@@ -11,6 +11,7 @@ That tickets are no worse than the dense model is a claim of non-inferiority: th
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import pandas as pd
 
@@ -44,18 +45,6 @@ class Finding:
     evidence: str
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """A level's ticket against something else."""
-
-    ticket: Treatment
-    difference: Estimate
-
-    @property
-    def where(self) -> str:
-        return f"{percent(self.ticket.weights_remaining, 1)} of the weights (level {self.ticket.level})"
-
-
 def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> pd.DataFrame:
     """One row a study and finding; a finding whose trainings or lines are not in the study has none."""
     studies = sorted({*trainings.studies, *(line.study for line in lines)})
@@ -82,22 +71,22 @@ def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Ite
     """At every level down to 8.7 % of the weights; how far it goes is told beyond that."""
     reference = dense.values("test_accuracy")
     levels = [
-        _Compared(ticket, difference)
+        (ticket, difference)
         for ticket in sorted(tickets, key=lambda ticket: -ticket.weights_remaining)
         if (difference := paired(ticket.values("test_accuracy"), reference))
     ]
-    claimed = [level for level in levels if level.ticket.weights_remaining >= DOWN_TO * (1 - NEAR)]
-    if not claimed or min(level.ticket.weights_remaining for level in levels) > DOWN_TO * (1 + NEAR):
+    claimed = sum(ticket.weights_remaining >= DOWN_TO * (1 - NEAR) for ticket, _ in levels)
+    if not claimed or levels[-1][0].weights_remaining > DOWN_TO * (1 + NEAR):
         return
-    shown = [level.difference.above(-MARGIN) for level in levels]
+    shown = [difference.above(-MARGIN) for _, difference in levels]
     first = next((index for index, one in enumerate(shown) if one != "yes"), len(levels))
     # The last level that shows it, the first that does not, and those of the claim that show the contrary.
-    told = {first - 1, first, *(index for index in range(len(claimed)) if shown[index] == "no")}
+    told = {first - 1, first, *(index for index in range(claimed) if shown[index] == "no")}
     parts = [
-        f"shown down to {levels[first - 1].where}" if first else "shown at no level",
+        f"shown down to {_where(levels[first - 1][0])}" if first else "shown at no level",
         *(
-            f"difference {_points(level.difference)} at {level.where}"
-            for index, level in enumerate(levels)
+            f"difference {_points(difference)} at {_where(ticket)}"
+            for index, (ticket, difference) in enumerate(levels)
             if index in told
         ),
     ]
@@ -105,7 +94,7 @@ def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Ite
         study,
         f"Tickets are at most {100 * MARGIN:g} points less accurate than the dense model, down to "
         f"{percent(DOWN_TO)} of the weights",
-        _all(shown[: len(claimed)]),
+        _all(shown[:claimed]),
         _sentence(parts),
     )
 
@@ -122,7 +111,7 @@ def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterato
         if difference is None:
             continue
         both = values.keys() & others.keys()
-        means = [estimate([found[key] for key in sorted(both)]).mean for found in (values, others)]
+        means = [fmean(found[replicate] for replicate in both) for found in (values, others)]
         first, second = (f"{100 * mean:.2f}%" if measure == "test_accuracy" else f"{mean:,.0f}" for mean in means)
         yield Finding(
             ticket.study,
@@ -130,7 +119,7 @@ def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterato
             holds(difference),
             _sentence(
                 [
-                    f"{_Compared(ticket, difference).where}: {what} {first} against {second}",
+                    f"{_where(ticket)}: {what} {first} against {second}",
                     f"difference {shown(difference)}",
                 ]
             ),
@@ -151,6 +140,10 @@ def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Tr
         barrier.below(STABLE),
         _sentence([f"{where}: barrier {_points(barrier, sign='')}"]),
     )
+
+
+def _where(ticket: Treatment) -> str:
+    return f"{percent(ticket.weights_remaining, 1)} of the weights (level {ticket.level})"
 
 
 def _nearest(tickets: Sequence[Treatment], remaining: float) -> Treatment | None:
