@@ -137,6 +137,10 @@ def test_evidence_has_the_numbers():
     )
 
 
+def test_means_are_of_the_replicates_that_are_compared():
+    assert findings([*controlled(0.2, 150), record("ticket", 7, 9, 0.5, 4000)]) == findings(controlled(0.2, 150))
+
+
 def test_seeds_do_not_pass_for_replicates():
     """Copies of a control's training are no more evidence than one."""
     copies = [one for one in controlled(0.05, 50) if one.branch != "reinitialised-2"]

@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +202,11 @@ def test_records_alone_give_no_lines_and_no_birds(files, tmp_path):
     assert {path.stem for path in tmp_path.glob("*.png")} == {"levels"}
     assert (tmp_path / "early_birds.csv").read_text().count("\n") == 1
     assert "Linear mode" not in (tmp_path / "index.html").read_text()
+
+
+def test_reading_records_and_lines_needs_no_torch():
+    program = "import sys, ltpipe.reporting.report; print({'torch', 'transformers', 'scipy'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_names_are_text_and_never_markup(tmp_path):
