@@ -68,8 +68,9 @@ class LiveTraining:
         `masked_fill_` is not.
         """
         self.computing.backward(loss)
-        for parameter, factor in self._factors:
-            parameter.grad.mul_(factor)
+        if self._factors:
+            gradients = [parameter.grad for parameter, _ in self._factors]
+            torch._foreach_mul_(gradients, [factor for _, factor in self._factors])
         self.optimizer.step()
         self._advance()
 
