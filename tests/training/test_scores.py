@@ -1,5 +1,6 @@
 """Every criterion of a level against a few plain lines in float64, and against the scores of a streamed checkpoint."""
 
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel, build_skeleton
 from ltpipe.training import levels, models, scores
@@ -259,12 +261,36 @@ def test_examples_follow_from_the_seed_and_are_as_many_as_asked_for(ready):
     close(everything[0], everything[1])
 
 
+@pytest.mark.parametrize("criterion", ["grasp", "snip", "synflow", "wanda"])
+def test_pruned_weights_are_seen_as_zero(criterion, ready):
+    task, state = ready
+    dense = dict(state.weights) | {name: state.weights[name] + (~kept).float() for name, kept in state.mask.items()}
+    expected, found = scored(task, state, criterion), scored(task, replace(state, weights=dense), criterion)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_a_subject_is_changed_for_a_while_only(ready):
+    task, state = ready
+    subject = scores.LiveSubject(task, state.weights, state.buffers, state.mask, task.train, None, STEPS)
+
+    def gradients():
+        found = {}
+        subject.gradients(SummedGradient, found.__setitem__)
+        return found
+
+    first = gradients()
+    with suppress(KeyError), subject.changed(lambda _, tensor: tensor + 1), subject.inputs_of_ones():
+        assert not any(torch.allclose(now, first[name], rtol=1e-2) for name, now in gradients().items())
+        raise KeyError
+    assert all(torch.equal(now, first[name]) for name, now in gradients().items())
+
+
 @pytest.mark.parametrize("criterion", ["magnitude", "random", "synflow"])
 def test_a_criterion_without_data_reads_no_example(criterion, ready):
     task, state = ready
     expected = scored(task, state, criterion)
     train = Examples(torch.full_like(task.train.inputs, torch.nan), task.train.labels)
-    found = scored(replace(task, train=train), state, criterion)
+    found = scored(replace(task, train=train), state, criterion, examples=0)
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
@@ -333,6 +359,10 @@ def test_bad_input_is_refused(ready):
         with pytest.raises(UserError, match=f"{count} examples to calibrate with; there are 100, allowed is 1"):
             scored(task, state, "snip", examples=count)
     diverged = replace(state, weights={name: tensor * torch.nan for name, tensor in state.weights.items()})
+    one = {name: tensor.clone() for name, tensor in state.weights.items()}
+    one[next(iter(state.mask))].view(-1)[0] = torch.inf
+    with pytest.raises(UserError, match=r"'magnitude': scores of .* are not finite"):
+        scored(task, replace(state, weights=one), "magnitude")
     for criterion in ("magnitude", "snip"):
         with pytest.raises(UserError, match=f"'{criterion}': scores of .* are not finite; training has diverged"):
             scored(task, diverged, criterion)

@@ -164,7 +164,7 @@ class LiveSubject:
                     along = sum((each * gradient[name]).sum() for name, each in zip(parameters, first, strict=True))
                 second = torch.autograd.grad(along, list(parameters.values()), materialize_grads=True)
                 for name, each in zip(parameters, second, strict=True):
-                    products[name] += each * self._mask[name]
+                    products[name] += each
         for name, product in products.items():
             deliver(name, product)
 
