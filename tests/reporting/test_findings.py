@@ -230,4 +230,4 @@ def test_barriers_say_where_and_orders_are_averaged():
     assert found[1].startswith("Level 3, 51.3% of the weights, k = 500: barrier 3.60 points [")
     assert all(evidence.endswith("(2 replicates).") for evidence in found)
     unknown = findings([record("ticket", 0, replicate, k=None) for replicate in range(2)], lines[:4])
-    assert "k = not recorded" in next(iter(unknown.values()))[1]
+    assert "k not recorded" in next(iter(unknown.values()))[1]

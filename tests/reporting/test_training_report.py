@@ -92,6 +92,14 @@ def test_a_single_replicate_has_no_band_and_kinds_keep_their_colours():
     assert "1 replicate" in few.get_title(loc="left")
 
 
+@pytest.mark.parametrize(
+    ("levels", "ticks"), [(1, [100]), (2, [100, 80]), (13, [100, 64.1, 41.1, 26.3, 16.9, 10.9, 7])]
+)
+def test_levels_have_ticks_that_keep_apart(levels, ticks):
+    axes = levels_figure(LEVELS[LEVELS["level"] < levels]).axes[0]
+    assert (100 * axes.get_xticks()).round(1).tolist() == ticks
+
+
 def test_the_line_has_its_children_and_their_mean():
     axes = connectivity_figure(connectivity_table(LINES)).axes[0]
     assert len(axes.lines) == 2 * (2 + 1)

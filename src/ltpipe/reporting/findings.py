@@ -132,7 +132,8 @@ def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Tr
     where = f"level {level}"
     if ticket:
         steps = sorted({str(record.rewind_step) for record in ticket.records if record.rewind_step is not None})
-        where += f", {percent(ticket.weights_remaining, 1)} of the weights, k = {' or '.join(steps) or 'not recorded'}"
+        step = f"k = {' or '.join(steps)}" if steps else "k not recorded"
+        where += f", {percent(ticket.weights_remaining, 1)} of the weights, {step}"
     return Finding(
         study,
         f"Trainings from one rewinding point in other data orders are linearly connected (barrier below "

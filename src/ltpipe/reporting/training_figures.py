@@ -33,8 +33,8 @@ from ltpipe.training.record import KINDS, TICKET
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 BAND = 0.15  # opacity
-TICK_RATIO = 1.35
-"""Neighbouring ticks of weights remaining are at least this far apart, so that their labels are."""
+TICKS = 9
+"""Neighbouring ticks of weights remaining are at least this part of the axis apart, so that their labels are."""
 LEVEL_COLOURS = "viridis"
 LIGHTEST = 0.85  # of that map: its yellow is faint on white
 
@@ -194,8 +194,9 @@ def _draw_branches(
 def _weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
     """A logarithmic axis of weights remaining, falling to the right as in the paper, with ticks at levels."""
     ticks: list[float] = []
+    least = (max(remaining) / min(remaining)) ** (1 / TICKS)
     for weights in sorted(set(remaining), reverse=True):
-        if not ticks or ticks[-1] / weights >= TICK_RATIO:
+        if not ticks or ticks[-1] / weights >= least:
             ticks.append(weights)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
