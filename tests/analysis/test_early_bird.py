@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from handmade import exact, mask_of, save_mask
 
-from ltpipe.analysis.early_bird import Detector, detect, follow
+from ltpipe.analysis.early_bird import Detector, Watch, detect
 from ltpipe.runtime.errors import UserError
 
 SIZE = 1000
@@ -102,7 +102,7 @@ def test_masks_are_looked_at_as_they_come_and_only_a_window_is_kept():
             taken.append(index)
             yield mask
 
-    step = next(step for step in follow(source(), Detector()) if step.converged)
+    step = next(step for step in map(Watch(Detector()).look, source()) if step.converged)
     assert (step.index, taken[-1]) == (4, 4)
 
 

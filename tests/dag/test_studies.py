@@ -30,7 +30,7 @@ def write_config(folder: Path, **changes: object) -> None:
     (folder / "config/config.yaml").write_text(yaml.safe_dump({"imp": {"small": study}}))
 
 
-REPORT = {"report trainings"}
+REPORT = {"report tickets"}
 TASK = {"task small/task"}
 
 

@@ -88,6 +88,13 @@ def training_of(
     Raises:
         UserError: the branch does not exist at this level, or something that it needs is missing.
     """
+    made = _training_of(level, settings, mode, gradual, teaching)
+    return replace(made, rewind_step=level.point.iteration)
+
+
+def _training_of(
+    level: Level, settings: Settings, mode: Rewind, gradual: GradualSchedule, teaching: Teaching
+) -> Training:
     branch, named = Branch.named(level.named.branch), level.named
     if named.level == 0 and branch.kind not in ("ticket", "order"):
         raise UserError(f"level 0 has no branch '{named.branch}'; allowed are ticket and order-N")

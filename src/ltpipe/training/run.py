@@ -48,6 +48,7 @@ class Training:
         gradual: prune on the way.
         distillation: learn from a teacher too.
         plugin: a loop of the user's own.
+        rewind_step: k of the study, for the record.
     """
 
     task: Task
@@ -58,6 +59,7 @@ class Training:
     gradual: Gradual | None = None
     distillation: Distillation | None = None
     plugin: Plugin | None = None
+    rewind_step: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -201,6 +203,11 @@ def _recorded(training: Training, model: nn.Module, state: TrainingState, named:
         seconds=time.perf_counter() - begun,
         provenance=provenance(
             {"task": task.identity, "start": digest(training.start.weights)},
-            {**asdict(training.settings), **asdict(training.computing)},
+            {
+                **asdict(training.settings),
+                "milestones": list(training.settings.milestones),
+                **asdict(training.computing),
+                "rewind_step": training.rewind_step,
+            },
         ),
     )
