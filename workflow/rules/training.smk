@@ -95,7 +95,7 @@ rule training:
         given=lambda wildcards, input: options(
             {name: input.get(name) or None for name in ("mask", "trained", "teacher")}
         ),
-        rewind=lookup("imp/{study}/rewind/mode", within=config),
+        rewind=rewind_mode,
         train=train,
         own=branch_options,
         compute=computing,

@@ -1,0 +1,65 @@
+"""Masks that are watched while a model trains, against masks drawn by hand from the same training."""
+
+import pytest
+import torch
+from trainings import CPU, settings, toy, trained
+
+from ltpipe.analysis.early_bird import Detector, detect
+from ltpipe.analysis.early_bird_training import Drawing, watch_training
+from ltpipe.pruning.masks import unpack
+from ltpipe.runtime.errors import UserError
+from ltpipe.training.packing import packed
+from ltpipe.training.run import Named, Training
+from ltpipe.training.state import start_of
+
+NAMED = Named("study", 3)
+
+
+def training(**changes):
+    task = toy()
+    return Training(task, settings(**changes), start_of(task.build(3)), CPU)
+
+
+def by_hand(given, scope, sparsity, every, until):
+    """A mask for each place: keep what is at least as large as the (1 - sparsity) largest."""
+    masks = []
+    for iteration in range(every, until + 1, every):
+        weights = trained(given.task, given.settings, given.start, until=iteration).weights
+        chosen = {name: weights[name].abs() for name in given.task.kinds(given.task.build(0))}
+        everything = torch.cat([each.flatten() for each in chosen.values()])
+        mask = {}
+        for name, each in chosen.items():
+            ranked = everything if scope == "global" else each.flatten()
+            mask[name] = each >= ranked.sort(descending=True).values[round((1 - sparsity) * len(ranked)) - 1]
+        masks.append(packed(mask, "magnitude", scope, 3, "", "x"))
+    return masks
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_it_sees_the_masks_of_the_training_and_stops(scope):
+    given = training(learning_rate=0.002)
+    detector = Detector(window=3, threshold=0.05)
+    found, ticket = watch_training(given, Drawing("0.5", scope, 4), detector, NAMED)
+    masks = by_hand(given, scope, 0.5, 4, 40)
+    expected = detect(masks, detector)
+    assert found.converged == 4 * (expected.converged + 1)
+    assert found.converged < 40, "a test of stopping needs masks that converge"
+    assert found.iterations == tuple(range(4, found.converged + 1, 4))
+    worst = [max(step.values) if len(step.values) == 2 else None for step in expected.history]
+    assert found.distances == tuple(worst[: len(found.distances)])
+    last = masks[expected.converged]
+    for name, bits in ticket.bits.items():
+        assert (unpack(bits, ticket.shapes[name]) == unpack(last.bits[name], last.shapes[name])).all()
+    assert (ticket.sparsity, ticket.scope, ticket.seed) == ("0.5", scope, 3)
+    assert (found.study, found.replicate, found.sparsity) == ("study", 3, "0.5")
+
+
+def test_masks_that_keep_changing_are_watched_to_the_end():
+    found, _ = watch_training(training(), Drawing("0.5", "layer", 10), Detector(threshold=0.0), NAMED)
+    assert found.converged is None
+    assert found.iterations == (10, 20, 30, 40)
+
+
+def test_a_step_that_is_never_reached_is_refused():
+    with pytest.raises(UserError, match="allowed are 1 to 40"):
+        watch_training(training(), Drawing("0.5", "layer", 41), Detector(), NAMED)

@@ -1,0 +1,82 @@
+"""Mixed precision, and several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trainings
+from trainings import half_mask, settings, toy
+
+from ltpipe.training.computing import Computing
+from ltpipe.training.loop import train
+from ltpipe.training.state import read_state, rewind, start_of
+
+TASK = toy("lenet-300-100")
+START = rewind(start_of(TASK.build(0)), half_mask(TASK.build(0)))
+GENTLE = settings(optimizer="sgd", learning_rate=0.05)
+
+
+def run(computing):
+    return train(TASK.build(0), TASK.train, TASK.loss, GENTLE, START, computing=computing)
+
+
+def assert_masked_and_close(found, expected, tolerance):
+    for name, kept in START.mask.items():
+        assert not found.weights[name][~kept].any()
+    for name, tensor in expected.weights.items():
+        torch.testing.assert_close(found.weights[name], tensor, rtol=tolerance, atol=tolerance)
+        assert found.weights[name].dtype == torch.float32
+
+
+def test_threads_are_those_asked_for_and_put_back():
+    before, seen = torch.get_num_threads(), []
+    computing = Computing("cpu", threads=2)
+    train(
+        TASK.build(0), TASK.train, TASK.loss, GENTLE, START, [lambda _: seen.append(torch.get_num_threads())], 1,
+        computing,
+    )  # fmt: skip
+    assert set(seen) == {2}
+    assert torch.get_num_threads() == before
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps one precision a process."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_bfloat16_computes_and_float32_keeps():
+    mixed = run(Computing("cpu", "bf16"))
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(True)
+    plain = run(Computing("cpu"))
+    assert_masked_and_close(mixed, plain, 0.05)
+    assert any(not torch.equal(mixed.weights[name], plain.weights[name]) for name in plain.weights)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Up to the order of a sum: the mean of two half batches is that of the whole."""
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys; from pathlib import Path\n"
+        "from test_computing import run; from ltpipe.training.computing import Computing\n"
+        "from ltpipe.training.state import write_state\n"
+        "computing = Computing('cpu'); assert computing.processes == 2\n"
+        "state = run(computing)\n"
+        "if computing.is_first: write_state(Path(sys.argv[1]), state)\n"
+    )
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), str(Path(trainings.train.__code__.co_filename).parents[2])]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, tmp_path / "state"], check=True, timeout=200, env=environment)
+    assert_masked_and_close(read_state(tmp_path / "state"), run(Computing("cpu")), 1e-4)
