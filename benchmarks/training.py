@@ -1,4 +1,4 @@
-"""Benchmarks of training: the loop against a bare torch loop of the same model, and a masked step against a dense one."""
+"""Benchmarks of training: the loop against a bare torch loop of the same model, and masked steps against dense ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -20,12 +20,16 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+def plain_environment() -> dict[str, str]:
+    """Without what would make a checkout run other code than its own, or think that make called it."""
+    hidden = ("PYTHONPATH", "MAKELEVEL")
+    return {name: value for name, value in os.environ.items() if name not in hidden} | {"HF_HUB_OFFLINE": "1"}
+
+
 def snakemake(folder: Path, *arguments: str) -> str:
-    hidden = ("PYTHONPATH", "MAKELEVEL")  # the checkout runs its own code; make has no part in it
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["HF_HUB_OFFLINE"] = "1"
+    """Run it in a checkout to its end; gives all that it printed."""
     command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=500)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     return output

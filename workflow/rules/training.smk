@@ -63,11 +63,13 @@ rule level_mask:
         grid.LEVEL_MASK,
     log:
         "results/logs/imp/{study}/replicate-{replicate}/level-{level}/mask.log",
+    threads: training_threads
     params:
         rule=lambda wildcards: options(study_of(wildcards)["prune"]),
+        compute=computing,
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --trained {input.trained}"
-        " --replicate {wildcards.replicate} {params.rule} --output {output}"
+        " --replicate {wildcards.replicate} {params.rule} {params.compute} --output {output}"
 
 
 # Train a branch of a level to the end: the ticket, a control, or a ticket with another data order.

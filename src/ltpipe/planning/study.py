@@ -68,8 +68,10 @@ def plan_study(config: Config, device_memory: float | None = None) -> list[Stage
         device_memory: GiB of the card to plan for; None takes the configuration's, without limit if it is `auto`.
 
     Raises:
-        UserError: the shapes of a model are not known, or nothing of it is prunable.
+        UserError: the configuration has no grid, the shapes of a model are not known, or nothing of it is prunable.
     """
+    if not config["grid"]:
+        raise UserError("grid: there is none to plan; trainings (imp) are not planned")
     return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name, device_memory))]
 
 

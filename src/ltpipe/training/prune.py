@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from ltpipe.pruning.masks import Mask
+from ltpipe.training.computing import Computing
 from ltpipe.training.levels import Kind, dense_mask, layer_fractions, prune_globally, prune_layers
 from ltpipe.training.packing import packed
 from ltpipe.training.randomness import digest
@@ -36,7 +37,13 @@ class PruningRule:
     score_iterations: int = 100
 
 
-def prune_level(task: Task, trained: TrainingState, rule: PruningRule, replicate: int) -> Mask:
+def prune_level(
+    task: Task,
+    trained: TrainingState,
+    rule: PruningRule,
+    replicate: int,
+    computing: Computing = Computing(),  # noqa: B008
+) -> Mask:
     """Prune a trained model once more.
 
     Args:
@@ -44,6 +51,7 @@ def prune_level(task: Task, trained: TrainingState, rule: PruningRule, replicate
         trained: final state of the ticket of the level before; its mask is where this one begins.
         rule: what goes.
         replicate: seed of what is drawn at random.
+        computing: its threads score.
 
     Returns:
         A mask inside the one before.
@@ -53,16 +61,17 @@ def prune_level(task: Task, trained: TrainingState, rule: PruningRule, replicate
     """
     kinds = task.kinds(task.build(0))
     mask = trained.mask or dense_mask(trained.weights, kinds)
-    scores = level_scores(
-        task,
-        trained.weights,
-        trained.buffers,
-        rule.criterion,
-        mask,
-        examples=rule.examples,
-        seed=replicate,
-        iterations=rule.score_iterations,
-    )
+    with computing.alone():
+        scores = level_scores(
+            task,
+            trained.weights,
+            trained.buffers,
+            rule.criterion,
+            mask,
+            examples=rule.examples,
+            seed=replicate,
+            iterations=rule.score_iterations,
+        )
     pruned = _pruned(scores, mask, rule, kinds)
     return packed(pruned, rule.criterion, rule.scope, replicate, digest(trained.weights))
 

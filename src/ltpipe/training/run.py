@@ -107,7 +107,8 @@ def train_fully(training: Training, output: Path, record: Path, named: Named = N
     begun = time.perf_counter()
     _remove_orphans(output, record)
     model, state = _resumed(training, output, training.settings.iterations)
-    learned = _recorded(training, model, state, named, begun)
+    with training.computing.alone():
+        learned = _recorded(training, model, state, named, begun)
     if training.computing.is_first:
         write_state(output, state)
         learned.write(record)

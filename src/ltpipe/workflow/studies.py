@@ -4,12 +4,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ltpipe.training.record import NUMBERED
 from ltpipe.workflow import grid
 
 Config = dict[str, Any]
-
-NUMBERED = ("reinitialised", "shuffled", "random", "order")
-"""Branches of which the configuration gives a number."""
 
 
 @dataclass(frozen=True)
