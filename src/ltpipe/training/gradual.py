@@ -61,7 +61,7 @@ class Gradual:
             counts = {}
             for name, kept in self.kept.items():
                 size = weights[name].numel()
-                counts[name] = kept if progress == 1 else size - round(cubic_sparsity(1 - kept / size, progress) * size)
+                counts[name] = size - round(cubic_sparsity(1 - kept / size, progress) * size)
             live.prune(keep_largest(magnitudes(weights), live.mask, counts))
 
         return prune
