@@ -19,8 +19,12 @@ START = rewind(start_of(TASK.build(0)), half_mask(TASK.build(0)))
 GENTLE = settings(optimizer="sgd", learning_rate=0.05)
 
 
-def run(computing):
-    return train(TASK.build(0), TASK.train, TASK.loss, GENTLE, START, computing=computing)
+def run(computing, batch=12):
+    def loss(model, inputs, labels):
+        assert len(labels) == batch
+        return TASK.loss(model, inputs, labels)
+
+    return train(TASK.build(0), TASK.train, loss, GENTLE, START, computing=computing)
 
 
 def assert_masked_and_close(found, expected, tolerance):
@@ -71,7 +75,7 @@ def test_two_processes_train_as_one(tmp_path):
         "from test_computing import run; from ltpipe.training.computing import Computing\n"
         "from ltpipe.training.state import write_state\n"
         "computing = Computing('cpu'); assert computing.processes == 2\n"
-        "state = run(computing)\n"
+        "state = run(computing, batch=6)\n"
         "if computing.is_first: write_state(Path(sys.argv[1]), state)\n"
     )
     here = Path(__file__).parent
