@@ -22,7 +22,7 @@ SETTINGS = settings(milestones=(20,))
 def material():
     """Task, rewinding point, level 0 and the mask of level 1."""
     task = toy()
-    point = trained(task, SETTINGS, start_of(task.build(0)), until=STEP)
+    point = trained(task, SETTINGS, start_of(task.build(0)), [validation(task, task.validation)], until=STEP)
     dense = trained(task, SETTINGS, point, [validation(task, task.validation)])
     mask = levels.prune_globally(
         levels.magnitudes(dense.weights), levels.dense_mask(dense.weights, task.kinds(task.build(0))), "0.5"
@@ -117,7 +117,8 @@ def test_children_differ_in_the_order_of_the_data_only(material, level):
 def test_gradual_pruning_ends_at_the_counts_of_the_level(material, tmp_path):
     _, point, _, mask = material
     training = made(material, "gradual")
-    assert training.start is point
+    assert point.validation, "the dense model was looked at before step k"
+    assert training.start == replace(point, validation=(), best={})
     record = train_fully(training, tmp_path / "state", tmp_path / "record.json", Named("s", 0, 1, "gradual"))
     assert record.kept == sum(counts(mask).values())
     assert record.iterations[0] == 30

@@ -111,7 +111,8 @@ def _training_of(
             counts = {name: int(kept.sum()) for name, kept in level.mask.items()}
             schedule = Gradual(counts, gradual.begin, gradual.end, gradual.every)
             _check_schedule(gradual, level.point.iteration, settings.iterations)
-            return Training(level.task, settings, level.point, gradual=schedule)
+            unseen = replace(level.point, validation=(), best={})  # what was seen up to step k was dense
+            return Training(level.task, settings, unseen, gradual=schedule)
         case _:
             start = _rewound(level, mode, level.mask)
     training = Training(level.task, kept_rates, start)
