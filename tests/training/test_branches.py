@@ -143,6 +143,20 @@ def test_the_dense_model_at_its_early_stop_is_the_teacher(material):
         made(material, "distilled", teacher=None)
 
 
+@pytest.mark.parametrize("branch", ["ticket", "reinitialised-1", "shuffled-1", "transplanted-s", "gradual"])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({}, "give --mask"),
+        ({"output.weight": torch.ones(4, 9, dtype=torch.bool)}, r"'output.weight' of shape \(4, 9\) is no weight"),
+        ({"first.weight": torch.ones(4, 144, dtype=torch.bool)}, "'first.weight' of shape .* is no weight"),
+    ],
+)
+def test_masks_of_other_models_and_none_at_all_are_refused(material, branch, mask, message):
+    with pytest.raises(UserError, match=message):
+        made(material, branch, mask=mask)
+
+
 def test_the_dense_level_has_no_controls(material):
     with pytest.raises(UserError, match="level 0 has no branch 'shuffled-1'"):
         made(material, "shuffled-1", level=0)

@@ -98,6 +98,8 @@ def _training_of(
     branch, named = Branch.named(level.named.branch), level.named
     if named.level == 0 and branch.kind not in ("ticket", "order"):
         raise UserError(f"level 0 has no branch '{named.branch}'; allowed are ticket and order-N")
+    if named.level:
+        _check_mask(level.mask, level.point.weights)
     control_seed = stable_seed(named.replicate, named.branch)
     kept_rates = settings if mode != "none" or named.level == 0 else _last_rate(settings)
     match branch.kind:
@@ -141,6 +143,16 @@ def _rewound(level: Level, mode: Rewind, mask: Tensors) -> TrainingState:
 def _last_rate(settings: Settings) -> Settings:
     rate = settings.rate(settings.iterations - 1)
     return replace(settings, learning_rate=rate, warmup=0, milestones=())
+
+
+def _check_mask(mask: Tensors, weights: Tensors) -> None:
+    if not mask:
+        raise UserError("a level above 0 has a mask: give --mask")
+    for name, kept in mask.items():
+        if name not in weights or weights[name].shape != kept.shape:
+            raise UserError(
+                f"mask: '{name}' of shape {tuple(kept.shape)} is no weight of this model; take its own mask"
+            )
 
 
 def _check_schedule(gradual: GradualSchedule, first: int, last: int) -> None:
