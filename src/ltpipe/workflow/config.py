@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker, validators
 from jsonschema.exceptions import ValidationError
 
 from ltpipe.pruning.scopes import scope_named
@@ -16,6 +16,16 @@ from ltpipe.workflow.grid import evaluated_texts, needs_calibration
 from ltpipe.workflow.study_checks import check_studies
 
 Config = dict[str, Any]
+
+
+def _whole(_checker: TypeChecker, value: Any) -> bool:
+    """JSON takes 2.0 for a whole number; artefact names and command lines do not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_Validator = validators.extend(
+    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _whole)
+)
 
 
 def check_config(config: Config, schema: dict[str, Any]) -> Config:
@@ -31,7 +41,7 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
     Raises:
         UserError: naming key, value and what is allowed.
     """
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
+    errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise UserError(_one_line(errors[0], schema) + more)
@@ -183,7 +193,7 @@ def _with_defaults(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> 
     if not isinstance(value, dict):
         return value
     # Where a key says which other keys there are, the first branch that fits has their defaults.
-    fitting = [each["then"] for each in node.get("allOf", []) if Draft202012Validator(each["if"]).is_valid(value)]
+    fitting = [each["then"] for each in node.get("allOf", []) if _Validator(each["if"]).is_valid(value)]
     nodes = [node, *(_resolved(each, schema) for each in fitting)]
     known = {key: _resolved(child, schema) for each in nodes for key, child in each.get("properties", {}).items()}
     filled = {key: child["default"] for key, child in known.items() if "default" in child} | value
