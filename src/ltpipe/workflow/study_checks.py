@@ -22,6 +22,10 @@ def check_studies(config: Config) -> None:
             raise UserError(f"{where}.task.kind: '{kind}' is no task; allowed: {', '.join(task_names())}")
         _check_start(f"{where}.task", study["task"], config["models"])
         _check_criterion(where, study["prune"]["criterion"])
+        if study["prune"]["scope"] == "global" and (fractions := study["prune"]["fractions"]):
+            raise UserError(
+                f"{where}.prune.fractions: {fractions}; scope global prunes one fraction of all, allowed is {{}}"
+            )
         _check_donors(where, name, config["imp"])
         levels = study["branches"]["levels"]
         if levels != "all" and (beyond := [level for level in levels if level > study["levels"]]):
