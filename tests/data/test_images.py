@@ -115,9 +115,11 @@ def test_damaged_and_missing_files_are_refused(folder, arrays):
     ):
         load_images(str(folder), 8, 0, 1)
     damaged = folder / "x.gz"
-    damaged.write_bytes(gzip.compress(whole)[:-9])
-    with pytest.raises(DamagedFileError, match="unpacked"):
-        read_idx(damaged)
+    packed = gzip.compress(whole)
+    for content in (packed[:-9], packed[:12] + b"\xff\xff" + packed[14:], whole):
+        damaged.write_bytes(content)
+        with pytest.raises(DamagedFileError, match="unpacked"):
+            read_idx(damaged)
     with pytest.raises(UserError, match="no such file"):
         read_idx(folder / "absent")
 

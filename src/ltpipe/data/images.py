@@ -6,6 +6,7 @@ dimensions, each dimension as a big-endian 32-bit integer, then the bytes in row
 
 import gzip
 import struct
+import zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -144,5 +145,5 @@ def _content(path: Path) -> bytes:
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DamagedFileError(f"{path}: cannot be read or unpacked ({error}); fetch it again") from None
