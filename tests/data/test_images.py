@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 
-from ltpipe.data.images import DIGITS, load_images, read_idx
+from ltpipe.data.images import DIGITS, SUFFIXES, load_images, read_idx
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.sources import Source
 
 
 def idx(array):
@@ -54,6 +55,13 @@ def test_the_split_depends_on_the_seed_only(folder):
     first, again, other = (load_images(str(folder), 8, 0, seed) for seed in (1, 1, 2))
     assert np.array_equal(first.train.images, again.train.images)
     assert not np.array_equal(first.train.images, other.train.images)
+
+
+def test_every_file_of_a_folder_is_one_whose_change_is_noticed(folder):
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name.replace("-idx", ".idx"))
+    load_images(str(folder), 8, 0, 1)
+    assert set(Source(str(folder)).files(*SUFFIXES)) == {str(path) for path in folder.iterdir()}
 
 
 def test_colour_images_in_four_dimensions(folder, arrays):

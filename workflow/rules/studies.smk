@@ -1,5 +1,7 @@
 """What the rules of training share. No rules."""
 
+from ltpipe.data import documents, images
+
 
 def study_of(wildcards) -> dict:
     return config["imp"][wildcards.study]
@@ -19,7 +21,7 @@ def task_source(wildcards) -> Source | None:
 
 def task_files(wildcards) -> list[str]:
     source = task_source(wildcards)
-    return source.files("", ".gz", ".csv", ".txt", ".jsonl", ".parquet") if source else []
+    return source.files(*images.SUFFIXES, *documents.SUFFIXES) if source else []
 
 
 def task_identity(wildcards) -> str | None:

