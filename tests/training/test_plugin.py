@@ -29,12 +29,16 @@ def ours(live, examples, loss, until):
 
 def lazy(live, examples, loss, until):
     pass
+
+def broken(live, examples, loss, until):
+    raise ValueError("no luck\\ntoday")
 """
 
 
 @pytest.fixture
 def own_loops(tmp_path, monkeypatch):
     (tmp_path / "own_loops.py").write_text(OWN_LOOP)
+    (tmp_path / "not_python.py").write_text("def train(:")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -67,6 +71,8 @@ def test_a_loop_that_is_ours_gives_what_ours_gives(own_loops):
         ("own_loops:lazy", "it ended after 0 iterations; expected 40"),
         ("own_loops:absent", "module 'own_loops' has no function 'absent'"),
         ("no_such_module:train", "give the name of a module that can be imported"),
+        ("own_loops:broken", r"'own_loops:broken' failed with ValueError: no luck \(own_loops.py, line 21\)$"),
+        ("not_python:train", r"'not_python:train' cannot be imported: SyntaxError: .*\(not_python.py, line 1\)$"),
         ("own_loops", "is not of the form module:function"),
     ],
 )
@@ -74,3 +80,11 @@ def test_what_is_no_trainer_is_refused(own_loops, name, message):
     with pytest.raises(UserError, match=message):
         train_fully(replace(noisy_training(), plugin=Plugin(name)), own_loops / "state", own_loops / "record.json")
     assert not (own_loops / "state").exists()
+
+
+def test_what_an_edited_loop_left_is_not_gone_on_from(own_loops):
+    (own_loops / "edited_loops.py").write_text(OWN_LOOP)
+    training = replace(noisy_training(), plugin=Plugin("edited_loops:own"))
+    before = training.identity
+    (own_loops / "edited_loops.py").write_text(OWN_LOOP.replace("0.05", "0.06"))
+    assert training.identity != before

@@ -130,7 +130,7 @@ def test_identity_knows_all_that_the_result_depends_on():
         replace(base, gradual=Gradual({"output.weight": 3}, 0, 10, 2)),
         replace(base, distillation=Distillation(base.start.weights)),
         replace(base, distillation=Distillation(base.start.weights, temperature=3.0)),
-        replace(base, plugin=Plugin("a:b")),
+        replace(base, plugin=Plugin("json:loads")),
     ]
     assert len({base.identity, *(other.identity for other in others)}) == 1 + len(others)
 

@@ -1,12 +1,20 @@
 """A training loop of the user's own, by its importable name."""
 
+import logging
 import sys
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.loop import Trainer
+from ltpipe.training.examples import Examples
+from ltpipe.training.live import LiveTraining
+from ltpipe.training.loop import Loss, Trainer
+
+logger = logging.getLogger("ltpipe")
 
 
 @dataclass(frozen=True)
@@ -19,24 +27,59 @@ class Plugin:
 
     name: str
 
+    @property
+    def identity(self) -> list[str]:
+        """The name, and the SHA-256 of the module's file."""
+        file = getattr(self._module(), "__file__", None)
+        return [self.name, sha256(Path(file).read_bytes()).hexdigest() if file else ""]
+
     def load(self) -> Trainer:
-        """Import it.
+        """Import it; what it raises becomes one line, with the whole traceback in the log.
 
         Raises:
-            UserError: the name is none, or there is no such module or function.
+            UserError: the name is none, there is no such module or function, or the module cannot be imported.
         """
+        module = self._module()
+        found = getattr(module, self._parts[1], None)
+        if not callable(found):
+            raise UserError(f"trainer_fn: module '{module.__name__}' has no function '{self._parts[1]}'")
+
+        def trainer(live: LiveTraining, examples: Examples, loss: Loss, until: int) -> None:
+            try:
+                found(live, examples, loss, until)
+            except (UserError, OSError):  # of what is done beside training
+                raise
+            except Exception as error:
+                logger.debug("trainer_fn: '%s'", self.name, exc_info=True)
+                raise UserError(f"trainer_fn: '{self.name}' failed with {_described(error, module)}") from error
+
+        return trainer
+
+    @property
+    def _parts(self) -> tuple[str, str]:
         module, _, function = self.name.partition(":")
+        return module, function
+
+    def _module(self) -> ModuleType:
+        module, function = self._parts
         if not (module and function.isidentifier()):
             raise UserError(f"trainer_fn: '{self.name}' is not of the form module:function, my_package.training:train")
         here = str(Path.cwd())
         if here not in sys.path:
             sys.path.append(here)
         try:
-            found = getattr(import_module(module), function, None)
+            return import_module(module)
         except ModuleNotFoundError as error:
             raise UserError(
                 f"trainer_fn: '{self.name}': {error}; give the name of a module that can be imported"
             ) from None
-        if not callable(found):
-            raise UserError(f"trainer_fn: module '{module}' has no function '{function}'")
-        return found
+        except Exception as error:
+            raise UserError(f"trainer_fn: '{self.name}' cannot be imported: {_described(error)}") from error
+
+
+def _described(error: Exception, module: ModuleType | None = None) -> str:
+    """Type and first line of an error, and the last line of the module that led to it."""
+    file = getattr(module, "__file__", None)
+    places = [frame for frame in extract_tb(error.__traceback__) if frame.filename == file]
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}{where}"

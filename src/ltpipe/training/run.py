@@ -80,7 +80,7 @@ class Training:
             "computing": [self.computing.mixed_precision, self.computing.processes, self.computing.threads],
             "gradual": self.gradual and self.gradual.identity,
             "distillation": self.distillation and self.distillation.identity,
-            "plugin": self.plugin and self.plugin.name,
+            "plugin": self.plugin and self.plugin.identity,
         }
         return sha256(json.dumps(everything).encode()).hexdigest()
 
