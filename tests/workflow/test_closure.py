@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ltpipe.workflow.closure import import_closure
+from ltpipe.workflow.closure import import_closure, module_closure
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/ltpipe"
@@ -58,3 +58,17 @@ def test_holds_every_module_that_the_script_loads(script: Path):
 def test_mask_stage_needs_neither_model_code_nor_evaluation():
     names = {path.relative_to(PACKAGE).parts[0] for path in import_closure(ROOT / "scripts/make_mask.py", PACKAGE)}
     assert names == {"__init__.py", "runtime", "checkpoints", "pruning"}
+
+
+def test_a_module_of_the_working_folder_comes_with_its_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, code in {
+        "own.py": "import json", "package/__init__.py": "", "package/loop.py": "from package import steps",
+        "package/steps.py": "import own", "package/other.py": "", "page.html": "",
+    }.items():  # fmt: skip
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(code)
+    assert module_closure("own") == [Path("own.py")]
+    assert module_closure("package") == [Path("package/__init__.py")]
+    assert module_closure("package.loop") == [Path("package", name) for name in ("__init__.py", "loop.py", "steps.py")]
+    assert module_closure("json") == module_closure("a..b") == []

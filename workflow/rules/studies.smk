@@ -1,6 +1,7 @@
 """What the rules of training share. No rules."""
 
 from ltpipe.data import documents, images
+from ltpipe.workflow.closure import module_closure
 
 
 def study_of(wildcards) -> dict:
@@ -92,10 +93,9 @@ def detector(wildcards) -> str:
 
 
 def trainer_file(wildcards) -> list[str]:
-    """The file of a user's training loop, if it lies in the working folder."""
+    """The files of a user's training loop, if they lie in the working folder."""
     name = (study_of(wildcards)["train"]["trainer_fn"] or "").partition(":")[0]
-    path = Path(*name.split(".")).with_suffix(".py") if name else Path()
-    return [str(path)] if path.is_file() else []
+    return [str(path) for path in module_closure(name)] if name else []
 
 
 def level_criterion_file(wildcards) -> list[Path]:

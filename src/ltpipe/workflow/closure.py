@@ -28,6 +28,14 @@ def import_closure(script: Path, package: Path) -> list[Path]:
     return sorted(found)
 
 
+def module_closure(name: str) -> list[Path]:
+    """Files below the working folder that importing a module runs, with those of its own package, sorted."""
+    parts = name.split(".")
+    places = [Path(*parts[: depth + 1]) for depth in range(len(parts))]
+    files = {file for place in places for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()}
+    return sorted(files.union(*(import_closure(file, places[0]) for file in files)))
+
+
 @cache  # of many scripts that share most modules, each is parsed once
 def _imported_names(code: str) -> frozenset[str]:
     """Dotted names that a file's code imports; `from a import b` gives a and a.b, since b may be a module."""
