@@ -6,6 +6,7 @@ import torch
 from trainings import toy
 
 from ltpipe.pruning.masks import load_mask, read_mask, write_whole_mask
+from ltpipe.runtime.errors import UserError
 from ltpipe.training.prune import PruningRule, prune_level
 from ltpipe.training.state import rewind, start_of
 
@@ -52,3 +53,8 @@ def test_a_criterion_of_the_registry_prunes_as_many():
     by = {name: prune_level(task, state, PruningRule(name, examples=20), 0) for name in ("magnitude", "random", "snip")}
     assert len({mask.total_kept for mask in by.values()}) == 1
     assert len({mask.bits["output.weight"].tobytes() for mask in by.values()}) == 3
+
+
+def test_the_state_of_another_model_is_refused():
+    with pytest.raises(UserError, match="the training state is of another model"):
+        prune_level(toy("conv-2"), start_of(toy("lenet-300-100").build(0)), PruningRule(), 0)

@@ -9,6 +9,7 @@ import torch
 from ltpipe.pruning.masks import Mask
 from ltpipe.training.computing import Computing
 from ltpipe.training.levels import Kind, dense_mask, layer_fractions, prune_globally, prune_layers
+from ltpipe.training.live import load_values
 from ltpipe.training.packing import packed
 from ltpipe.training.randomness import digest
 from ltpipe.training.scores import level_scores
@@ -57,9 +58,11 @@ def prune_level(
         A mask inside the one before.
 
     Raises:
-        UserError: a fraction is out of range, or scores are not finite.
+        UserError: the state is of another model, a fraction is out of range, or scores are not finite.
     """
-    kinds = task.kinds(task.build(0))
+    model = task.build(0)
+    load_values(model, {**trained.weights, **trained.buffers})
+    kinds = task.kinds(model)
     mask = trained.mask or dense_mask(trained.weights, kinds)
     with computing.alone():
         scores = level_scores(
