@@ -263,6 +263,11 @@ def test_divergence_and_impossible_lengths_are_refused(tmp_path):
     with pytest.raises(UserError, match="training has diverged: the validation loss after"):
         train_fully(noisy_training(optimizer="sgd", learning_rate=1e30), tmp_path / "state", tmp_path / "record")
     assert not (tmp_path / "state").exists()
+    beyond = noisy_training()
+    beyond.task.test.inputs[0] = float("inf")
+    with pytest.raises(UserError, match="training has diverged: the test losses are nan and nan"):
+        train_fully(beyond, tmp_path / "state", tmp_path / "record")
+    assert not (tmp_path / "state").exists()
     with pytest.raises(UserError, match="cannot train to iteration 41"):
         train_to(noisy_training(), 41, tmp_path / "point")
     with pytest.raises(UserError, match="save_every: 0"):

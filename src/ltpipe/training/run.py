@@ -1,6 +1,7 @@
 """Whole trainings, as stages run them: killed at any moment and started again, they end in the same bytes."""
 
 import json
+import math
 import re
 import time
 from dataclasses import asdict, dataclass, field
@@ -188,6 +189,8 @@ def _recorded(training: Training, model: nn.Module, state: TrainingState, named:
     final = evaluate(task, model, test)
     load_values(model, state.best)
     best = evaluate(task, model, test)
+    if not all(math.isfinite(loss) for loss, _ in (final, best)):
+        raise UserError(f"training has diverged: the test losses are {best[0]} and {final[0]}; lower the learning rate")
     total = sum(model.get_parameter(name).numel() for name in state.mask or task.kinds(model))
     return LearningRecord(
         **asdict(named),
