@@ -5,8 +5,9 @@ from itertools import islice
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
-from trainings import half_mask, noisy, settings, toy, trained
+from trainings import Noisy, half_mask, noisy, settings, toy, trained
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.training import levels
@@ -130,3 +131,18 @@ def test_magnitudes_of_negative_weights_count():
         assert ((values < 0) & kept).any()
         assert ((values > 0) & ~kept).any()
     assert levels.weights_remaining(mask) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_weights_that_the_model_does_not_use_may_be_pruned():
+    class Idle(Noisy):
+        def __init__(self):
+            super().__init__()
+            self.idle = nn.Linear(5, 5)
+
+    task, model = toy(), Idle()
+    start = rewind(start_of(model), half_mask(model))
+    assert not start.mask["idle.weight"].all()
+    state = trained(task, settings(), start, model=model)
+    assert torch.equal(state.weights["idle.weight"], start.weights["idle.weight"])
+    for name, kept in start.mask.items():
+        assert not state.weights[name][~kept].any()

@@ -68,9 +68,10 @@ class LiveTraining:
         `masked_fill_` is not.
         """
         self.computing.backward(loss)
-        if self._factors:
-            gradients = [parameter.grad for parameter, _ in self._factors]
-            torch._foreach_mul_(gradients, [factor for _, factor in self._factors])
+        # The optimizer leaves alone what the loss did not use.
+        held = [(parameter.grad, factor) for parameter, factor in self._factors if parameter.grad is not None]
+        if held:
+            torch._foreach_mul_(*map(list, zip(*held, strict=True)))
         self.optimizer.step()
         self._advance()
 
