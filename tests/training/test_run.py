@@ -99,6 +99,14 @@ def test_a_resume_file_of_another_training_is_not_gone_on_from(tmp_path, changes
     assert (tmp_path / "state").read_bytes() == (clean / "state").read_bytes()
 
 
+def test_a_damaged_resume_file_is_not_gone_on_from(tmp_path):
+    training = noisy_training()
+    write_state(resume_file(tmp_path / "point"), training.start, training.identity)
+    with resume_file(tmp_path / "point").open("r+b") as file:
+        file.truncate(1000)
+    assert train_to(training, 2, tmp_path / "point").iteration == 2
+
+
 def test_a_resume_file_that_is_too_far_is_not_gone_on_from(tmp_path):
     later = noisy_training()
     state = trained(later.task, later.settings, later.start, until=30)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.provenance import provenance
 from ltpipe.training.computing import Computing
 from ltpipe.training.distillation import Distillation
@@ -134,7 +134,7 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
             f"batch_size: {settings.batch_size}; allowed are multiples of the {computing.processes} processes"
         )
     resume, identity = resume_file(output), training.identity
-    found = read_state(resume, identity) if resume.exists() else None
+    found = _left(resume, identity)
     computing.wait()  # nobody writes the file while another process still reads it
     # A file that is further than this was left by a call with a later `until`.
     begin = found if found and found.iteration <= until else start
@@ -143,6 +143,14 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
     examples = training.task.train
     state = train(model, examples, _loss(training), settings, begin, callbacks, until, computing, _trainer(training))
     return model, state
+
+
+def _left(resume: Path, identity: str) -> TrainingState | None:
+    """What a killed training left; a file that cannot be read, of an older format perhaps, is as good as none."""
+    try:
+        return read_state(resume, identity) if resume.exists() else None
+    except DamagedFileError:
+        return None
 
 
 def _loss(training: Training) -> Loss:
