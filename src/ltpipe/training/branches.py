@@ -19,8 +19,8 @@ Rewind = Literal["weights", "learning-rate", "none"]
 """What goes back to step k between levels.
 
 `weights`: weights, schedule and data order (Frankle & Carbin 2019 with k = 0, Frankle et al. 2020). `learning-rate`:
-all but weights (Renda et al. 2020, 2003.02389). `none`: nothing, trained weights are fine-tuned at the last learning
-rate for as many steps as there are from k to the end (Han et al. 2015, 1506.02626).
+all but weights (Renda et al. 2020, 2003.02389). `none`: neither weights nor rate; trained weights are fine-tuned at the
+last learning rate on the data from step k to the end (Han et al. 2015, 1506.02626). The optimizer is fresh in all.
 """
 
 

@@ -59,7 +59,7 @@ class LearningRecord:
         test_loss, test_accuracy: of the weights at that iteration; nats a label, a fraction.
         final_test_loss, final_test_accuracy: of the weights at the end.
         kept, total: prunable weights kept, and in all.
-        seconds: wall time of the training.
+        seconds: wall time of the training since it was last started.
         provenance: versions, commit, input hashes, settings.
     """
 
