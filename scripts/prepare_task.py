@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from ltpipe.runtime import stage
+from ltpipe.runtime.errors import UserError
 from ltpipe.training.task import prepared_task, write_task
 
 
@@ -17,11 +18,18 @@ def main(*, task: str, options: str, output: Path, study: str = "study", checkpo
         study: what the configuration calls the study, for messages.
         checkpoint: canonical checkpoint folder whose weights training begins with, for tasks that can.
     """
-    given = json.loads(options) | ({} if checkpoint is None else {"checkpoint": str(checkpoint)})
+    given = _read(options) | ({} if checkpoint is None else {"checkpoint": str(checkpoint)})
     made = prepared_task(task, given, f"imp.{study}.task")
     write_task(output, task, made)
     sizes = " + ".join(f"{len(part):,}" for part in (made.train, made.validation, made.test))
     stage.say(f"{study}: {sizes} examples for training, validation and test")
+
+
+def _read(options: str) -> dict[str, object]:
+    try:
+        return dict(json.loads(options))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"options: '{options}' is no mapping in JSON ({error})") from None
 
 
 if __name__ == "__main__":

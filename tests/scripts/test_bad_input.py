@@ -290,6 +290,8 @@ CASES = {
         "--tickets @trained/tickets.csv --levels @trained/tickets.csv --findings @trained/findings.csv",
         ("@trained/tickets.csv: not a levels table",),
     ),
+    "options-are-no-json": Case("prepare_task", "--task images --options {x", ("options: '{x' is no mapping",)),
+    "options-are-a-list": Case("prepare_task", "--task images --options [3]", ("options: '[3]' is no mapping",)),
     # files of another kind
     "sequences-are-a-mask": Case("evaluate", on(DENSE, sequences="@llama.mask"), ("@llama.mask: not ", "sequences")),
     "mask-is-a-histogram": Case("evaluate", on(TICKET, mask="@llama.histogram"), ("@llama.histogram: not a mask",)),

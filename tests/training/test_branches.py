@@ -157,6 +157,11 @@ def test_masks_of_other_models_and_none_at_all_are_refused(material, branch, mas
         made(material, branch, mask=mask)
 
 
+def test_a_branch_that_does_not_exist_is_refused(material):
+    with pytest.raises(UserError, match="branch: 'tickets'; allowed are ticket, reinitialised"):
+        made(material, "tickets")
+
+
 def test_the_dense_level_has_no_controls(material):
     with pytest.raises(UserError, match="level 0 has no branch 'shuffled-1'"):
         made(material, "shuffled-1", level=0)

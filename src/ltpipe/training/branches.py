@@ -95,7 +95,11 @@ def training_of(
 def _training_of(
     level: Level, settings: Settings, mode: Rewind, gradual: GradualSchedule, teaching: Teaching
 ) -> Training:
-    branch, named = Branch.named(level.named.branch), level.named
+    named = level.named
+    try:
+        branch = Branch.named(named.branch)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if named.level == 0 and branch.kind not in ("ticket", "order"):
         raise UserError(f"level 0 has no branch '{named.branch}'; allowed are ticket and order-N")
     if named.level:
