@@ -4,6 +4,7 @@ from typing import Any
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names
+from ltpipe.training.settings import Settings
 from ltpipe.training.tasks import task_names
 
 Config = dict[str, Any]
@@ -39,8 +40,10 @@ def _check_steps(where: str, study: Config) -> None:
             f"{where}.rewind.step: {study['rewind']['step']}; training ends at {iterations}, allowed are 0 to "
             f"{iterations - 1}"
         )
-    if train["momentum"] and train["optimizer"] != "sgd":
-        raise UserError(f"{where}.train.momentum: {train['momentum']}; {train['optimizer']} has its own, allowed is 0")
+    try:
+        Settings(seed=0, **{name: value for name, value in train.items() if name != "trainer_fn"})
+    except UserError as error:
+        raise UserError(f"{where}.train.{error}") from None
     if train["batch_size"] % study["compute"]["processes"]:
         raise UserError(
             f"{where}.train.batch_size: {train['batch_size']}; allowed are multiples of the "
@@ -57,6 +60,8 @@ def _check_steps(where: str, study: Config) -> None:
 
 
 def _check_start(where: str, task: Config, models: Config) -> None:
+    if task["kind"] == "images" and task["source"].startswith("hub:"):
+        raise UserError(f"{where}.source: '{task['source']}'; images come from a folder, a file or package:…, fetch it")
     if task["kind"] != "text":
         return
     pretrained = task["pretrained"]
