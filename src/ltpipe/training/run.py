@@ -4,7 +4,7 @@ import json
 import math
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -101,7 +101,8 @@ def train_fully(training: Training, output: Path, record: Path, named: Named = N
 
     Args:
         training: what to do.
-        output: of the final state, which holds the weights at the early-stop iteration as `best`.
+        output: of the final state, which holds the weights at the early-stop iteration as `best`, and no optimizer:
+            nothing goes on from there, and it would be half of the file.
         record: of the learning record.
         named: which training this is, for the record.
     """
@@ -111,7 +112,7 @@ def train_fully(training: Training, output: Path, record: Path, named: Named = N
     with training.computing.alone():
         learned = _recorded(training, model, state, named, begun)
     if training.computing.is_first:
-        write_state(output, state)
+        write_state(output, replace(state, optimizer={}))
         learned.write(record)
         resume_file(output).unlink(missing_ok=True)
     return learned
