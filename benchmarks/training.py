@@ -65,7 +65,7 @@ def run(amount: Amount, say: Callable[[str], None]) -> Section:
     return Section(
         "Training",
         f"LeNet-300-100 on digits of MNIST, {amount.steps} steps of {_BATCH} images a reading, Adam, one thread. The "
-        "bare loops draw the same batches and do nothing else.",
+        "bare loops cut random permutations into batches too, and do nothing else.",
         [Table("Steps", ("Contestant", "Seconds: median (min–max)", "Steps a second"), rows)],
         [
             Bar("training steps a second ÷ bare torch loop, fused Adam both", fused.over(loop), _BARE, at_most=False),
