@@ -109,6 +109,7 @@ def test_one_more_level_runs_one_more_level(finished: Path, configure: Callable)
     assert reruns(finished) == mask(2) | trained(2, "ticket", "reinitialised-1", "order-1") | REPORT
 
 
+@pytest.mark.slow
 def test_one_more_replicate_runs_one_more_replicate(finished: Path, configure: Callable):
     configure(replicates=[0, 4])
     levels = trained(0, "ticket", "order-1", replicate=4) | mask(1, 4)
@@ -116,19 +117,20 @@ def test_one_more_replicate_runs_one_more_replicate(finished: Path, configure: C
     assert reruns(finished) == point(4) | levels | early_bird("0.5", replicate=4) | REPORT
 
 
+@pytest.mark.slow
 def test_one_more_control_runs_one_training_a_level(finished: Path, configure: Callable):
     configure(branches={"reinitialised": 2, "shuffled": 1})
     assert reruns(finished) == trained(1, "reinitialised-2", "shuffled-1") | REPORT
 
 
+@pytest.mark.slow
 def test_one_more_sparsity_to_watch(finished: Path, configure: Callable):
     configure(early_bird={"sparsities": [0.5, 0.7]})
     assert reruns(finished) == early_bird("0.7") | REPORT
 
 
-@pytest.mark.parametrize("compute", [{"save_every": 3}, {"device": "cpu"}])
-def test_what_changes_no_result_runs_nothing(finished: Path, configure: Callable, compute: dict):
-    configure(compute=compute)
+def test_what_changes_no_result_runs_nothing(finished: Path, configure: Callable):
+    configure(compute={"save_every": 3})
     assert reruns(finished) == set()
 
 
@@ -137,6 +139,7 @@ def test_another_fraction_prunes_again(finished: Path, configure: Callable):
     assert reruns(finished) == LEVEL_1 | REPORT
 
 
+@pytest.mark.slow
 def test_another_rewinding_step_trains_again(finished: Path, configure: Callable):
     configure(rewind={"step": 3})
     assert reruns(finished) == point() | TRAININGS | REPORT
@@ -147,11 +150,13 @@ def test_another_rewinding_mode_rewinds_again(finished: Path, configure: Callabl
     assert reruns(finished) == trained(1, "ticket", "order-1") | REPORT
 
 
+@pytest.mark.slow
 def test_another_learning_rate_trains_everything_again(finished: Path, configure: Callable):
     configure(train={"learning_rate": 0.02})
     assert reruns(finished) == EVERYTHING - TASK
 
 
+@pytest.mark.slow
 def test_another_split_makes_everything_again(finished: Path, configure: Callable):
     configure(task={"split_seed": 1})
     assert reruns(finished) == EVERYTHING
@@ -189,11 +194,11 @@ def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_bytes(finished: 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("digits.csv", EVERYTHING),
-        ("src/ltpipe/training/loop.py", EVERYTHING - TASK),
+        pytest.param("digits.csv", EVERYTHING, marks=pytest.mark.slow),
+        pytest.param("src/ltpipe/training/loop.py", EVERYTHING - TASK, marks=pytest.mark.slow),
         ("src/ltpipe/training/connect.py", CONNECTIONS | REPORT),
-        ("src/ltpipe/training/tasks/text.py", set()),
-        ("scripts/watch_early_bird.py", early_bird("0.5") | REPORT),
+        pytest.param("src/ltpipe/training/tasks/text.py", set(), marks=pytest.mark.slow),
+        pytest.param("scripts/watch_early_bird.py", early_bird("0.5") | REPORT, marks=pytest.mark.slow),
     ],
 )
 def test_edited_files(finished: Path, edit: Callable, name: str, expected: set[str]):

@@ -67,6 +67,7 @@ def test_bfloat16_computes_and_float32_keeps():
     assert any(not torch.equal(mixed.weights[name], plain.weights[name]) for name in plain.weights)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Up to the order of a sum: the mean of two half batches is that of the whole."""
     script = tmp_path / "two.py"

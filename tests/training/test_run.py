@@ -53,7 +53,9 @@ def undisturbed(tmp_path_factory):
 
 
 # Writes: states after 0, 6, 12, … 36 steps are the first seven, then come the output and the record.
-@pytest.mark.parametrize(("where", "number"), [("step", None), ("write", 3), ("write", 9)])
+@pytest.mark.parametrize(
+    ("where", "number"), [("step", None), pytest.param("write", 3, marks=pytest.mark.slow), ("write", 9)]
+)
 def test_kill_minus_nine_at_any_moment_changes_no_byte(undisturbed, tmp_path, where, number):
     number = number or random.randint(1, 40)
     print(f"killed in {where} {number}")

@@ -188,6 +188,7 @@ def test_evaluation_windows_are_spread_over_the_part(prepared, texts):
 # --- files
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_another_process(prepared, texts, tmp_path):
     script = (
         "import json, sys; from pathlib import Path; from ltpipe.training.task import task_named, write_task; "
