@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 VOCABULARY = 96
@@ -89,3 +90,8 @@ def save_tiny(architecture: str, folder: Path, shard: str = "5GB", dtype: torch.
     tiny_model(architecture, dtype).save_pretrained(folder, max_shard_size=shard)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def some_quick(quick: tuple[str, ...]) -> list:
+    """All architectures as parameters, those that are not named here in the slow suite."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow, id=name) for name in ARCHITECTURES]

@@ -162,6 +162,11 @@ def test_another_split_makes_everything_again(finished: Path, configure: Callabl
     assert reruns(finished) == EVERYTHING
 
 
+def changed_at(path: Path) -> int:
+    """When a file changed last; 0 if there is none."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 @pytest.mark.slow
 def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_bytes(finished: Path, configure: Callable):
     """kill -9 of snakemake and all its jobs, again and again, until a run gets through."""
@@ -169,23 +174,22 @@ def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_bytes(finished: 
     expected = (place / "ticket.safetensors").read_bytes()
     configure(compute={"save_every": 1})
     (place / "ticket.safetensors").unlink()
-    resumed = 0
-    for patience in itertools.count(1):
+    command = [SNAKEMAKE, "--cores", "1", "--nolock", place.relative_to(finished) / "ticket.safetensors"]
+    resume, killed = place / "ticket.safetensors.resume", 0
+    for attempt in itertools.count(1):
+        before = changed_at(resume)
         with subprocess.Popen(
-            [SNAKEMAKE, "--cores", "1", "--nolock", place.relative_to(finished) / "ticket.safetensors"],
-            cwd=finished, env=plain_environment(), start_new_session=True, stderr=subprocess.DEVNULL,
-        ) as run:  # fmt: skip
-            deadline = time.monotonic() + 300
-            while run.poll() is None and not (place / "ticket.safetensors.resume").exists():
-                assert time.monotonic() < deadline
+            command, cwd=finished, env=plain_environment(), start_new_session=True, stderr=subprocess.DEVNULL
+        ) as run:
+            while run.poll() is None and changed_at(resume) == before:
                 time.sleep(0.01)
-            time.sleep(0.02 * patience)
-            if run.poll() is None:
-                resumed += (place / "ticket.safetensors.resume").exists()
-                os.killpg(run.pid, signal.SIGKILL)
-        if (place / "ticket.safetensors").exists() and run.returncode == 0:
-            break
-    assert resumed, "it was never killed in the middle"
+            time.sleep(0.05 * (attempt - 1) ** 2)  # in the end long enough to get through
+            if run.poll() is not None:
+                break
+            killed += resume.exists()
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 0
+    assert killed, "it was never killed in the middle"
     assert (place / "ticket.safetensors").read_bytes() == expected
     assert not list(place.glob("*.resume"))
     assert not list(place.glob(".*.tmp"))

@@ -16,9 +16,9 @@ def test_private_memory_sees_a_temporary_array_and_its_end():
     gc.collect()  # what earlier tests left must not go while this one measures
     with PrivateMemory() as memory:
         array = np.ones(SIZE, np.uint8)
-        assert private_host_bytes() >= memory.before + 0.9 * SIZE
+        assert private_host_bytes() >= memory.before + 0.8 * SIZE
         del array
-    assert memory.peak >= memory.before + 0.9 * SIZE
+    assert memory.peak >= memory.before + 0.8 * SIZE
     assert private_host_bytes() <= memory.before + 0.2 * SIZE
     assert peak_host_bytes() >= memory.peak
 
