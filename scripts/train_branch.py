@@ -5,8 +5,10 @@ from pathlib import Path
 
 from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime import stage
-from ltpipe.training.branches import GradualSchedule, Level, Rewind, Teaching, training_of
+from ltpipe.training.branches import Level, Rewind, training_of
 from ltpipe.training.computing import Computing
+from ltpipe.training.distillation import Teaching
+from ltpipe.training.gradual import Schedule
 from ltpipe.training.plugin import Plugin
 from ltpipe.training.run import Named, train_fully
 from ltpipe.training.settings import Settings
@@ -27,7 +29,7 @@ def main(
     rewind: Rewind = "weights",
     trainer_fn: str | None = None,
     save_every: int = 1000,
-    gradual: GradualSchedule = GradualSchedule(),  # noqa: B008
+    gradual: Schedule = Schedule(),  # noqa: B008
     teaching: Teaching = Teaching(),  # noqa: B008
     computing: Computing = Computing(),  # noqa: B008
     named: Named = Named(),  # noqa: B008
@@ -61,9 +63,8 @@ def main(
     )
     plugin = Plugin(trainer_fn) if trainer_fn else None
     training = training_of(level, settings, rewind, gradual, teaching)
-    learned = train_fully(
-        replace(training, computing=computing, save_every=save_every, plugin=plugin), output, record, named
-    )
+    training = replace(training, computing=computing, save_every=save_every, plugin=plugin)
+    learned = train_fully(training, output, record, named, level.point.iteration)
     if computing.is_first:
         stage.say(str(learned))
 

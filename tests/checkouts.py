@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -18,6 +20,21 @@ def checkout(folder: Path) -> Path:
     shutil.copyfile(ROOT / "Snakefile", folder / "Snakefile")
     (folder / "config").mkdir()
     return folder
+
+
+@contextmanager
+def restored(folder: Path) -> Iterator[Callable[..., None]]:
+    """Gives a function that appends a line to a file of the folder; in the end every file is as it was."""
+    originals: dict[Path, bytes] = {}
+
+    def append(name: str, line: str = "# edited") -> None:
+        path = folder / name
+        originals[path] = path.read_bytes()
+        path.write_bytes(originals[path] + line.encode() + b"\n")
+
+    yield append
+    for path, content in originals.items():
+        path.write_bytes(content)
 
 
 def plain_environment() -> dict[str, str]:

@@ -46,15 +46,9 @@ class Toy(Task):
     validation: Examples
     test: Examples
 
-    @classmethod
-    def prepare(cls, **options):
-        raise NotImplementedError
-
-    load = prepare
-
     def stored(self):
-        parts = {"train": self.train, "validation": self.validation}
-        arrays = {f"{name}/{what}": array.numpy() for name, part in parts.items() for what, array in vars(part).items()}
+        parts = {part: vars(getattr(self, part)) for part in ("train", "validation", "test")}
+        arrays = {f"{part}/{what}": array.numpy() for part, both in parts.items() for what, array in both.items()}
         return arrays, {"model": str(self.make(0))}
 
     def build(self, seed):
@@ -70,10 +64,10 @@ class Toy(Task):
         return models.output_layer(model)
 
 
-def toy(model: str | None = None, train: int = 100) -> Toy:
+def toy(model: str | None = None, train: int = 100, kind: type[Toy] = Toy) -> Toy:
     """With the model of that name, or `Noisy`."""
     make = noisy if model is None else partial(models.build_model, model, (1, SIDE, SIDE), CLASSES)
-    return Toy(make, image_set(train, 1), image_set(60, 2), image_set(60, 3))
+    return kind(make, image_set(train, 1), image_set(60, 2), image_set(60, 3))
 
 
 def settings(**changes) -> Settings:

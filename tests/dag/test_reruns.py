@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import checkout, reruns, snakemake
+from checkouts import checkout, reruns, restored, snakemake
 from tiny import save_tiny
 
 CONFIG = {
@@ -76,17 +76,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edit(finished: Path):
-    """Append a line to a file of the finished study, and take it away again."""
-    originals: dict[Path, bytes] = {}
-
-    def append(name: str, line: str = "# edited") -> None:
-        path = finished / name
-        originals[path] = path.read_bytes()
-        path.write_bytes(originals[path] + line.encode() + b"\n")
-
-    yield append
-    for path, content in originals.items():
-        path.write_bytes(content)
+    with restored(finished) as append:
+        yield append
 
 
 @pytest.fixture

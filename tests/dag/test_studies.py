@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from checkouts import SNAKEMAKE, checkout, plain_environment, reruns, snakemake
+from checkouts import SNAKEMAKE, checkout, plain_environment, reruns, restored, snakemake
 
 STUDY = {
     "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
@@ -87,17 +87,8 @@ def configure(finished: Path):
 
 @pytest.fixture
 def edit(finished: Path):
-    """Append a line to a file of the finished study, and take it away again."""
-    originals: dict[Path, bytes] = {}
-
-    def append(name: str, line: str = "# edited") -> None:
-        path = finished / name
-        originals[path] = path.read_bytes()
-        path.write_bytes(originals[path] + line.encode() + b"\n")
-
-    yield append
-    for path, content in originals.items():
-        path.write_bytes(content)
+    with restored(finished) as append:
+        yield append
 
 
 def test_nothing_changed(finished: Path):

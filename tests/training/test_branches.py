@@ -8,7 +8,9 @@ from trainings import settings, toy, trained
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.training import levels
-from ltpipe.training.branches import GradualSchedule, Level, Teaching, training_of
+from ltpipe.training.branches import Level, training_of
+from ltpipe.training.distillation import Teaching
+from ltpipe.training.gradual import Schedule
 from ltpipe.training.loop import batches
 from ltpipe.training.run import Named, train_fully
 from ltpipe.training.state import start_of
@@ -33,7 +35,7 @@ def material():
 def made(material, branch, mode="weights", level=1, **changes):
     task, point, dense, mask = material
     given = Level(task, Named("s", 0, level, branch), point, mask if level else {}, dense, dense)
-    return training_of(replace(given, **changes), SETTINGS, mode, GradualSchedule(10, 30, 5), Teaching(3.0, 0.4, 0.1))
+    return training_of(replace(given, **changes), SETTINGS, mode, Schedule(10, 30, 5), Teaching(3.0, 0.4, 0.1))
 
 
 def same(one, other):
@@ -125,7 +127,7 @@ def test_gradual_pruning_ends_at_the_counts_of_the_level(material, tmp_path):
     with pytest.raises(UserError, match="training goes from 7 to 40"):
         training_of(
             Level(material[0], Named("s", 0, 1, "gradual"), point, mask), SETTINGS, "weights",
-            GradualSchedule(0, 30, 5), Teaching(),
+            Schedule(0, 30, 5), Teaching(),
         )  # fmt: skip
 
 
@@ -133,11 +135,7 @@ def test_the_dense_model_at_its_early_stop_is_the_teacher(material):
     _, _, dense, _ = material
     training = made(material, "distilled")
     assert same(training.distillation.teacher, dense.best)
-    assert (training.distillation.temperature, training.distillation.soft, training.distillation.features) == (
-        3,
-        0.4,
-        0.1,
-    )
+    assert training.distillation.teaching == Teaching(3.0, 0.4, 0.1)
     assert same(training.start.weights, made(material, "ticket").start.weights)
     with pytest.raises(UserError, match="give --teacher"):
         made(material, "distilled", teacher=None)

@@ -5,7 +5,7 @@ import torch
 from trainings import noisy_training, settings, toy, trained
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.gradual import Gradual, cubic_sparsity
+from ltpipe.training.gradual import Gradual, Schedule, cubic_sparsity
 from ltpipe.training.state import start_of
 from ltpipe.training.validate import validation
 
@@ -14,8 +14,6 @@ def test_the_schedule_is_the_papers():
     """Zhu & Gupta 2017, equation 1, with s_i = 0, n = 10 steps."""
     for step in range(11):
         assert cubic_sparsity(0.8, step / 10) == pytest.approx(0.8 + (0 - 0.8) * (1 - step / 10) ** 3)
-    assert cubic_sparsity(0.8, -1) == 0
-    assert cubic_sparsity(0.8, 2) == pytest.approx(0.8)
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def counts():
 
 
 def test_masks_are_nested_follow_the_schedule_and_hold(counts):
-    plan, seen = Gradual(counts, begin=5, end=25, every=7), []
+    plan, seen = Gradual(counts, Schedule(begin=5, end=25, every=7)), []
 
     def check(live):
         weights, mask = live.state().weights, live.mask
@@ -51,7 +49,9 @@ def test_masks_are_nested_follow_the_schedule_and_hold(counts):
 def test_the_smallest_of_the_moment_go(counts):
     task = toy()
     before = trained(task, settings(), start_of(task.build(0)), until=25)
-    state = trained(task, settings(), start_of(task.build(0)), [Gradual(counts, 24, 25, 1).callback()], until=25)
+    state = trained(
+        task, settings(), start_of(task.build(0)), [Gradual(counts, Schedule(24, 25, 1)).callback()], until=25
+    )
     for name, count in counts.items():
         smallest = before.weights[name].abs().flatten().sort(descending=True).values[count - 1]
         assert torch.equal(state.mask[name], before.weights[name].abs() >= smallest)
@@ -67,4 +67,4 @@ def test_only_the_final_density_is_looked_at():
 @pytest.mark.parametrize(("begin", "end", "every"), [(5, 5, 1), (-1, 5, 1), (0, 5, 0)])
 def test_impossible_schedules_are_refused(begin, end, every):
     with pytest.raises(UserError, match="allowed is 0 <= begin < end"):
-        Gradual({}, begin, end, every)
+        Schedule(begin, end, every)

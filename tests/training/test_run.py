@@ -17,8 +17,8 @@ from trainings import CPU, Toy, before_steps, noisy, noisy_training, settings, t
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.training import levels
 from ltpipe.training.computing import Computing
-from ltpipe.training.distillation import Distillation
-from ltpipe.training.gradual import Gradual
+from ltpipe.training.distillation import Distillation, Teaching
+from ltpipe.training.gradual import Gradual, Schedule
 from ltpipe.training.plugin import Plugin
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.run import Training, resume_file, train_fully, train_to
@@ -101,12 +101,13 @@ def test_a_resume_file_of_another_training_is_not_gone_on_from(tmp_path, changes
     assert (tmp_path / "state").read_bytes() == (clean / "state").read_bytes()
 
 
-def test_a_damaged_resume_file_is_not_gone_on_from(tmp_path):
+def test_a_damaged_resume_file_is_not_gone_on_from(tmp_path, caplog):
     training = noisy_training()
     write_state(resume_file(tmp_path / "point"), training.start, training.identity)
     with resume_file(tmp_path / "point").open("r+b") as file:
         file.truncate(1000)
     assert train_to(training, 2, tmp_path / "point").iteration == 2
+    assert "starting again" in caplog.text
 
 
 def test_a_resume_file_that_is_too_far_is_not_gone_on_from(tmp_path):
@@ -137,9 +138,9 @@ def test_identity_knows_all_that_the_result_depends_on():
         replace(base, task=toy(train=99)),
         replace(base, task=toy("lenet-300-100")),
         replace(base, computing=Computing("cpu", threads=2)),
-        replace(base, gradual=Gradual({"output.weight": 3}, 0, 10, 2)),
-        replace(base, distillation=Distillation(base.start.weights)),
-        replace(base, distillation=Distillation(base.start.weights, temperature=3.0)),
+        replace(base, gradual=Gradual({"output.weight": 3}, Schedule(0, 10, 2))),
+        replace(base, distillation=Distillation(base.start.weights, Teaching())),
+        replace(base, distillation=Distillation(base.start.weights, Teaching(temperature=3.0))),
         replace(base, plugin=Plugin("json:loads")),
     ]
     assert len({base.identity, *(other.identity for other in others)}) == 1 + len(others)
@@ -252,21 +253,20 @@ def test_validation_changes_nothing_and_the_first_minimum_counts():
     assert same(state.best, {**state.weights, **frozen.start.buffers})
 
 
-def test_test_examples_are_read_once_and_at_the_end(tmp_path):
-    reads, steps = [], []
+def test_models_see_test_examples_at_the_end_only(tmp_path):
+    """Twice: with the weights at the end, and with those of the early stop."""
+    seen, steps = [], []
 
     class Watched(Toy):
-        def __getattribute__(self, name):
-            if name == "test":
-                reads.append(len(steps))
-            return super().__getattribute__(name)
+        def logits(self, model, inputs):
+            if inputs.untyped_storage().data_ptr() == self.test.inputs.untyped_storage().data_ptr():
+                seen.append(len(steps))
+            return super().logits(model, inputs)
 
-    given = noisy_training()
-    training = replace(given, task=Watched(**{name: vars(given.task)[name] for name in vars(given.task)}))
+    training = replace(noisy_training(), task=toy(kind=Watched))
     before_steps(training, lambda: steps.append(1))
-    reads.clear()
     train_fully(training, tmp_path / "state", tmp_path / "record.json")
-    assert reads == [40]
+    assert seen == [40, 40]
 
 
 def test_divergence_and_impossible_lengths_are_refused(tmp_path):

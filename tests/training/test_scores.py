@@ -17,14 +17,14 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.scoring.criterion import criterion_names, every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel, build_skeleton
 from ltpipe.training import levels, models, scores
 from ltpipe.training.examples import Examples
 from ltpipe.training.randomness import generator
-from ltpipe.training.scores import level_criteria, level_scores
+from ltpipe.training.scores import level_scores
 from ltpipe.training.state import rewind, start_of
 
 SEED, EXAMPLES, STEPS = 8, 9, 3
@@ -194,7 +194,7 @@ def close(found, wanted, rtol=1e-4):
 
 
 def test_all_criteria_have_a_reference():
-    assert sorted(level_criteria()) == sorted(REFERENCES)
+    assert sorted(every_criterion()) == sorted(REFERENCES)
     assert {*criterion_names(), "magnitude", "random"} == {*REFERENCES}
 
 

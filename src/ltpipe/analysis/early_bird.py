@@ -3,15 +3,13 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from ltpipe.analysis.overlap import Overlap, compare, total
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.records import read_record, write_record
+from ltpipe.runtime.records import Record
 
-KIND = "early-bird detection"
 Rule = Literal["hamming", "spearman", "jaccard"]
 
 
@@ -143,7 +141,7 @@ def detect(masks: Iterable[Mask], detector: Detector) -> Detection:
 
 
 @dataclass(frozen=True)
-class EarlyBird:
+class EarlyBird(Record):
     """Where masks that were drawn while a dense model trained have stopped changing.
 
     Attributes:
@@ -155,6 +153,8 @@ class EarlyBird:
             `hamming`, smallest for the other rules); None while the window is not full, or where it is 0 / 0.
         converged: the first iteration at which the masks had converged; None if they never had.
     """
+
+    KIND: ClassVar[str] = "early-bird detection"
 
     study: str
     replicate: int
@@ -178,17 +178,3 @@ class EarlyBird:
             raise ValueError("iterations and distances differ in length")
         if self.converged is not None and self.converged not in self.iterations:
             raise ValueError(f"converged: no mask was drawn at {self.converged}")
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, floats at full precision."""
-        write_record(path, KIND, self)
-
-    @classmethod
-    def read(cls, path: Path) -> "EarlyBird":
-        """Read what `write` wrote.
-
-        Raises:
-            UserError: there is no such file.
-            DamagedFileError: it is something else.
-        """
-        return read_record(path, KIND, cls)

@@ -6,10 +6,11 @@ from typing import Literal
 from ltpipe.analysis.early_bird import Detector, EarlyBird, Watch
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.levels import dense_mask, magnitudes, prune_globally, prune_layers
+from ltpipe.training.levels import dense_mask, magnitudes
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.loop import train
 from ltpipe.training.packing import packed
+from ltpipe.training.prune import PruningRule, prune
 from ltpipe.training.randomness import digest
 from ltpipe.training.run import Named, Training
 
@@ -49,7 +50,9 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
             f"early_bird.every: {drawing.every} iterations; allowed are 1 to {training.settings.iterations}"
         )
     model = training.task.build(0)
-    everything = dense_mask(training.start.weights, training.task.kinds(model))
+    kinds = training.task.kinds(model)
+    everything = dense_mask(training.start.weights, kinds)
+    rule = PruningRule(scope=drawing.scope, fraction=drawing.sparsity)
     watch, masks, iterations, distances = Watch(detector), [], [], []
     converged: list[int] = []
 
@@ -57,12 +60,8 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
         if live.iteration == 0 or live.iteration % drawing.every:
             return
         weights = live.weights()
-        scores = magnitudes(weights)
-        if drawing.scope == "global":
-            mask = prune_globally(scores, everything, drawing.sparsity)
-        else:
-            mask = prune_layers(scores, everything, dict.fromkeys(everything, drawing.sparsity))
-        masks[:] = [packed(mask, "magnitude", drawing.scope, named.replicate, digest(weights), drawing.sparsity)]
+        mask = prune(magnitudes(weights), everything, rule, kinds)
+        masks[:] = [packed(mask, rule.criterion, rule.scope, named.replicate, digest(weights), drawing.sparsity)]
         step = watch.look(masks[0])
         iterations.append(live.iteration)
         distances.append(detector.worst(step.values))

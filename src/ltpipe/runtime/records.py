@@ -1,53 +1,53 @@
-"""Small JSON files that hold one dataclass each, read strictly: what `write_record` did not write is refused."""
+"""Small JSON files that hold one dataclass each, read strictly: what `Record.write` did not write is refused."""
 
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 from ltpipe.runtime.errors import DamagedFileError
 from ltpipe.runtime.files import read_json, write_json
 
 FORMAT = 1
 
-Record = TypeVar("Record")
 
+class Record:
+    """Base of a dataclass of numbers, strings, tuples and dicts that is kept as a file.
 
-def write_record(path: Path, kind: str, record: Any) -> None:
-    """Write a dataclass as JSON, floats at full precision.
-
-    Args:
-        path: of the file.
-        kind: what it is, `learning record` for example; stands in the file.
-        record: of numbers, strings, tuples and dicts.
+    A ValueError from the dataclass's `__post_init__` says that fields do not go together.
     """
-    write_json(path, {"format": FORMAT, "kind": kind, **asdict(record)})
 
+    KIND: ClassVar[str]
+    """What the file is, `learning record` for example; stands in the file."""
 
-def read_record(path: Path, kind: str, of: type[Record]) -> Record:
-    """Read what `write_record` wrote.
+    def write(self, path: Path) -> None:
+        """Write as JSON, floats at full precision."""
+        write_json(path, {"format": FORMAT, "kind": self.KIND, **asdict(self)})
 
-    Every field has to be there, no other one, each of its type, and every number finite; a ValueError from the
-    dataclass's `__post_init__` says that they do not go together.
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote: every field has to be there, no other one, each of its type, numbers finite.
 
-    Raises:
-        UserError: there is no such file.
-        DamagedFileError: it is something else.
-    """
-    content = read_json(path)
-    try:
-        if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, kind):
-            raise ValueError(f"it is no {kind} of format {FORMAT}")
-        names = {field.name for field in fields(of)}
-        if names != content.keys():
-            raise ValueError(f"keys missing or not known: {', '.join(sorted(names ^ content.keys()))}")
-        hints = get_type_hints(of)
-        return of(**{name: _checked(value, hints[name], name) for name, value in content.items()})
-    except ValueError as error:
-        article = "an" if kind[0] in "aeiou" else "a"
-        raise DamagedFileError(f"{path}: not {article} {kind}, or damaged ({error}); run its stage again") from None
+        Raises:
+            UserError: there is no such file.
+            DamagedFileError: it is something else.
+        """
+        content = read_json(path)
+        try:
+            if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, cls.KIND):
+                raise ValueError(f"it is no {cls.KIND} of format {FORMAT}")
+            names = {field.name for field in fields(cls)}
+            if names != content.keys():
+                raise ValueError(f"keys missing or not known: {', '.join(sorted(names ^ content.keys()))}")
+            hints = get_type_hints(cls)
+            return cls(**{name: _checked(value, hints[name], name) for name, value in content.items()})
+        except ValueError as error:
+            article = "an" if cls.KIND[0] in "aeiou" else "a"
+            raise DamagedFileError(
+                f"{path}: not {article} {cls.KIND}, or damaged ({error}); run its stage again"
+            ) from None
 
 
 def _checked(value: Any, wanted: Any, name: str) -> Any:

@@ -13,6 +13,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, ClassVar
 
+from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Criterion(ABC):
 def criterion_names() -> list[str]:
     """Names of all criteria with a score stage."""
     return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
+
+
+def every_criterion() -> list[str]:
+    """Names of all criteria: those that rank a weight's own value, and those with a score stage."""
+    return [*CRITERIA, *criterion_names()]
 
 
 def scored_criterion(name: str) -> type[Criterion]:

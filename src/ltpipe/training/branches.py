@@ -6,8 +6,8 @@ from typing import Literal
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.controls import random_mask, shuffled
-from ltpipe.training.distillation import Distillation
-from ltpipe.training.gradual import Gradual
+from ltpipe.training.distillation import Distillation, Teaching
+from ltpipe.training.gradual import Gradual, Schedule
 from ltpipe.training.levels import Tensors
 from ltpipe.training.record import Branch
 from ltpipe.training.run import Named, Training
@@ -22,36 +22,6 @@ Rewind = Literal["weights", "learning-rate", "none"]
 all but weights (Renda et al. 2020, 2003.02389). `none`: neither weights nor rate; trained weights are fine-tuned at the
 last learning rate on the data from step k to the end (Han et al. 2015, 1506.02626). The optimizer is fresh in all.
 """
-
-
-@dataclass(frozen=True)
-class GradualSchedule:
-    """When the branch `gradual` prunes; see `Gradual`. `end` is the last iteration that prunes.
-
-    Attributes:
-        begin: iteration from which on weights are pruned.
-        end: iteration after which no more are.
-        every: iterations between two steps.
-    """
-
-    begin: int = 0
-    end: int = 500
-    every: int = 100
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """How much the teacher of the branch `distilled` counts; see `Distillation`.
-
-    Attributes:
-        temperature: that softens both models' targets.
-        soft: share of the loss that soft targets have.
-        features: weight of the distance between features.
-    """
-
-    temperature: float = 2.0
-    soft: float = 0.5
-    features: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,9 +45,7 @@ class Level:
     teacher: TrainingState | None = None
 
 
-def training_of(
-    level: Level, settings: Settings, mode: Rewind, gradual: GradualSchedule, teaching: Teaching
-) -> Training:
+def training_of(level: Level, settings: Settings, mode: Rewind, gradual: Schedule, teaching: Teaching) -> Training:
     """The training of a branch.
 
     `ticket` starts as `mode` says; `shuffled-N`, `random-N` and `transplanted-…` start alike under another mask;
@@ -88,13 +56,6 @@ def training_of(
     Raises:
         UserError: the branch does not exist at this level, or something that it needs is missing.
     """
-    made = _training_of(level, settings, mode, gradual, teaching)
-    return replace(made, rewind_step=level.point.iteration)
-
-
-def _training_of(
-    level: Level, settings: Settings, mode: Rewind, gradual: GradualSchedule, teaching: Teaching
-) -> Training:
     named = level.named
     try:
         branch = Branch.named(named.branch)
@@ -115,10 +76,9 @@ def _training_of(
             return Training(level.task, settings, rewind(start_of(level.task.build(control_seed)), level.mask))
         case "gradual":
             counts = {name: int(kept.sum()) for name, kept in level.mask.items()}
-            schedule = Gradual(counts, gradual.begin, gradual.end, gradual.every)
             _check_schedule(gradual, level.point.iteration, settings.iterations)
             unseen = replace(level.point, validation=(), best={})  # what was seen up to step k was dense
-            return Training(level.task, settings, unseen, gradual=schedule)
+            return Training(level.task, settings, unseen, gradual=Gradual(counts, gradual))
         case _:
             start = _rewound(level, mode, level.mask)
     training = Training(level.task, kept_rates, start)
@@ -127,10 +87,7 @@ def _training_of(
     if branch.kind == "distilled":
         if level.teacher is None:
             raise UserError("branch 'distilled' needs the dense model's state: give --teacher")
-        return replace(
-            training,
-            distillation=Distillation(level.teacher.best, teaching.temperature, teaching.soft, teaching.features),
-        )
+        return replace(training, distillation=Distillation(level.teacher.best, teaching))
     return training
 
 
@@ -159,7 +116,7 @@ def _check_mask(mask: Tensors, weights: Tensors) -> None:
             )
 
 
-def _check_schedule(gradual: GradualSchedule, first: int, last: int) -> None:
+def _check_schedule(gradual: Schedule, first: int, last: int) -> None:
     if not (first <= gradual.begin and gradual.end <= last):
         raise UserError(
             f"gradual: begin {gradual.begin}, end {gradual.end}; training goes from {first} to {last}, allowed is "

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.records import read_record, write_record
+from ltpipe.runtime.records import Record
 from ltpipe.training.record import Branch
 
 if TYPE_CHECKING:  # a report that only reads lines does not wait for torch
     import torch
 
-KIND = "linear connectivity"
 STABLE = 0.02
 """Two trainings whose barrier is below this are in one linearly connected valley, as the paper has it."""
 
@@ -84,7 +82,7 @@ def error_along_line(
 
 
 @dataclass(frozen=True)
-class Connectivity:
+class Connectivity(Record):
     """The line between two trainings of a study.
 
     Attributes:
@@ -95,6 +93,8 @@ class Connectivity:
         barrier: max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2, a fraction.
         stable: whether that is below 2 points.
     """
+
+    KIND: ClassVar[str] = "linear connectivity"
 
     study: str
     replicate: int
@@ -119,17 +119,3 @@ class Connectivity:
     def of(cls, study: str, replicate: int, level: int, branches: tuple[str, str], line: Line) -> Connectivity:
         """What a line says about two branches."""
         return cls(study, replicate, level, branches, line.alphas, line.errors, line.barrier, line.stable)
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, floats at full precision."""
-        write_record(path, KIND, self)
-
-    @classmethod
-    def read(cls, path: Path) -> Connectivity:
-        """Read what `write` wrote.
-
-        Raises:
-            UserError: there is no such file.
-            DamagedFileError: it is something else.
-        """
-        return read_record(path, KIND, cls)

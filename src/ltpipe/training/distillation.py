@@ -12,8 +12,30 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.training.levels import Tensors
 from ltpipe.training.live import load_values
 from ltpipe.training.loop import Loss
-from ltpipe.training.randomness import digest
 from ltpipe.training.task import Task
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How much a teacher counts.
+
+    Attributes:
+        temperature: T, above 0, that softens the targets of both models.
+        soft: α, from 0 to 1, the share of the loss that soft targets have.
+        features: β, 0 and more, the weight of the distance between features.
+    """
+
+    temperature: float = 2.0
+    soft: float = 0.5
+    features: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if not (self.temperature > 0 and 0 <= self.soft <= 1 and self.features >= 0):
+            raise UserError(
+                f"distilled: temperature {self.temperature}, soft {self.soft}, features {self.features}; allowed is a "
+                "temperature above 0, soft from 0 to 1, features from 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -27,46 +49,30 @@ class Distillation:
 
     Attributes:
         teacher: weights and buffers by name.
-        temperature: T, above 0.
-        soft: α, from 0 to 1.
-        features: β, 0 and more.
+        teaching: how much they count.
     """
 
     teacher: Tensors
-    temperature: float = 2.0
-    soft: float = 0.5
-    features: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if not (self.temperature > 0 and 0 <= self.soft <= 1 and self.features >= 0):
-            raise UserError(
-                f"distilled: temperature {self.temperature}, soft {self.soft}, features {self.features}; allowed is a "
-                "temperature above 0, soft from 0 to 1, features from 0"
-            )
-
-    @property
-    def identity(self) -> list[object]:
-        """All that the result depends on."""
-        return [digest(self.teacher), self.temperature, self.soft, self.features]
+    teaching: Teaching
 
     def loss(self, task: Task, device: torch.device) -> Loss:
         """The loss, with a teacher on the device, in evaluation mode."""
+        temperature, share, distance = self.teaching.temperature, self.teaching.soft, self.teaching.features
         teacher = task.build(0)
         load_values(teacher, self.teacher)
         teacher.to(device).eval().requires_grad_(False)
 
         def distilled(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), _features(task, teacher) as wanted:
-                soft_targets = task.logits(teacher, inputs).float().flatten(0, -2) / self.temperature
+                soft_targets = task.logits(teacher, inputs).float().flatten(0, -2) / temperature
             with _features(task, model) as found:
                 logits = task.logits(model, inputs).float().flatten(0, -2)
             hard = functional.cross_entropy(logits, labels.flatten())
-            student = functional.log_softmax(logits / self.temperature, -1)
+            student = functional.log_softmax(logits / temperature, -1)
             soft = functional.kl_div(student, soft_targets.log_softmax(-1), reduction="batchmean", log_target=True)
-            loss = (1 - self.soft) * hard + self.soft * self.temperature**2 * soft
-            if self.features:
-                loss = loss + self.features * functional.mse_loss(found[0].float(), wanted[0].float())
+            loss = (1 - share) * hard + share * temperature**2 * soft
+            if distance:
+                loss = loss + distance * functional.mse_loss(found[0].float(), wanted[0].float())
             return loss
 
         return distilled

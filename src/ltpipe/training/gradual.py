@@ -13,27 +13,24 @@ def cubic_sparsity(final: float, progress: float) -> float:
 
     Args:
         final: s_f.
-        progress: (t - t_0) / (n Δt), from 0 to 1; what lies outside is taken as the end.
+        progress: (t - t_0) / (n Δt), from 0 to 1.
     """
-    left = 1 - min(max(progress, 0.0), 1.0)
-    return final * (1 - left**3)
+    return final * (1 - (1 - progress) ** 3)
 
 
 @dataclass(frozen=True)
-class Gradual:
-    """Prune each tensor by the magnitudes of the moment, from nothing down to `kept` weights, in steps.
+class Schedule:
+    """When to prune.
 
     Attributes:
-        kept: tensor names to the number of weights that are kept in the end.
         begin: iteration before which nothing is pruned.
-        end: iteration after which nothing more is pruned.
+        end: the last iteration that prunes.
         every: iterations between two steps.
     """
 
-    kept: Mapping[str, int]
-    begin: int
-    end: int
-    every: int
+    begin: int = 0
+    end: int = 500
+    every: int = 100
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -43,20 +40,32 @@ class Gradual:
                 "every from 1"
             )
 
-    @property
-    def identity(self) -> list[object]:
-        """All that the result depends on."""
-        return [dict(self.kept), self.begin, self.end, self.every]
+    def progress(self, iteration: int) -> float | None:
+        """(t - t_0) / (n Δt) where this iteration prunes, from 0 to 1; None where it does not."""
+        due = iteration == self.end or (iteration - self.begin) % self.every == 0
+        inside = self.begin <= iteration <= self.end
+        return (iteration - self.begin) / (self.end - self.begin) if inside and due else None
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Prune each tensor by the magnitudes of the moment, from nothing down to `kept` weights, in steps.
+
+    Attributes:
+        kept: tensor names to the number of weights that are kept in the end.
+        schedule: of the steps.
+    """
+
+    kept: Mapping[str, int]
+    schedule: Schedule
 
     def callback(self) -> Callback:
-        """Prune at each step; the counts at `end` are exactly `kept`."""
+        """Prune at each step; the counts at the end are exactly `kept`."""
 
         def prune(live: LiveTraining) -> None:
-            iteration = live.iteration
-            due = iteration == self.end or (iteration - self.begin) % self.every == 0
-            if not (self.begin <= iteration <= self.end and due):
+            progress = self.schedule.progress(live.iteration)
+            if progress is None:
                 return
-            progress = (iteration - self.begin) / (self.end - self.begin)
             weights = live.weights()
             counts = {}
             for name, kept in self.kept.items():

@@ -8,7 +8,7 @@ import torch
 
 from ltpipe.pruning.masks import Mask
 from ltpipe.training.computing import Computing
-from ltpipe.training.levels import Kind, dense_mask, layer_fractions, prune_globally, prune_layers
+from ltpipe.training.levels import Kind, Tensors, dense_mask, layer_fractions, prune_globally, prune_layers
 from ltpipe.training.live import load_values
 from ltpipe.training.packing import packed
 from ltpipe.training.randomness import digest
@@ -75,13 +75,12 @@ def prune_level(
             seed=replicate,
             iterations=rule.score_iterations,
         )
-    pruned = _pruned(scores, mask, rule, kinds)
+    pruned = prune(scores, mask, rule, kinds)
     return packed(pruned, rule.criterion, rule.scope, replicate, digest(trained.weights))
 
 
-def _pruned(
-    scores: Mapping[str, torch.Tensor], mask: Mapping[str, torch.Tensor], rule: PruningRule, kinds: Mapping[str, Kind]
-) -> dict[str, torch.Tensor]:
+def prune(scores: Tensors, mask: Tensors, rule: PruningRule, kinds: Mapping[str, Kind]) -> dict[str, torch.Tensor]:
+    """Prune what a rule says of the weights that a mask has left, the lowest scores first."""
     if rule.scope == "global":
         return prune_globally(scores, mask, rule.fraction)
     of_kind = dict.fromkeys(kinds.values(), rule.fraction) | dict(rule.fractions)

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ltpipe.runtime.records import read_record, write_record
+from ltpipe.runtime.records import Record
 
-KIND = "learning record"
 TICKET = "ticket"
 NUMBERED = ("reinitialised", "shuffled", "random", "order")
 """Branches of which a level can have several, `shuffled-1` and `shuffled-2` for example."""
@@ -49,7 +47,7 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class LearningRecord:
+class LearningRecord(Record):
     """What a training showed.
 
     Attributes:
@@ -62,6 +60,8 @@ class LearningRecord:
         seconds: wall time of the training since it was last started.
         provenance: versions, commit, input hashes, settings.
     """
+
+    KIND: ClassVar[str] = "learning record"
 
     study: str
     replicate: int
@@ -132,17 +132,3 @@ class LearningRecord:
     @property
     def _early_stop(self) -> int:
         return self.validation_losses.index(min(self.validation_losses))
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, floats at full precision."""
-        write_record(path, KIND, self)
-
-    @classmethod
-    def read(cls, path: Path) -> "LearningRecord":
-        """Read what `write` wrote.
-
-        Raises:
-            UserError: there is no such file.
-            DamagedFileError: it is something else.
-        """
-        return read_record(path, KIND, cls)

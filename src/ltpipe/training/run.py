@@ -1,6 +1,7 @@
 """Whole trainings, as stages run them: killed at any moment and started again, they end in the same bytes."""
 
 import json
+import logging
 import math
 import re
 import time
@@ -24,6 +25,8 @@ from ltpipe.training.settings import Settings
 from ltpipe.training.state import TrainingState, read_state, write_state
 from ltpipe.training.task import Task
 from ltpipe.training.validate import evaluate, validation
+
+logger = logging.getLogger("ltpipe")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,6 @@ class Training:
         gradual: prune on the way.
         distillation: learn from a teacher too.
         plugin: a loop of the user's own.
-        rewind_step: k of the study, for the record.
     """
 
     task: Task
@@ -60,7 +62,6 @@ class Training:
     gradual: Gradual | None = None
     distillation: Distillation | None = None
     plugin: Plugin | None = None
-    rewind_step: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -70,7 +71,7 @@ class Training:
     @property
     def identity(self) -> str:
         """SHA-256 of all that the result depends on, so that a resume file of another training is not gone on from."""
-        start = self.start
+        start, taught = self.start, self.distillation
         parts = (start.weights, start.buffers, start.optimizer, start.mask, start.best)
         everything = {
             "task": self.task.identity,
@@ -79,8 +80,8 @@ class Training:
             "iteration": start.iteration,
             "validation": [asdict(point) for point in start.validation],
             "computing": [self.computing.mixed_precision, self.computing.processes, self.computing.threads],
-            "gradual": self.gradual and self.gradual.identity,
-            "distillation": self.distillation and self.distillation.identity,
+            "gradual": self.gradual and asdict(self.gradual),
+            "distillation": taught and [digest(taught.teacher), asdict(taught.teaching)],
             "plugin": self.plugin and self.plugin.identity,
         }
         return sha256(json.dumps(everything).encode()).hexdigest()
@@ -96,7 +97,9 @@ def train_to(training: Training, iteration: int, output: Path) -> TrainingState:
     return state
 
 
-def train_fully(training: Training, output: Path, record: Path, named: Named = Named()) -> LearningRecord:
+def train_fully(
+    training: Training, output: Path, record: Path, named: Named = Named(), rewind_step: int = 0
+) -> LearningRecord:
     """Train to the end, read the test examples once, and write state and record.
 
     Args:
@@ -105,12 +108,13 @@ def train_fully(training: Training, output: Path, record: Path, named: Named = N
             nothing goes on from there, and it would be half of the file.
         record: of the learning record.
         named: which training this is, for the record.
+        rewind_step: k of the study, for the record.
     """
     begun = time.perf_counter()
     _remove_orphans(output, record)
     model, state = _resumed(training, output, training.settings.iterations)
     with training.computing.alone():
-        learned = _recorded(training, model, state, named, begun)
+        learned = _recorded(training, model, state, named, rewind_step, begun)
     if training.computing.is_first:
         write_state(output, replace(state, optimizer={}))
         learned.write(record)
@@ -150,7 +154,8 @@ def _left(resume: Path, identity: str) -> TrainingState | None:
     """What a killed training left; a file that cannot be read, of an older format perhaps, is as good as none."""
     try:
         return read_state(resume, identity) if resume.exists() else None
-    except DamagedFileError:
+    except DamagedFileError as error:
+        logger.warning("%s; starting again", error)
         return None
 
 
@@ -169,7 +174,7 @@ def _callbacks(training: Training, resume: Path, identity: str) -> list[Callback
     gradual, computing = training.gradual, training.computing
     examples = training.task.validation.to(computing.placed_on)
     callbacks = [gradual.callback()] if gradual else []
-    callbacks.append(validation(training.task, examples, gradual.end if gradual else 0))
+    callbacks.append(validation(training.task, examples, gradual.schedule.end if gradual else 0))
     if computing.is_first:
         callbacks.append(_saving(resume, identity, training.save_every))
     return callbacks
@@ -191,7 +196,9 @@ def _saving(path: Path, identity: str, every: int) -> Callback:
     return save
 
 
-def _recorded(training: Training, model: nn.Module, state: TrainingState, named: Named, begun: float) -> LearningRecord:
+def _recorded(
+    training: Training, model: nn.Module, state: TrainingState, named: Named, rewind_step: int, begun: float
+) -> LearningRecord:
     """What was learned. The only place where a training reads test examples."""
     task, curve = training.task, state.validation
     test = task.test.to(training.computing.placed_on)
@@ -220,7 +227,7 @@ def _recorded(training: Training, model: nn.Module, state: TrainingState, named:
                 **asdict(training.settings),
                 "milestones": list(training.settings.milestones),
                 **asdict(training.computing),
-                "rewind_step": training.rewind_step,
+                "rewind_step": rewind_step,
             },
         ),
     )

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.scoring.criterion import every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.stored import Stored
 from ltpipe.scoring.subject import AccumulatorType, Change, Deliver, Objective
@@ -21,11 +21,6 @@ from ltpipe.training.task import Task
 
 _LABELS = 256  # of examples that go through the model together where a criterion leaves the choice
 _TRANSPOSED = "Conv1D"  # GPT-2's linear layer, by name: what trains images does not wait for transformers
-
-
-def level_criteria() -> list[str]:
-    """Names of the criteria that a level may prune by."""
-    return ["magnitude", "random", *criterion_names()]
 
 
 def level_scores(
@@ -61,7 +56,7 @@ def level_scores(
             follows from `seed`.
         weights: of all parameters, float32.
         buffers: running statistics of normalisations.
-        criterion: one of `level_criteria()`.
+        criterion: one of `every_criterion()`.
         mask: of the level before, `levels.dense_mask` for the first: names of the prunable tensors to bool tensors.
         examples: to calibrate with, for a criterion that needs data.
         seed: of the order of the examples, and of `random`.
@@ -74,8 +69,8 @@ def level_scores(
         UserError: the criterion is unknown, there are not so many examples, the criterion cannot score a weight, or
             a score is not finite.
     """
-    if criterion not in level_criteria():
-        raise UserError(f"criterion '{criterion}' is unknown; allowed are {', '.join(level_criteria())}")
+    if criterion not in every_criterion():
+        raise UserError(f"criterion '{criterion}' is unknown; allowed are {', '.join(every_criterion())}")
     if criterion == "random":
         return {name: torch.rand(kept.shape, generator=generator(seed, "random", name)) for name, kept in mask.items()}
     if criterion == "magnitude":

@@ -7,11 +7,12 @@ needs no other.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ _FOLDER = "ltpipe.training.tasks"
 
 
 class Task(ABC):
-    """A task.
+    """A task; any model and examples will do, also those that only a program has in memory.
 
     Attributes:
         train, validation, test: the examples of each part, without one in common.
@@ -41,21 +42,11 @@ class Task(ABC):
     validation: Examples
     test: Examples
 
-    @classmethod
-    @abstractmethod
-    def prepare(cls, **options: Any) -> "Task":
-        """Make the task from the options of the configuration."""
-
-    @classmethod
-    @abstractmethod
-    def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> "Task":
-        """Make the task from what `stored` gave; arrays of `file` are to be copied."""
-
     @abstractmethod
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays, and a specification that JSON can hold, that say all about the task."""
+        """Arrays, and a specification that JSON can hold, that say all about the task: what it is told apart by."""
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """SHA-256 of all that `stored` gives."""
         arrays, specification = self.stored()
@@ -99,7 +90,21 @@ class Task(ABC):
         return model
 
 
-def task_named(name: str) -> type[Task]:
+class ConfiguredTask(Task):
+    """A task that a configuration can name."""
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, **options: Any) -> Self:
+        """Make the task from the options of the configuration."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> Self:
+        """Make the task from what `stored` gave; arrays of `file` are to be copied."""
+
+
+def task_named(name: str) -> type[ConfiguredTask]:
     """Look a task up.
 
     Raises:

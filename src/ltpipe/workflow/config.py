@@ -8,10 +8,9 @@ from jsonschema import Draft202012Validator, TypeChecker, validators
 from jsonschema.exceptions import ValidationError
 
 from ltpipe.pruning.scopes import scope_named
-from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import criterion_names
+from ltpipe.scoring.criterion import criterion_names, every_criterion
 from ltpipe.workflow.grid import evaluated_texts, needs_calibration
 from ltpipe.workflow.study_checks import check_studies
 
@@ -92,7 +91,7 @@ def _check_names(config: Config) -> None:
 
 def _check_criteria(config: Config) -> None:
     hybrids = config["score"]["hybrids"]
-    own = {*CRITERIA, *criterion_names()}
+    own = set(every_criterion())
     for name, parts in hybrids.items():
         if name in own:
             raise UserError(f"score.hybrids.{name}: a criterion of its own has this name; choose another")

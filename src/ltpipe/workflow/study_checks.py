@@ -3,7 +3,7 @@
 from typing import Any
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import criterion_names
+from ltpipe.scoring.criterion import every_criterion
 from ltpipe.training.settings import Settings
 from ltpipe.training.tasks import task_names
 
@@ -75,9 +75,9 @@ def _check_start(where: str, task: Config, models: Config) -> None:
 
 
 def _check_criterion(where: str, criterion: str) -> None:
-    allowed = ["magnitude", "random", *criterion_names()]
-    if criterion not in allowed:
-        raise UserError(f"{where}.prune.criterion: '{criterion}' is no criterion; allowed: {', '.join(allowed)}")
+    if criterion not in every_criterion():
+        allowed = ", ".join(every_criterion())
+        raise UserError(f"{where}.prune.criterion: '{criterion}' is no criterion; allowed: {allowed}")
 
 
 def _check_donors(where: str, name: str, studies: Config) -> None:

@@ -13,11 +13,11 @@ from ltpipe.data.images import Pixels, Split, load_images
 from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Kind
 from ltpipe.training.models import build_model, output_layer, prunable_kinds
-from ltpipe.training.task import Task
+from ltpipe.training.task import ConfiguredTask
 
 
 @dataclass(frozen=True)
-class ImageTask(Task):
+class ImageTask(ConfiguredTask):
     """Images in memory, float32 [images, channels, height, width].
 
     Pixels are divided by 255; then mean and standard deviation of the *training* images, a channel at a time, are made

@@ -24,7 +24,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Kind
-from ltpipe.training.task import Task
+from ltpipe.training.task import ConfiguredTask
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,7 +36,7 @@ _NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id"
 
 
 @dataclass(frozen=True)
-class TextTask(Task):
+class TextTask(ConfiguredTask):
     """Windows of text in memory, int64 [windows, tokens]; each but the first token of a window is a label.
 
     Attributes:
