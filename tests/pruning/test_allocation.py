@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.pruning.allocation import apportion, by_shares, erk, importance, owl
+from ltpipe.pruning.allocation import apportion, by_shares
+from ltpipe.pruning.allocations.erk import erk
+from ltpipe.pruning.allocations.importance import importance
+from ltpipe.pruning.allocations.owl import owl
 
 PROPERTY = settings(max_examples=200, deadline=None)
 

@@ -16,14 +16,16 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile, TensorSpec
 from ltpipe.pruning import kernels
-from ltpipe.pruning.aggregates import outlier_ratios, score_sums
-from ltpipe.pruning.allocation import erk, importance, owl
+from ltpipe.pruning.allocation import score_sums
+from ltpipe.pruning.allocations.erk import erk
+from ltpipe.pruning.allocations.importance import importance
+from ltpipe.pruning.allocations.owl import outlier_ratios, owl
 from ltpipe.pruning.build import make_mask, write_mask
 from ltpipe.pruning.by_scope import cutter_for
 from ltpipe.pruning.histogram import count_checkpoint, count_keys
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import read_mask, unpack
-from ltpipe.pruning.scopes import SCOPES, Units
+from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.scores import RankKeys, criterion_named
 from ltpipe.runtime.errors import UserError
 
@@ -172,7 +174,7 @@ def one_thread() -> Iterator[None]:
     kernels.use_threads(2)
 
 
-OF_WEIGHTS = [name for name, scope in SCOPES.items() if not isinstance(scope, Units)]
+OF_WEIGHTS = [name for name, scope in scopes().items() if not isinstance(scope, Units)]
 NEW = sorted(set(OF_WEIGHTS) - {"global", "layer"})
 
 
@@ -210,7 +212,7 @@ def test_keys_of_31_bits_are_cut_to_the_last_of_them() -> None:
 
 def test_lamp_of_a_tensor_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = weights(8)
-    monkeypatch.setattr("ltpipe.pruning.aggregates.COPIED_BLOCK", 64)
+    monkeypatch.setattr("ltpipe.pruning.allocations.lamp.COPIED_BLOCK", 64)
     for dtype in FORMATS:
         assert_same(kept_by(arrays, "lamp", "0.6", dtype), oracle(arrays, "lamp", "0.6"))
 

@@ -7,6 +7,7 @@ import shlex
 import yaml
 
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
+from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
@@ -98,6 +99,12 @@ def evaluation_settings() -> dict[str, object]:
 def criterion_file(criterion: str) -> Path:
     """The module of a criterion with a score stage."""
     return Path("src/ltpipe/scoring/criteria", criterion.replace("-", "_")).with_suffix(".py")
+
+
+def allocation_file(scope: str) -> list[Path]:
+    """The module of a scope's allocation, for scopes that have one."""
+    name = getattr(scope_named(scope), "allocation", None)
+    return [Path("src/ltpipe/pruning/allocations", name.replace("-", "_")).with_suffix(".py")] if name else []
 
 
 def score_file(wildcards) -> list[str]:

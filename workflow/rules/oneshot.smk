@@ -30,7 +30,7 @@ rule histogram:
 rule mask:
     input:
         script="scripts/make_mask.py",
-        code=code("scripts/make_mask.py"),
+        code=lambda wildcards: code("scripts/make_mask.py", *allocation_file(wildcards.scope)),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,

@@ -1,15 +1,119 @@
-"""Layer allocations: how many weights each tensor loses. Exact arithmetic throughout.
+"""What a layer allocation is like: how many weights each tensor loses. Exact arithmetic throughout.
 
-Every function returns one count a tensor, in the order given, with 0 <= count <= size and a sum of exactly `prune`.
-Ideal counts are fractions; `apportion` rounds them.
+A new allocation is one file in the folder `allocations`: a function from a `Request` to one count a tensor, named in
+the last line. The file `my_rule.py` gives the scopes `my-rule` and `my-rule-row` of the configuration.
+
+Counts are in the order of the tensors, with 0 <= count <= size and a sum of exactly `prune`. Ideal counts are
+fractions; `apportion` rounds them, and `by_shares` keeps them inside the tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
+from functools import cached_property
+from importlib import import_module
+from math import fsum
 
-OWL_WINDOW = Fraction("0.08")
-"""λ of OWL: how far the sparsity of a block may be from the average. The paper's choice for large language models."""
+import numpy as np
+
+from ltpipe.pruning import matrix_kernels
+from ltpipe.pruning.histogram import KeyHistogram
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.scopes import exact_fraction, prune_count
+from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
+from ltpipe.runtime.errors import UserError
+
+_FOLDER = "ltpipe.pruning.allocations"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of an allocation, and what it may look at.
+
+    Attributes:
+        written: the sparsity, as written.
+        keys: of all prunable weights.
+        histogram: of these keys.
+        layout: of the model.
+    """
+
+    written: str
+    keys: RankKeys
+    histogram: KeyHistogram
+    layout: Layout
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """Weights of each tensor."""
+        return self.keys.sizes
+
+    @cached_property
+    def sparsity(self) -> Fraction:
+        """Average over all prunable weights."""
+        return exact_fraction(self.written)
+
+    @cached_property
+    def prune(self) -> int:
+        """Number of weights that all tensors lose together."""
+        return prune_count(self.written, sum(self.sizes))
+
+    @property
+    def stacks(self) -> list[tuple[int, ...]]:
+        """Shape of each tensor with the number of its matrices before it: [experts, out, in, …]."""
+        return [self.layout.stack(name, shape) for name, shape in zip(self.keys.names, self.keys.shapes, strict=True)]
+
+    @property
+    def blocks(self) -> list[str | None]:
+        """Index of the block of the model that each tensor is in; None outside the blocks."""
+        return [self.layout.block(name) for name in self.keys.names]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A layer allocation.
+
+    Attributes:
+        counts: how many weights each tensor loses.
+        copies: of the largest tensor's keys that it holds in memory, for the plan; 0 if it streams them.
+    """
+
+    counts: Callable[[Request], list[int]]
+    copies: int = 0
+
+
+def allocation_named(name: str) -> Allocation:
+    """Look an allocation up, one of `ltpipe.pruning.allocations.allocation_names`."""
+    return import_module(f"{_FOLDER}.{name.replace('-', '_')}").ALLOCATION
+
+
+def allocate(name: str, request: Request) -> list[int]:
+    """How many weights each tensor loses.
+
+    Raises:
+        UserError: the allocation does not keep to what it was asked.
+    """
+    counts = allocation_named(name).counts(request)
+    inside = len(counts) == len(request.sizes) and all(
+        0 <= count <= size for count, size in zip(counts, request.sizes, strict=True)
+    )
+    if not inside or sum(counts) != request.prune:
+        raise UserError(
+            f"allocation '{name}' prunes {sum(counts)} weights in {len(counts)} tensors; expected {request.prune} in "
+            f"{len(request.sizes)}, none more than it has"
+        )
+    return counts
+
+
+def score_values(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
+    """Scores of a tensor, float32 [n], in pieces small enough to be converted."""
+    for block in keys.blocks(name):
+        for start in range(0, block.size, COPIED_BLOCK):
+            yield keys.values(block[start : start + COPIED_BLOCK])
+
+
+def score_sums(keys: RankKeys) -> list[float]:
+    """Sum of the scores of each tensor, from one pass."""
+    return [fsum(matrix_kernels.total(values) for values in score_values(keys, name)) for name in keys.names]
 
 
 def apportion(quotas: Sequence[Fraction], total: int) -> list[int]:
@@ -56,94 +160,3 @@ def by_shares(sizes: Sequence[int], shares: Sequence[Fraction | float], prune: i
         left -= sum(sizes[index] for index in full)
         open_ = [index for index in open_ if index not in keep]
     return apportion([size - keep.get(index, 0) for index, size in enumerate(sizes)], prune)
-
-
-def erk(shapes: Sequence[Sequence[int]], prune: int) -> list[int]:
-    """Erdős-Rényi-Kernel: the density of a tensor is proportional to (sum of its dimensions) / (their product).
-
-    Mocanu et al. 2018 (1707.04780) for matrices, Evci et al. 2020 (RigL, 1911.11134) for kernels. Densities end at 1,
-    where the rest is scaled up, as in RigL's code.
-
-    Args:
-        shapes: [experts, out, in, …] of each tensor; a stack of matrices counts as so many matrices of its own, so
-            that it does not matter whether a checkpoint fuses its experts.
-        prune: number of weights to prune.
-    """
-    return by_shares([prod(shape) for shape in shapes], [shape[0] * sum(shape[1:]) for shape in shapes], prune)
-
-
-def importance(sizes: Sequence[int], sums: Sequence[float], prune: int) -> list[int]:
-    """Importance-weighted: the density of a tensor is proportional to its mean score, and ends at 1.
-
-    Proportional to the mean is: what is kept is proportional to the sum.
-
-    Args:
-        sizes: weights of each tensor.
-        sums: of the scores of each tensor.
-        prune: number of weights to prune.
-    """
-    return by_shares(sizes, sums, prune)
-
-
-def owl(
-    sizes: Sequence[int],
-    blocks: Sequence[str | None],
-    outliers: Sequence[Fraction | None],
-    sparsity: Fraction,
-    prune: int,
-    window: Fraction = OWL_WINDOW,
-) -> list[int]:
-    """OWL: blocks of the model with more outliers lose less (Yin et al. 2023, 2310.05175, section 3).
-
-    Densities of blocks are linear in their outlier ratios and span 2 `window`, as in the authors' code. They are then
-    shifted together until all tensors lose `sparsity` of their weights. Two deviations from that code, which shifts by
-    the plain mean over blocks: blocks count by their weights, so that the total is exact, and sparsities are clipped
-    to `sparsity` ± `window` and to 0 … 1 as the paper says. If all ratios are equal, so are all sparsities.
-
-    Args:
-        sizes: weights of each tensor.
-        blocks: the block of the model that each tensor is in. Inside a block every tensor has the block's sparsity;
-            tensors outside (None) have `sparsity`.
-        outliers: ratio of outliers in the tensor's block; None outside.
-        sparsity: average.
-        prune: number of weights to prune, `sparsity` of all, rounded.
-        window: how far the sparsity of a block may be from the average.
-    """
-    ratio = {block: ratio for block, ratio in zip(blocks, outliers, strict=True) if block is not None}
-    weights = dict.fromkeys(ratio, 0)
-    for size, block in zip(sizes, blocks, strict=True):
-        if block is not None:
-            weights[block] += size
-    sparsities = dict(
-        zip(ratio, _in_window(list(ratio.values()), list(weights.values()), sparsity, window), strict=True)
-    )
-    return apportion([size * sparsities.get(block, sparsity) for size, block in zip(sizes, blocks, strict=True)], prune)
-
-
-def _in_window(
-    ratios: Sequence[Fraction], weights: Sequence[int], sparsity: Fraction, window: Fraction
-) -> list[Fraction]:
-    """Sparsities that fall with the ratios, inside the window, whose weighted mean is exactly `sparsity`."""
-    spread = max(ratios, default=Fraction(0)) - min(ratios, default=Fraction(0))
-    if spread == 0:
-        return [sparsity] * len(ratios)
-    low, high = max(Fraction(0), sparsity - window), min(Fraction(1), sparsity + window)
-    falls = [2 * window * (ratio - min(ratios)) / spread for ratio in ratios]
-
-    def clipped(shift: Fraction) -> list[Fraction]:
-        return [min(max(shift - fall, low), high) for fall in falls]
-
-    def missing(shift: Fraction) -> Fraction:
-        return sparsity * sum(weights) - sum(
-            weight * part for weight, part in zip(weights, clipped(shift), strict=True)
-        )
-
-    # The weighted sum rises with the shift and is linear between the shifts at which a block enters or leaves the
-    # window; it passes the wanted sum between two of them.
-    kinks = sorted({fall + end for fall in falls for end in (low, high)})
-    below = max(kink for kink in kinks if missing(kink) >= 0)
-    above = min((kink for kink in kinks if missing(kink) <= 0), default=below)
-    if missing(below) == 0:
-        return clipped(below)
-    slope = missing(below) - missing(above)
-    return clipped(below + (above - below) * missing(below) / slope)

@@ -1,12 +1,11 @@
 """From the name of a scope to its cutter."""
 
-from ltpipe.pruning import allocation
-from ltpipe.pruning.aggregates import lamp_keys, outlier_ratios, score_sums
+from ltpipe.pruning.allocation import Request, allocate, allocation_named
 from ltpipe.pruning.cutters import Cutter, RunCutter, threshold_cutter
-from ltpipe.pruning.histogram import KeyHistogram, count_keys, streaming_bytes
+from ltpipe.pruning.histogram import KeyHistogram, streaming_bytes
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import (
-    Allocation,
+    Allocated,
     Group,
     NOfM,
     Rows,
@@ -19,7 +18,6 @@ from ltpipe.pruning.scopes import (
     scope_named,
 )
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
-from ltpipe.pruning.thresholds import exact_cuts
 from ltpipe.pruning.tiles import TiledKeys, tile_cutter
 from ltpipe.runtime.errors import UserError
 
@@ -38,20 +36,20 @@ def cutter_for(scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogra
         UserError: scope or sparsity are not allowed, or do not fit a tensor.
     """
     match scope_named(scope):
-        case Unstructured("global" | "layer" as competition):
+        case Unstructured(competition):
             return threshold_cutter(keys, histogram, groups(competition, sparsity, keys.sizes))
-        case Unstructured(source):
-            counts = _allocated(source, sparsity, keys, histogram, layout)
+        case Allocated(allocation):
+            counts = allocate(allocation, Request(sparsity, keys, histogram, layout))
             return threshold_cutter(keys, histogram, [Group((index,), count) for index, count in enumerate(counts)])
-        case Rows(source):
+        case Rows(allocation):
             columns = _columns(keys, layout)
-            if source is None:
+            if allocation is None:
                 counts = [
                     size // width * prune_count(sparsity, width)
                     for size, width in zip(keys.sizes, columns, strict=True)
                 ]
             else:
-                counts = _allocated(source, sparsity, keys, histogram, layout)
+                counts = allocate(allocation, Request(sparsity, keys, histogram, layout))
             return RunCutter(keys, histogram, layout, columns, counts)
         case NOfM() as pattern:
             _check_pattern(scope, pattern, sparsity, keys, layout)
@@ -73,36 +71,16 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
     streamed = streaming_bytes(bits)
     converted, key = 8 * 4 * COPIED_BLOCK, (bits + 1) // 8
     match scope_named(scope):
-        case Unstructured("global" | "layer"):
+        case Unstructured():
             return streamed
-        case Unstructured("lamp"):
-            return streamed + converted + 2 * key * largest
-        case Unstructured() | Units():
+        case Allocated(allocation):
+            return streamed + converted + allocation_named(allocation).copies * key * largest
+        case Units():
             return streamed + converted
         case Rows() | NOfM():
             return streamed + converted + (3 * key + 2) * largest
         case Tiles(height, width):
             return streamed + converted + (3 * key + 2) * largest + 32 * -(-largest // (height * width))
-
-
-def _allocated(source: Allocation, sparsity: str, keys: RankKeys, histogram: KeyHistogram, layout: Layout) -> list[int]:
-    """How many weights each tensor loses."""
-    prune = prune_count(sparsity, sum(keys.sizes))
-    match source:
-        case "erk":
-            shapes = [layout.stack(name, shape) for name, shape in zip(keys.names, keys.shapes, strict=True)]
-            return allocation.erk(shapes, prune)
-        case "importance":
-            return allocation.importance(keys.sizes, score_sums(keys), prune)
-        case "lamp":
-            scores = lamp_keys(keys)
-            counted = count_keys(scores, histogram.checkpoint, "lamp", None)
-            (cuts,) = exact_cuts(scores, counted, [groups("global", sparsity, keys.sizes)])
-            return [cut.pruned for cut in cuts]
-        case "owl":
-            blocks = [layout.block(name) for name in keys.names]
-            fraction = exact_fraction(sparsity)
-            return allocation.owl(keys.sizes, blocks, outlier_ratios(keys, blocks), fraction, prune)
 
 
 def _check_pattern(scope: str, pattern: NOfM, sparsity: str, keys: RankKeys, layout: Layout) -> None:

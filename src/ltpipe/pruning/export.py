@@ -16,7 +16,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
 from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.pruning.scopes import SCOPES, Units
+from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder, read_json, write_json
@@ -71,10 +71,10 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
 
 
 def _check_exported(mask: Mask, path: Path, architecture: str) -> None:
-    if not isinstance(SCOPES.get(mask.scope), Units):
+    if not isinstance(scopes().get(mask.scope), Units):
         raise UserError(
             f"{path}: a mask of scope '{mask.scope}' prunes single weights and leaves every tensor its size; allowed "
-            f"are masks of scope {', '.join(name for name, scope in SCOPES.items() if isinstance(scope, Units))}"
+            f"are masks of scope {', '.join(name for name, scope in scopes().items() if isinstance(scope, Units))}"
         )
     if mask.scope not in layout_of(architecture, mask.scope).exported:
         raise UserError(

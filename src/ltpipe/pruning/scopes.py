@@ -1,7 +1,7 @@
 """Scopes: which weights compete with each other, how many of them go, and in what pattern.
 
 docs/scopes.md has the definitions, formulas and sources. A scope is a name in the configuration and a plain value here;
-`cutters` turns it into a mask. A new scope is an entry of `SCOPES` and a cutter.
+`by_scope` turns it into a mask. A new way to share the sparsity out over tensors is one file in `allocations`.
 """
 
 import re
@@ -11,24 +11,29 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal
 
+from ltpipe.pruning.allocations import allocation_names
 from ltpipe.runtime.errors import UserError
-
-Allocation = Literal["global", "layer", "erk", "importance", "lamp", "owl"]
-"""What says how many weights every tensor loses."""
 
 
 @dataclass(frozen=True)
 class Unstructured:
-    """The smallest of each tensor go, as many as `allocation` says."""
+    """The smallest weights go, of all tensors together or of each."""
 
-    allocation: Allocation
+    competition: Literal["global", "layer"]
+
+
+@dataclass(frozen=True)
+class Allocated:
+    """The smallest of each tensor go, as many as an allocation says."""
+
+    allocation: str
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The smallest of each output row go: the same fraction of every row, or what `allocation` says, spread evenly."""
+    """The smallest of each output row go: the same fraction of every row, or what an allocation says, spread evenly."""
 
-    allocation: Allocation | None
+    allocation: str | None
 
 
 @dataclass(frozen=True)
@@ -59,28 +64,25 @@ class Units:
     kind: Literal["heads", "channels", "blocks"]
 
 
-Scope = Unstructured | Rows | NOfM | Tiles | Units
-
-SCOPES: dict[str, Scope] = {
-    "global": Unstructured("global"),
-    "layer": Unstructured("layer"),
-    "row": Rows(None),
-    "erk": Unstructured("erk"),
-    "importance": Unstructured("importance"),
-    "lamp": Unstructured("lamp"),
-    "owl": Unstructured("owl"),
-    "erk-row": Rows("erk"),
-    "importance-row": Rows("importance"),
-    "lamp-row": Rows("lamp"),
-    "owl-row": Rows("owl"),
-    "heads": Units("heads"),
-    "channels": Units("channels"),
-    "blocks": Units("blocks"),
-}
-"""Scopes with a name of their own; `scope_named` knows those with numbers in their names too."""
+Scope = Unstructured | Allocated | Rows | NOfM | Tiles | Units
 
 _N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")
 _TILES = re.compile(r"block([1-9]\d*)x([1-9]\d*)")
+
+
+def scopes() -> dict[str, Scope]:
+    """Scopes with a name of their own; `scope_named` knows those with numbers in their names too."""
+    allocations = allocation_names()
+    return {
+        "global": Unstructured("global"),
+        "layer": Unstructured("layer"),
+        "row": Rows(None),
+        **{name: Allocated(name) for name in allocations},
+        **{f"{name}-row": Rows(name) for name in allocations},
+        "heads": Units("heads"),
+        "channels": Units("channels"),
+        "blocks": Units("blocks"),
+    }
 
 
 def scope_named(name: str) -> Scope:
@@ -89,14 +91,14 @@ def scope_named(name: str) -> Scope:
     Raises:
         UserError: there is none of that name.
     """
-    if name in SCOPES:
-        return SCOPES[name]
+    if name in (named := scopes()):
+        return named[name]
     if found := _TILES.fullmatch(name):
         return Tiles(int(found[1]), int(found[2]))
     if (found := _N_OF_M.fullmatch(name)) and int(found[1]) < int(found[2]):
         return NOfM(int(found[1]), int(found[2]))
     raise UserError(
-        f"scope '{name}' is unknown; allowed: {', '.join(SCOPES)}, NofM with 0 < N < M (2of4, 4of8) "
+        f"scope '{name}' is unknown; allowed: {', '.join(named)}, NofM with 0 < N < M (2of4, 4of8) "
         "and blockHxW (block16x16)"
     )
 

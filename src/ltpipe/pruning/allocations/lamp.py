@@ -1,0 +1,48 @@
+"""LAMP: weights compete by their share of what is left of their tensor (Lee et al. 2021, 2010.07611)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ltpipe.pruning import matrix_kernels
+from ltpipe.pruning.allocation import Allocation, Request
+from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.scopes import groups
+from ltpipe.pruning.scores import COPIED_BLOCK, FLOAT32_INFINITY, RankKeys
+from ltpipe.pruning.thresholds import exact_cuts
+
+
+def lamp(request: Request) -> list[int]:
+    """How many weights each tensor loses if all compete by their LAMP scores."""
+    scores = lamp_keys(request.keys)
+    counted = count_keys(scores, request.histogram.checkpoint, "lamp", None)
+    (cuts,) = exact_cuts(scores, counted, [groups("global", request.written, request.sizes)])
+    return [cut.pruned for cut in cuts]
+
+
+def lamp_keys(keys: RankKeys) -> RankKeys:
+    """Keys of the LAMP scores of each tensor, in an order of their own (Lee et al. 2021, 2010.07611, equation 3).
+
+    The score of a weight is w² / (sum of the squares of all weights of the tensor that are not smaller), and that of
+    zero is zero; any criterion's score stands for |w|. It orders the weights of a tensor as they were, so what it says
+    is how many of them go. Computed in float64, then float32: scores that it cannot tell apart are ties.
+
+    Each pass sorts one tensor at a time, in memory.
+    """
+    return replace(keys, bits=31, infinite=FLOAT32_INFINITY, blocks=lambda name: _lamp(keys, name))
+
+
+def _lamp(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
+    kind = np.uint16 if keys.bits == 15 else np.uint32
+    ordered = np.concatenate([np.zeros(0, kind), *keys.blocks(name)])
+    ordered &= kind((1 << keys.bits) - 1)
+    ordered.sort()
+    larger = 0.0
+    for stop in range(ordered.size, 0, -COPIED_BLOCK):
+        falling = keys.values(ordered[max(0, stop - COPIED_BLOCK) : stop][::-1])
+        scores, larger = matrix_kernels.lamp_scores(falling, larger)
+        yield scores.view(np.uint32)
+
+
+ALLOCATION = Allocation(lamp, copies=2)  # its keys in blocks, and joined
