@@ -54,6 +54,10 @@ bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 
 plan-tables: $(RUN_STAMP) ## write docs/memory-tables.md, the planned memory of seven models (about 1 minute)
 	$(BIN)/python -m benchmarks.plan_tables --output docs/memory-tables.md
 
+.PHONY: reference
+reference: $(RUN_STAMP) ## write docs/configuration.md, every configuration key, from the schema
+	$(BIN)/python -m ltpipe.workflow.reference --output docs/configuration.md
+
 .PHONY: lint
 lint: $(TEST_STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .
