@@ -2,13 +2,14 @@
 rule overlap:
     input:
         script="scripts/compare_masks.py",
-        code=code("scripts/compare_masks.py"),
         masks=lambda wildcards: grid.masks(config, wildcards.model),
     output:
         pairs=f"{grid.OVERLAP}.csv",
         layers=f"{grid.OVERLAP}.parquet",
     log:
         "results/logs/overlap/{model}.log",
+    params:
+        code=code("scripts/compare_masks.py"),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --masks {input.masks} --model {wildcards.model}"
         " --output {output.pairs} --layers {output.layers}"
@@ -18,7 +19,6 @@ rule overlap:
 rule validation:
     input:
         script="scripts/validate_masks.py",
-        code=code("scripts/validate_masks.py"),
         masks=lambda wildcards: grid.masks(config, wildcards.model),
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -26,6 +26,8 @@ rule validation:
         grid.VALIDATION,
     log:
         "results/logs/validation/{model}.log",
+    params:
+        code=code("scripts/validate_masks.py"),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --masks {input.masks} --manifest {input.manifest}"
         " --config {input.config} --model {wildcards.model} --output {output}"

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from functools import cache
 
 import yaml
 
@@ -12,7 +13,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.workflow import grid, studies
-from ltpipe.workflow.closure import import_closure
+from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
 
 # Jobs run the code of this checkout, with the Python that runs snakemake, whatever the caller's PATH says.
@@ -35,14 +36,16 @@ def checked(config: dict) -> dict:
 config.update(checked(config))
 
 
-def code(script: str, *plugins: Path) -> list[str]:
-    """The modules that a script runs: editing one of them reruns the script's stage and what follows.
+@cache  # the same for every job of a rule
+def code(script: str, *plugins: Path) -> str:
+    """Digest of the modules that a script runs: editing one of them reruns the script's stage and what follows.
 
+    A param, since Snakemake looks at every input of every job again and again, and a script has some 60 modules.
     Plugins are modules that it finds by name, which no import statement says.
     """
     package = Path("src/ltpipe")
     found = {path for file in (Path(script), *plugins) for path in import_closure(file, package)}
-    return [str(path) for path in sorted(found | set(plugins))]
+    return digest(found | set(plugins))
 
 
 def model_source(wildcards) -> Source:

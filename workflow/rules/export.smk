@@ -2,7 +2,6 @@
 rule smaller:
     input:
         script="scripts/export_smaller.py",
-        code=code("scripts/export_smaller.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -17,6 +16,7 @@ rule smaller:
     log:
         "results/logs/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     params:
+        code=code("scripts/export_smaller.py"),
         folder=subpath(input.weights, parent=True),
         output=subpath(output.weights, parent=True),
     shell:

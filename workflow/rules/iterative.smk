@@ -2,7 +2,6 @@
 rule simulation:
     input:
         script="scripts/simulate_pruning.py",
-        code=code("scripts/simulate_pruning.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -23,6 +22,7 @@ rule simulation:
         device_memory=device_memory(),
     params:
         **evaluation_settings(),
+        code=code("scripts/simulate_pruning.py"),
         folder=subpath(input.weights, parent=True),
         target_sparsity=lookup("simulation/target_sparsity", within=config, default=None),
         iterations=lookup("simulation/iterations", within=config, default=None),

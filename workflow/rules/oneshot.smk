@@ -2,7 +2,6 @@
 rule histogram:
     input:
         script="scripts/count_keys.py",
-        code=code("scripts/count_keys.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         scores=score_file,
@@ -14,6 +13,7 @@ rule histogram:
     resources:
         compute_threads=compute_threads(),
     params:
+        code=code("scripts/count_keys.py"),
         folder=subpath(input.weights, parent=True),
         seed=lambda wildcards: None if wildcards.seed == grid.NO_SEED else wildcards.seed,
         scores=lambda wildcards, input: f"--scores {input.scores}" if input.scores else "",
@@ -30,7 +30,6 @@ rule histogram:
 rule mask:
     input:
         script="scripts/make_mask.py",
-        code=lambda wildcards: code("scripts/make_mask.py", *allocation_file(wildcards.scope)),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -44,6 +43,7 @@ rule mask:
     resources:
         compute_threads=compute_threads(),
     params:
+        code=lambda wildcards: code("scripts/make_mask.py", *allocation_file(wildcards.scope)),
         folder=subpath(input.weights, parent=True),
         scores=lambda wildcards, input: f"--scores {input.scores}" if input.scores else "",
     shell:
@@ -56,7 +56,6 @@ rule mask:
 rule baseline:
     input:
         script="scripts/evaluate.py",
-        code=code("scripts/evaluate.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -74,6 +73,7 @@ rule baseline:
         device_memory=device_memory(),
     params:
         **evaluation_settings(),
+        code=code("scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
         top_tokens=lambda wildcards, output: str(output.top_tokens) or None,
         top_k=lookup("evaluate/top_k", within=config),
@@ -89,7 +89,6 @@ rule baseline:
 rule ticket:
     input:
         script="scripts/evaluate.py",
-        code=code("scripts/evaluate.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -109,6 +108,7 @@ rule ticket:
         device_memory=device_memory(),
     params:
         **evaluation_settings(),
+        code=code("scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
         top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
         perturbation=None,

@@ -2,12 +2,12 @@
 rule plan:
     input:
         script="scripts/plan.py",
-        code=code("scripts/plan.py"),
     output:
         f"{grid.PLAN}/plan.json",
     log:
         "results/logs/plan.log",
     params:
+        code=code("scripts/plan.py"),
         study=json.dumps(config, sort_keys=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --study {params.study:q} --output {output}"

@@ -2,7 +2,6 @@
 rule checkpoint:
     input:
         script="scripts/load_model.py",
-        code=code("scripts/load_model.py"),
         files=lambda wildcards: model_source(wildcards).files(".safetensors", ".json"),
     output:
         weights=f"{grid.CHECKPOINT}/model.safetensors",
@@ -13,6 +12,7 @@ rule checkpoint:
     log:
         "results/logs/checkpoint/{model}.log",
     params:
+        code=code("scripts/load_model.py"),
         folder=subpath(output.weights, parent=True),
         source=lookup("models/{model}/source", within=config),
         identity=lambda wildcards: model_source(wildcards).identity,
@@ -27,7 +27,6 @@ rule checkpoint:
 rule sequences:
     input:
         script="scripts/prepare_data.py",
-        code=code("scripts/prepare_data.py"),
         tokenizer=rules.checkpoint.output.tokenizer,
         files=lambda wildcards: text_source(wildcards).files(".txt", ".jsonl", ".parquet"),
     output:
@@ -35,6 +34,7 @@ rule sequences:
     log:
         "results/logs/sequences/{model}/{data}.log",
     params:
+        code=code("scripts/prepare_data.py"),
         source=lookup("data/{data}/source", within=config),
         identity=lambda wildcards: text_source(wildcards).identity,
         files=lookup("data/{data}/files", within=config),

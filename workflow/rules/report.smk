@@ -2,7 +2,6 @@
 rule report:
     input:
         script="scripts/make_report.py",
-        code=code("scripts/make_report.py"),
         baselines=grid.baselines(config),
         tickets=[ticket.named(grid.TICKET) for ticket in grid.tickets(config)],
         overlaps=grid.models(config, f"{grid.OVERLAP}.csv"),
@@ -49,6 +48,7 @@ rule report:
     log:
         "results/logs/report.log",
     params:
+        code=code("scripts/make_report.py"),
         folder=subpath(output.table, parent=True),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets}"

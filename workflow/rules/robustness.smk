@@ -2,7 +2,6 @@
 rule perturbed_dense:
     input:
         script="scripts/evaluate.py",
-        code=code("scripts/evaluate.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -21,6 +20,7 @@ rule perturbed_dense:
         device_memory=device_memory(),
     params:
         **evaluation_settings(),
+        code=code("scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
         top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
         perturbation_seed=perturbation_seed,
@@ -45,6 +45,7 @@ use rule ticket as perturbed_ticket with:
         "results/logs/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     params:
         **evaluation_settings(),
+        code=code("scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
         top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
         perturbation=lambda wildcards: wildcards.perturbation,

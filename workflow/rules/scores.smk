@@ -5,6 +5,7 @@ use rule sequences as calibration with:
     log:
         "results/logs/calibration/{model}/{data}.log",
     params:
+        code=code("scripts/prepare_data.py"),
         source=lookup("data/{data}/source", within=config),
         identity=lambda wildcards: text_source(wildcards).identity,
         files=lookup("data/{data}/files", within=config),
@@ -19,7 +20,6 @@ use rule sequences as calibration with:
 rule score:
     input:
         script="scripts/score_weights.py",
-        code=lambda wildcards: code("scripts/score_weights.py", criterion_file(wildcards.criterion)),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
@@ -42,6 +42,7 @@ rule score:
         device_memory=device_memory(),
     params:
         **evaluation_settings(),
+        code=lambda wildcards: code("scripts/score_weights.py", criterion_file(wildcards.criterion)),
         folder=subpath(input.weights, parent=True),
         sequences=lambda wildcards, input: (
             f"--sequences {input.sequences}" if input.sequences else ""
@@ -64,7 +65,6 @@ rule score:
 rule hybrid:
     input:
         script="scripts/combine_scores.py",
-        code=code("scripts/combine_scores.py"),
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         scores=lambda wildcards: [
@@ -79,6 +79,7 @@ rule hybrid:
     wildcard_constraints:
         criterion=any_of(config["score"]["hybrids"]),
     params:
+        code=code("scripts/combine_scores.py"),
         folder=subpath(input.weights, parent=True),
         scores=lambda wildcards: [
             (

@@ -5,7 +5,6 @@
 rule task:
     input:
         script="scripts/prepare_task.py",
-        code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards)),
         files=task_files,
         checkpoint=task_checkpoint,
     output:
@@ -13,6 +12,7 @@ rule task:
     log:
         "results/logs/imp/{study}/task.log",
     params:
+        code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards)),
         task=lookup("imp/{study}/task/kind", within=config),
         options=task_options,
         identity=task_identity,
@@ -28,7 +28,6 @@ rule task:
 rule rewind_point:
     input:
         script="scripts/rewind_point.py",
-        code=lambda wildcards: code("scripts/rewind_point.py", task_file(wildcards)),
         task=grid.TASK,
         trainer=trainer_file,
     output:
@@ -40,6 +39,7 @@ rule rewind_point:
         gpu=training_gpus,
         save_every=save_every,
     params:
+        code=lambda wildcards: code("scripts/rewind_point.py", task_file(wildcards)),
         launch=launch,
         step=lookup("imp/{study}/rewind/step", within=config),
         train=train,
@@ -54,9 +54,6 @@ rule rewind_point:
 rule level_mask:
     input:
         script="scripts/prune_level.py",
-        code=lambda wildcards: code(
-            "scripts/prune_level.py", task_file(wildcards), *level_criterion_file(wildcards)
-        ),
         task=grid.TASK,
         trained=ticket_before,
     output:
@@ -65,6 +62,9 @@ rule level_mask:
         "results/logs/imp/{study}/replicate-{replicate}/level-{level}/mask.log",
     threads: training_threads
     params:
+        code=lambda wildcards: code(
+            "scripts/prune_level.py", task_file(wildcards), *level_criterion_file(wildcards)
+        ),
         rule=lambda wildcards: options(study_of(wildcards)["prune"]),
         compute=computing,
     shell:
@@ -76,7 +76,6 @@ rule level_mask:
 rule training:
     input:
         script="scripts/train_branch.py",
-        code=lambda wildcards: code("scripts/train_branch.py", task_file(wildcards)),
         task=grid.TASK,
         point=grid.POINT,
         mask=branch_mask,
@@ -93,6 +92,7 @@ rule training:
         gpu=training_gpus,
         save_every=save_every,
     params:
+        code=lambda wildcards: code("scripts/train_branch.py", task_file(wildcards)),
         launch=launch,
         given=lambda wildcards, input: options(
             {name: input.get(name) or None for name in ("mask", "trained", "teacher")}
@@ -113,7 +113,6 @@ rule training:
 rule connectivity:
     input:
         script="scripts/connect.py",
-        code=lambda wildcards: code("scripts/connect.py", task_file(wildcards)),
         task=grid.TASK,
         ticket=lambda wildcards: grid.TRAINED.format(**wildcards, branch="ticket"),
         other=lambda wildcards: grid.TRAINED.format(**wildcards, branch=f"order-{wildcards.order}"),
@@ -125,6 +124,7 @@ rule connectivity:
     resources:
         gpu=training_gpus,
     params:
+        code=lambda wildcards: code("scripts/connect.py", task_file(wildcards)),
         compute=computing,
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --first {input.ticket} --second {input.other}"
@@ -136,7 +136,6 @@ rule connectivity:
 rule early_bird:
     input:
         script="scripts/watch_early_bird.py",
-        code=lambda wildcards: code("scripts/watch_early_bird.py", task_file(wildcards)),
         task=grid.TASK,
     output:
         found=f"{grid.EARLY_BIRD}.json",
@@ -147,6 +146,7 @@ rule early_bird:
     resources:
         gpu=training_gpus,
     params:
+        code=lambda wildcards: code("scripts/watch_early_bird.py", task_file(wildcards)),
         train=train_alone,
         detector=detector,
         scope=lookup("imp/{study}/prune/scope", within=config),

@@ -1,7 +1,8 @@
 """Which modules of a package a script runs, so that editing one reruns what it touches and nothing else."""
 
 import ast
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,9 +20,11 @@ def import_closure(script: Path, package: Path) -> list[Path]:
         package: folder of the package, `src/ltpipe` for example; its name is the package's.
     """
     found: set[Path] = set()
+    known: set[str] = set()
     waiting = [script]
     while waiting:
-        names = _imported_names(waiting.pop().read_text(encoding="utf-8"))
+        names = _imported_names(waiting.pop().read_text(encoding="utf-8")) - known
+        known |= names
         new = {path for name in names for path in _files(name, package)} - found
         found |= new
         waiting.extend(path for path in new if path.suffix == ".py")
@@ -34,6 +37,15 @@ def module_closure(name: str) -> list[Path]:
     places = [Path(*parts[: depth + 1]) for depth in range(len(parts))]
     files = {file for place in places for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()}
     return sorted(files.union(*(import_closure(file, places[0]) for file in files)))
+
+
+def digest(files: Iterable[Path]) -> str:
+    """SHA-256 of the names and contents of files, in hexadecimal; their order and their times do not matter."""
+    found = hashlib.sha256()
+    for path in sorted(files):
+        content = path.read_bytes()
+        found.update(f"{path.as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()
 
 
 @cache  # of many scripts that share most modules, each is parsed once
