@@ -77,6 +77,10 @@ def gpus() -> int:
     return 0 if config["evaluate"]["device"] == "cpu" else 1
 
 
+# Begins the command of a job that computes on devices: it gets some of its own (docs/gpus.md). Text of shell commands.
+WITH_DEVICES = "python -S -m ltpipe.runtime.slots {resources.gpu} -- "
+
+
 def perturbation_seed(wildcards) -> str | None:
     """The seed of a perturbation's noise; None for rounding."""
     seed = wildcards.perturbation_seed

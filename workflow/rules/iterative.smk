@@ -28,7 +28,9 @@ rule simulation:
         iterations=lookup("simulation/iterations", within=config, default=None),
         batch=lookup("simulation/batch", within=config, default=None),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
         " --sequences {input.sequences} --model {wildcards.model} --data {wildcards.data}"
         " --target-sparsity {params.target_sparsity} --iterations {params.iterations} --batch {params.batch}"
         " --precision {params.precision} --micro-batch {params.micro_batch} --execution {params.execution}"

@@ -78,7 +78,9 @@ rule baseline:
         top_tokens=lambda wildcards, output: str(output.top_tokens) or None,
         top_k=lookup("evaluate/top_k", within=config),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
         " --top-tokens {params.top_tokens} --top-k {params.top_k}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
         " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
@@ -114,7 +116,9 @@ rule ticket:
         perturbation=None,
         perturbation_seed=None,
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
         " --mask {input.mask} --baseline {input.baseline} --top-tokens {params.top_tokens}"
         " --perturbation {params.perturbation} --perturbation-seed {params.perturbation_seed}"
         " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"

@@ -28,7 +28,9 @@ rule perturbed_dense:
         include=lookup("models/{model}/prunable/include", within=config),
         exclude=lookup("models/{model}/prunable/exclude", within=config),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
         " --baseline {input.baseline} --top-tokens {params.top_tokens}"
         " --perturbation {wildcards.perturbation} --perturbation-seed {params.perturbation_seed}"
         " --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"

@@ -54,7 +54,9 @@ rule score:
             config["score"]["iterations"] if scored_criterion(wildcards.criterion).iterative else 1
         ),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion}"
         " {params.sequences} --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
         " --iterations {params.iterations} --precision {params.precision} --micro-batch {params.micro_batch}"
         " --execution {params.execution} --device {params.device:q} --device-memory {resources.device_memory}"

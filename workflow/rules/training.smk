@@ -45,7 +45,9 @@ rule rewind_point:
         train=train,
         compute=computing,
     shell:
-        "LTPIPE_LOG={log:q} {params.launch} {input.script} --task {input.task} --step {params.step}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "{params.launch} {input.script} --task {input.task} --step {params.step}"
         " --seed {wildcards.replicate} {params.train} {params.compute} --save-every {resources.save_every}"
         " --output {output}"
 
@@ -102,7 +104,9 @@ rule training:
         own=branch_options,
         compute=computing,
     shell:
-        "LTPIPE_LOG={log:q} {params.launch} {input.script} --task {input.task} --point {input.point}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "{params.launch} {input.script} --task {input.task} --point {input.point}"
         " {params.given} --rewind {params.rewind} --study {wildcards.study} --replicate {wildcards.replicate}"
         " --level {wildcards.level} --branch {wildcards.branch} --seed {wildcards.replicate} {params.train}"
         " {params.own} {params.compute} --save-every {resources.save_every} --output {output.state}"
@@ -127,7 +131,9 @@ rule connectivity:
         code=lambda wildcards: code("scripts/connect.py", task_file(wildcards)),
         compute=computing,
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --first {input.ticket} --second {input.other}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --task {input.task} --first {input.ticket} --second {input.other}"
         " --study {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
         " --branches ticket order-{wildcards.order} {params.compute} --output {output}"
 
@@ -152,6 +158,8 @@ rule early_bird:
         scope=lookup("imp/{study}/prune/scope", within=config),
         compute=computing,
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --study {wildcards.study}"
+        "LTPIPE_LOG={log:q} "
+        + WITH_DEVICES
+        + "python {input.script} --task {input.task} --study {wildcards.study}"
         " --seed {wildcards.replicate} {params.train} --sparsity {wildcards.sparsity} --scope {params.scope}"
         " {params.detector} {params.compute} --output {output.found} --ticket {output.ticket}"
