@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CORES ?= 1
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=1
+GPUS ?= 1
+SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS)
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 REPORT := results/report
@@ -20,7 +21,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: run
-run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file for another)
+run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file, CORES=n, GPUS=n)
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --levels $(REPORT)/levels.csv \
 	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html

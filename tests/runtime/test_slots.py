@@ -69,7 +69,7 @@ def assert_never_shared(used: dict[str, list[tuple[int, int]]]) -> None:
 
 
 def test_many_jobs_of_one_and_of_two_devices(tmp_path):
-    """Sixteen at once on three devices: each device has one job at a time, all are used, and all jobs come to an end."""
+    """Sixteen at once on three devices: one job a device at a time, all devices used, and all jobs come to an end."""
     devices, log, draw = ids(3), tmp_path / "log", random.Random(7)
     counts = [draw.choice([1, 1, 2]) for _ in range(14)] + [3, 3]
     jobs = [
@@ -107,19 +107,19 @@ def test_a_killed_job_frees_its_device():
 def test_what_a_killed_job_leaves_behind_keeps_the_device():
     """As a job does whose snakemake was killed: the shell between them is gone, the job computes on."""
     first, second = devices = ids(2)
-    shell = f'{" ".join(SLOTS)} 1 -- sh -c "echo there; sleep 60" & echo $!; wait'
-    parent = subprocess.Popen(["sh", "-c", shell], env=environment(devices), stdout=subprocess.PIPE, text=True)
-    job = int(parent.stdout.readline())
-    assert alive(parent)
-    parent.kill()
-    parent.wait()
-    children = Path(f"/proc/{job}/task/{job}/children").read_text().split()
+    job = f"{' '.join(SLOTS)} 1 -- sh -c 'sleep 60 & echo $$ $!; wait'"
+    parent = subprocess.Popen(
+        ["sh", "-c", f"{job} & wait"], env=environment(devices), stdout=subprocess.PIPE, text=True
+    )
+    job, child = map(int, parent.stdout.readline().split())
     try:
+        parent.kill()
+        parent.wait()
         assert seen(1, environment(devices)) == [second]
         os.kill(job, signal.SIGKILL)
         assert seen(1, environment(devices)) == [second], "its child still has the device"
     finally:
-        for process in [job, *map(int, children)]:
+        for process in (job, child):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
     assert seen(1, environment([first])) == [first]

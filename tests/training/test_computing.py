@@ -1,8 +1,10 @@
 """Mixed precision, and several processes."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,27 @@ def test_two_processes_train_as_one(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, tmp_path / "state"], check=True, timeout=200, env=environment)
     assert_masked_and_close(read_state(tmp_path / "state"), run(Computing("cpu")), 1e-4)
+
+
+@pytest.mark.slow
+def test_processes_end_with_their_killed_launcher(tmp_path):
+    """It has the slots of their devices; they would compute on devices that are free for others."""
+    script = tmp_path / "stay.py"
+    script.write_text(
+        "import os, time; from ltpipe.training.computing import Computing\n"
+        "Computing('cpu').placed_on; print(os.getpid(), flush=True); time.sleep(100)\n"
+    )
+    source = str(Path(trainings.train.__code__.co_filename).parents[2])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", script]
+    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    worker = Path("/proc", launcher.stdout.readline().strip())
+    assert worker.exists()
+    launcher.kill()
+    launcher.wait()
+    for _ in range(100):
+        if not worker.exists() or "State:\tZ" in (worker / "status").read_text():
+            return
+        time.sleep(0.05)
+    os.kill(int(worker.name), signal.SIGKILL)
+    pytest.fail("the process goes on without its launcher")

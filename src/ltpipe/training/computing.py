@@ -1,5 +1,6 @@
 """Where and in which precision a model is trained: Hugging Face accelerate behind four functions."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class Computing:
     """How to compute; settings of the machine, but for the precision, which changes the result.
 
     With several processes (`python -m torch.distributed.run`) each takes its part of every batch, and gradients are
-    averaged.
+    averaged. A process ends with the launcher, however that ended.
 
     Attributes:
         device: `auto` (the accelerator, if there is one) or `cpu`.
@@ -36,6 +37,8 @@ class Computing:
     def _accelerator(self) -> "Accelerator":
         from accelerate import Accelerator
 
+        if torch.distributed.is_torchelastic_launched():  # its launcher is what has the slots of their devices
+            torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
         return Accelerator(cpu=self.device == "cpu", mixed_precision=self.mixed_precision)
 
     @property
