@@ -1,5 +1,6 @@
 """Files are whole or absent, whatever happens while they are written: exceptions, full disks, read-only folders."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_write, read_json, sha256_of, write_json
+from ltpipe.runtime.files import atomic_folder, atomic_write, read_json, remove, sha256_of, write_json
 
 COUNT_KEYS = Path(__file__).parents[2] / "scripts" / "count_keys.py"
 
@@ -69,22 +70,119 @@ def test_failure_at_the_end(failing, monkeypatch, tmp_path):
     assert files_in(tmp_path) == {"file": b"old"}
 
 
-def test_two_writers_do_not_meet(tmp_path):
-    """Processes that write the same file at the same time each have their own temporary file."""
-    code = (
-        "import sys; from pathlib import Path; from ltpipe.runtime.files import atomic_write\n"
-        "with atomic_write(Path(sys.argv[1])) as file:\n"
-        "    file.write(sys.argv[2].encode() * 100_000); print(flush=True); sys.stdin.read()\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "file")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    writers = [subprocess.Popen([*command, letter], **pipes) for letter in "ab"]
-    for writer in writers:
-        writer.stdout.readline()  # both have written, neither has ended
-    for writer in writers:
+WRITER = (
+    "import sys; from pathlib import Path; from ltpipe.runtime.files import atomic_folder, atomic_write\n"
+    "path, letter = Path(sys.argv[1]), sys.argv[2].encode()\n"
+    "if path.suffix:\n"
+    "    with atomic_write(path) as file:\n"
+    "        file.write(letter * 100_000); print(flush=True); sys.stdin.read()\n"
+    "else:\n"
+    "    with atomic_folder(path) as folder:\n"
+    "        (folder / 'part').write_bytes(letter); print(flush=True); sys.stdin.read()\n"
+)
+
+
+@pytest.fixture
+def writers() -> Iterator[Callable[[Path, str], list[subprocess.Popen]]]:
+    """Function that starts a process a letter, each in the middle of writing the path, until its input is closed."""
+    started: list[subprocess.Popen] = []
+
+    def start(path: Path, letters: str) -> list[subprocess.Popen]:
+        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        each = [subprocess.Popen([sys.executable, "-c", WRITER, path, letter], **pipes) for letter in letters]
+        started.extend(each)
+        for writer in each:
+            writer.stdout.readline()
+        return each
+
+    yield start
+    for writer in started:
+        writer.kill()
         writer.communicate()
-    assert files_in(tmp_path) == {"file": b"b" * 100_000}
-    assert [writer.returncode for writer in writers] == [0, 0]
+
+
+def test_two_writers_do_not_meet(writers, tmp_path):
+    """Processes that write the same file at the same time each have their own temporary file."""
+    both = writers(tmp_path / "file.x", "ab")
+    for writer in both:
+        writer.communicate()
+    assert files_in(tmp_path) == {"file.x": b"b" * 100_000}
+    assert [writer.returncode for writer in both] == [0, 0]
+
+
+def test_the_slower_of_two_writers_of_a_folder_is_told(writers, tmp_path):
+    slow, fast = writers(tmp_path / "folder", "ab")
+    fast.communicate()
+    assert fast.returncode == 0
+    assert b"UserError: " + bytes(tmp_path / "folder") + b": is there already" in slow.communicate()[1]
+    assert files_in(tmp_path) == {"folder/part": b"b"}
+
+
+@pytest.mark.parametrize("name", ["file.x", "folder"])
+def test_a_writer_removes_what_kills_left_but_nothing_of_a_living_writer(name, writers, tmp_path):
+    target = tmp_path / name
+    (living,) = writers(target, "a")
+    (of_living,) = tmp_path.iterdir()
+    killed = writers(target, "bc")
+    for writer in killed:
+        writer.kill()
+        writer.wait()
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(ZeroDivisionError), (atomic_folder if name == "folder" else atomic_write)(target):
+        assert of_living in tmp_path.iterdir()
+        assert len(list(tmp_path.iterdir())) == 2
+        raise ZeroDivisionError
+    assert living.communicate()[1] == b""
+    assert files_in(tmp_path) == ({"folder/part": b"a"} if name == "folder" else {"file.x": b"a" * 100_000})
+
+
+@pytest.mark.parametrize("writing", [True, False])
+def test_only_temporaries_of_the_same_target_are_removed(writing, tmp_path):
+    others = [".point.b.12.tmp", ".point.1.12.tmp", ".apoint.12.tmp", "point.12.tmp", ".point.resume.12.tmp"]
+    for name in [*others, ".point.12.tmp", ".point.0a1b2c3d.tmp", "point"]:
+        (tmp_path / name).touch()
+    if writing:
+        write_json(tmp_path / "point", {})
+    else:
+        remove(tmp_path / "point")
+    assert {path.name for path in tmp_path.iterdir()} == {*others} | ({"point"} if writing else set())
+
+
+def test_a_temporary_that_is_taken_for_stale_before_it_is_locked(monkeypatch, tmp_path):
+    """Its writer begins again."""
+    taken = []
+
+    def flock(*_):
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            taken[0].unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_json(tmp_path / "file", {})
+    assert len(taken) == 1
+    assert list(files_in(tmp_path)) == ["file"]
+
+
+def test_a_file_system_without_locks(monkeypatch, tmp_path):
+    """Files are written, and nothing is taken for stale."""
+
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".file.12.tmp").touch()
+    write_json(tmp_path / "file", {})
+    assert sorted(files_in(tmp_path)) == [".file.12.tmp", "file"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_others_may_read_what_the_mask_of_modes_lets_them(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "file", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 # --- JSON

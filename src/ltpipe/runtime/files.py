@@ -1,11 +1,15 @@
 """Files that are either whole or absent."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,43 +20,104 @@ from ltpipe.runtime.errors import DamagedFileError, UserError
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success flush it to disk and rename it to `path`.
 
-    On any exception the temporary file is removed and `path` is as it was before.
+    On any exception the temporary file is removed and `path` is as it was before; what `kill -9` leaves is removed by
+    the next writer of `path`. Writers of `path` at the same time do not meet: the last one to end gives its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = None
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _temporary(path, _new_file) as (temporary, descriptor):
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                yield file
+                file.flush()
+                os.fsync(descriptor)
+            temporary.replace(path)
     except OSError as error:
         if error.filename in (None, str(temporary)):  # a write to a full disk does not say where
             error.filename = str(path)
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Make a temporary folder beside `path` to write to; on success rename it to `path`.
 
-    On any exception it is removed with all that is in it, and `path` is as it was before.
+    On any exception it is removed with all that is in it, and `path` is as it was before; what `kill -9` leaves is
+    removed by the next writer of `path`.
 
     Raises:
         UserError: `path` exists and is not an empty folder.
     """
+    taken = UserError(f"{path}: is there already; delete it, or name an empty or new folder")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path}: is there already; delete it, or name an empty or new folder")
+        raise taken
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir()
+    with _temporary(path, _new_folder) as (temporary, _):
         yield temporary
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise taken from None  # by a writer that was faster
+
+
+def remove(path: Path) -> None:
+    """Remove a file that `atomic_write` wrote, if it is there, and what kills have left of other writes of it."""
+    path.unlink(missing_ok=True)
+    _remove_stale(path)
+
+
+@contextmanager
+def _temporary(path: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """A new temporary file or folder beside `path`, and its descriptor; removed in the end if it is still there.
+
+    Its writer holds a lock on it for as long as it lives, so what nobody holds was left by a kill. A process id would
+    not tell: ids repeat, and hosts that share a file system each have their own.
+    """
+    _remove_stale(path)
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = create(temporary)
+        with suppress(OSError):  # where a file system has no locks, nobody takes it for stale either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.exists():
+            break
+        os.close(descriptor)  # another writer took it for stale before it was locked
+    try:
+        yield temporary, descriptor
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _delete(temporary)
+        os.close(descriptor)
+
+
+def _new_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+
+def _new_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary files and folders of `path` that no living writer holds."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.tmp")
+    for stale in [each for each in path.parent.iterdir() if name.fullmatch(each.name)]:
+        with suppress(OSError):  # gone meanwhile, of another user, or held
+            descriptor = os.open(stale, os.O_RDONLY if stale.is_dir() else os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _delete(stale)
+            finally:
+                os.close(descriptor)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import re
 import time
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
@@ -12,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import remove
 from ltpipe.runtime.provenance import provenance
 from ltpipe.training.computing import Computing
 from ltpipe.training.distillation import Distillation
@@ -89,11 +89,10 @@ class Training:
 
 def train_to(training: Training, iteration: int, output: Path) -> TrainingState:
     """Train until `iteration` steps are done and write the state: a rewind point, or a parent of two children."""
-    _remove_orphans(output)
     _, state = _resumed(training, output, iteration)
     if training.computing.is_first:
         write_state(output, state)
-        resume_file(output).unlink(missing_ok=True)
+        remove(resume_file(output))
     return state
 
 
@@ -111,14 +110,13 @@ def train_fully(
         rewind_step: k of the study, for the record.
     """
     begun = time.perf_counter()
-    _remove_orphans(output, record)
     model, state = _resumed(training, output, training.settings.iterations)
     with training.computing.alone():
         learned = _recorded(training, model, state, named, rewind_step, begun)
     if training.computing.is_first:
         write_state(output, replace(state, optimizer={}))
         learned.write(record)
-        resume_file(output).unlink(missing_ok=True)
+        remove(resume_file(output))
     return learned
 
 
@@ -178,14 +176,6 @@ def _callbacks(training: Training, resume: Path, identity: str) -> list[Callback
     if computing.is_first:
         callbacks.append(_saving(resume, identity, training.save_every))
     return callbacks
-
-
-def _remove_orphans(*outputs: Path) -> None:
-    """Remove what a write that was killed left beside outputs and resume files."""
-    for path in [*outputs, *(resume_file(output) for output in outputs)]:
-        for candidate in path.parent.glob(".*.tmp"):
-            if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.tmp", candidate.name):
-                candidate.unlink(missing_ok=True)
 
 
 def _saving(path: Path, identity: str, every: int) -> Callback:
