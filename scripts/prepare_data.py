@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from ltpipe.data.documents import Part, read_documents
-from ltpipe.data.sequences import cut_sequences
+from ltpipe.data.sequences import Protocol, cut_sequences
 from ltpipe.runtime import stage
 from ltpipe.runtime.sources import Source
 
@@ -21,6 +21,7 @@ def main(
     field: str = "text",
     documents: Part = "all",
     separator: str = "\n\n",
+    protocol: Protocol = "documents",
 ) -> int:
     """Cut a text into fixed token sequences.
 
@@ -35,10 +36,12 @@ def main(
         field: key or column that holds the text in .jsonl and .parquet.
         documents: all documents or those of one part.
         separator: text put after each document.
+        protocol: documents, each tokenised by itself; or wikitext2, that of the literature: joined and tokenised once,
+            all windows.
     """
     texts = read_documents(Source(source, f"data.{name}.source"), files, field, documents)
     count = None if num_sequences == "all" else num_sequences
-    sequences = cut_sequences(texts, tokenizer, sequence_length, count, separator, f"data.{name}")
+    sequences = cut_sequences(texts, tokenizer, sequence_length, count, separator, f"data.{name}", protocol)
     sequences.write(output)
     stage.say(f"{name}: {len(sequences.input_ids)} of {sequences.available} sequences, {sequences.documents} documents")
     return sequences.input_ids.nbytes

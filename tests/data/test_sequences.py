@@ -120,6 +120,23 @@ def test_refused(texts, length, count, words, letters):
     assert [word for word in words if word not in message] == [], message
 
 
+@pytest.mark.parametrize(("count", "separator"), [(3, "\n\n"), (None, " ")])
+def test_the_published_protocol_leaves_nothing_to_choose(count, separator, letters):
+    with pytest.raises(UserError, match=f"^{KEY}: protocol wikitext2 joins documents with two newlines"):
+        cut_sequences([Document("0", "abcdef")], letters, 2, count, separator, KEY, "wikitext2")
+
+
+def test_truncation_and_padding_of_the_tokenizer_file_are_left_out(letters, tmp_path):
+    tokenizer = Tokenizer.from_file(str(letters))
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert (
+        cut(["abcdef"], tmp_path / "tokenizer.json", 7).input_ids.tolist()
+        == cut(["abcdef"], letters, 7).input_ids.tolist()
+    )
+
+
 @pytest.mark.parametrize("content", [None, "", "{", '{"model": 1}', "w1 w2"])
 def test_unreadable_tokenizer(content, tmp_path):
     path = tmp_path / "tokenizer.json"
@@ -153,7 +170,7 @@ def test_round_trip(tmp_path):
     [
         None,
         {"kind": "mask", "format": "1"},
-        {"kind": "token sequences", "format": "2"},
+        {"kind": "token sequences", "format": "3"},
         {"kind": "token sequences"},
         {"format": "1"},
     ],
@@ -161,7 +178,7 @@ def test_round_trip(tmp_path):
 def test_another_file(metadata, tmp_path):
     path = tmp_path / "other.safetensors"
     write_tensors(path, [TensorData.of("input_ids", SEQUENCES.input_ids)], metadata)
-    with pytest.raises(DamagedFileError, match=r"not .*token sequences of format 1") as caught:
+    with pytest.raises(DamagedFileError, match=r"not .*token sequences of format 2") as caught:
         TokenSequences.read(path)
     assert str(caught.value).startswith(f"{path}: ")
 

@@ -10,7 +10,7 @@ import yaml
 
 from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
-from ltpipe.planning.study import StagePlan, fits, plan_study
+from ltpipe.planning.study import UNKNOWN_COUNT, StagePlan, fits, plan_study
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.sources import Source
@@ -120,6 +120,14 @@ def test_perturbed_evaluations_are_planned(text):
     assert [plan[f"evaluation{kind}"].jobs for kind in ("", ", int4", ", noise-0.1")] == [9, 9, 27]
     assert {stage.disk for name, stage in plan.items() if name.startswith("evaluation")} == {0}
     assert plan["evaluation, int4"].device.total >= plan["evaluation"].device.total
+
+
+def test_a_text_of_which_all_windows_are_taken_is_planned_as_unknown(text):
+    config = study("hub:HuggingFaceTB/SmolLM2-135M", text, num_sequences=4)
+    config["data"]["wiki"] = {**config["data"]["d"], "protocol": "wikitext2"}
+    plan = {(stage.stage, stage.data): stage for stage in plan_study(config)}
+    assert [plan["sequences", name].disk for name in ("d", "wiki")] == [4 * 4 * 256, 4 * UNKNOWN_COUNT * 256]
+    assert plan["evaluation", "wiki"].disk == plan["evaluation", "d"].disk * UNKNOWN_COUNT / 4
 
 
 def test_a_folder_with_a_configuration_is_enough(text, source_folder, tmp_path):

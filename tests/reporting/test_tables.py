@@ -41,7 +41,8 @@ def metrics(shift=0.0, noise=0.0, **changes):
     described = {
         "model": "m", "data": "d", "criterion": None, "scope": None, "seed": None, "sparsity": None, "kept": 50,
         "total": 100, "loss": loss, "perplexity": float(np.exp(loss)), "accuracy": sum(correct) / sum(TOKENS),
-        "performance_retention": 1.0, "tokens": sum(TOKENS), "precision": "float32", "device": "cpu",
+        "performance_retention": 1.0, "tokens": sum(TOKENS), "protocol": "documents", "precision": "float32",
+        "device": "cpu",
         "execution": "streamed", "peak_device_bytes": None, "peak_device_reserved_bytes": None,
         "sequences": SequenceTotals(list(losses), correct, TOKENS),
         "provenance": {"inputs": {"checkpoint": "c", "sequences": "s"}},

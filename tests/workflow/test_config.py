@@ -14,7 +14,7 @@ from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names
 from ltpipe.workflow.config import check_config
-from ltpipe.workflow.grid import evaluated_texts, scored_criteria
+from ltpipe.workflow.grid import evaluated_sequences, evaluated_texts, scored_criteria
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
@@ -281,3 +281,17 @@ def test_a_study_of_one_replicate_cannot_give_itself_a_mask():
 def test_nothing_to_do_is_refused():
     with pytest.raises(UserError, match="the key 'models' is missing or empty"):
         check_config({}, SCHEMA)
+
+
+def test_the_published_protocol_takes_all_windows_and_leaves_nothing_to_choose():
+    config = with_calibration()
+    config["data"]["wiki"] = {**config["data"]["speeches"], "protocol": "wikitext2"}
+    filled = check_config(config, SCHEMA)
+    assert [evaluated_sequences(filled, text) for text in ("speeches", "wiki")] == [16, "all"]
+    config["data"]["wiki"]["separator"] = " "
+    with pytest.raises(UserError, match=r"^data\.wiki\.separator: ' '; protocol wikitext2 joins .* two newlines"):
+        check_config(config, SCHEMA)
+    config = with_calibration()
+    config["data"]["calibration"]["protocol"] = "wikitext2"
+    with pytest.raises(UserError, match=r"^score\.data: 'calibration' has protocol wikitext2"):
+        check_config(config, SCHEMA)

@@ -41,10 +41,11 @@ rule sequences:
         field=lookup("data/{data}/field", within=config),
         documents=lookup("data/{data}/documents", within=config),
         separator=lookup("data/{data}/separator", within=config),
+        protocol=lookup("data/{data}/protocol", within=config),
         sequence_length=lookup("evaluate/sequence_length", within=config),
-        num_sequences=lookup("evaluate/num_sequences", within=config),
+        num_sequences=lambda wildcards: grid.evaluated_sequences(config, wildcards.data),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --source {params.source:q} --tokenizer {input.tokenizer}"
         " --files {params.files:q} --field {params.field:q} --documents {params.documents}"
         " --separator {params.separator:q} --sequence-length {params.sequence_length} --num-sequences {params.num_sequences}"
-        " --name {wildcards.data} --output {output}"
+        " --protocol {params.protocol} --name {wildcards.data} --output {output}"

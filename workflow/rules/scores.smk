@@ -12,6 +12,7 @@ use rule sequences as calibration with:
         field=lookup("data/{data}/field", within=config),
         documents=lookup("data/{data}/documents", within=config),
         separator=lookup("data/{data}/separator", within=config),
+        protocol=lookup("data/{data}/protocol", within=config),
         sequence_length=lookup("score/sequence_length", within=config),
         num_sequences=lookup("score/num_sequences", within=config),
 

@@ -16,6 +16,8 @@ from ltpipe.runtime.sources import Source
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 Part = Literal["all", "evaluation", "calibration"]
+JOINT = "\n\n"
+"""What the protocol of the literature joins documents with."""
 
 _CALIBRATION_SHARE = 5  # one document in five
 

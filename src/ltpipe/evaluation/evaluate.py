@@ -115,6 +115,8 @@ def evaluate_checkpoint(
         agreement=compared.agreement() if compared else None,
         kl_top_k=compared.divergence() if compared else None,
         top_k=observer.k if observer else None,
+        protocol=inputs.protocol,
+        windows=count,
         tokens=losses.losses.numel(),
         precision=here.precision,
         device=str(here.device),

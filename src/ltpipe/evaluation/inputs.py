@@ -31,8 +31,8 @@ class Disturbance:
     prunable: Selection = field(default_factory=Selection)
 
 
-def read_sequences(path: Path, folder: Path) -> tuple[np.ndarray, str]:
-    """Token sequences made with the tokenizer of a canonical checkpoint: int32 [sequences, tokens], and their SHA-256.
+def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
+    """Token sequences made with the tokenizer of a canonical checkpoint, and the SHA-256 of their file.
 
     Raises:
         UserError: they were made with another tokenizer.
@@ -40,19 +40,21 @@ def read_sequences(path: Path, folder: Path) -> tuple[np.ndarray, str]:
     data = TokenSequences.read(path)
     if data.tokenizer != sha256_of(folder / TOKENIZER):
         raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
-    return data.input_ids, sha256_of(path)
+    return data, sha256_of(path)
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What an evaluation reads, checked to belong together.
 
+    `protocol` says how a text became the sequences,
     `perturbed` names tensors, `measured_on` identifies checkpoint and sequences, `hashes` is what the metrics say about
     all inputs.
     """
 
     manifest: Manifest
     sequences: np.ndarray
+    protocol: str
     mask: Mask | None
     perturbed: frozenset[str]
     baseline_loss: float | None
@@ -69,7 +71,7 @@ def open_inputs(
         UserError: mask, baseline or sequences belong to another model or text, or one of them is missing.
     """
     manifest = Manifest.read(folder / MANIFEST)
-    input_ids, digest = read_sequences(sequences, folder)
+    data, digest = read_sequences(sequences, folder)
     measured_on = {"checkpoint": manifest.fingerprint, "sequences": digest}
     if (mask is None and disturbance is None) != (baseline is None):
         raise UserError(
@@ -83,7 +85,7 @@ def open_inputs(
         hashes = hashes | {"mask": sha256_of(mask)}
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
     names = (pruning.bits if pruning else disturbance.prunable.names(manifest)) if disturbance else ()
-    return Inputs(manifest, input_ids, pruning, frozenset(names), loss, measured_on, hashes)
+    return Inputs(manifest, data.input_ids, data.protocol, pruning, frozenset(names), loss, measured_on, hashes)
 
 
 def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:

@@ -65,7 +65,7 @@ def simulate_iterative_pruning(
     schedule = exponential_schedule(target, rounds)
     manifest, counted = Manifest.read(folder / MANIFEST), KeyHistogram.read(histogram)
     loaded, digest = read_sequences(sequences, folder)
-    input_ids = torch.from_numpy(loaded[: BASELINE_BATCHES * batch].astype(np.int64))
+    input_ids = torch.from_numpy(loaded.input_ids[: BASELINE_BATCHES * batch].astype(np.int64))
     tickets = min(TICKET_BATCHES * batch, len(input_ids))
     walk = _Walk(folder, manifest, counted.names, settings, input_ids)
 

@@ -11,7 +11,7 @@ from typing import Any
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import read_json, write_json
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Metrics:
         kl_top_k: KL divergence of the predictions from the dense model's, over its k likeliest tokens and all others
             as one, nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
         top_k: that k; for the dense model the number of tokens that were kept; None where none were.
+        protocol: how the text became windows: `documents`, or `wikitext2`, that of the literature.
+        windows: number of sequences evaluated; each predicts one token less than it has.
         tokens: number of predicted tokens.
         precision: dtype of the computation; losses are float32 and summed in float64.
         device: where it ran.
@@ -90,6 +92,8 @@ class Metrics:
     agreement: float | None = None
     kl_top_k: float | None = None
     top_k: int | None = None
+    protocol: str = "documents"
+    windows: int
     tokens: int
     precision: str
     device: str
@@ -115,9 +119,15 @@ class Metrics:
         ticket = f"{self.criterion} {self.scope} {self.sparsity}" if self.criterion else "dense"
         perturbed = f" with {self.perturbation}" if self.perturbation else ""
         agreement = "" if self.agreement is None else f", agreement {self.agreement:.4f}, KL {self.kl_top_k:.4f}"
+        # Published numbers are perplexities of a protocol and a number of windows.
+        published = (
+            f"{self.protocol} perplexity {self.perplexity:.4f} over {self.windows} windows, "
+            if (self.protocol != "documents" and self.perplexity is not None)
+            else ""
+        )
         rate = self.tokens / max(self.seconds, 1e-9)
         return (
-            f"{self.model} on {self.data}, {ticket}{perturbed}: loss {self.loss:.4f} nats/token, "
+            f"{self.model} on {self.data}, {ticket}{perturbed}: {published}loss {self.loss:.4f} nats/token, "
             f"accuracy {self.accuracy:.4f}, retention {self.performance_retention:.4f}{agreement} "
             f"({self.seconds:.1f} s, {rate:.0f} tokens/s; peak memory of tensors "
             f"planned {self.planned_bytes / 2**20:,.0f}, measured {self.measured_bytes / 2**20:,.0f} MiB)"

@@ -159,9 +159,9 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
         "checkpoint", model.name, None, 1, Peak(), model.base + model.manifest.nbytes, model.manifest.nbytes
     )
     for text in texts:
-        yield _sequences(model, "sequences", text, "evaluate")
+        yield _sequences(model, "sequences", text, _evaluated(model.config, text))
     if grid.needs_calibration(model.config):
-        yield _sequences(model, "calibration", model.config["score"]["data"], "score")
+        yield _sequences(model, "calibration", model.config["score"]["data"], _size(model.config["score"]))
     yield from _scores(model)
     yield from _masks(model)
     yield from _evaluations(model, texts)
@@ -173,8 +173,13 @@ def _size(section: Config) -> tuple[int, int]:
     return UNKNOWN_COUNT if count == "all" else count, section["sequence_length"]
 
 
-def _sequences(model: _Model, stage: str, text: str, section: str) -> StagePlan:
-    count, length = _size(model.config[section])
+def _evaluated(config: Config, text: str) -> tuple[int, int]:
+    """Number and length of the sequences of an evaluated text."""
+    return _size({**config["evaluate"], "num_sequences": grid.evaluated_sequences(config, text)})
+
+
+def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> StagePlan:
+    count, length = size
     return StagePlan(stage, model.name, text, 1, Peak(), model.base, 4 * count * length)
 
 
@@ -214,7 +219,13 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
 
 
 def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:
-    count, length = _size(model.config["evaluate"])
+    sizes = {text: _evaluated(model.config, text) for text in texts}
+    for size in dict.fromkeys(sizes.values()):
+        yield from _evaluations_of_size(model, [text for text in texts if sizes[text] == size], *size)
+
+
+def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length: int) -> Iterator[StagePlan]:
+    """Evaluations on texts of as many sequences of one length."""
     dtype, skeleton = model.precision, model.skeleton(model.precision)
     predictions = count * (length - 1)
     kept_tokens = min(model.config["evaluate"]["top_k"], skeleton.config.get_text_config().vocab_size)

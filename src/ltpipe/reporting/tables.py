@@ -47,6 +47,7 @@ COLUMNS: dict[str, str] = {
     "baseline_accuracy": "float64",
     "tokens": "Int64",
     "sequences": "Int64",
+    "protocol": "string",
     "precision": "string",
     "device": "string",
     "execution": "string",

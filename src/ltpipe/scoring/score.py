@@ -102,5 +102,5 @@ def _calibration(
         return torch.from_numpy(_NO_DATA.astype(np.int64)), ""
     if sequences is None:
         raise UserError(f"criterion '{criterion}' needs calibration data: give --sequences")
-    input_ids, digest = read_sequences(sequences, folder)
-    return torch.from_numpy(input_ids.astype(np.int64)), digest
+    data, digest = read_sequences(sequences, folder)
+    return torch.from_numpy(data.input_ids.astype(np.int64)), digest

@@ -7,6 +7,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, TypeChecker, validators
 from jsonschema.exceptions import ValidationError
 
+from ltpipe.data.documents import JOINT
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -48,6 +49,7 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
     if filled["grid"] or not filled["imp"]:
         _check_complete(filled, schema)
         _check_names(filled)
+        _check_protocols(filled)
         _check_criteria(filled)
     check_studies(filled)
     for source in sources(filled):
@@ -87,6 +89,23 @@ def _check_names(config: Config) -> None:
             scope_named(name)
         except UserError as error:
             raise UserError(f"grid.scopes[{index}]: {error}") from None
+
+
+def _check_protocols(config: Config) -> None:
+    """The protocol of the literature leaves nothing to choose, and is one of evaluations."""
+    for name, text in config["data"].items():
+        if text["protocol"] != "wikitext2":
+            continue
+        if text["separator"] != JOINT:
+            raise UserError(
+                f"data.{name}.separator: {text['separator']!r}; protocol wikitext2 joins documents with two newlines, "
+                "leave the key out"
+            )
+        if name == config["score"]["data"]:
+            raise UserError(
+                f"score.data: '{name}' has protocol wikitext2, which is one of evaluations; name the source a second "
+                "time under data, with protocol documents"
+            )
 
 
 def _check_criteria(config: Config) -> None:

@@ -70,6 +70,11 @@ def evaluated_texts(config: dict[str, Any]) -> list[str]:
     return sorted(config["evaluate"]["data"] or set(config["data"]) - {config["score"]["data"]})
 
 
+def evaluated_sequences(config: dict[str, Any], text: str) -> int | str:
+    """How many sequences of a text are evaluated; all windows of one under the protocol of the literature."""
+    return "all" if config["data"][text]["protocol"] == "wikitext2" else config["evaluate"]["num_sequences"]
+
+
 def has_scores(config: dict[str, Any], criterion: str) -> bool:
     """Whether a criterion has a score file."""
     return criterion in config["score"]["hybrids"] or criterion in criterion_names()
