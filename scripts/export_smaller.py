@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ltpipe.pruning.export import export_smaller
+from ltpipe.exporting.smaller import export_smaller
 from ltpipe.runtime import stage
 
 
@@ -14,9 +14,7 @@ def main(*, checkpoint: Path, mask: Path, output: Path) -> None:
         mask: mask of scope heads, channels or blocks, made from it.
         output: folder to write, absent or empty.
     """
-    exported = export_smaller(checkpoint, mask, output)
-    (before, after), (bytes_before, bytes_after) = exported.parameters, exported.nbytes
-    stage.say(f"{output}: {before:,} → {after:,} parameters, {bytes_before:,} → {bytes_after:,} bytes")
+    stage.say(str(export_smaller(checkpoint, mask, output)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
 """Structured tickets as physically smaller Hugging Face checkpoints, without torch or transformers."""
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -11,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.pruning.scopes import Units, scopes
@@ -23,14 +21,6 @@ from ltpipe.runtime.files import atomic_folder, read_json, write_json
 from ltpipe.runtime.progress import track
 
 _COPIED = 1 << 22  # elements that are copied at a time
-
-
-@dataclass(frozen=True)
-class Exported:
-    """Parameters and bytes of tensors before and after, tied parameters counted once."""
-
-    parameters: tuple[int, int]
-    nbytes: tuple[int, int]
 
 
 def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
@@ -61,13 +51,13 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
         _smaller(weights, name, new, *lines.get(name, (0, None))) for name, new in track(names.items(), "exporting")
     ]
     with atomic_folder(output) as place:
-        write_tensors(place / WEIGHTS, tensors, {"format": "pt", **_origin(mask)})
+        write_tensors(place / WEIGHTS, tensors, origin(mask))
         write_json(place / CONFIG, smaller_config)
-        for name in (TOKENIZER, TOKENIZER_CONFIG):
-            shutil.copyfile(_existing(folder / name), place / name)
+        copy_tokenizer(folder, place)
     buffers = {new for name, new in names.items() if manifest.tensors[name].buffer}
     parameters = sum(prod(tensor.shape) for tensor in tensors if tensor.name not in buffers)
-    return Exported((manifest.parameters, parameters), (manifest.nbytes, sum(tensor.nbytes for tensor in tensors)))
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    return Exported(output, (manifest.parameters, parameters), (manifest.nbytes, nbytes))
 
 
 def _check_exported(mask: Mask, path: Path, architecture: str) -> None:
@@ -162,20 +152,3 @@ def _chosen(array: np.ndarray, axis: int, stay: np.ndarray) -> Iterator[np.ndarr
     for start in range(0, len(array), step):
         rows = array[start : start + step]
         yield rows[stay[start : start + step]] if axis == 0 else rows[:, stay]
-
-
-def _origin(mask: Mask) -> dict[str, str]:
-    """Where the ticket comes from, for the weight file's metadata."""
-    return {
-        "checkpoint": mask.checkpoint,
-        "criterion": mask.criterion,
-        "scope": mask.scope,
-        "sparsity": mask.sparsity,
-        "seed": json.dumps(mask.seed),
-    }
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; load the model again")
-    return path

@@ -15,7 +15,7 @@ from structured import make, masks
 
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
-from ltpipe.pruning.export import export_smaller
+from ltpipe.exporting.smaller import export_smaller
 from ltpipe.pruning.families import LAYOUTS
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
@@ -160,7 +160,7 @@ def test_ties_stay_tied_and_the_origin_is_told(exported):
 
 @pytest.mark.parametrize("scope", ["heads", "channels"])
 def test_bfloat16_tensors_are_slices(scope, exported, unit_source, monkeypatch, token_ids):
-    monkeypatch.setattr("ltpipe.pruning.export._COPIED", 100)  # a few rows at a time
+    monkeypatch.setattr("ltpipe.exporting.smaller._COPIED", 100)  # a few rows at a time
     mask, folder, _ = exported("qwen2", scope, "random", torch.bfloat16)
     model = reloaded(folder)
     assert model.dtype == torch.bfloat16

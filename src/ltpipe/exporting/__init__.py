@@ -1,0 +1,1 @@
+"""A ticket in formats that other tools read."""

@@ -1,0 +1,92 @@
+"""A ticket as a plain Hugging Face checkpoint: pruned weights are zeros."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.contents import STORED_NAMES
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TensorFile, tensor_writer
+from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
+from ltpipe.exporting.masked import masked_array, masked_blocks
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.runtime.files import atomic_folder, read_json, write_json
+from ltpipe.runtime.progress import track
+from ltpipe.streaming.model import build_skeleton
+
+
+class HubNames:
+    """How transformers stores the tensors of a live model: names, and fused tensors in parts.
+
+    What `save_pretrained` does to a whole model is done tensor by tensor.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._model: nn.Module = build_skeleton(folder, torch.float32)
+
+    def parts(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tensors that one tensor of the live model becomes, by name; itself where only its name changes."""
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return revert_weight_conversion(self._model, {name: tensor})
+
+
+def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
+    """Write a ticket as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
+
+    Tensors are streamed; only those that transformers stores in parts (fused experts) are in memory, one at a time.
+
+    Args:
+        folder: canonical checkpoint folder.
+        mask_path: mask made from it.
+        output: folder to write; absent or empty.
+
+    Raises:
+        UserError: the mask is of another model, or the folder holds something. Nothing is written then.
+    """
+    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
+    mask.check_made_for(manifest.fingerprint, mask_path)
+    weights, names = TensorFile(folder / WEIGHTS), HubNames(folder)
+    layout = {
+        part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
+        for name, spec in weights.specs.items()
+        for part, tensor in names.parts(name, _foreseen(manifest, name, spec.shape)).items()
+    }
+    with atomic_folder(output) as place:
+        with tensor_writer(place / WEIGHTS, layout, origin(mask)) as write:
+            for name in track(weights.specs, "exporting"):
+                for part, chunks in _contents(weights, mask, names, manifest, name):
+                    write(part, chunks)
+        write_json(place / CONFIG, read_json(folder / CONFIG))
+        copy_tokenizer(folder, place)
+    pruned = mask.total - mask.total_kept
+    note = f"it does not shrink: {pruned:,} pruned weights are stored as zeros"
+    return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, manifest.nbytes), note)
+
+
+def _contents(
+    weights: TensorFile, mask: Mask, names: HubNames, manifest: Manifest, name: str
+) -> Iterator[tuple[str, Iterator[np.ndarray] | list[np.ndarray]]]:
+    """What a stored tensor becomes, by name."""
+    foreseen = _foreseen(manifest, name, weights.specs[name].shape)
+    ((part, unchanged), *others) = names.parts(name, foreseen).items()
+    if not others and unchanged is foreseen:
+        yield part, masked_blocks(weights, mask, name)
+        return
+    array = masked_array(weights, mask, name)
+    tensor = torch.from_numpy(array)
+    if foreseen.dtype == torch.bfloat16:
+        tensor = tensor.view(torch.bfloat16)
+    for part, values in names.parts(name, tensor).items():
+        bits = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values
+        yield part, [bits.numpy()]
+
+
+def _foreseen(manifest: Manifest, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """A tensor without contents."""
+    dtypes = {stored: dtype for dtype, stored in STORED_NAMES.items()}
+    return torch.empty(shape, dtype=dtypes[manifest.tensors[name].dtype], device="meta")

@@ -1,0 +1,57 @@
+"""What every export has in common: what it says of itself, and the files beside the weights."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
+from ltpipe.pruning.masks import Mask
+from ltpipe.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        output: file or folder.
+        parameters: of the model before and after, tied parameters counted once.
+        nbytes: of its tensors before and after.
+        note: what a reader of these numbers should know.
+    """
+
+    output: Path
+    parameters: tuple[int, int]
+    nbytes: tuple[int, int]
+    note: str = ""
+
+    def __str__(self) -> str:
+        """One line."""
+        (before, after), (bytes_before, bytes_after) = self.parameters, self.nbytes
+        sizes = f"{before:,} → {after:,} parameters, {bytes_before:,} → {bytes_after:,} bytes"
+        return f"{self.output}: {sizes}" + (f"; {self.note}" if self.note else "")
+
+
+def origin(mask: Mask) -> dict[str, str]:
+    """Where a ticket comes from, for the metadata of a safetensors file that torch and others read."""
+    return {
+        "format": "pt",
+        "checkpoint": mask.checkpoint,
+        "criterion": mask.criterion,
+        "scope": mask.scope,
+        "sparsity": mask.sparsity,
+        "seed": json.dumps(mask.seed),
+    }
+
+
+def copy_tokenizer(folder: Path, output: Path) -> None:
+    """Copy the tokenizer of a canonical folder.
+
+    Raises:
+        UserError: it is not there.
+    """
+    for name in (TOKENIZER, TOKENIZER_CONFIG):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; load the model again")
+        shutil.copyfile(folder / name, output / name)

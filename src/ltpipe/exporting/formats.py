@@ -1,0 +1,43 @@
+"""The formats that a ticket can be exported to, by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from ltpipe.exporting.folder import Exported
+from ltpipe.runtime.errors import UserError
+
+Format = Literal["hf", "bool", "torch-prune", "compressed-tensors", "smaller"]
+
+
+def export_ticket(kind: Format, mask: Path, checkpoint: Path | None, output: Path) -> Exported:
+    """Write a ticket in a format (docs/export.md).
+
+    Args:
+        kind: the format.
+        mask: mask file.
+        checkpoint: canonical checkpoint folder that it was made from; `bool` needs none.
+        output: file (`bool`, `torch-prune`) or folder to write.
+
+    Raises:
+        UserError: no checkpoint was given, or the format cannot hold this ticket.
+    """
+    if kind == "bool":
+        from ltpipe.exporting.plain import export_plain
+
+        return export_plain(mask, output)
+    if checkpoint is None:
+        raise UserError(f"format {kind} needs the weights: give --checkpoint FOLDER; format bool is the mask alone")
+    return _with_weights(kind)(checkpoint, mask, output)
+
+
+def _with_weights(kind: Format) -> Callable[[Path, Path, Path], Exported]:
+    if kind == "hf":
+        from ltpipe.exporting.checkpoint import export_checkpoint as export
+    elif kind == "torch-prune":
+        from ltpipe.exporting.torch_prune import export_torch_prune as export
+    elif kind == "compressed-tensors":
+        from ltpipe.exporting.bitmask import export_bitmask as export
+    else:
+        from ltpipe.exporting.smaller import export_smaller as export
+    return export

@@ -1,0 +1,62 @@
+"""A ticket as a state dict of `torch.nn.utils.prune`: `weight_orig` and `weight_mask` in place of `weight`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
+from ltpipe.exporting.folder import Exported, origin
+from ltpipe.pruning.masks import Mask, read_mask, unpack
+from ltpipe.runtime.progress import track
+
+_BLOCK = 1 << 22
+_ONE = {"BF16": 0x3F80}
+"""1 where the storage dtype holds bit patterns."""
+
+
+def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
+    """Write the state dict of the model after `prune.custom_from_mask` on every masked parameter, as safetensors.
+
+    Originals are the dense weights, so that nothing is lost. Masks have the dtype of their weights, as torch has them.
+    Tied parameters stand under each of their names, as a state dict has them.
+
+    Args:
+        folder: canonical checkpoint folder.
+        mask_path: mask made from it.
+        output: safetensors file to write.
+
+    Raises:
+        UserError: the mask is of another model.
+    """
+    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
+    mask.check_made_for(manifest.fingerprint, mask_path)
+    weights = TensorFile(folder / WEIGHTS)
+    stored = {name: name for name in weights.specs} | dict(manifest.tied)
+    tensors = [
+        tensor
+        for name, source in track(stored.items(), "exporting")
+        for tensor in _tensors(weights, mask, name, source)
+    ]
+    write_tensors(output, tensors, origin(mask))
+    note = "every pruned tensor is there twice, as dense original and as mask of the same dtype"
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, nbytes), note)
+
+
+def _tensors(weights: TensorFile, mask: Mask, name: str, source: str) -> Iterator[TensorData]:
+    spec, array = weights.spec(source), weights.array(source)
+    if source not in mask.bits:
+        yield TensorData(name, spec.dtype, spec.shape, [array])
+        return
+    yield TensorData(f"{name}_orig", spec.dtype, spec.shape, [array])
+    yield TensorData(f"{name}_mask", spec.dtype, spec.shape, _as_numbers(mask.bits[source], spec.size, spec.dtype))
+
+
+def _as_numbers(bits: np.ndarray, size: int, dtype: str) -> Iterator[np.ndarray]:
+    """Ones and zeros of a dtype."""
+    one = np.array(_ONE.get(dtype, 1), STORAGE[dtype])
+    for start in range(0, size, _BLOCK):
+        yield unpack(bits[start // 8 :], (min(size - start, _BLOCK),)) * one
