@@ -6,7 +6,7 @@ from pathlib import Path
 from ltpipe.analysis.early_bird import Detector, detect
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime import stage
-from ltpipe.runtime.files import write_json
+from ltpipe.runtime.files import write_record
 
 
 def main(*, masks: tuple[Path, ...], output: Path, detector: Detector = Detector()) -> None:  # noqa: B008
@@ -19,7 +19,7 @@ def main(*, masks: tuple[Path, ...], output: Path, detector: Detector = Detector
     """
     found = detect(map(read_mask, masks), detector)
     settings = {**asdict(detector), "threshold": detector.limit, "window": detector.masks}
-    write_json(output, {"detector": settings, "masks": [str(path) for path in masks], **asdict(found)})
+    write_record(output, {"detector": settings, "masks": [str(path) for path in masks], **asdict(found)})
     stage.say("not converged" if found.converged is None else f"converged at mask {found.converged}")
 
 

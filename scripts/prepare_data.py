@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from ltpipe.checkpoints.canonical import checked
 from ltpipe.data.documents import Part, read_documents
 from ltpipe.data.sequences import Protocol, cut_sequences
 from ltpipe.runtime import stage
@@ -41,7 +42,8 @@ def main(
     """
     texts = read_documents(Source(source, f"data.{name}.source"), files, field, documents)
     count = None if num_sequences == "all" else num_sequences
-    sequences = cut_sequences(texts, tokenizer, sequence_length, count, separator, f"data.{name}", protocol)
+    words = checked(tokenizer.parent, tokenizer.name)
+    sequences = cut_sequences(texts, words, sequence_length, count, separator, f"data.{name}", protocol)
     sequences.write(output)
     stage.say(f"{name}: {len(sequences.input_ids)} of {sequences.available} sequences, {sequences.documents} documents")
     return sequences.input_ids.nbytes

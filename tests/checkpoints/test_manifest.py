@@ -7,6 +7,7 @@ import pytest
 
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import read_record, write_record
 
 ENTRIES = {
     "model.embed.weight": TensorEntry("BF16", (5, 2), "1" * 64, "Embedding"),
@@ -89,7 +90,7 @@ def test_in_blocks(name, inside):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.update(format=2), "manifest format 2"),
+        (lambda c: c.update(format=3), "manifest format 3"),
         (lambda c: c.pop("format"), "manifest format None"),
         (lambda c: c.pop("fingerprint"), "fingerprint"),
         (lambda c: c.update(fingerprint="0" * 64), "fingerprint"),
@@ -110,9 +111,9 @@ def test_in_blocks(name, inside):
 def test_damaged(change, words, tmp_path):
     path = tmp_path / "manifest.json"
     MANIFEST.write(path)
-    content = json.loads(path.read_text())
+    content = read_record(path)
     change(content)
-    path.write_text(json.dumps(content))
+    write_record(path, content)
     with pytest.raises(DamagedFileError) as caught:
         Manifest.read(path)
     message = str(caught.value)

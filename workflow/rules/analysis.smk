@@ -5,6 +5,7 @@ rule overlap:
         masks=lambda wildcards: grid.masks(config, wildcards.model),
     output:
         pairs=f"{grid.OVERLAP}.csv",
+        digest=f"{grid.OVERLAP}.csv.sha256",
         layers=f"{grid.OVERLAP}.parquet",
     log:
         "results/logs/overlap/{model}.log",
@@ -23,11 +24,12 @@ rule validation:
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
     output:
-        grid.VALIDATION,
+        table=grid.VALIDATION,
+        digest=f"{grid.VALIDATION}.sha256",
     log:
         "results/logs/validation/{model}.log",
     params:
         code=code("scripts/validate_masks.py"),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --masks {input.masks} --manifest {input.manifest}"
-        " --config {input.config} --model {wildcards.model} --output {output}"
+        " --config {input.config} --model {wildcards.model} --output {output.table}"

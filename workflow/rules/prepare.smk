@@ -28,6 +28,7 @@ rule sequences:
     input:
         script="scripts/prepare_data.py",
         tokenizer=rules.checkpoint.output.tokenizer,
+        manifest=rules.checkpoint.output.manifest,
         files=lambda wildcards: text_source(wildcards).files(".txt", ".jsonl", ".parquet"),
     output:
         grid.SEQUENCES,

@@ -82,10 +82,10 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
 
     Raises:
         UserError: a file is missing.
-        DamagedFileError: a file is no mask, or does not keep what its metadata promise.
+        DamagedFileError: a file is no mask, or damaged.
     """
     model = Manifest.read(manifest)
-    size = head_size(read_json(config)) if config else None
+    size = head_size(read_json(model.checked(config))) if config else None
     verdicts: list[Verdict] = []
     for _, chain in groupby(sorted(map(_link, paths)), key=lambda link: link[0]):
         denser: Mask | None = None

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CON
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_write, read_json
+from ltpipe.runtime.files import atomic_write, read_json, sha256_of
 from ltpipe.runtime.progress import track
 from ltpipe.runtime.sources import Source
 
@@ -76,6 +77,8 @@ def write_canonical(
     )
     _write_config(model, folder / CONFIG)
     _write_tokenizer(tokenizer, folder)
+    files = {name: sha256_of(folder / name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)}
+    manifest = replace(manifest, files=files)
     manifest.write(folder / MANIFEST)
     return manifest
 
@@ -133,7 +136,7 @@ def _check_folder(folder: Path, key: str) -> None:
     for shard in sorted(shards):
         if not (folder / shard).is_file():
             raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
-        TensorFile(folder / shard)
+        TensorFile(folder / shard).check_all()
 
 
 def _tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":

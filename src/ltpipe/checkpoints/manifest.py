@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.tensorfile import STORAGE
-from ltpipe.runtime.errors import DamagedFileError
-from ltpipe.runtime.files import read_json, write_json
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
+from ltpipe.runtime.files import read_record, sha256_of, write_record
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Manifest:
         blocks: name of the module list that holds the model's blocks, `model.layers` for example.
         tensors: by the live model's own names, tied parameters once.
         tied: further names of a tensor, alias to stored name.
+        files: SHA-256 of the files beside the weights that other tools read too, by name.
     """
 
     architecture: str
@@ -63,6 +65,7 @@ class Manifest:
     blocks: str
     tensors: Mapping[str, TensorEntry]
     tied: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -87,9 +90,24 @@ class Manifest:
         """Whether a tensor belongs to one of the model's blocks."""
         return name.startswith(self.blocks + ".")
 
+    def checked(self, path: Path) -> Path:
+        """The path of a file beside the weights, after a look at its content.
+
+        Raises:
+            UserError: there is no such file.
+            DamagedFileError: its content is another than the manifest says.
+        """
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        if self.files.get(path.name) != found:
+            raise DamagedFileError(f"{path}: damaged, does not match its checksum in {MANIFEST}; {MEND}")
+        return path
+
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
-        write_json(path, {"format": FORMAT, "fingerprint": self.fingerprint, **_plain(self)})
+        write_record(path, {"format": FORMAT, "fingerprint": self.fingerprint, **_plain(self)})
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -98,10 +116,12 @@ class Manifest:
         Raises:
             DamagedFileError: it is of another format, or does not match its fingerprint.
         """
-        content: dict[str, Any] = read_json(path)
+        content: dict[str, Any] = read_record(path)
         version, fingerprint = content.pop("format", None), content.pop("fingerprint", None)
         if version != FORMAT:
-            raise DamagedFileError(f"{path}: manifest format {version}, this version of ltpipe reads format {FORMAT}")
+            raise DamagedFileError(
+                f"{path}: manifest format {version}, this version of ltpipe reads format {FORMAT}; {MEND}"
+            )
         try:
             tensors = {
                 name: TensorEntry(**{**entry, "shape": tuple(entry["shape"])})
@@ -109,9 +129,9 @@ class Manifest:
             }
             manifest = cls(tensors=tensors, **content)
         except (TypeError, KeyError, AttributeError) as error:
-            raise DamagedFileError(f"{path}: not a checkpoint manifest ({error})") from None
+            raise DamagedFileError(f"{path}: not a checkpoint manifest ({error}); {MEND}") from None
         if manifest.fingerprint != fingerprint:
-            raise DamagedFileError(f"{path}: contents do not match the fingerprint; load the checkpoint again")
+            raise DamagedFileError(f"{path}: contents do not match the fingerprint; {MEND}")
         return manifest
 
 
@@ -121,5 +141,6 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "source": manifest.source,
         "blocks": manifest.blocks,
         "tied": dict(manifest.tied),
+        "files": dict(manifest.files),
         "tensors": {name: asdict(entry) for name, entry in manifest.tensors.items()},
     }

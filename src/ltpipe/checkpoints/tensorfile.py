@@ -3,8 +3,12 @@
 The format (https://github.com/huggingface/safetensors) is an 8-byte little-endian header length, a JSON header and
 the tensors' bytes. NumPy has no bfloat16, and stages that only look at bit patterns need neither torch nor a copy, so
 arrays are handed out in the dtypes of `STORAGE`: BF16 as uint16 bit patterns, everything else as itself.
+
+What is written here carries digests of its header and of every tensor, as the first entry of its metadata, and is
+checked when it is read: the header on opening, a tensor when it is first asked for. Files of other tools have none.
 """
 
+import hashlib
 import json
 import mmap
 import struct
@@ -16,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.digest import Digest, digest
+from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, UserError
 from ltpipe.runtime.files import atomic_write
 
 STORAGE: dict[str, type[np.generic]] = {
@@ -46,6 +51,9 @@ TORCH_NAMES = {
 
 _HEADER_LIMIT = 100 * 2**20
 _ALIGNMENT = 64
+_DIGESTS = "ltpipe_digests"
+_BEFORE_DIGESTS = f'{{"__metadata__":{{"{_DIGESTS}":"'.encode()
+_WIDTH = 16  # hexadecimal digits of a digest
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,10 @@ class TensorData:
 class TensorFile:
     """A memory-mapped safetensors file.
 
-    Opening checks the whole header against the file's length.
+    Opening checks the whole header against the file's length, and against its digest if it has one.
+
+    Attributes:
+        has_digests: whether damage to a tensor would be seen.
 
     Raises:
         UserError: the file does not exist.
@@ -96,7 +107,9 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.metadata, self.specs, self._start = _read_header(path)
+        self.metadata, self.specs, digests, self._start = _read_header(path)
+        self.has_digests = bool(digests)
+        self._unchecked = dict(zip(self.specs, digests[1:], strict=bool(digests)))
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
@@ -110,15 +123,36 @@ class TensorFile:
             DamagedFileError: the file holds no such tensor.
         """
         if name not in self.specs:
-            raise DamagedFileError(f"{self.path}: holds no tensor '{name}'")
+            raise DamagedFileError(f"{self.path}: holds no tensor '{name}'; {MEND_ANY}")
         return self.specs[name]
 
     def array(self, name: str) -> np.ndarray:
-        """The tensor `name`: a read-only view of the mapped file, no bytes copied.
+        """The tensor `name`: a read-only view of the mapped file, no bytes copied; read once to check it.
 
         Raises:
-            DamagedFileError: the file holds no such tensor.
+            DamagedFileError: the file holds no such tensor, or its bytes are not those that were written.
         """
+        view = self.unchecked(name)
+        if name in self._unchecked:
+            self.check(name, digest(view))
+        return view
+
+    def check_all(self) -> None:
+        """Read every tensor that has a digest, to check it; raises as `array`."""
+        for name in list(self._unchecked):
+            self.array(name)
+
+    def check(self, name: str, found: int) -> None:
+        """Say what the digest of the tensor `name` is, as whoever has read it found.
+
+        Raises:
+            DamagedFileError: it is not that of the bytes that were written.
+        """
+        if self._unchecked.pop(name, _hex(found)) != _hex(found):
+            raise DamagedFileError(f"{self.path}: damaged, '{name}' does not match its checksum; {MEND}")
+
+    def unchecked(self, name: str) -> np.ndarray:
+        """As `array`, for a reader that computes the digest on its way and says it to `check`."""
         spec = self.spec(name)
         flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
         return flat.reshape(spec.shape)
@@ -134,11 +168,13 @@ def artefact(path: Path, kind: str, version: str) -> Iterator[TensorFile]:
     """
     file = TensorFile(path)
     if (file.metadata.get("kind"), file.metadata.get("format")) != (kind, version):
-        raise DamagedFileError(f"{path}: not a {kind} of format {version}; make it again")
+        raise DamagedFileError(f"{path}: not a {kind} of format {version}; {MEND}")
+    if not file.has_digests:
+        raise DamagedFileError(f"{path}: a {kind} without checksums, which ltpipe has not written; {MEND}")
     try:
         yield file
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DamagedFileError(f"{path}: damaged {kind} ({type(error).__name__}: {error}); make it again") from None
+        raise DamagedFileError(f"{path}: damaged {kind} ({type(error).__name__}: {error}); {MEND}") from None
 
 
 def write_tensors(path: Path, tensors: Iterable[TensorData], metadata: dict[str, str] | None = None) -> None:
@@ -174,7 +210,8 @@ def tensor_writer(
         ValueError: a tensor's chunks hold more or fewer bytes than its shape says, or a tensor was not written.
     """
     missing: dict[str, TensorData] = {}
-    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    digests = dict.fromkeys(("", *layout), "0" * _WIDTH)  # the first is the header's
+    header: dict[str, object] = {"__metadata__": {_DIGESTS: "".join(digests.values()), **(metadata or {})}}
     starts: dict[str, int] = {}
     position = 0
     for name, (dtype, shape) in layout.items():
@@ -189,13 +226,39 @@ def tensor_writer(
         def write(name: str, chunks: Iterable[np.ndarray]) -> None:
             promised = missing.pop(name).nbytes
             file.seek(8 + len(text) + starts[name])
-            written = sum(file.write(memoryview(chunk)) for chunk in _bytes(chunks))
+            written, found = 0, Digest()
+            for chunk in _bytes(chunks):
+                written += file.write(memoryview(chunk))
+                found.update(chunk)
             if written != promised:
                 raise ValueError(f"{name}: {written} bytes given, its shape takes {promised}")
+            digests[name] = _hex(found.value)
 
         yield write
         if missing:
             raise ValueError(f"{path}: {', '.join(missing)} not written")
+        digests[""] = _of_header(_with_digests(text, "".join(digests.values())))
+        file.seek(8)
+        file.write(_with_digests(text, "".join(digests.values())))
+
+
+def _with_digests(text: bytes, digests: str) -> bytes:
+    """A header with other digests of the same number."""
+    start = len(_BEFORE_DIGESTS)
+    return text[:start] + digests.encode() + text[start + len(digests) :]
+
+
+def _of_header(text: bytes) -> str:
+    """The digest of a header, its own place in it filled with zeros."""
+    return hashlib.blake2b(_with_digests(text, "0" * _WIDTH), digest_size=_WIDTH // 2).hexdigest()
+
+
+def _split(digests: str) -> list[str]:
+    return [digests[start : start + _WIDTH] for start in range(0, len(digests), _WIDTH)]
+
+
+def _hex(found: int) -> str:
+    return f"{found:0{_WIDTH}x}"
 
 
 def _bytes(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -204,34 +267,40 @@ def _bytes(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(chunk).reshape(-1).view(np.uint8)
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorSpec], int]:
+def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorSpec], list[str], int]:
+    """Metadata, tensors, the digests of header and tensors if there are any, and where the tensors begin."""
     try:
         length = path.stat().st_size
         with path.open("rb") as file:
             prefix = file.read(8)
             if len(prefix) < 8:
-                raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file")
+                raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file; {MEND_ANY}")
             size = struct.unpack("<Q", prefix)[0]
             if size > min(_HEADER_LIMIT, length - 8):
-                raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header")
+                raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header; {MEND_ANY}")
             text = file.read(size)
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file") from None
+    # A tool that copies metadata to a file of its own puts it elsewhere, and its digests mean nothing.
+    sealed = text.startswith(_BEFORE_DIGESTS)
+    if sealed and not text.startswith(_of_header(text).encode(), len(_BEFORE_DIGESTS)):
+        raise DamagedFileError(f"{path}: damaged, its header does not match its checksum; {MEND}")
     try:
         header = json.loads(text)
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(text, str) for text in [*metadata, *metadata.values()]):
             raise ValueError("metadata that is not text")
         specs = {name: _spec(path, name, entry) for name, entry in header.items()}
+        digests = _split(metadata.pop(_DIGESTS, "") if sealed else "")
         end = _check_contiguous(specs.values())
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DamagedFileError(f"{path}: safetensors header is not valid ({error})") from None
+        raise DamagedFileError(f"{path}: safetensors header is not valid ({error}); {MEND_ANY}") from None
     if 8 + size + end != length:
         raise DamagedFileError(
             f"{path}: {length} bytes, but its header promises {8 + size + end}; "
-            "the file is truncated or damaged, fetch or make it again"
+            f"the file is truncated or damaged; {MEND_ANY}"
         )
-    return metadata, specs, 8 + size
+    return metadata, specs, digests, 8 + size
 
 
 def _check_contiguous(specs: Iterable[TensorSpec]) -> int:

@@ -15,7 +15,7 @@ import torch
 from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.runtime.errors import UserError
 
-FORMAT = "1"
+FORMAT = "2"
 KIND = "set of likeliest tokens"
 
 

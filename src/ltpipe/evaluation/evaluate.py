@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.layout import WEIGHTS
-from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.canonical import open_weights
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens
 from ltpipe.evaluation.computing import Computing, Settings, halving
 from ltpipe.evaluation.inputs import Disturbance, Inputs, open_inputs
@@ -76,7 +75,7 @@ def evaluate_checkpoint(
     wanted = BatchSizes.generous(count, length, settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
 
-    fetch = fetch_from(TensorFile(folder / WEIGHTS), inputs.mask, here.device, here.dtype)
+    fetch = fetch_from(open_weights(folder), inputs.mask, here.device, here.dtype)
     if perturbation:
         fetch = perturbing(fetch, perturbation, inputs.perturbed, inputs.manifest)
     start = time.perf_counter()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ltpipe.checkpoints.canonical import checked
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -38,7 +39,7 @@ def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
         UserError: they were made with another tokenizer.
     """
     data = TokenSequences.read(path)
-    if data.tokenizer != sha256_of(folder / TOKENIZER):
+    if data.tokenizer != sha256_of(checked(folder, TOKENIZER)):
         raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
     return data, sha256_of(path)
 

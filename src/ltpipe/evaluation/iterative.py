@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.computing import Computing, Settings, halving
 from ltpipe.evaluation.inputs import read_sequences
 from ltpipe.evaluation.loss import TokenLosses, token_losses
@@ -124,7 +124,7 @@ class _Walk:
         planner = EvaluationPlanner(skeleton, manifest, masked, here.dtype, here.accelerator, here.streamed)
         wanted = BatchSizes.generous(*input_ids.shape, settings.micro_batch)
         self._sizes, _ = planner.fit(wanted, input_ids.shape[1], here.limit)
-        self._file, self._mask = TensorFile(folder / WEIGHTS), None
+        self._file, self._mask = open_weights(folder), None
         self._model = CausalModel(skeleton, manifest, self._fetch, here.device, here.streamed, planner.division)
 
     def _fetch(self, name: str) -> torch.Tensor:

@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import read_json, write_json
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
+from ltpipe.runtime.files import read_record, write_record
 
 FORMAT = 4
 
@@ -143,7 +143,7 @@ class Metrics:
         """Write as JSON, floats at full precision."""
         content = {"format": FORMAT, **asdict(self)}
         _check(content, path)
-        write_json(path, content)
+        write_record(path, content)
 
     @classmethod
     def read(cls, path: Path) -> "Metrics":
@@ -152,7 +152,7 @@ class Metrics:
         Raises:
             DamagedFileError: the file does not follow the schema.
         """
-        content = read_json(path)
+        content = read_record(path)
         _check(content, path)
         content.pop("format")
         return cls(**{**content, "sequences": SequenceTotals(**content["sequences"])})
@@ -169,4 +169,4 @@ def _validator() -> Any:
 def _check(content: dict[str, Any], path: Path) -> None:
     for error in _validator().iter_errors(content):
         where = ".".join(str(part) for part in error.absolute_path) or "metrics"
-        raise DamagedFileError(f"{path}: {where}: {error.message}; run the evaluation again")
+        raise DamagedFileError(f"{path}: {where}: {error.message}; {MEND}")

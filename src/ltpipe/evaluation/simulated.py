@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ltpipe.runtime.errors import DamagedFileError
-from ltpipe.runtime.files import read_json, write_json
+from ltpipe.runtime.errors import MEND, DamagedFileError
+from ltpipe.runtime.files import read_record, write_record
 
-FORMAT, KIND = 1, "simulation of iterative pruning"
+FORMAT, KIND = 2, "simulation of iterative pruning"
 BASELINE_BATCHES, TICKET_BATCHES = 10, 5
 """The dense model is measured on at most so many batches, a ticket on the first few of them."""
 
@@ -72,7 +72,7 @@ class Simulation:
 
     def write(self, path: Path) -> None:
         """Write as JSON, floats at full precision."""
-        write_json(path, {"format": FORMAT, "kind": KIND, **asdict(self)})
+        write_record(path, {"format": FORMAT, "kind": KIND, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> "Simulation":
@@ -81,10 +81,10 @@ class Simulation:
         Raises:
             DamagedFileError: the file is something else.
         """
-        content = read_json(path)
+        content = read_record(path)
         if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, KIND):
-            raise DamagedFileError(f"{path}: not a {KIND} of format {FORMAT}; run its stage again")
+            raise DamagedFileError(f"{path}: not a {KIND} of format {FORMAT}; {MEND}")
         try:
             return cls(**{**content, "iterations": [Iteration(**entry) for entry in content["iterations"]]})
         except (TypeError, KeyError) as error:
-            raise DamagedFileError(f"{path}: damaged {KIND} ({error}); run its stage again") from None
+            raise DamagedFileError(f"{path}: damaged {KIND} ({error}); {MEND}") from None

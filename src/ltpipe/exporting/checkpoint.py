@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.contents import STORED_NAMES
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
@@ -14,7 +15,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile, tensor_writer
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.exporting.masked import masked_array, masked_blocks
 from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.runtime.files import atomic_folder, read_json, write_json
+from ltpipe.runtime.files import atomic_folder, write_json
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import build_skeleton
 
@@ -50,7 +51,7 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     """
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
     mask.check_made_for(manifest.fingerprint, mask_path)
-    weights, names = TensorFile(folder / WEIGHTS), HubNames(folder)
+    weights, names = open_weights(folder), HubNames(folder)
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
         for name, spec in weights.specs.items()
@@ -61,7 +62,7 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
             for name in track(weights.specs, "exporting"):
                 for part, chunks in _contents(weights, mask, names, manifest, name):
                     write(part, chunks)
-        write_json(place / CONFIG, read_json(folder / CONFIG))
+        write_json(place / CONFIG, read_config(folder))
         copy_tokenizer(folder, place)
     pruned = mask.total - mask.total_kept
     note = f"it does not shrink: {pruned:,} pruned weights are stored as zeros"

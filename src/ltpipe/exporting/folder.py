@@ -5,9 +5,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import checked
 from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.pruning.masks import Mask
-from ltpipe.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def copy_tokenizer(folder: Path, output: Path) -> None:
 
     Raises:
         UserError: it is not there.
+        DamagedFileError: it is not what the load stage wrote.
     """
     for name in (TOKENIZER, TOKENIZER_CONFIG):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: no such file; load the model again")
-        shutil.copyfile(folder / name, output / name)
+        shutil.copyfile(checked(folder, name), output / name)

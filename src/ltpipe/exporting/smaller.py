@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
@@ -17,7 +18,7 @@ from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_folder, read_json, write_json
+from ltpipe.runtime.files import atomic_folder, write_json
 from ltpipe.runtime.progress import track
 
 _COPIED = 1 << 22  # elements that are copied at a time
@@ -38,13 +39,13 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
         UserError: the mask is of another model or not of whole units, or no configuration of the architecture
             describes what would be left. Nothing is written then.
     """
-    manifest, config, mask = Manifest.read(folder / MANIFEST), read_json(folder / CONFIG), read_mask(mask_path)
+    manifest, config, mask = Manifest.read(folder / MANIFEST), read_config(folder), read_mask(mask_path)
     mask.check_made_for(manifest.fingerprint, mask_path)
     _check_exported(mask, mask_path, manifest.architecture)
     found = families(mask.scope, manifest, config, mask.shapes)
     kept = units_of(mask, found)
     smaller_config = _smaller_config(mask.scope, manifest.architecture, config, kept)
-    weights = TensorFile(folder / WEIGHTS)
+    weights = open_weights(folder)
     names = _new_names(weights, manifest, kept) if mask.scope == "blocks" else {name: name for name in weights.specs}
     lines = {} if mask.scope == "blocks" else _lines(found, kept)
     tensors = [

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
 from ltpipe.exporting.folder import Exported, origin
@@ -33,7 +34,7 @@ def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
     """
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
     mask.check_made_for(manifest.fingerprint, mask_path)
-    weights = TensorFile(folder / WEIGHTS)
+    weights = open_weights(folder)
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [
         tensor

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.planning.study import StagePlan, fits
-from ltpipe.runtime.files import write_json
+from ltpipe.runtime.files import write_record
 from ltpipe.runtime.simulation import Peak
 
 
 def write_plan(plan: Sequence[StagePlan], path: Path) -> None:
     """Write a plan as JSON, sizes in bytes."""
-    write_json(path, {"format": 1, "fits": fits(plan), "stages": [asdict(stage) for stage in plan]})
+    write_record(path, {"format": 1, "fits": fits(plan), "stages": [asdict(stage) for stage in plan]})
 
 
 def print_plan(plan: Sequence[StagePlan]) -> None:

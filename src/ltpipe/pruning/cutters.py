@@ -44,9 +44,10 @@ class ThresholdCutter:
         """See `Cutter`."""
         cut = self.cuts[name]
         ties = cut.ties
-        for block in self.keys.blocks(name):
-            bits, ties = kernels.pack(block, cut.threshold, ties)
-            yield bits
+        with self.keys.digested(name) as (blocks, seen):
+            for block in blocks:
+                bits, ties = kernels.pack(block, cut.threshold, ties, seen)
+                yield bits
 
 
 def threshold_cutter(keys: RankKeys, histogram: KeyHistogram, plan: Sequence[Group]) -> ThresholdCutter:

@@ -18,7 +18,7 @@ from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,9 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
     counted = []
     for name in track(keys.names, "counting"):
         dense = np.zeros(1 << (15 if keys.bits == 15 else kernels.COARSE_BITS), np.int64)
-        for block in keys.blocks(name):
-            dense += kernels.count_coarse(block)
+        with keys.digested(name) as (blocks, seen):
+            for block in blocks:
+                dense += kernels.count_coarse(block, seen)
         broken = int(dense[coarse_infinite:].sum())
         if broken:
             raise UserError(f"tensor '{name}' holds {broken} weights that are infinite or not a number; mend the model")

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from ltpipe.runtime.digest import Digest
+from ltpipe.runtime.digest_kernels import add_terms
+
 COARSE_BITS = 16
 """Keys of 31 bits are counted by their upper 16 bits first, then by the rest inside the bins that matter."""
 
@@ -27,14 +30,21 @@ def key_bits(block: np.ndarray) -> int:
     return 8 * block.itemsize - 1
 
 
-def count_coarse(block: np.ndarray) -> np.ndarray:
-    """Histogram of a block's keys (15 bits), or of their upper 16 bits (31 bits). int64 [2^15 or 2^16]."""
+def count_coarse(block: np.ndarray, seen: Digest | None = None) -> np.ndarray:
+    """Histogram of a block's keys (15 bits), or of their upper 16 bits (31 bits). int64 [2^15 or 2^16].
+
+    `seen` digests the block's bytes on the way.
+    """
     parts = _parts(block.size)
+    digested, first = _on_the_way(block, seen)
     if block.dtype == np.uint32:
-        return _count_coarse32(block, parts)
+        counts, terms = _count_coarse32(block, parts, digested, first)
+        _tell(seen if digested else None, block, terms)
+        return counts
     head = min(-(block.ctypes.data // 2) % 4, block.size)
     tail = (block.size - head) % 4
-    counts = _count16(block[head : block.size - tail].view(np.uint64), parts)
+    counts, terms = _count16(block[head : block.size - tail].view(np.uint64), parts, digested, first)
+    _tell(seen if digested else None, block, terms)
     np.add.at(counts, block[:head] & 0x7FFF, 1)
     np.add.at(counts, block[block.size - tail :] & 0x7FFF, 1)
     return counts
@@ -50,14 +60,19 @@ def count_fine(block: np.ndarray, coarse: Sequence[int]) -> np.ndarray:
     return _count_fine32(block, rows, len(coarse), _parts(block.size)).sum(0, dtype=np.int64)
 
 
-def pack(block: np.ndarray, threshold: int, ties: int) -> tuple[np.ndarray, int]:
+def pack(block: np.ndarray, threshold: int, ties: int, seen: Digest | None = None) -> tuple[np.ndarray, int]:
     """Keep-bits of a block: keys below `threshold` and the first `ties` keys equal to it are pruned.
+
+    `seen` digests the block's bytes on the way.
 
     Returns the bits, packed little-endian (uint8 [ceil(size / 8)]), and the number of ties left for the next block.
     """
+    digested, first = _on_the_way(block, seen)
     kind = block.dtype.type
     limits = np.array([threshold, threshold + 1] if ties else [threshold], kind)
-    words = _reaching(block, kind((1 << key_bits(block)) - 1), limits, _parts(block.size))
+    magnitude = kind((1 << key_bits(block)) - 1)
+    words, terms = _reaching(block, magnitude, limits, _parts(block.size), digested, first)
+    _tell(seen if digested else None, block, terms)
     if ties:
         ties = _prune_first(words[0], words[1], ties)
     return words[0].view(np.uint8)[: (block.size + 7) // 8], ties
@@ -82,6 +97,24 @@ def _parts(size: int) -> int:
     return numba.get_num_threads() if size >= _PARALLEL_FROM else 1
 
 
+def _on_the_way(block: np.ndarray, seen: Digest | None) -> tuple[bool, np.uint64]:
+    """Whether a kernel is to digest a block, and the number of its first word; if it cannot, it is done here."""
+    if seen is None:
+        return False, np.uint64(0)
+    if block.ctypes.data % 8:
+        seen.update(block)
+        return False, np.uint64(0)
+    return True, np.uint64(seen.words)
+
+
+def _tell(seen: Digest | None, block: np.ndarray, terms: int) -> None:
+    """Say what a kernel found of a block's whole words; what is behind them is added here."""
+    if seen is not None:
+        words = block.nbytes // 8
+        seen.add(int(terms), words)
+        seen.update(block[words * 8 // block.itemsize :])
+
+
 @numba.njit(cache=True)
 def _added(counts):
     """One histogram from those of all parts and lanes."""
@@ -92,30 +125,48 @@ def _added(counts):
     return total
 
 
+@numba.njit(cache=True)
+def _whole_words(keys):
+    """Keys as words of 64 bits, without what does not fill one."""
+    return keys[: keys.size * keys.itemsize // 8 * 8 // keys.itemsize].view(np.uint64)
+
+
 @numba.njit(parallel=True, cache=True)
-def _count16(words, parts):
-    counts = np.zeros((parts, _LANES, 1 << 15), np.uint32)
+def _count16(words, parts, digested, first):
+    counts, terms = np.zeros((parts, _LANES, 1 << 15), np.uint32), np.zeros(parts, np.uint64)
     one, low = np.uint32(1), np.uint64(0x7FFF)
+    size = _CHUNK // 4
+    chunks = (words.size + size - 1) // size
     for part in numba.prange(parts):
-        mine = counts[part]
-        for i in range(part * words.size // parts, (part + 1) * words.size // parts):
-            word = words[i]
-            mine[0, word & low] += one
-            mine[1, (word >> np.uint64(16)) & low] += one
-            mine[0, (word >> np.uint64(32)) & low] += one
-            mine[1, (word >> np.uint64(48)) & low] += one
-    return _added(counts)
+        mine, sum_ = counts[part], np.uint64(0)
+        for c in range(part * chunks // parts, (part + 1) * chunks // parts):
+            chunk = words[c * size : (c + 1) * size]
+            if digested:
+                sum_ += add_terms(chunk, first + np.uint64(c * size))
+            for word in chunk:
+                mine[0, word & low] += one
+                mine[1, (word >> np.uint64(16)) & low] += one
+                mine[0, (word >> np.uint64(32)) & low] += one
+                mine[1, (word >> np.uint64(48)) & low] += one
+        terms[part] = sum_
+    return _added(counts), terms.sum()
 
 
 @numba.njit(parallel=True, cache=True)
-def _count_coarse32(block, parts):
-    counts = np.zeros((parts, _LANES, 1 << COARSE_BITS), np.uint32)
+def _count_coarse32(block, parts, digested, first):
+    counts, terms = np.zeros((parts, _LANES, 1 << COARSE_BITS), np.uint32), np.zeros(parts, np.uint64)
     one = np.uint32(1)
+    chunks = (block.size + _CHUNK - 1) // _CHUNK
     for part in numba.prange(parts):
-        mine = counts[part]
-        for i in range(part * block.size // parts, (part + 1) * block.size // parts):
-            mine[i & (_LANES - 1), (block[i] >> np.uint32(15)) & np.uint32(0xFFFF)] += one
-    return _added(counts)
+        mine, sum_ = counts[part], np.uint64(0)
+        for c in range(part * chunks // parts, (part + 1) * chunks // parts):
+            chunk = block[c * _CHUNK : (c + 1) * _CHUNK]
+            if digested:
+                sum_ += add_terms(_whole_words(chunk), first + np.uint64(c * _CHUNK // 2))
+            for i in range(chunk.size):
+                mine[i & (_LANES - 1), (chunk[i] >> np.uint32(15)) & np.uint32(0xFFFF)] += one
+        terms[part] = sum_
+    return _added(counts), terms.sum()
 
 
 @numba.njit(parallel=True, cache=True)
@@ -142,20 +193,27 @@ def _reaching_in(chunk, magnitude, limit, staged, packed):
 
 
 @numba.njit(parallel=True, cache=True)
-def _reaching(block, magnitude, limits, parts):
-    """Which keys reach each limit: packed bits, uint64 [limits, ceil(size / 64)], from one read of the block."""
+def _reaching(block, magnitude, limits, parts, digested, first):
+    """Which keys reach each limit: packed bits, uint64 [limits, ceil(size / 64)], from one read of the block.
+
+    With them the terms of the block's digest, if it is `digested`.
+    """
     filled = np.empty((limits.size, (block.size + 63) // 64), np.uint64)
     filled[:, -1:] = 0
     bits = filled.view(np.uint8)[:, : (block.size + 7) // 8]
     chunks = (block.size + _CHUNK - 1) // _CHUNK
+    terms, words = np.zeros(parts, np.uint64), _CHUNK * block.itemsize // 8
     for part in numba.prange(parts):
-        staged = np.empty(_CHUNK, np.uint8)
+        staged, sum_ = np.empty(_CHUNK, np.uint8), np.uint64(0)
         for c in range(part * chunks // parts, (part + 1) * chunks // parts):
             chunk = block[c * _CHUNK : (c + 1) * _CHUNK]
             for row in range(limits.size):
                 packed = bits[row, c * _CHUNK // 8 : (c + 1) * _CHUNK // 8]
                 _reaching_in(chunk, magnitude, limits[row], staged, packed)
-    return filled
+            if digested:
+                sum_ += add_terms(_whole_words(chunk), first + np.uint64(c * words))
+        terms[part] = sum_
+    return filled, terms.sum()
 
 
 @numba.njit(cache=True)

@@ -18,7 +18,7 @@ from ltpipe.runtime.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import WEIGHTS
+from ltpipe.checkpoints.canonical import open_weights
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact, tensor_writer
-from ltpipe.pruning.scores import COPIED_BLOCK, FLOAT32_INFINITY, RankKeys, criterion_named, float32_keys
+from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, criterion_named, float32_rank_keys
 from ltpipe.runtime.errors import UserError
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 @contextmanager
@@ -106,7 +106,7 @@ class ScoreFile:
         """
         shapes = tuple(self._file.spec(name).shape for name in names)
         if not self.signed:
-            return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, lambda name: float32_keys(self._file, name))
+            return float32_rank_keys(self._file, names, shapes)
         return RankKeys(tuple(names), shapes, 31, 1 << 31, self._signed_keys, signed=True)
 
     def _signed_keys(self, name: str) -> Iterator[np.ndarray]:
@@ -124,7 +124,7 @@ def rank_keys(
         UserError: the scores are of another checkpoint or criterion, or the criterion cannot do without.
     """
     if scores is None:
-        return criterion_named(criterion).keys(TensorFile(folder / WEIGHTS), names, seed)
+        return criterion_named(criterion).keys(open_weights(folder), names, seed)
     file = ScoreFile(scores)
     file.check_made_for(fingerprint)
     if file.criterion != criterion:

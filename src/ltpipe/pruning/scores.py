@@ -8,14 +8,17 @@ Here are the criteria that need no more than a weight's own value. The others ar
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import TensorSpec
+from ltpipe.checkpoints.tensorfile import TensorFile, TensorSpec
 from ltpipe.runtime.determinism import stable_seed
+from ltpipe.runtime.digest import Digest
 from ltpipe.runtime.errors import UserError
 
 BLOCK = 1 << 24  # weights a block; a multiple of 8, so that packed blocks join without a seam
@@ -23,6 +26,10 @@ COPIED_BLOCK = 1 << 22  # where keys are computed, not read
 
 BFLOAT16_INFINITY, FLOAT16_INFINITY, FLOAT32_INFINITY = 0x7F80, 0x7C00, 0x7F800000
 """Bit patterns from where on a float is not finite."""
+
+
+Mapped = Callable[[str], tuple[Iterator[np.ndarray], Callable[[int], None]]]
+"""A tensor's name to its blocks, not checked yet, and what has to be told their digest."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class RankKeys:
         blocks: name to the tensor's keys in row-major order, in blocks whose sizes, but for the last, are multiples
             of 8.
         signed: whether keys stand for scores with a sign; those order, but say nothing about size.
+        mapped: for readers that digest blocks on their way; None where keys are no bytes of a file.
     """
 
     names: tuple[str, ...]
@@ -46,6 +54,22 @@ class RankKeys:
     infinite: int
     blocks: Callable[[str], Iterator[np.ndarray]]
     signed: bool = False
+    mapped: Mapped | None = None
+
+    @contextmanager
+    def digested(self, name: str) -> Iterator[tuple[Iterator[np.ndarray], Digest | None]]:
+        """A tensor's blocks, for a reader that tells the digest, if there is one, of all of them.
+
+        Raises:
+            DamagedFileError: they are not the bytes that were written.
+        """
+        if self.mapped is None:
+            yield self.blocks(name), None
+            return
+        blocks, check = self.mapped(name)
+        seen = Digest()
+        yield blocks, seen
+        check(seen.value)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -155,8 +179,15 @@ class Magnitude:
         shapes = tuple(weights.spec(name).shape for name in names)
         if dtypes == {"BF16"} or dtypes == {"F16"}:
             infinite = BFLOAT16_INFINITY if dtypes == {"BF16"} else FLOAT16_INFINITY
-            return RankKeys(tuple(names), shapes, 15, infinite, lambda name: _patterns(weights, name))
-        return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, lambda name: float32_keys(weights, name))
+            return RankKeys(
+                tuple(names),
+                shapes,
+                15,
+                infinite,
+                lambda name: _patterns(weights.array(name)),
+                mapped=_mapped(weights),
+            )
+        return float32_rank_keys(weights, names, shapes)
 
 
 @register
@@ -180,8 +211,23 @@ class Random:
         )
 
 
-def _patterns(weights: Weights, name: str) -> Iterator[np.ndarray]:
-    flat = weights.array(name).reshape(-1).view(np.uint16)
+def float32_rank_keys(weights: Weights, names: Sequence[str], shapes: tuple[tuple[int, ...], ...]) -> RankKeys:
+    """Rank keys of 31 bits of the magnitudes of tensors of BF16, F16 or F32."""
+    stored = {weights.spec(name).dtype for name in names}
+    mapped = _mapped(weights) if stored == {"F32"} else None
+    return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, lambda name: float32_keys(weights, name), mapped=mapped)
+
+
+def _mapped(weights: Weights) -> Mapped | None:
+    """For `RankKeys.mapped`, where keys are the weights' own bits."""
+    if not (isinstance(weights, TensorFile) and weights.has_digests):
+        return None
+    return lambda name: (_patterns(weights.unchecked(name)), partial(weights.check, name))
+
+
+def _patterns(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Bit patterns of floats of 16 or 32 bits, in blocks, as they lie in memory."""
+    flat = array.reshape(-1).view(np.uint16 if array.itemsize == 2 else np.uint32)
     for start in range(0, flat.size, BLOCK):
         yield flat[start : start + BLOCK]
 
@@ -190,8 +236,7 @@ def float32_keys(weights: Weights, name: str) -> Iterator[np.ndarray]:
     """Keys of 31 bits of the magnitudes of a tensor of BF16, F16 or F32; F32 is not copied."""
     flat = weights.array(name).reshape(-1)
     if flat.dtype == np.float32:
-        for start in range(0, flat.size, BLOCK):
-            yield flat[start : start + BLOCK].view(np.uint32)
+        yield from _patterns(flat)
         return
     for start in range(0, flat.size, COPIED_BLOCK):
         block = flat[start : start + COPIED_BLOCK]

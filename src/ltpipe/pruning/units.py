@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST
+from ltpipe.checkpoints.canonical import read_config
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning import kernels
 from ltpipe.pruning.families import Family, families
@@ -21,7 +22,6 @@ from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import prune_count
 from ltpipe.pruning.scores import RankKeys
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_json
 from ltpipe.runtime.progress import track
 
 _SCORED = 1 << 18  # weights whose scores are float32 at a time
@@ -81,7 +81,7 @@ def cut_units(folder: Path, keys: RankKeys, scope: str, sparsity: str) -> UnitCu
     Raises:
         UserError: the architecture has no such units, the prunable weights cut through one, or all units would go.
     """
-    found = families(scope, Manifest.read(folder / MANIFEST), read_json(folder / CONFIG), keys.names)
+    found = families(scope, Manifest.read(folder / MANIFEST), read_config(folder), keys.names)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))
     return UnitCutter.of(shapes, found, choose(scope, sparsity, unit_scores(keys, found)))
 

@@ -8,5 +8,11 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+MEND = "delete it and run again"
+"""What to do with an artefact that is damaged: Snakemake, or its stage called by hand, makes what is missing."""
+MEND_ANY = f"fetch it again, or if it lies in the results folder {MEND}"
+"""The same for a file that may be the user's own."""
+
+
 class DamagedFileError(UserError):
     """An artefact or input file that is not what it claims to be."""

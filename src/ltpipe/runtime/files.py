@@ -13,7 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, UserError
+
+_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
+"""The end of a record."""
 
 
 @contextmanager
@@ -129,14 +132,54 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object, naming the file if it is missing or damaged."""
+    return _parsed(path, _read(path))
+
+
+def write_record(path: Path, content: dict[str, Any]) -> None:
+    """As `write_json`, with one more entry at the end: the SHA-256 of all bytes before it.
+
+    Raises:
+        ValueError: `content` is empty, or holds a NaN or an infinity.
+    """
+    if not content:
+        raise ValueError("a record holds something")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode().removesuffix(b"\n}")
+    with atomic_write(path) as file:
+        file.write(text + b',\n "sha256": "' + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n')
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote, to the byte.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: it is something else.
+    """
+    text = _read(path)
+    content = _parsed(path, text)
+    start = text.rfind(b',\n "sha256": "')
+    seal = _SEAL.fullmatch(text, max(start, 0))
+    if content.pop("sha256", None) is None:
+        raise DamagedFileError(f"{path}: without checksum, so not written by this version of ltpipe; {MEND}")
+    if seal is None or hashlib.sha256(text[:start]).hexdigest().encode() != seal[1]:
+        raise DamagedFileError(f"{path}: damaged, does not match its checksum; {MEND}")
+    return content
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DamagedFileError(f"{path}: not valid JSON ({error}); delete it and run its stage again") from None
+
+
+def _parsed(path: Path, text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: not valid JSON ({error}); {MEND_ANY}") from None
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{path}: holds a JSON {type(content).__name__}, expected an object")
+        raise DamagedFileError(f"{path}: holds a JSON {type(content).__name__}, expected an object; {MEND_ANY}")
     return content
 
 

@@ -1,13 +1,18 @@
-"""Tables on disk: CSV for people and other tools, Parquet for programs."""
+"""Tables on disk: CSV for people and other tools, Parquet for programs.
 
+Neither has room for a digest that every reader would pass over, so a CSV file has its SHA-256 beside it, in a file as
+`sha256sum --check` reads it.
+"""
+
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
+from ltpipe.runtime.files import atomic_write, sha256_of
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -16,15 +21,23 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.D
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, floats in their shortest exact form."""
+    """Write a table as CSV, floats in their shortest exact form, and its SHA-256 beside it."""
+    text = table.to_csv(index=False, lineterminator="\n").encode()
+    with atomic_write(digest_file(path)) as file:
+        file.write(_sum(path, hashlib.sha256(text).hexdigest()))
     with atomic_write(path) as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+        file.write(text)
+
+
+def digest_file(path: Path) -> Path:
+    """Where the SHA-256 of a CSV file stands."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet."""
+    """Write a table as Parquet, with the format's own checksums of pages. No stage reads it."""
     with atomic_write(path) as file:
-        table.to_parquet(file, index=False)
+        table.to_parquet(file, index=False, write_page_checksum=True)
 
 
 def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> pd.DataFrame:
@@ -41,8 +54,16 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
         DamagedFileError: it lacks columns or holds other values.
     """
     try:
-        return pd.read_csv(path, dtype=dict(columns))[list(columns)]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        intact = digest_file(path).read_bytes() == _sum(path, sha256_of(path))
+        table = pd.read_csv(path, dtype=dict(columns))[list(columns)] if intact else None
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such file; run the {stage} stage again") from None
     except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path}: not {what} ({error}); run the {stage} stage again") from None
+        raise DamagedFileError(f"{path}: not {what} ({error}); {MEND}") from None
+    if table is None:
+        raise DamagedFileError(f"{path}: damaged, does not match {digest_file(path).name}; {MEND}")
+    return table
+
+
+def _sum(path: Path, digest: str) -> bytes:
+    return f"{digest}  {path.name}\n".encode()

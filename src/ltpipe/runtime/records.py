@@ -7,10 +7,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from ltpipe.runtime.errors import DamagedFileError
-from ltpipe.runtime.files import read_json, write_json
+from ltpipe.runtime.errors import MEND, DamagedFileError
+from ltpipe.runtime.files import read_record, write_record
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Record:
@@ -24,7 +24,7 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Write as JSON, floats at full precision."""
-        write_json(path, {"format": FORMAT, "kind": self.KIND, **asdict(self)})
+        write_record(path, {"format": FORMAT, "kind": self.KIND, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -34,7 +34,7 @@ class Record:
             UserError: there is no such file.
             DamagedFileError: it is something else.
         """
-        content = read_json(path)
+        content = read_record(path)
         try:
             if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, cls.KIND):
                 raise ValueError(f"it is no {cls.KIND} of format {FORMAT}")
@@ -45,9 +45,7 @@ class Record:
             return cls(**{name: _checked(value, hints[name], name) for name, value in content.items()})
         except ValueError as error:
             article = "an" if cls.KIND[0] in "aeiou" else "a"
-            raise DamagedFileError(
-                f"{path}: not {article} {cls.KIND}, or damaged ({error}); run its stage again"
-            ) from None
+            raise DamagedFileError(f"{path}: not {article} {cls.KIND}, or damaged ({error}); {MEND}") from None
 
 
 def _checked(value: Any, wanted: Any, name: str) -> Any:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
 from ltpipe.pruning.scores import float32_keys
 from ltpipe.runtime.errors import UserError
@@ -80,7 +80,7 @@ def _reader(folder: Path, manifest: Manifest, scores: str) -> tuple[Callable[[st
         file = ScoreFile(Path(scores))
         file.check_made_for(manifest.fingerprint)
         return file.array, file.signed
-    weights = TensorFile(folder / WEIGHTS)
+    weights = open_weights(folder)
 
     def magnitudes(name: str) -> np.ndarray:
         bits = np.concatenate([block & np.uint32(0x7FFFFFFF) for block in float32_keys(weights, name)])

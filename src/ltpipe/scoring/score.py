@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.computing import Computing, Settings, halving
 from ltpipe.evaluation.inputs import read_sequences
 from ltpipe.evaluation.plan import BatchSizes
@@ -64,7 +64,7 @@ def score_checkpoint(
     wanted = BatchSizes.generous(count, length, rule.batch or settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
 
-    file = TensorFile(folder / WEIGHTS)
+    file = open_weights(folder)
     weight = fetch_from(file, None, torch.device("cpu"), torch.float32)
     fetch = ChangingFetch(fetch_from(file, None, here.device, here.dtype))
     details = {"precision": here.precision, "sequences": digest}

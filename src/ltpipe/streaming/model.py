@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ltpipe.checkpoints.canonical import checked, read_config
 from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.runtime.errors import DamagedFileError
-from ltpipe.runtime.files import read_json
+from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.ahead import Ahead
 from ltpipe.streaming.blocks import (
@@ -48,14 +48,16 @@ def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
     """The model of a canonical checkpoint folder, in eval mode: parameters without storage, buffers with values.
 
     Raises:
-        DamagedFileError: the folder's configuration is of no model that transformers knows.
+        UserError: the configuration or the manifest is missing.
+        DamagedFileError: one of them is damaged, or the configuration is of no model that transformers knows.
     """
     from transformers import AutoConfig
 
+    checked(folder, CONFIG)
     try:
         return skeleton_of(AutoConfig.from_pretrained(folder, local_files_only=True), dtype)
     except Exception as error:  # a damaged configuration raises anything
-        raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); load the model again") from None
+        raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); {MEND}") from None
 
 
 def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
@@ -86,9 +88,9 @@ def stored_precision(folder: Path) -> str:
     Raises:
         DamagedFileError: the configuration does not say it.
     """
-    precision = read_json(folder / CONFIG).get("dtype")
+    precision = read_config(folder).get("dtype")
     if precision not in ("float32", "bfloat16", "float16"):
-        raise DamagedFileError(f"{folder / CONFIG}: dtype is {precision!r}; load the model again")
+        raise DamagedFileError(f"{folder / CONFIG}: dtype is {precision!r}; {MEND}")
     return precision
 
 

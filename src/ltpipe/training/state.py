@@ -15,7 +15,7 @@ from torch import nn
 from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.training.levels import Tensors, apply_mask
 
-FORMAT = "1"
+FORMAT = "2"
 KIND = "training state"
 _PARTS = ("weights", "buffers", "optimizer", "mask", "best")
 

@@ -26,7 +26,7 @@ from ltpipe.training.levels import Kind
 from ltpipe.training.randomness import digest
 from ltpipe.training.tasks import task_names
 
-FORMAT = "1"
+FORMAT = "2"
 KIND = "task"
 _FOLDER = "ltpipe.training.tasks"
 

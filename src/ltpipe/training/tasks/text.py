@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ltpipe.checkpoints.canonical import checked, open_weights
 from ltpipe.checkpoints.contents import manifest_of
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
@@ -115,7 +116,7 @@ class TextTask(ConfiguredTask):
             tokenizer = train_tokenizer(parts["train"], vocabulary, key)
             config.vocab_size = vocabulary
         else:
-            tokenizer = read_tokenizer(Path(checkpoint) / TOKENIZER)
+            tokenizer = read_tokenizer(checked(Path(checkpoint), TOKENIZER))
             initial, buffers = _read_weights(Path(checkpoint))
         windows = {
             part: cut_windows(chosen, tokenizer, sequence_length, separator, f"{key}: {part} documents")
@@ -219,6 +220,7 @@ def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
 def _read_config(folder: Path, key: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
+    checked(folder, CONFIG)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a damaged configuration raises anything
@@ -228,7 +230,7 @@ def _read_config(folder: Path, key: str) -> "PretrainedConfig":
 def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Parameters, those of floating point in float32, and persistent buffers of a canonical checkpoint, by name."""
     entries = Manifest.read(folder / MANIFEST).tensors
-    fetch = fetch_from(TensorFile(folder / WEIGHTS), None, torch.device("cpu"), torch.float32)
+    fetch = fetch_from(open_weights(folder), None, torch.device("cpu"), torch.float32)
     arrays = {name: fetch(name).numpy() for name in sorted(entries, key=str.encode)}
     return (
         {name: array for name, array in arrays.items() if not entries[name].buffer},

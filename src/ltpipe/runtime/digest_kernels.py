@@ -1,0 +1,35 @@
+"""The loop of `ltpipe.runtime.digest`, compiled by numba."""
+
+import numba
+import numpy as np
+
+from ltpipe.runtime.digest import STEP
+
+_STEP, _LOW, _HALF = np.uint64(STEP), np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+def sum_terms(words: np.ndarray, first: int) -> np.uint64:
+    """Sum mod 2^64 of the terms of words, aligned uint64 [N], of which the first is number `first`."""
+    return _sum_terms(words, np.uint64(first), numba.get_num_threads())
+
+
+@numba.njit(cache=True)
+def add_terms(words, first):  # noqa: ANN001, ANN201
+    """As `sum_terms`, to be called by compiled functions."""
+    total, number = np.uint64(0), first * _STEP
+    for i in range(words.size):
+        x = words[i] ^ (number + np.uint64(i) * _STEP)
+        total += (x & _LOW) * (x >> _HALF) + x
+    return total
+
+
+@numba.njit(parallel=True, cache=True)
+def _sum_terms(words, first, parts):  # noqa: ANN001, ANN202
+    sums = np.zeros(parts, np.uint64)
+    for part in numba.prange(parts):
+        begin, end = part * words.size // parts, (part + 1) * words.size // parts
+        sums[part] = add_terms(words[begin:end], first + np.uint64(begin))
+    total = np.uint64(0)
+    for part in range(parts):
+        total += sums[part]
+    return total

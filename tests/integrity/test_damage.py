@@ -1,0 +1,269 @@
+"""Every artefact of a small run, with flipped bits and cut short: its reader in the next stage refuses it by name."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ltpipe.analysis.early_bird import Detector, EarlyBird
+from ltpipe.analysis.early_bird_training import Drawing, watch_training
+from ltpipe.analysis.overlap_tables import OVERLAP, overlap_tables
+from ltpipe.analysis.validation import validate_files
+from ltpipe.analysis.validation_table import VALIDATION, validation_table
+from ltpipe.checkpoints.canonical import checked, open_weights, read_config
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.load import load_checkpoint
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.data.documents import Document
+from ltpipe.data.sequences import TokenSequences, cut_sequences
+from ltpipe.evaluation.agreement import TopTokens
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
+from ltpipe.evaluation.inputs import Disturbance, open_inputs
+from ltpipe.evaluation.iterative import simulate_iterative_pruning
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.simulated import Simulation
+from ltpipe.planning.study import StagePlan
+from ltpipe.planning.table import write_plan
+from ltpipe.pruning.build import make_mask
+from ltpipe.pruning.export import export_smaller
+from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint
+from ltpipe.pruning.masks import read_mask, write_whole_mask
+from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.reporting.report import Sources, write_report
+from ltpipe.reporting.tables import gathered, read_tickets
+from ltpipe.reporting.training_terminal import read_findings, read_levels
+from ltpipe.runtime.errors import MEND, DamagedFileError
+from ltpipe.runtime.files import read_record
+from ltpipe.runtime.frames import write_csv
+from ltpipe.runtime.simulation import Peak
+from ltpipe.runtime.sources import Source
+from ltpipe.scoring.score import score_checkpoint
+from ltpipe.training import settings as training_settings
+from ltpipe.training.computing import Computing
+from ltpipe.training.connect import line_between
+from ltpipe.training.connectivity import Connectivity
+from ltpipe.training.prune import PruningRule, prune_level
+from ltpipe.training.record import LearningRecord
+from ltpipe.training.run import Named, Training, train_fully, train_to
+from ltpipe.training.state import read_state, start_of, write_state
+from ltpipe.training.task import prepared_task, read_task, write_task
+from ltpipe.workflow import grid
+
+CPU = Settings(device="cpu", threads=1)
+READ_BY_NONE = None
+"""Products: people and other tools read them, and no stage."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of an artefact, and how the stages that need it read it: all that they take from it."""
+
+    path: str
+    read: Callable[[Path], Any] | None
+
+
+def tensors(file: TensorFile) -> dict[str, bytes]:
+    return {name: file.array(name).tobytes() for name in file.specs}
+
+
+def top(path: Path) -> TopTokens:
+    inputs = open_inputs(path.parent / "llama", path.parent / "text.sequences", None, None, None)
+    return TopTokens.read(path, inputs.measured_on, inputs.sequences.size - len(inputs.sequences), 96)
+
+
+def scores(path: Path) -> tuple[str, bool, dict[str, bytes]]:
+    file = ScoreFile(path)
+    return file.criterion, file.signed, {name: file.array(name).tobytes() for name in file.names}
+
+
+CHECKPOINT = (
+    Kept(f"llama/{WEIGHTS}", lambda path: tensors(open_weights(path.parent))),
+    Kept(f"llama/{MANIFEST}", Manifest.read),
+    Kept(f"llama/{CONFIG}", lambda path: read_config(path.parent)),
+    Kept(f"llama/{TOKENIZER}", lambda path: checked(path.parent, path.name)),
+    Kept(f"llama/{TOKENIZER_CONFIG}", lambda path: checked(path.parent, path.name)),
+)
+METRICS, SEQUENCES = Metrics.read, TokenSequences.read
+KINDS: dict[str, tuple[Kept, ...]] = {
+    "CHECKPOINT": CHECKPOINT,
+    "SEQUENCES": (Kept("text.sequences", SEQUENCES),),
+    "CALIBRATION": (Kept("calibration.sequences", SEQUENCES),),
+    "SCORES": (Kept("wanda.scores", scores),),
+    "HISTOGRAM": (Kept("magnitude.histogram", KeyHistogram.read),),
+    "MASK": (Kept("0.5.mask", read_mask),),
+    "SMALLER": (
+        Kept(f"smaller/{WEIGHTS}", lambda path: tensors(TensorFile(path))),
+        *(Kept(f"smaller/{name}", READ_BY_NONE) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)),
+    ),
+    "BASELINE": (Kept("baseline.json", METRICS),),
+    "TICKET": (Kept("ticket.json", METRICS),),
+    "TOP_TOKENS": (Kept("top.safetensors", top),),
+    "PERTURBED_DENSE": (Kept("perturbed-dense.json", METRICS),),
+    "PERTURBED_TICKET": (Kept("perturbed-ticket.json", METRICS),),
+    "OVERLAP": (
+        Kept("overlap.csv", lambda path: gathered([path], OVERLAP, "an overlap table", "overlap").to_csv()),
+        Kept("overlap.csv.sha256", lambda path: gathered([path.with_suffix("")], OVERLAP, "", "").to_csv()),
+        Kept("overlap.parquet", READ_BY_NONE),
+    ),
+    "VALIDATION": (
+        Kept("validation.csv", lambda path: gathered([path], VALIDATION, "a validation table", "").to_csv()),
+        Kept("validation.csv.sha256", lambda path: gathered([path.with_suffix("")], VALIDATION, "", "").to_csv()),
+    ),
+    "SIMULATION": (Kept("simulation.json", Simulation.read), Kept("simulation.safetensors", read_mask)),
+    "TASK": (Kept("task.safetensors", lambda path: read_task(path).identity),),
+    "POINT": (Kept("point.safetensors", read_state),),
+    "LEVEL_MASK": (Kept("level.mask", read_mask),),
+    "TRAINED": (
+        Kept("ticket.safetensors", read_state),
+        Kept("ticket.safetensors.resume", lambda path: read_state(path, "this")),
+    ),
+    "RECORD": (Kept("record.json", LearningRecord.read),),
+    "CONNECTIVITY": (Kept("connectivity.json", Connectivity.read),),
+    "EARLY_BIRD": (Kept("bird.json", EarlyBird.read), Kept("bird.safetensors", read_mask)),
+    "REPORT": (
+        Kept("report/tickets.csv", lambda path: read_tickets(path).to_csv()),
+        Kept("report/levels.csv", lambda path: read_levels(path).to_csv()),
+        Kept("report/findings.csv", lambda path: read_findings(path).to_csv()),
+    ),
+    "PLAN": (Kept("plan.json", read_record),),
+}
+"""By the constant of `grid` that names the artefact."""
+
+FILES = [kept for kind in KINDS.values() for kept in kind if kept.read]
+
+
+def test_every_artefact_of_the_grid_is_here():
+    named = {name for name, value in vars(grid).items() if name.isupper() and str(value).startswith("results/")}
+    assert {name for name in named if not name.startswith("_")} == KINDS.keys()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, source_folder) -> Path:
+    """One small run by the functions that the stages call."""
+    root = tmp_path_factory.mktemp("run")
+    llama = root / "llama"
+    load_checkpoint(Source(str(source_folder("llama"))), None, "auto", llama)
+    documents = [Document("a", " ".join(f"w{number**2 % 93}" for number in range(300)))]
+    for name in ("text", "calibration"):
+        cut_sequences(documents, llama / TOKENIZER, 16, 4, " ", "data.text").write(root / f"{name}.sequences")
+    text, histogram, mask = root / "text.sequences", root / "magnitude.histogram", root / "0.5.mask"
+    score_checkpoint(llama, "wanda", root / "wanda.scores", Selection(), root / "calibration.sequences", CPU)
+    count_checkpoint(llama, "magnitude", None, Selection()).write(histogram)
+    make_mask(llama, histogram, "layer", "0.5", mask)
+    make_mask(llama, histogram, "layer", "0.7", root / "0.7.mask")
+    make_mask(llama, histogram, "blocks", "0.4", root / "blocks.mask")
+    export_smaller(llama, root / "blocks.mask", root / "smaller")
+    _evaluations(root, llama, text, mask)
+    names = ("llama", "text")
+    simulate_iterative_pruning(llama, histogram, text, CPU, 0.5, 2, 1, names, root / "simulation.safetensors").write(
+        root / "simulation.json"
+    )
+    masks = [mask, root / "0.7.mask"]
+    write_csv(overlap_tables("llama", masks)[0], root / "overlap.csv")
+    verdicts = validate_files(masks, llama / MANIFEST, llama / CONFIG)
+    write_csv(validation_table("llama", verdicts), root / "validation.csv")
+    _study(root)
+    sources = Sources(
+        (root / "baseline.json",), (root / "ticket.json",), (root / "overlap.csv",), records=(root / "record.json",)
+    )
+    write_report(sources, root / "report")
+    write_plan([StagePlan("llama", "mask", "", 1, Peak({}), 1, 1)], root / "plan.json")
+    return root
+
+
+def _evaluations(root: Path, llama: Path, text: Path, mask: Path) -> None:
+    names, noise = {"model": "llama", "data": "text"}, Disturbance("noise-0.1", 0)
+    tops, baseline = root / "top.safetensors", root / "baseline.json"
+    evaluate_checkpoint(llama, text, CPU, names, top_tokens=tops, top_k=4).write(baseline)
+    for name, given, disturbance in (
+        ("ticket", mask, None),
+        ("perturbed-dense", None, noise),
+        ("perturbed-ticket", mask, noise),
+    ):
+        metrics = evaluate_checkpoint(
+            llama, text, CPU, names, given, baseline, top_tokens=tops, top_k=4, disturbance=disturbance
+        )
+        metrics.write(root / f"{name}.json")
+
+
+def _study(root: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 16))
+    np.savetxt(root / "digits.csv", np.c_[pixels, np.arange(60) % 4], "%d", ",")
+    options = {"model": "lenet-300-100", "source": str(root / "digits.csv"), "validation": 10, "test": 10}
+    write_task(root / "task.safetensors", "images", prepared_task("images", options | {"split_seed": 0}, "task"))
+    task, cpu = read_task(root / "task.safetensors"), Computing("cpu")
+    how = training_settings.Settings("adam", 0.01, 4, 10, 2, 0)
+    training = Training(task, how, start_of(task.start(0)), cpu)
+    train_to(training, 1, root / "point.safetensors")
+    train_fully(training, root / "ticket.safetensors", root / "record.json", Named(level=0))
+    ticket = read_state(root / "ticket.safetensors")
+    write_state(root / "ticket.safetensors.resume", ticket, "this")
+    write_whole_mask(root / "level.mask", prune_level(task, ticket, PruningRule(), 0, cpu))
+    line = line_between(task, ticket, ticket, cpu)
+    Connectivity.of("study", 0, 0, ("ticket", "order-1"), line).write(root / "connectivity.json")
+    found, bird = watch_training(training, Drawing("0.5", every=1), Detector(), Named())
+    found.write(root / "bird.json")
+    write_whole_mask(root / "bird.safetensors", bird)
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> Iterator[bytes]:
+    """A bit flipped anywhere, or where headers and first entries are; what a truncation leaves; zeroed pages."""
+    for reach in (len(content), min(len(content), 600)):
+        for position in rng.integers(0, 8 * reach, 40):
+            flipped = bytearray(content)
+            flipped[position // 8] ^= 1 << position % 8
+            yield bytes(flipped)
+    for length in {0, 7, 8, len(content) - 1, *rng.integers(0, len(content), 12).tolist()}:
+        yield content[:length]
+    start = int(rng.integers(0, len(content)))
+    zeroed = content[:start] + bytes(min(512, len(content) - start)) + content[start + 512 :]
+    yield from [zeroed] if zeroed != content else []
+
+
+def same(found: object, sound: object) -> bool:
+    """Whether two things that were read are equal, tensors and arrays in them too."""
+    if isinstance(sound, torch.Tensor | np.ndarray):
+        return type(found) is type(sound) and found.dtype == sound.dtype and bool((found == sound).all())
+    if isinstance(sound, dict):
+        return found.keys() == sound.keys() and all(same(found[key], value) for key, value in sound.items())
+    if isinstance(sound, list | tuple):
+        return len(found) == len(sound) and all(map(same, found, sound))
+    return same(vars(found), vars(sound)) if hasattr(sound, "__dict__") else found == sound
+
+
+@pytest.mark.parametrize("kept", FILES, ids=lambda kept: kept.path)
+def test_damage_is_refused_by_name(kept: Kept, run: Path):
+    path = run / kept.path
+    content, sound, refused = path.read_bytes(), kept.read(path), 0
+    rng = np.random.default_rng(list(kept.path.encode()))
+    try:
+        for number, damage in enumerate(damaged(content, rng)):
+            _put(path, damage)
+            try:
+                found = kept.read(path)
+            except DamagedFileError as error:
+                refused += 1
+                message = str(error)
+                assert str(path).removesuffix(".sha256") in message
+                assert MEND in message
+                assert "\n" not in message
+            else:
+                assert same(found, sound), f"damage {number} was used"
+        assert refused > number * 0.9, "what changes nothing is rare"
+    finally:
+        _put(path, content)
+    assert same(kept.read(path), sound)
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Put another file in its place; one that is mapped must not change under its reader."""
+    other = path.with_name("other")
+    other.write_bytes(content)
+    other.replace(path)
