@@ -8,6 +8,7 @@ import numpy as np
 
 from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
 from ltpipe.pruning.masks import FORMAT, Mask
+from ltpipe.runtime.files import read_record, write_record
 
 CHECKPOINT = "c0ffee" * 10 + "abcd"
 
@@ -32,6 +33,18 @@ def save_mask(mask: Mask, path: Path) -> Path:
     }  # fmt: skip
     write_tensors(path, [TensorData.of(name, bits) for name, bits in mask.bits.items()], metadata)
     return path
+
+
+def rewritten(path: Path, **changes: object) -> Path:
+    """A record with other entries, and the checksum of what it then says: not damaged, but not what was meant."""
+    content = read_record(path)
+    write_record(path, content | changes)
+    return path
+
+
+def save_weights(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Weights of a canonical checkpoint, not bfloat16, with checksums of their own."""
+    write_tensors(path, [TensorData.of(name, array) for name, array in sorted(tensors.items())], {"format": "pt"})
 
 
 def exact(shape: tuple[int, ...], kept: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,10 +1,10 @@
 """Metrics files: what is written is read back, what breaks the schema is refused."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from handmade import rewritten
 
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.runtime.errors import DamagedFileError
@@ -74,7 +74,7 @@ def test_round_trip_keeps_every_digit(tmp_path: Path):
 def test_schema_refuses(key: str, value: object, tmp_path: Path):
     path = tmp_path / "m.json"
     METRICS.write(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    rewritten(path, **{key: value})
     with pytest.raises(DamagedFileError, match=str(path)):
         Metrics.read(path)
 

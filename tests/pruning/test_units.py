@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
+from handmade import rewritten, save_weights
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structured import make, masks, units_by_hand
@@ -20,6 +22,7 @@ from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scores import RankKeys, criterion_named
 from ltpipe.pruning.units import UnitCutter, choose, unit_scores
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import sha256_of
 
 
 def oracle(folder: Path, scope: str, sparsity: str, name: str) -> dict[str, np.ndarray]:
@@ -251,6 +254,7 @@ def test_configuration_of_another_model_is_refused(change, words, unit_folder, t
     shutil.copytree(unit_folder("llama"), tmp_path / "model")
     config = tmp_path / "model/config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    rewritten(tmp_path / "model/manifest.json", files={"config.json": sha256_of(config)})
     with pytest.raises(UserError, match=words):
         make(tmp_path / "model", "heads", "0.3", tmp_path / "mask")
 
@@ -262,8 +266,8 @@ def test_weights_that_changed_to_nan_are_refused(unit_folder, tmp_path):
     from ltpipe.pruning.histogram import count_checkpoint
 
     count_checkpoint(tmp_path / "model", "magnitude", None, Selection()).write(tmp_path / "histogram")
-    tensors = safetensors.torch.load_file(tmp_path / "model/model.safetensors")
+    tensors = safetensors.numpy.load_file(tmp_path / "model/model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
-    safetensors.torch.save_file(tensors, tmp_path / "model/model.safetensors", {"format": "pt"})
+    save_weights(tmp_path / "model/model.safetensors", tensors)
     with pytest.raises(UserError, match=r"model.layers.1.mlp.up_proj.weight.* changed since it was counted"):
         make_mask(tmp_path / "model", tmp_path / "histogram", "channels", "0.3", tmp_path / "mask")

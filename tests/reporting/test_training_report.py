@@ -180,7 +180,7 @@ def test_a_report_of_studies_alone(report):
     )  # fmt: skip
     assert {path.name for path in report.iterdir()} == {
         "index.html",
-        *(f"{name}.csv" for name in (*csv, *both)),
+        *(f"{name}.csv{digest}" for name in (*csv, *both) for digest in ("", ".sha256")),
         *(f"{name}.parquet" for name in both),
         *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
     }

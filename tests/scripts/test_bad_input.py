@@ -22,6 +22,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import safetensors.numpy
+from handmade import rewritten, save_weights
 from studies import line, record
 from tiny import save_tiny
 
@@ -164,7 +165,7 @@ def damage(study: Study) -> None:
         shutil.copytree(study / "llama", study / name)
         tensors = safetensors.numpy.load_file(study / name / WEIGHTS)
         change(tensors)
-        safetensors.numpy.save_file(tensors, study / name / WEIGHTS, {"format": "pt"})
+        save_weights(study / name / WEIGHTS, tensors)
 
     for name, value in (("nan", np.nan), ("inf", np.inf), ("minus-inf", -np.inf)):
         weights_of(name, lambda t, value=value: t["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 4), value))
@@ -176,23 +177,23 @@ def damage(study: Study) -> None:
     shutil.copytree(study / "llama", study / "no-config")
     (study / "no-config" / CONFIG).unlink()
     shutil.copytree(study / "llama", study / "edited-manifest")
-    manifest = json.loads((study / "llama" / MANIFEST).read_text())
-    manifest["tensors"].pop("lm_head.weight")
-    (study / "edited-manifest" / MANIFEST).write_text(json.dumps(manifest))
+    manifest = study / "edited-manifest" / MANIFEST
+    tensors = json.loads(manifest.read_text())["tensors"]
+    tensors.pop("lm_head.weight")
+    rewritten(manifest, tensors=tensors)
     save_tiny("llama", study / "one-shard-less", shard="10KB")
     (study / "one-shard-less" / "model-00003-of-00017.safetensors").unlink()
     shutil.copytree(study / "source", study / "one-tensor-less")
     shutil.copy(study / "lacking" / WEIGHTS, study / "one-tensor-less")
 
     whole = (study / "ticket").read_bytes()
-    metrics = json.loads(whole)
     (study / "half-ticket").write_bytes(whole[: len(whole) // 2])
     (study / "empty").write_bytes(b"")
     (study / "list").write_text("[]")
     (study / "zeros").write_bytes(bytes(100))
     for name, change in {"no-loss": {"loss": None}, "text-loss": {"loss": "low"}, "old": {"format": 0}}.items():
-        (study / name).write_text(json.dumps(metrics | change))
-    (study / "stranger").write_text(json.dumps(metrics | {"model": "stranger"}))
+        rewritten(Path(shutil.copy(study / "ticket", study / name)), **change)
+    rewritten(Path(shutil.copy(study / "ticket", study / "stranger")), model="stranger")
     (study / "rows.jsonl").write_text('{"text": "w1"}\n{"text": 2}\n')
 
 

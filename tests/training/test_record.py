@@ -1,12 +1,13 @@
 """Learning records, lines and detections on disk: read as written, and nothing else is read."""
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
+from handmade import rewritten
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import read_record, write_record
 from ltpipe.training.connectivity import Connectivity, Line
 from ltpipe.training.record import Branch, LearningRecord
 
@@ -69,7 +70,7 @@ def test_a_record_knows_its_early_stop_and_density():
 def test_anything_else_is_refused_by_name(written, changes, words, tmp_path):
     path = tmp_path / "a.json"
     written.write(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    rewritten(path, **changes)
     with pytest.raises(DamagedFileError) as error:
         type(written).read(path)
     assert str(path) in str(error.value)
@@ -87,11 +88,12 @@ def test_truncated_missing_and_foreign_files(tmp_path):
     LINE.write(path)
     with pytest.raises(DamagedFileError, match="no learning record"):
         LearningRecord.read(path)
-    path.write_text(json.dumps({"format": 1, "kind": "learning record", **asdict(RECORD)} | {"test_loss": 1}))
+    RECORD.write(path)
+    rewritten(path, test_loss=1)
     assert LearningRecord.read(path).test_loss == 1.0
-    content = json.loads(path.read_text())
+    content = read_record(path)
     del content["kept"]
-    path.write_text(json.dumps(content))
+    write_record(path, content)
     with pytest.raises(DamagedFileError, match="keys missing or not known: kept"):
         LearningRecord.read(path)
 

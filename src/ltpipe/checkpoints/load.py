@@ -116,6 +116,15 @@ def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
                 f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])}{' …' * (len(names) > 3)}; "
                 "it is incomplete or does not fit its configuration"
             )
+    if unused := sorted(report.get("unexpected_keys") or ()):
+        logger.warning(
+            "%s: %d tensors of '%s' are no part of the model and are left out: %s%s",
+            key,
+            len(unused),
+            place,
+            ", ".join(unused[:3]),
+            " …" * (len(unused) > 3),
+        )
     return model.eval()
 
 

@@ -53,16 +53,17 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
         UserError: there is no such file.
         DamagedFileError: it lacks columns or holds other values.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run the {stage} stage again")
+    beside = digest_file(path)
+    if not beside.is_file():
+        raise DamagedFileError(f"{path}: not {what} ({beside.name} is not beside it); {MEND}")
+    if beside.read_bytes() != _sum(path, sha256_of(path)):
+        raise DamagedFileError(f"{path}: damaged, does not match {beside.name}; {MEND}")
     try:
-        intact = digest_file(path).read_bytes() == _sum(path, sha256_of(path))
-        table = pd.read_csv(path, dtype=dict(columns))[list(columns)] if intact else None
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file; run the {stage} stage again") from None
+        return pd.read_csv(path, dtype=dict(columns))[list(columns)]
     except (KeyError, ValueError) as error:
         raise DamagedFileError(f"{path}: not {what} ({error}); {MEND}") from None
-    if table is None:
-        raise DamagedFileError(f"{path}: damaged, does not match {digest_file(path).name}; {MEND}")
-    return table
 
 
 def _sum(path: Path, digest: str) -> bytes:
