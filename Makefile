@@ -22,6 +22,7 @@ help: ## list the targets
 
 .PHONY: run
 run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file, CORES=n, GPUS=n)
+	@$(if $(CONFIG),$(BIN)/ltpipe check --config $(CONFIG))
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --levels $(REPORT)/levels.csv \
 	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html

@@ -7,6 +7,15 @@ from snakemake.utils import min_version
 min_version("9.20")
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
+from ltpipe.runtime.errors import UserError
+from ltpipe.workflow.configfile import read_config
+
+# Strictly: Snakemake itself takes the last of two equal keys.
+try:
+    for file in workflow.config_settings.configfiles or ["config/config.yaml"]:
+        read_config(Path(file))
+except UserError as error:
+    sys.exit(f"error: {error}")
 
 # Snakemake would merge a --configfile into this one, key by key; a study is what one file says.
 if not workflow.config_settings.configfiles:

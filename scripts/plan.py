@@ -1,25 +1,32 @@
 """Say what every stage of a study will need, and write it as JSON."""
 
-import json
 from pathlib import Path
 
 from ltpipe.planning.study import fits, plan_study
 from ltpipe.planning.table import print_plan, verdict, write_plan
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import read_object
+from ltpipe.workflow.config import check_config
+from ltpipe.workflow.configfile import read_config
 
 
-def main(*, study: str, output: Path) -> None:
+def main(*, study: str, output: Path, schema: Path = Path("workflow/schemas/config.schema.yaml")) -> None:
     """Say what every stage of a study will need, and write it as JSON.
 
     Args:
         study: checked configuration, with all defaults, as JSON.
         output: JSON file to write.
+        schema: of the configuration.
 
     Raises:
         UserError: something does not fit.
     """
-    plan = plan_study(json.loads(study))
+    try:
+        config = read_object(study)
+    except ValueError as error:
+        raise UserError(f"study: no JSON ({error})") from None
+    plan = plan_study(check_config(config, read_config(schema)))
     write_plan(plan, output)
     print_plan(plan)
     if not fits(plan):

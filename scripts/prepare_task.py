@@ -1,10 +1,10 @@
 """Read the examples of a task, split them, and keep them with the description of the model in one file."""
 
-import json
 from pathlib import Path
 
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import read_object
 from ltpipe.training.task import prepared_task, write_task
 
 
@@ -27,9 +27,9 @@ def main(*, task: str, options: str, output: Path, study: str = "study", checkpo
 
 def _read(options: str) -> dict[str, object]:
     try:
-        return dict(json.loads(options))
+        return dict(read_object(options))
     except (ValueError, TypeError) as error:
-        raise UserError(f"options: '{options}' is no mapping in JSON ({error})") from None
+        raise UserError(f"options: '{options[:100]}' is no mapping in JSON ({error})") from None
 
 
 if __name__ == "__main__":

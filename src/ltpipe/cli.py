@@ -1,8 +1,8 @@
 """The `ltpipe` command."""
 
 import sys
+from math import inf
 from pathlib import Path
-from typing import Any
 
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
@@ -29,10 +29,11 @@ def plan(
     from ltpipe.planning.study import fits, plan_study
     from ltpipe.planning.table import print_plan, write_plan
     from ltpipe.workflow.config import check_config
+    from ltpipe.workflow.configfile import read_config
 
-    if device_memory is not None and device_memory <= 0:
+    if device_memory is not None and not 0 < device_memory < inf:
         raise UserError(f"device_memory: {device_memory} is not allowed; allowed is a number of GiB above 0")
-    checked = check_config(_yaml(config), _yaml(schema))
+    checked = check_config(read_config(config), read_config(schema))
     planned = plan_study(checked, device_memory)
     if output is not None:
         write_plan(planned, output)
@@ -41,20 +42,32 @@ def plan(
         sys.exit(2)
 
 
+def check(
+    *,
+    config: Path = Path("config/config.yaml"),
+    schema: Path = Path("workflow/schemas/config.schema.yaml"),
+) -> None:
+    """Check the configuration of a study, and run nothing.
+
+    Snakemake reads a `--configfile` before it reads ltpipe: it takes the last of two equal keys, and evaluates a file
+    that asks for it as Python. This command does neither.
+
+    Args:
+        config: of the study.
+        schema: of the configuration, in ltpipe's checkout.
+    """
+    from ltpipe.workflow.config import check_config
+    from ltpipe.workflow.configfile import read_config
+
+    check_config(read_config(config), read_config(schema))
+
+
+COMMANDS: dict[str, stage.Main] = {"plan": plan, "check": check}
+
+
 def main() -> None:
     """Run the command that the arguments name."""
-    stage.run({"plan": plan})
-
-
-def _yaml(path: Path) -> Any:
-    import yaml
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; run ltpipe in its checkout, or name the file")
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    stage.run(COMMANDS)
 
 
 if __name__ == "__main__":

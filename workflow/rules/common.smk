@@ -5,8 +5,6 @@ import re
 import shlex
 from functools import cache
 
-import yaml
-
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.errors import UserError
@@ -15,20 +13,20 @@ from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.workflow import grid, studies
 from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
+from ltpipe.workflow.configfile import read_config
 
 # Jobs run the code of this checkout, with the Python that runs snakemake, whatever the caller's PATH says.
 shell.prefix(
-    f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH" PYTHONPATH="{workflow.basedir}/src"; '
+    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    f" PYTHONPATH={shlex.quote(f'{workflow.basedir}/src')}; "
 )
 
 
 def checked(config: dict) -> dict:
     """The configuration with its defaults; ends the run with one line if it cannot be run."""
-    schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml").read_text(
-        encoding="utf-8"
-    )
+    schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml")
     try:
-        return check_config(config, yaml.safe_load(schema))
+        return check_config(config, read_config(schema))
     except UserError as error:
         sys.exit(f"error: {error}")  # a WorkflowError would add three lines about this file
 
@@ -49,11 +47,19 @@ def code(script: str, *plugins: Path) -> str:
 
 
 def model_source(wildcards) -> Source:
-    return Source(config["models"][wildcards.model]["source"])
+    return Source(config["models"][wildcards.model]["source"], f"models.{wildcards.model}.source")
 
 
 def text_source(wildcards) -> Source:
-    return Source(config["data"][wildcards.data]["source"])
+    return Source(config["data"][wildcards.data]["source"], f"data.{wildcards.data}.source")
+
+
+def files_of(source: Source, *suffixes: str) -> list[str]:
+    """The files of a source as inputs; ends the run with one line if Snakemake cannot name one."""
+    try:
+        return source.files(*suffixes)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def job_threads() -> int:

@@ -2,7 +2,7 @@
 rule checkpoint:
     input:
         script="scripts/load_model.py",
-        files=lambda wildcards: model_source(wildcards).files(".safetensors", ".json"),
+        files=lambda wildcards: files_of(model_source(wildcards), ".safetensors", ".json"),
     output:
         weights=f"{grid.CHECKPOINT}/model.safetensors",
         manifest=f"{grid.CHECKPOINT}/manifest.json",
@@ -19,7 +19,7 @@ rule checkpoint:
         tokenizer=lookup("models/{model}/tokenizer", within=config),
         dtype=lookup("models/{model}/dtype", within=config),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --source {params.source:q} --tokenizer {params.tokenizer:q}"
+        "LTPIPE_LOG={log:q} python {input.script} --source={params.source:q} --tokenizer={params.tokenizer:q}"
         " --dtype {params.dtype} --name {wildcards.model} --output {params.folder}"
 
 
@@ -29,7 +29,7 @@ rule sequences:
         script="scripts/prepare_data.py",
         tokenizer=rules.checkpoint.output.tokenizer,
         manifest=rules.checkpoint.output.manifest,
-        files=lambda wildcards: text_source(wildcards).files(".txt", ".jsonl", ".parquet"),
+        files=lambda wildcards: files_of(text_source(wildcards), ".txt", ".jsonl", ".parquet"),
     output:
         grid.SEQUENCES,
     log:
@@ -46,7 +46,7 @@ rule sequences:
         sequence_length=lookup("evaluate/sequence_length", within=config),
         num_sequences=lambda wildcards: grid.evaluated_sequences(config, wildcards.data),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --source {params.source:q} --tokenizer {input.tokenizer}"
-        " --files {params.files:q} --field {params.field:q} --documents {params.documents}"
-        " --separator {params.separator:q} --sequence-length {params.sequence_length} --num-sequences {params.num_sequences}"
+        "LTPIPE_LOG={log:q} python {input.script} --source={params.source:q} --tokenizer {input.tokenizer}"
+        " --files={params.files:q} --field={params.field:q} --documents {params.documents}"
+        " --separator={params.separator:q} --sequence-length {params.sequence_length} --num-sequences {params.num_sequences}"
         " --protocol {params.protocol} --name {wildcards.data} --output {output}"

@@ -22,7 +22,7 @@ def task_source(wildcards) -> Source | None:
 
 def task_files(wildcards) -> list[str]:
     source = task_source(wildcards)
-    return source.files(*images.SUFFIXES, *documents.SUFFIXES) if source else []
+    return files_of(source, *images.SUFFIXES, *documents.SUFFIXES) if source else []
 
 
 def task_identity(wildcards) -> str | None:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*"]
 _CHUNK = 1 << 24
+_LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
 def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder: Path) -> Manifest:
@@ -107,8 +108,7 @@ def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
             **where,
         )
     except Exception as error:  # damaged configurations and GGUF files raise anything, struct.error included
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{key}: transformers cannot load '{place}' as a causal language model: {reason}") from None
+        raise UserError(_unloadable(place, error, key)) from None
     for problem in ("missing_keys", "mismatched_keys"):
         if report.get(problem):
             names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[problem])
@@ -141,11 +141,42 @@ def _check_folder(folder: Path, key: str) -> None:
     named = {"": WEIGHTS} if single else read_json(index).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise UserError(f"{key}: '{index}' has no weight_map from tensors to shards; fetch it again")
-    shards = set(named.values())
-    for shard in sorted(shards):
+    sizes: list[int] = []
+    for shard in sorted(set(named.values())):
+        if not shard or shard != Path(shard).name or "\0" in shard:
+            raise UserError(f"{key}: '{index}' names {shard!r}; allowed are files beside its index, fetch it again")
         if not (folder / shard).is_file():
             raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
-        TensorFile(folder / shard).check_all()
+        file = TensorFile(folder / shard)
+        file.check_all()
+        sizes += [spec.size for spec in file.specs.values()]
+    _check_size(folder, sizes, key)
+
+
+def _check_size(folder: Path, sizes: list[int], key: str) -> None:
+    """Refuse a configuration of a far larger model than the files hold, before room is made for it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    content = read_json(folder / CONFIG)
+    for name in _LAYERS:
+        if isinstance(layers := content.get(name), int) and layers > len(sizes):
+            raise UserError(f"{key}: '{folder}' has {len(sizes)} tensors, too few for {name} {layers} in {CONFIG}")
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # a damaged configuration raises anything
+        raise UserError(_unloadable(folder, error, key)) from None
+    if (described := sum(parameter.numel() for parameter in model.parameters())) > 2 * sum(sizes):
+        raise UserError(
+            f"{key}: '{folder}' holds {sum(sizes):,} weights, its {CONFIG} describes a model of {described:,}; "
+            "it is incomplete or does not fit its configuration"
+        )
+
+
+def _unloadable(place: Path, error: Exception, key: str) -> str:
+    reason = str(error).strip().split("\n")[0]
+    return f"{key}: transformers cannot load '{place}' as a causal language model: {reason}"
 
 
 def _tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":

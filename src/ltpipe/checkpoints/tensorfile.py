@@ -22,7 +22,7 @@ import numpy as np
 
 from ltpipe.runtime.digest import Digest, digest
 from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.files import atomic_write, check_file, read_object
 
 STORAGE: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,
@@ -173,7 +173,18 @@ def artefact(path: Path, kind: str, version: str) -> Iterator[TensorFile]:
         raise DamagedFileError(f"{path}: a {kind} without checksums, which ltpipe has not written; {MEND}")
     try:
         yield file
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+    except DamagedFileError:
+        raise
+    except (
+        UserError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise DamagedFileError(f"{path}: damaged {kind} ({type(error).__name__}: {error}); {MEND}") from None
 
 
@@ -269,24 +280,22 @@ def _bytes(chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 def _read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorSpec], list[str], int]:
     """Metadata, tensors, the digests of header and tensors if there are any, and where the tensors begin."""
-    try:
-        length = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            if len(prefix) < 8:
-                raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file; {MEND_ANY}")
-            size = struct.unpack("<Q", prefix)[0]
-            if size > min(_HEADER_LIMIT, length - 8):
-                raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header; {MEND_ANY}")
-            text = file.read(size)
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file") from None
+    check_file(path)
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file; {MEND_ANY}")
+        size = struct.unpack("<Q", prefix)[0]
+        if size > min(_HEADER_LIMIT, length - 8):
+            raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header; {MEND_ANY}")
+        text = file.read(size)
     # A tool that copies metadata to a file of its own puts it elsewhere, and its digests mean nothing.
     sealed = text.startswith(_BEFORE_DIGESTS)
     if sealed and not text.startswith(_of_header(text).encode(), len(_BEFORE_DIGESTS)):
         raise DamagedFileError(f"{path}: damaged, its header does not match its checksum; {MEND}")
     try:
-        header = json.loads(text)
+        header = read_object(text.decode())
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(text, str) for text in [*metadata, *metadata.values()]):
             raise ValueError("metadata that is not text")
@@ -316,8 +325,9 @@ def _check_contiguous(specs: Iterable[TensorSpec]) -> int:
 def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
     if entry["dtype"] not in STORAGE:
         raise DamagedFileError(f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}")
-    shape = tuple(int(length) for length in entry["shape"])
-    begin, end = (int(offset) for offset in entry["data_offsets"])
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int for number in (*shape, begin, end)):
+        raise ValueError(f"tensor {name!r} has a shape or offsets that are not whole numbers")
     spec = TensorSpec(entry["dtype"], shape, begin, end)
     if end - begin != spec.size * np.dtype(STORAGE[spec.dtype]).itemsize or min(0, begin, *shape) < 0:
         raise ValueError(f"tensor {name!r} of shape {shape} cannot fill bytes {begin} to {end}")

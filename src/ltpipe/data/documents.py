@@ -1,7 +1,6 @@
 """Texts as named documents, whatever they are stored in."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,12 +11,15 @@ import numpy as np
 
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import read_object
 from ltpipe.runtime.sources import Source
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 Part = Literal["all", "evaluation", "calibration"]
 JOINT = "\n\n"
 """What the protocol of the literature joins documents with."""
+
+_STRINGS = ("string", "large_string", "string_view", "null", "dictionary<values=string, indices=int32, ordered=0>")
 
 _CALIBRATION_SHARE = 5  # one document in five
 
@@ -129,8 +131,8 @@ def _documents(path: Path, name: str, field: str) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            content = json.loads(line)[field]
-        except (json.JSONDecodeError, KeyError, TypeError):
+            content = read_object(line)[field]
+        except (KeyError, TypeError, ValueError):
             raise UserError(f"{path}: line {number} is no JSON object with the key '{field}'") from None
         if not isinstance(content, str):
             raise UserError(f"{path}: line {number}: '{field}' is {type(content).__name__}, expected a string")
@@ -153,6 +155,8 @@ def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
         raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
     if column is None:
         raise UserError(f"{path}: has no column '{field}' but {', '.join(names)}; set the text's key field")
+    if (kind := str(file.schema_arrow.field(field).type)) not in _STRINGS:
+        raise UserError(f"{path}: column '{field}' holds {kind}, expected strings; set the text's key field")
     for number, text in enumerate(column, 1):
         if isinstance(text, str):
             yield Document(f"{name}:{number}", text)

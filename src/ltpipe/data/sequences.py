@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
 from ltpipe.data.documents import JOINT, Document
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.files import check_file, sha256_of
 from ltpipe.runtime.progress import track
 
 FORMAT = "2"
@@ -67,6 +67,8 @@ class TokenSequences:
             )
             if sequences.input_ids.ndim != 2 or sequences.input_ids.dtype != np.int32:
                 raise ValueError("input_ids is not a table of int32")
+            if sequences.input_ids.size and (smallest := int(sequences.input_ids.min())) < 0:
+                raise ValueError(f"token {smallest}")
         return sequences
 
 
@@ -120,6 +122,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     Raises:
         UserError: it is missing or none.
     """
+    check_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more special

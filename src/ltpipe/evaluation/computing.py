@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -76,7 +77,7 @@ class Computing:
             UserError: a setting is not allowed, or the machine has no such device.
         """
         for name in ("micro_batch", "device_memory"):
-            if getattr(settings, name) < 0:
+            if not 0 <= getattr(settings, name) < inf:
                 raise UserError(f"{name}: {getattr(settings, name)} is not allowed; allowed are 0 (automatic) and more")
         threads = available_threads(settings.threads)
         torch.set_num_threads(threads)

@@ -12,8 +12,8 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.runtime.errors import UserError
+from ltpipe.pruning.masks import Mask, check_fits, read_mask
+from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
 
 
@@ -41,6 +41,13 @@ def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
     data = TokenSequences.read(path)
     if data.tokenizer != sha256_of(checked(folder, TOKENIZER)):
         raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
+    embedded = [
+        each.shape[0] for each in Manifest.read(folder / MANIFEST).tensors.values() if "Embedding" in each.module
+    ]
+    if embedded and data.input_ids.size and (largest := int(data.input_ids.max())) >= max(embedded):
+        raise DamagedFileError(
+            f"{path}: holds token {largest}, the model has embeddings for {max(embedded)}; make it again"
+        )
     return data, sha256_of(path)
 
 
@@ -82,7 +89,7 @@ def open_inputs(
     hashes, pruning = measured_on, None
     if mask is not None:
         pruning = read_mask(mask)
-        pruning.check_made_for(manifest.fingerprint, mask)
+        check_fits(pruning, manifest, mask)
         hashes = hashes | {"mask": sha256_of(mask)}
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
     names = (pruning.bits if pruning else disturbance.prunable.names(manifest)) if disturbance else ()

@@ -14,7 +14,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
-from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.masks import Mask, check_fits, read_mask
 from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
@@ -40,7 +40,7 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
             describes what would be left. Nothing is written then.
     """
     manifest, config, mask = Manifest.read(folder / MANIFEST), read_config(folder), read_mask(mask_path)
-    mask.check_made_for(manifest.fingerprint, mask_path)
+    check_fits(mask, manifest, mask_path)
     _check_exported(mask, mask_path, manifest.architecture)
     found = families(mask.scope, manifest, config, mask.shapes)
     kept = units_of(mask, found)

@@ -38,12 +38,14 @@ def architecture(source: Source) -> "PretrainedConfig":
         if not source.is_hub:
             place = source.path
             if place.is_file():
-                return AutoConfig.from_pretrained(place.parent, gguf_file=place.name, local_files_only=True)
-            return AutoConfig.from_pretrained(place, local_files_only=True)
+                return AutoConfig.from_pretrained(
+                    place.parent, gguf_file=place.name, local_files_only=True, trust_remote_code=False
+                )
+            return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         name, revision = source.repository
         if name in known_architectures():
             return _from_facts(name)
-        return AutoConfig.from_pretrained(name, revision=revision, local_files_only=True)
+        return AutoConfig.from_pretrained(name, revision=revision, local_files_only=True, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:  # transformers raises anything about a configuration that is not one

@@ -115,6 +115,8 @@ class KeyHistogram:
                 criterion=file.metadata["criterion"],
                 seed=json.loads(file.metadata["seed"]),
             )
+            if not (histogram.seed is None or type(histogram.seed) is int):
+                raise ValueError(f"seed {histogram.seed!r}")
             if tuple(int(counts.counts.sum()) for counts in histogram.counts) != histogram.sizes:
                 raise ValueError("counts do not add up to the tensors' sizes")
         return histogram

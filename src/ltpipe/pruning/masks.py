@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
-from ltpipe.runtime.errors import UserError
+from ltpipe.pruning.scopes import exact_fraction
+from ltpipe.runtime.errors import DamagedFileError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +64,15 @@ class Mask:
             )
 
 
+def check_fits(mask: Mask, manifest: Manifest, path: Path) -> None:
+    """Raise UserError unless the mask was made from the checkpoint, and masks only what it has."""
+    mask.check_made_for(manifest.fingerprint, path)
+    for name, shape in mask.shapes.items():
+        entry = manifest.tensors.get(name)
+        if entry is None or entry.shape != shape:
+            raise DamagedFileError(f"{path}: masks '{name}' of shape {list(shape)}, which is not in its checkpoint")
+
+
 def read_mask(path: Path) -> Mask:
     """Open a mask file and check it: format, lengths, and the number of kept weights of every tensor.
 
@@ -80,6 +91,9 @@ def read_mask(path: Path) -> Mask:
             seed=json.loads(file.metadata["seed"]),
             checkpoint=file.metadata["checkpoint"],
         )
+        exact_fraction(mask.sparsity)
+        if not (mask.seed is None or type(mask.seed) is int):
+            raise ValueError(f"seed {mask.seed!r}")
         if not mask.bits.keys() == mask.shapes.keys() == mask.kept.keys():
             raise ValueError("tensors and metadata name different weights")
         for name, bits in mask.bits.items():

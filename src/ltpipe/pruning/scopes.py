@@ -14,6 +14,9 @@ from typing import Literal
 from ltpipe.pruning.allocations import allocation_names
 from ltpipe.runtime.errors import UserError
 
+_DECIMALS = 40
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
+
 
 @dataclass(frozen=True)
 class Unstructured:
@@ -127,13 +130,14 @@ def exact_fraction(sparsity: str | float) -> Fraction:
     Raises:
         UserError: `sparsity` is not a number from 0 to 1.
     """
-    try:
-        fraction = Fraction(Decimal(str(sparsity)))
-    except (ArithmeticError, ValueError):
-        raise UserError(f"sparsity {sparsity!r} is not a number from 0 to 1") from None
-    if not 0 <= fraction <= 1:
+    if not _NUMBER.fullmatch(str(sparsity)):  # Decimal takes other digits and underscores too
+        raise UserError(f"sparsity {sparsity!r} is not a number from 0 to 1")
+    decimal = Decimal(str(sparsity))
+    if not 0 <= decimal <= 1:
         raise UserError(f"sparsity {sparsity} is out of range; allowed is 0 to 1")
-    return fraction
+    if decimal.as_tuple().exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
+        raise UserError(f"sparsity {sparsity} has too many decimals; allowed are {_DECIMALS}")
+    return Fraction(decimal)
 
 
 def prune_count(sparsity: str | float, total: int) -> int:

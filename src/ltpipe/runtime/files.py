@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
     On any exception the temporary file is removed and `path` is as it was before; what `kill -9` leaves is removed by
     the next writer of `path`. Writers of `path` at the same time do not meet: the last one to end gives its content.
+
+    Raises:
+        UserError: `path` is there and no file, a device for example, which the rename would replace.
     """
+    if not path.name or (os.path.lexists(path) and not path.is_file()):
+        raise UserError(f"{path}: is {_kind(path)}; name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = None
     try:
@@ -130,8 +136,49 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write(text.encode() + b"\n")
 
 
+def check_file(path: Path) -> None:
+    """Refuse what cannot be read as a file: a pipe would be waited for, a device read without end.
+
+    Raises:
+        UserError: `path` is absent, or something else than a file or a link to one.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # links in a circle, names that are too long or hold a NUL
+        raise UserError(f"{path}: no such file") from None
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is {_kind(path)}; name a file")
+
+
+def _kind(path: Path) -> str:
+    return "a folder" if path.is_dir() else "a pipe, a device or a link to nothing"
+
+
+def read_object(text: str) -> Any:
+    """Parse JSON strictly: a key that is there twice, NaN and infinities are refused.
+
+    Raises:
+        ValueError: it is something else.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+            raise ValueError(f"the key '{twice}' is there twice")
+        return content
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON number")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, naming the file if it is missing or damaged."""
+    """Read a JSON object (`read_object`), naming the file if it is missing or damaged."""
     return _parsed(path, _read(path))
 
 
@@ -167,16 +214,14 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    check_file(path)
+    return path.read_bytes()
 
 
 def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        content = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
+        content = read_object(text.decode())
+    except ValueError as error:
         raise DamagedFileError(f"{path}: not valid JSON ({error}); {MEND_ANY}") from None
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path}: holds a JSON {type(content).__name__}, expected an object; {MEND_ANY}")

@@ -5,6 +5,8 @@ package:module/path/inside  a file or folder inside an installed Python package
 anything else               a file or folder, relative to the working directory
 """
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from ltpipe.runtime.errors import UserError
+
+_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+_HUB = re.compile(rf"hub:{_NAME}(/{_NAME})?(@{_NAME}(/{_NAME})*)?")
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Source:
             UserError: it does not exist, or its package is not installed.
         """
         path = self._in_package() if self.is_package else Path(self.text)
-        if not path.exists():
+        if not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH112, PTH113 (Path raises on absurd names)
             raise UserError(
                 f"{self.key}: '{self.text}' does not exist; allowed: an existing file or folder, "
                 "package:module/path/inside, hub:owner/name@revision"
@@ -89,18 +94,28 @@ class Source:
         return " ".join([self.text, *sorted({f"{name}=={version(name)}" for name in distributions})])
 
     def files(self, *suffixes: str) -> list[str]:
-        """The user's own files behind this source, whose change should be noticed; none for packages and the Hub."""
+        """The user's own files behind this source, whose change should be noticed; none for packages and the Hub.
+
+        Raises:
+            UserError: it does not exist, or Snakemake cannot name a file.
+        """
         if self.is_hub or self.is_package:
             return []
         found = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
-        return [str(path) for path in found if path.is_file() and (path == self.path or path.suffix in suffixes)]
+        names = [str(path) for path in found if path.is_file() and (path == self.path or path.suffix in suffixes)]
+        if odd := [name for name in names if "{" in name or "}" in name]:
+            raise UserError(f"{self.key}: '{odd[0]}' has a brace in its name, a wildcard to Snakemake; rename it")
+        return names
 
     def check(self) -> None:
         """Raise UserError unless the source is well-formed and, where it is local, exists."""
         if not self.is_hub:
             _ = self.path
-        elif self.repository[0].count("/") > 1 or not self.repository[0]:
-            raise UserError(f"{self.key}: '{self.text}' is not a Hub repository; write hub:owner/name@revision")
+        elif not _HUB.fullmatch(self.text):
+            raise UserError(
+                f"{self.key}: '{self.text}' is not a Hub repository; write hub:owner/name@revision, each of letters, "
+                "digits, '.', '_' and '-' (a revision may hold '/')"
+            )
 
     def _package_parts(self) -> tuple[str, str]:
         module, _, inside = self.text.removeprefix("package:").partition("/")

@@ -24,6 +24,8 @@ _OS_ADVICE = {
     errno.EACCES: "permission denied; check the owner and mode of the folder",
     errno.EISDIR: "is a folder; name a file",
     errno.ENOTDIR: "lies below a file; name a folder",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+    errno.ELOOP: "is a link to itself; name a file",
     errno.EEXIST: "is a file; name a folder",
 }
 

@@ -55,7 +55,7 @@ def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
 
     checked(folder, CONFIG)
     try:
-        return skeleton_of(AutoConfig.from_pretrained(folder, local_files_only=True), dtype)
+        return skeleton_of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False), dtype)
     except Exception as error:  # a damaged configuration raises anything
         raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); {MEND}") from None
 
@@ -69,7 +69,7 @@ def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False), _EmptyOnMeta():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     model.tie_weights()
     return model
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.threads import MOST_THREADS
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -32,6 +35,11 @@ class Computing:
     device: Literal["auto", "cpu"] = "auto"
     mixed_precision: Literal["no", "bf16"] = "no"
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse threads that torch would stumble over."""
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise UserError(f"threads: {self.threads}; allowed are 1 to {MOST_THREADS}")
 
     @cached_property
     def _accelerator(self) -> "Accelerator":

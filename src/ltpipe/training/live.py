@@ -141,6 +141,11 @@ class LiveTraining:
             parameter.mul_(factor)
 
     def _load_optimizer(self, stored: Tensors) -> None:
+        if not {whole.rpartition("/")[2] for whole in stored} <= self.settings.kept_by_optimizer:
+            raise UserError(
+                f"optimizer: {self.settings.optimizer}; the state to go on from was trained by another one, allowed is "
+                "that one, or a state at step 0"
+            )
         by_index: dict[int, dict[str, torch.Tensor]] = {}
         indices = {name: index for index, (name, _) in enumerate(self._module.named_parameters())}
         for whole, tensor in stored.items():

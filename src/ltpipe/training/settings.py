@@ -54,6 +54,8 @@ class Settings:
         for name, smallest in {"iterations": 1, "batch_size": 1, "evaluate_every": 1, "warmup": 0}.items():
             if getattr(self, name) < smallest:
                 raise UserError(f"{name}: {getattr(self, name)}; allowed is {smallest} and more")
+        if any(milestone < 0 for milestone in self.milestones):
+            raise UserError(f"milestones: {min(self.milestones)}; allowed is 0 and more")
         for name in ("learning_rate", "momentum", "weight_decay", "decay"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
@@ -67,6 +69,11 @@ class Settings:
     def evaluates_at(self, iteration: int) -> bool:
         """Whether to look at the validation images after so many iterations; always at the end."""
         return iteration % self.evaluate_every == 0 or iteration == self.iterations
+
+    @property
+    def kept_by_optimizer(self) -> frozenset[str]:
+        """What the optimizer keeps of a parameter."""
+        return frozenset({"momentum_buffer"} if self.optimizer == "sgd" else {"step", "exp_avg", "exp_avg_sq"})
 
     def new_optimizer(self, parameters: "Iterable[torch.nn.Parameter]") -> "torch.optim.Optimizer":
         """A fresh optimizer. All three leave a weight at exactly 0 whose value, gradient and state are 0."""

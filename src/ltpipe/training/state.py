@@ -110,4 +110,6 @@ def read_state(path: Path, training: str | None = None) -> TrainingState | None:
             part, _, name = whole.partition("/")
             parts[part][name] = tensor
         points = tuple(Point(**point) for point in json.loads(file.metadata["validation"]))
-        return TrainingState(**parts, iteration=int(file.metadata["iteration"]), validation=points)
+        if (iteration := int(file.metadata["iteration"])) < 0:
+            raise ValueError(f"iteration {iteration}")
+        return TrainingState(**parts, iteration=iteration, validation=points)

@@ -12,12 +12,13 @@ from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+from typeguard import TypeCheckError, check_type
 
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, artefact, write_tensors
 from ltpipe.runtime.errors import UserError
@@ -131,6 +132,12 @@ def prepared_task(name: str, options: Mapping[str, Any], key: str) -> Task:
         signature(kind.prepare).bind(**options, key=key)
     except TypeError as error:
         raise UserError(f"{key}: options do not fit the task '{name}': {error}") from None
+    hints = get_type_hints(kind.prepare)
+    for option, value in options.items():
+        try:
+            check_type(value, hints[option])
+        except TypeCheckError as error:
+            raise UserError(f"{key}.{option}: {str(value)[:50]!r} is not allowed ({error})") from None
     return kind.prepare(**options, key=key)
 
 

@@ -1,5 +1,6 @@
 """The configuration: checked against its schema, defaults filled in, errors in one line."""
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -8,11 +9,12 @@ from jsonschema import Draft202012Validator, TypeChecker, validators
 from jsonschema.exceptions import ValidationError
 
 from ltpipe.data.documents import JOINT
-from ltpipe.pruning.scopes import scope_named
+from ltpipe.pruning.scopes import exact_fraction, scope_named
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, every_criterion
-from ltpipe.workflow.grid import evaluated_texts, needs_calibration
+from ltpipe.workflow.configfile import check_plain
+from ltpipe.workflow.grid import canonical_decimal, evaluated_texts, needs_calibration
 from ltpipe.workflow.study_checks import check_studies
 
 Config = dict[str, Any]
@@ -23,8 +25,16 @@ def _whole(_checker: TypeChecker, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _whole_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
+    """Python's `$` takes a line break at the end for the end."""
+    if isinstance(instance, str) and not re.fullmatch(pattern, instance, re.DOTALL):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
 _Validator = validators.extend(
-    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _whole)
+    Draft202012Validator,
+    {"pattern": _whole_pattern},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine("integer", _whole),
 )
 
 
@@ -41,6 +51,7 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
     Raises:
         UserError: naming key, value and what is allowed.
     """
+    check_plain(config)
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -89,6 +100,11 @@ def _check_names(config: Config) -> None:
             scope_named(name)
         except UserError as error:
             raise UserError(f"grid.scopes[{index}]: {error}") from None
+    for index, sparsity in enumerate(config["grid"]["sparsities"]):
+        try:
+            exact_fraction(canonical_decimal(sparsity))
+        except UserError as error:
+            raise UserError(f"grid.sparsities[{index}]: {error}") from None
 
 
 def _check_protocols(config: Config) -> None:
@@ -187,7 +203,7 @@ def _parent_description(error: ValidationError, schema: dict[str, Any]) -> str:
     nearest = ""
     node: Any = schema
     for part in path:
-        node = _resolved(node, schema)[part]
+        node = _resolved(_resolved(node, schema)[part], schema)
         if isinstance(node, dict) and isinstance(node.get("description"), str):
             nearest = node["description"]
     return " ".join(nearest.split())

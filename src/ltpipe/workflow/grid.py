@@ -62,7 +62,7 @@ class Ticket:
 
 def canonical_decimal(sparsity: float) -> str:
     """A sparsity as the shortest plain decimal: 0.5 and 0.50 are one sparsity and one file name."""
-    return format(Decimal(repr(sparsity)).normalize(), "f")
+    return format((Decimal(repr(sparsity)) + 0).normalize(), "f")  # + 0: of -0.0 too
 
 
 def evaluated_texts(config: dict[str, Any]) -> list[str]:

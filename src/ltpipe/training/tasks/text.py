@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,8 @@ class TextTask(ConfiguredTask):
         """
         if (architecture is None) == (checkpoint is None):
             raise UserError(f"{key}: architecture and checkpoint are to be given one without the other")
+        if unknown := sorted(prunable.keys() - (allowed := [each.name for each in fields(Selection)])):
+            raise UserError(f"{key}: prunable.{unknown[0]} is no key; allowed are {', '.join(allowed)}")
         config = _described(architecture, key) if architecture is not None else _read_config(Path(checkpoint), key)
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and sequence_length > longest:
@@ -158,7 +160,8 @@ class TextTask(ConfiguredTask):
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_seed(seed, "initial weights") % 2**63)
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**self.configuration), dtype=torch.float32)
+            config = AutoConfig.for_model(**self.configuration)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         for name, buffer in model.named_buffers():
             if name in self.buffers:
                 buffer.copy_(torch.tensor(self.buffers[name]))
@@ -222,7 +225,7 @@ def _read_config(folder: Path, key: str) -> "PretrainedConfig":
 
     checked(folder, CONFIG)
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged configuration raises anything
         raise UserError(f"{key}: '{folder}' is no canonical checkpoint folder ({_first_line(error)})") from None
 

@@ -1,0 +1,232 @@
+"""Masks, histograms, scores, sequences, metrics and tables that are damaged or lie."""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from bad_input.case import Case
+from bad_input.study import Study
+
+MASKED = "--checkpoint @llama --sequences @text.sequences --baseline @text.baseline --mask %x"
+COMPARED = "--masks %x @llama.sparser --layers %layers"
+CUT = "--checkpoint @llama --scope global --sparsity 0.5 --histogram %x"
+SCORED = "--checkpoint @llama --criterion gradient-norm --scores %x"
+DENSE = "--checkpoint @llama --sequences %x"
+REPORT = "--baselines @text.baseline --tickets %x"
+DAMAGED = ("%x: damaged ", "make it again")
+
+
+def reheaded(name: str, change: Callable[[dict, dict], object]) -> Callable[[Path, Study], None]:
+    """A file of the study with its metadata (first argument) and tensors' entries changed."""
+
+    def make(here: Path, study: Study) -> None:
+        content = (study / name).read_bytes()
+        size = struct.unpack("<Q", content[:8])[0]
+        header = json.loads(content[8 : 8 + size])
+        change(header["__metadata__"], header)
+        text = json.dumps(header).encode()
+        (here / "x").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+
+    return make
+
+
+def said(name: str, **metadata: str | None) -> Callable[[Path, Study], None]:
+    """A file of the study that says something else of itself; None says nothing."""
+
+    def change(given: dict, _: dict) -> None:
+        given.update(metadata)
+        for key in [key for key, value in metadata.items() if value is None]:
+            del given[key]
+
+    return reheaded(name, change)
+
+
+def flipped(name: str, place: int) -> Callable[[Path, Study], None]:
+    def make(here: Path, study: Study) -> None:
+        content = bytearray((study / name).read_bytes())
+        content[place] ^= 1
+        (here / "x").write_bytes(content)
+
+    return make
+
+
+def renamed(old: str, new: str) -> Callable[[Path, Study], None]:
+    """A mask of a tensor of another name."""
+
+    def change(metadata: dict, header: dict) -> None:
+        header[new] = header.pop(old)
+        for key in ("shapes", "kept"):
+            content = json.loads(metadata[key])
+            content[new] = content.pop(old)
+            metadata[key] = json.dumps(content)
+
+    return reheaded("llama.mask", change)
+
+
+def edited(name: str, **changes: object) -> Callable[[Path, Study], None]:
+    return lambda here, study: (here / "x").write_text(json.dumps(json.loads((study / name).read_text()) | changes))
+
+
+def plain_mask(here: Path, study: Study) -> None:
+    """As other tools write masks: one bool tensor a weight."""
+    weights = safetensors.numpy.load_file(study / "llama/model.safetensors")
+    safetensors.numpy.save_file({name: np.abs(array) > 0.1 for name, array in weights.items()}, here / "x")
+
+
+def one_more(here: Path, study: Study) -> None:
+    """A histogram that counts one weight more than there is."""
+    tensors = safetensors.numpy.load_file(study / "llama.histogram")
+    tensors["counts"][0] += 1
+    with safetensors.safe_open(study / "llama.histogram", "numpy") as file:
+        safetensors.numpy.save_file(tensors, here / "x", file.metadata())
+
+
+def table(name: str, change: Callable[[str], str]) -> Callable[[Path, Study], None]:
+    return lambda here, study: (here / "x").write_text(change((study / name).read_text()))
+
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+ARTEFACTS = {
+    "mask-of-bools": Case("evaluate", MASKED, ("%x: not a mask of format 1",), plain_mask),
+    "mask-is-a-fifo": Case("evaluate", MASKED, ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")),
+    "mask-is-a-folder": Case("evaluate", MASKED, ("%x: is a folder",), lambda h, s: (h / "x").mkdir()),
+    "mask-is-a-symlink-loop": Case(
+        "evaluate", MASKED, ("%x: no such file",), lambda h, s: (h / "x").symlink_to(h / "x")
+    ),
+    "mask-of-a-flipped-bit": Case("evaluate", MASKED, (*DAMAGED, "number of weights"), flipped("llama.mask", -1)),
+    "mask-of-another-format": Case("evaluate", MASKED, ("%x: not a mask of format 1",), said("llama.mask", format="9")),
+    "mask-without-shapes": Case("evaluate", MASKED, (*DAMAGED, "shapes"), said("llama.mask", shapes=None)),
+    "mask-of-shapes-that-are-none": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes="[1, 2")),
+    "mask-of-text-shapes": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes='{"a": "b"}')),
+    "mask-of-no-weights": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes="{}", kept="{}")),
+    "mask-of-other-counts": Case("evaluate", MASKED, DAMAGED, said("llama.mask", kept="{}")),
+    "mask-of-a-word-for-a-sparsity": Case(
+        "compare_masks", COMPARED, (*DAMAGED, "sparsity 'half'"), said("llama.mask", sparsity="half")
+    ),
+    "mask-of-sparsity-nan": Case("compare_masks", COMPARED, DAMAGED, said("llama.mask", sparsity="nan")),
+    "mask-of-a-billion-decimals": Case(
+        "validate_masks",
+        "--masks %x --manifest @llama/manifest.json",
+        (*DAMAGED, "too many decimals"),
+        said("llama.mask", sparsity="1e-999999999"),
+    ),
+    "mask-of-a-text-seed": Case("compare_masks", COMPARED, DAMAGED, said("llama.mask", seed='"abc"')),
+    "mask-of-a-fractional-seed": Case("compare_masks", COMPARED, (*DAMAGED, "seed"), said("llama.mask", seed="0.5")),
+    "mask-of-another-tensor": Case("evaluate", MASKED, ("%x: masks '../../x' of shape",), renamed(UP, "../../x")),
+    "mask-exported-of-another-tensor": Case(
+        "export_smaller", "--checkpoint @llama --mask %x", ("%x: masks '/etc/passwd'",), renamed(UP, "/etc/passwd")
+    ),
+    "histogram-of-other-counts": Case("make_mask", CUT, (*DAMAGED, "add up"), one_more),
+    "histogram-of-text-bits": Case("make_mask", CUT, DAMAGED, said("llama.histogram", bits="many")),
+    "histogram-of-bits-that-are-none": Case(
+        "make_mask", CUT, ("counted on other weights",), said("llama.histogram", bits="-3")
+    ),
+    "histogram-of-no-names": Case("make_mask", CUT, ("counted on other weights",), said("llama.histogram", names="[]")),
+    "histogram-of-an-unknown-criterion": Case(
+        "make_mask", CUT, ("criterion 'beauty'",), said("llama.histogram", criterion="beauty")
+    ),
+    "histogram-of-a-text-seed": Case("make_mask", CUT, DAMAGED, said("llama.histogram", seed='"abc"')),
+    "histogram-truncated": Case(
+        "make_mask",
+        CUT,
+        ("%x: ", "truncated or damaged"),
+        lambda h, s: (h / "x").write_bytes((s / "llama.histogram").read_bytes()[:-7]),
+    ),
+    "scores-of-another-criterion": Case(
+        "count_keys", SCORED, ("%x: scores of criterion 'wanda'",), said("scores", criterion="wanda")
+    ),
+    "scores-of-another-model": Case(
+        "count_keys", SCORED, ("%x: scores of another model",), said("scores", checkpoint="0" * 64)
+    ),
+    "scores-of-a-sign-that-is-none": Case("count_keys", SCORED, DAMAGED, said("scores", signed="perhaps")),
+    "scores-of-nan": Case(
+        "count_keys",
+        SCORED,
+        ("infinite or not a number",),
+        lambda h, s: (h / "x").write_bytes((s / "scores").read_bytes()[:-4] + struct.pack("<f", np.nan)),
+    ),
+    "scores-are-a-mask": Case("count_keys", SCORED.replace("%x", "@llama.mask"), ("@llama.mask: not a set of scores",)),
+    "sequences-of-another-tokenizer": Case(
+        "evaluate", DENSE, ("%x: ", "tokenizer"), said("text.sequences", tokenizer="0" * 64)
+    ),
+    "sequences-of-a-text-count": Case("evaluate", DENSE, DAMAGED, said("text.sequences", available="many")),
+    "sequences-of-tokens-beyond-the-vocabulary": Case(
+        "evaluate",
+        DENSE,
+        ("%x: ", "token 2147483647", "96"),
+        lambda h, s: (h / "x").write_bytes((s / "text.sequences").read_bytes()[:-4] + struct.pack("<i", 2**31 - 1)),
+    ),
+    "sequences-of-negative-tokens": Case(
+        "evaluate",
+        DENSE,
+        (*DAMAGED, "token -1"),
+        lambda h, s: (h / "x").write_bytes((s / "text.sequences").read_bytes()[:-4] + struct.pack("<i", -1)),
+    ),
+    "manifest-of-text-shapes": Case(
+        "validate_masks",
+        "--masks @llama.mask --manifest %x",
+        ("%x: ",),
+        edited("llama/manifest.json", tensors={"a": {"dtype": "F32", "shape": "ab", "sha256": "", "module": "x"}}),
+    ),
+    "manifest-of-dtypes-that-are-none": Case(
+        "validate_masks",
+        "--masks @llama.mask --manifest %x",
+        ("%x: ",),
+        edited("llama/manifest.json", tensors={"../x": {"dtype": "Q", "shape": [1], "sha256": "", "module": "x"}}),
+    ),
+    "manifest-of-numbers-for-tensors": Case(
+        "validate_masks", "--masks @llama.mask --manifest %x", ("%x: ",), edited("llama/manifest.json", tensors=3)
+    ),
+    "manifest-nested-deeply": Case(
+        "validate_masks",
+        "--masks @llama.mask --manifest %x",
+        ("%x: not valid JSON",),
+        lambda h, s: (h / "x").write_text("[" * 100_000),
+    ),
+    "metrics-of-nan": Case("make_report", REPORT, ("%x: not valid JSON", "NaN"), edited("ticket", loss=float("nan"))),
+    "metrics-of-infinity": Case("make_report", REPORT, ("%x: ",), edited("ticket", loss=float("inf"))),
+    "metrics-of-a-huge-number": Case(
+        "make_report", REPORT, ("%x: ",), lambda h, s: (h / "x").write_text('{"loss": 1e999}')
+    ),
+    "metrics-of-a-negative-sparsity": Case("make_report", REPORT, ("%x: ", "sparsity"), edited("ticket", sparsity=-1)),
+    "metrics-of-another-key": Case("make_report", REPORT, ("%x: ", "zork"), edited("ticket", zork=1)),
+    "metrics-of-a-key-twice": Case(
+        "make_report",
+        REPORT,
+        ("%x: not valid JSON", "'loss' is there twice"),
+        lambda h, s: (h / "x").write_text('{"loss": 1, ' + (s / "ticket").read_text().lstrip()[1:]),
+    ),
+    "metrics-utf16": Case(
+        "make_report",
+        REPORT,
+        ("%x: not valid JSON",),
+        lambda h, s: (h / "x").write_bytes((s / "ticket").read_text().encode("utf-16")),
+    ),
+    "table-of-words-for-numbers": Case(
+        "print_table",
+        "--tickets %x",
+        ("%x: not a tickets table",),
+        table("report/tickets.csv", lambda t: t.replace("0.5,", "half,")),
+    ),
+    "table-without-columns": Case(
+        "print_table",
+        "--tickets %x",
+        ("%x: not a tickets table",),
+        table("report/tickets.csv", lambda t: t[t.index(",") :]),
+    ),
+    "table-of-nul-bytes": Case(
+        "print_table", "--tickets %x", ("%x: not a tickets table",), lambda h, s: (h / "x").write_bytes(bytes(99))
+    ),
+    "table-latin-1": Case(
+        "print_table", "--tickets %x", ("%x: not a tickets table",), lambda h, s: (h / "x").write_bytes(b"\xe4,\xf6\n")
+    ),
+    "table-is-a-fifo": Case(
+        "print_table", "--tickets %x", ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")
+    ),
+}
