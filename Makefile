@@ -43,6 +43,10 @@ test: $(TEST_STAMP) ## run the test suite
 test-slow: $(TEST_STAMP) ## run the slow suites: the default model through the pipeline, and whole sweeps that are compared
 	$(BIN)/python -m pytest -m slow
 
+.PHONY: test-bad-input
+test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with much random damage (docs/bad-input.md)
+	OMP_NUM_THREADS=1 LTPIPE_FUZZ=25 $(BIN)/python -m pytest -m "slow or not slow" tests/bad_input
+
 .PHONY: test-peers
 test-peers: $(TEST_STAMP) ## compare Wanda with torchao's, installed aside: transformers would load it in every stage
 	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0

@@ -3,9 +3,14 @@
 import pytest
 from bad_input.case import command, expand
 from bad_input.catalogue import CATALOGUE
+from bad_input.page import PAGE, current
 from bad_input.running import call, one_line
 
 CASES = {name: case for cases in CATALOGUE.values() for name, case in cases.items()}
+
+
+def test_the_page_is_current():
+    assert PAGE.read_text(encoding="utf-8") == current(), "run python -m bad_input.page in the folder tests"
 
 
 def test_every_case_has_a_name_of_its_own():
