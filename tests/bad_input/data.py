@@ -138,7 +138,7 @@ DATA = {
         "prepare_data", "--source @text.txt --sequence-length 16 --tokenizer @llama", ("@llama: is a folder",)
     ),
     "images-of-text": images(b"a,b,c\n", "%images.csv: not a table of whole numbers"),
-    "images-empty": images(b"", "%images.csv: "),
+    "images-empty": images(b"", "%images.csv: not a table", "no line holds anything"),
     "images-of-nan": images(b"nan" + ROW[1:], "%images.csv: not a table of whole numbers"),
     "images-negative": images(b"-1" + ROW[1:], "%images.csv: not a table of whole numbers"),
     "images-above-255": images(b"256" + ROW[1:], "%images.csv: not a table of whole numbers"),

@@ -1,6 +1,5 @@
 """A whole sweep whose sources have the worst of names, run for real in a shell; and what it leaves outside results."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from ltpipe.runtime.sources import Source
 MODEL = 'it\'s "a" $(touch pwned1);touch pwned2;`touch pwned3` & | > pwned4 $HOME * é 模 \\'
 TEXTS = "-- texts\nof two lines $(touch pwned5) `touch pwned9`"
 PATTERN = "**/[!$]*(a)*.txt"
+PREPARED = "results/sequences/m/d.safetensors"
 SEPARATOR = "--- $(touch pwned6) {sep} '\"\n"
 
 
@@ -25,8 +25,8 @@ def listed(folder: Path) -> set[str]:
     return {str(path) for path in paths if path.parts[0] not in own and "__pycache__" not in path.parts}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+@pytest.fixture(scope="module", params=[PREPARED, pytest.param("all", marks=pytest.mark.slow)])
+def finished(tmp_path_factory, request):
     """A checkout in a folder of an odd name, after a run of a hostile configuration; home and temporary folder too."""
     root = tmp_path_factory.mktemp("hostile")
     folder = checkout(root / "it's a $(touch pwned0) folder")
@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
     before = listed(folder)
     environment = plain_environment() | {"HOME": str(home), "TMPDIR": str(temporary)}
     environment = {name: value for name, value in environment.items() if not name.startswith("XDG_")}
-    command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1"]
+    command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", request.param]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, before, home, temporary
@@ -55,8 +55,7 @@ def finished(tmp_path_factory):
 def test_nothing_of_a_configuration_is_run_by_a_shell(finished):
     folder, *_ = finished
     assert [path.name for path in folder.parent.rglob("pwned*")] == []
-    metrics = json.loads(next((folder / "results/tickets").rglob("*.json")).read_text())
-    assert metrics["model"] == "m"
+    assert (folder / PREPARED).is_file()
 
 
 def test_nothing_is_written_outside_the_results(finished):
@@ -64,10 +63,10 @@ def test_nothing_is_written_outside_the_results(finished):
     assert listed(folder) == before
 
 
-def test_home_and_temporary_folder_stay_empty(finished):
+def test_home_and_temporary_folder_stay_without_files(finished):
+    """Snakemake itself makes folders for its sources, and empties them."""
     *_, home, temporary = finished
-    assert sorted(home.rglob("*")) == []
-    assert sorted(temporary.rglob("*")) == []
+    assert [path for path in (*home.rglob("*"), *temporary.rglob("*")) if not path.is_dir()] == []
 
 
 @pytest.mark.parametrize("name", ["{model}", "a{b", "}", "{0}"])

