@@ -81,7 +81,8 @@ def device_memory() -> str:
 
 def gpus() -> int:
     """Accelerators of an evaluation job."""
-    return 0 if config["evaluate"]["device"] == "cpu" else 1
+    settings = config["evaluate"]
+    return {"cpu": 0, "auto-shard": settings["devices"]}.get(settings["device"], 1)
 
 
 # Begins the command of a job that computes on devices: it gets some of its own (docs/gpus.md). Text of shell commands.

@@ -9,12 +9,14 @@ from typing import Literal, TypeVar
 
 import torch
 
+from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BatchSizes
-from ltpipe.runtime.device import device_named, free_bytes, is_out_of_memory
+from ltpipe.runtime.device import devices_named, free_bytes, is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.threads import available_threads
 from ltpipe.streaming.model import stored_precision
+from ltpipe.streaming.shards import Spread
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,8 @@ class Settings:
         precision: dtype to compute in; `auto` is the checkpoint's own.
         micro_batch: at most so many sequences go through a block together; 0 means about four thousand tokens.
         device_memory: GiB that tensors may take on the device (of main memory, on the CPU); 0 means what is free.
-        device: `auto`, `cpu`, `cuda`, ….
-        execution: one block of weights at a time, or all of them.
+        device: `auto`, `auto-shard`, `cpu`, `cuda`, ….
+        execution: one block of weights at a time, or all of them; `auto-shard` goes block by block and keeps them all.
         threads: of the CPU; 0 takes every processor that the process may use.
     """
 
@@ -51,14 +53,14 @@ class Computing:
     """Settings made concrete on this machine, for one checkpoint.
 
     Attributes:
-        device: where to compute.
+        devices: where to compute; several keep the weights of their blocks, the first all else.
         precision, dtype: what to compute in.
         streamed: one block of weights at a time.
         threads: of the CPU.
-        limit: bytes that tensors may take on the device.
+        limit: bytes that tensors may take on a device.
     """
 
-    device: torch.device
+    devices: tuple[torch.device, ...]
     precision: str
     streamed: bool
     threads: int
@@ -81,10 +83,28 @@ class Computing:
                 raise UserError(f"{name}: {getattr(settings, name)} is not allowed; allowed are 0 (automatic) and more")
         threads = available_threads(settings.threads)
         torch.set_num_threads(threads)
-        device = device_named(settings.device)
+        devices = devices_named(settings.device)
+        if len(devices) > 1 and settings.execution != "streamed":
+            raise UserError(
+                "execution: in-memory is for one device; auto-shard keeps all weights too, leave execution out"
+            )
         wanted = stored_precision(folder) if settings.precision == "auto" else settings.precision
-        limit = settings.device_memory * GIB or _USABLE * free_bytes(device)
-        return cls(device, precision or wanted, settings.execution == "streamed", threads, limit)
+        limit = settings.device_memory * GIB or _USABLE * min(map(free_bytes, devices))
+        return cls(devices, precision or wanted, settings.execution == "streamed", threads, limit)
+
+    @property
+    def device(self) -> torch.device:
+        """The only device, or the one that has what is outside the blocks."""
+        return self.devices[0]
+
+    @property
+    def shards(self) -> tuple[torch.device, ...]:
+        """Devices that keep weights; none where weights are streamed or on one device."""
+        return self.devices if len(self.devices) > 1 else ()
+
+    def kept(self, manifest: Manifest) -> int:
+        """Bytes of weights on the device that keeps most of them; 0 without shards."""
+        return max(Spread.of(manifest, self.dtype, len(self.devices)).nbytes) if self.shards else 0
 
     @property
     def dtype(self) -> torch.dtype:

@@ -71,6 +71,7 @@ def evaluate_checkpoint(
         observe,
         perturbation,
         inputs.perturbed,
+        here.kept(inputs.manifest),
     )
     wanted = BatchSizes.generous(count, length, settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
@@ -80,7 +81,7 @@ def evaluate_checkpoint(
         fetch = perturbing(fetch, perturbation, inputs.perturbed, inputs.manifest)
     start = time.perf_counter()
     with PrivateMemory() as private:
-        model = CausalModel(skeleton, inputs.manifest, fetch, here.device, here.streamed, planner.division)
+        model = CausalModel(skeleton, inputs.manifest, fetch, here.device, here.streamed, planner.division, here.shards)
         observer = observe() if observe else None
         input_ids = torch.from_numpy(inputs.sequences.astype(np.int64))
 
@@ -89,7 +90,7 @@ def evaluate_checkpoint(
 
         losses, sizes, out_of_memory = halving(sizes, attempt)
     seconds = time.perf_counter() - start
-    peak = device_peak(here.device)
+    peak = device_peak(here.devices)
 
     if isinstance(observer, Recorder) and top_tokens:
         observer.top.write(top_tokens, inputs.measured_on)
@@ -118,8 +119,8 @@ def evaluate_checkpoint(
         windows=count,
         tokens=losses.losses.numel(),
         precision=here.precision,
-        device=str(here.device),
-        execution="streamed" if model.streamed else f"in-memory: {model.not_streamed_because}",
+        device=", ".join(map(str, here.devices)),
+        execution=model.execution,
         super_batch=sizes.super_batch,
         micro_batch=sizes.micro_batch,
         chunk=sizes.chunk,

@@ -78,7 +78,7 @@ def simulate_iterative_pruning(
             with PrivateMemory() as private:
                 found = walk.losses(read_mask(path), tickets)
             retention = performance_retention(dense_loss, found.loss())
-            peak = device_peak(walk.here.device)
+            peak = device_peak(walk.here.devices)
             iterations.append(
                 Iteration(
                     iteration=number,
@@ -121,11 +121,15 @@ class _Walk:
         self.here = Computing.of(settings, folder)
         here, self._input_ids = self.here, input_ids
         skeleton = build_skeleton(folder, here.dtype)
-        planner = EvaluationPlanner(skeleton, manifest, masked, here.dtype, here.accelerator, here.streamed)
+        planner = EvaluationPlanner(
+            skeleton, manifest, masked, here.dtype, here.accelerator, here.streamed, kept=here.kept(manifest)
+        )
         wanted = BatchSizes.generous(*input_ids.shape, settings.micro_batch)
         self._sizes, _ = planner.fit(wanted, input_ids.shape[1], here.limit)
         self._file, self._mask = open_weights(folder), None
-        self._model = CausalModel(skeleton, manifest, self._fetch, here.device, here.streamed, planner.division)
+        self._model = CausalModel(
+            skeleton, manifest, self._fetch, here.device, here.streamed, planner.division, here.shards
+        )
 
     def _fetch(self, name: str) -> torch.Tensor:
         return fetch_from(self._file, self._mask, self.here.device, self.here.dtype)(name)

@@ -58,7 +58,7 @@ class Metrics:
         tokens: number of predicted tokens.
         precision: dtype of the computation; losses are float32 and summed in float64.
         device: where it ran.
-        execution: `streamed` or `in-memory`, and why not streamed.
+        execution: `streamed`, `sharded` over the devices, or `in-memory`, and why not streamed.
         super_batch, micro_batch, chunk, threads: how it ran.
         out_of_memory: what was halved because memory ran out, a line each time.
         planned_bytes: of tensors on the device (in main memory, on the CPU) at the peak, foreseen before the run.

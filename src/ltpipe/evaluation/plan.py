@@ -25,6 +25,7 @@ from ltpipe.streaming.model import CausalModel
 BLOCK, OUTSIDE, MASK = "weights of blocks", "weights of embeddings and head", "mask"
 HIDDEN, ACTIVATIONS, LOGITS = "hidden states", "activations", "logits"
 LIKELIEST = "likeliest tokens"
+KEPT = "weights that are kept"
 
 _MICRO_BATCH_TOKENS = 4096
 _CHUNK = 128
@@ -85,6 +86,7 @@ class EvaluationPlanner:
         observe: makes the observer of the predictions, with all that it is to hold.
         perturbation: of the tensors `perturbed`.
         perturbed: their names.
+        kept: bytes of weights that a device keeps all the time, beside what a walk takes.
 
     Attributes:
         what: it plans, for messages.
@@ -104,10 +106,11 @@ class EvaluationPlanner:
         observe: Callable[[], Observer] | None = None,
         perturbation: Perturbation | None = None,
         perturbed: Collection[str] = (),
+        kept: int = 0,
     ) -> None:
         self._observe, self._perturbation, self._perturbed = observe, perturbation, frozenset(perturbed)
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
-        self._masked = frozenset(masked)
+        self._masked, self._kept = frozenset(masked), kept
         self._device = simulated_accelerator() if accelerator else torch.device("cpu")
         self.division: Division | None = None
 
@@ -150,7 +153,9 @@ class EvaluationPlanner:
                 model = LabelledModel(skeleton, self._manifest, fetch, self._device, self._streamed, self.division)
                 model.counter = counter
                 self._run(model, fetch, input_ids, sizes)
-        return counter.peak
+        if not self._kept:
+            return counter.peak
+        return Peak(counter.peak.total + self._kept, {**counter.peak.parts, KEPT: self._kept})
 
     def _run(self, model: "LabelledModel", fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:  # noqa: ARG002
         """What is planned."""

@@ -18,12 +18,14 @@ from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import streaming_bytes
+from ltpipe.runtime.device import AUTO_SHARD
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
+from ltpipe.streaming.shards import Spread
 from ltpipe.workflow import grid
 from ltpipe.workflow.config import Config
 
@@ -124,6 +126,12 @@ class _Model:
         """Whether to plan for one."""
         return self.config["evaluate"]["device"] != "cpu"
 
+    def kept_by_device(self, dtype: torch.dtype) -> int:
+        """Bytes of weights that a device keeps, of several."""
+        evaluate = self.config["evaluate"]
+        shards = evaluate["devices"] if evaluate["device"] == AUTO_SHARD else 0
+        return max(Spread.of(self.manifest, dtype, shards).nbytes) if shards else 0
+
     @property
     def streamed(self) -> bool:
         """Whether weights are streamed."""
@@ -190,7 +198,14 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
         rule = scored_criterion(criterion)
         dtype = getattr(torch, rule.precision) if rule.precision else model.precision
         planner = ScorePlanner(
-            model.skeleton(dtype), model.manifest, model.prunable, rule, dtype, model.accelerator, model.streamed
+            model.skeleton(dtype),
+            model.manifest,
+            model.prunable,
+            rule,
+            dtype,
+            model.accelerator,
+            model.streamed,
+            model.kept_by_device(dtype),
         )
         shape = (count, length) if rule.needs_data else (1, 2)
         wanted = BatchSizes.generous(*shape, rule.batch or model.micro_batch)
@@ -237,7 +252,7 @@ def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length
         change = perturbation_named(perturbation, 0) if perturbation else None
         planner = EvaluationPlanner(
             skeleton, model.manifest, model.prunable, dtype, model.accelerator, model.streamed,
-            observe, change, model.prunable,
+            observe, change, model.prunable, model.kept_by_device(dtype),
         )  # fmt: skip
         fitted = _fit(planner, wanted, length, model.limit, BatchSizes(1, 1, 1))
         stage = f"evaluation, {perturbation}" if perturbation else "evaluation"

@@ -1,11 +1,15 @@
 """The device a stage computes on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import available_host_bytes
+
+AUTO_SHARD = "auto-shard"
+"""Stands for all accelerators that a process sees, which keep a model's weights together."""
 
 SIMULATED = "simgpu"
 """Type of the device that `ltpipe.runtime.simulation` makes up."""
@@ -14,6 +18,21 @@ SIMULATED = "simgpu"
 def has_streams(device: torch.device) -> bool:
     """Whether copies to the device can run beside its computation, from pinned memory on a stream of their own."""
     return device.type not in ("cpu", SIMULATED)
+
+
+def devices_named(name: str) -> tuple[torch.device, ...]:
+    """The devices called `name`: one, or for `auto-shard` all accelerators that this process sees.
+
+    Raises:
+        UserError: there is no such device here, or only one for `auto-shard`.
+    """
+    if name != AUTO_SHARD:
+        return (device_named(name),)
+    accelerator = _accelerator()
+    count = torch.accelerator.device_count() if accelerator else 0
+    if count < 2:
+        raise UserError(f"device: auto-shard spreads a model over several devices; here is {count}; use auto")
+    return tuple(torch.device(accelerator.type, index) for index in range(count))
 
 
 def device_named(name: str) -> torch.device:
@@ -28,7 +47,7 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device: '{name}' is no device; allowed are auto, cpu, cuda, cuda:0, …") from None
+        raise UserError(f"device: '{name}' is no device; allowed are auto, auto-shard, cpu, cuda, cuda:0, …") from None
     if device.type != "cpu" and (
         accelerator is None
         or device.type != accelerator.type
@@ -48,11 +67,14 @@ class DevicePeak:
     reserved: int
 
 
-def device_peak(device: torch.device) -> DevicePeak | None:
-    """What was taken of an accelerator's memory; None on the CPU."""
-    if device.type == "cpu":
+def device_peak(devices: Sequence[torch.device]) -> DevicePeak | None:
+    """What was taken of the memory of the accelerator that most was taken of; None on the CPU."""
+    if devices[0].type == "cpu":
         return None
-    return DevicePeak(torch.accelerator.max_memory_allocated(device), torch.accelerator.max_memory_reserved(device))
+    return DevicePeak(
+        max(map(torch.accelerator.max_memory_allocated, devices)),
+        max(map(torch.accelerator.max_memory_reserved, devices)),
+    )
 
 
 def free_bytes(device: torch.device) -> int:

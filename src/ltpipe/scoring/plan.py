@@ -33,6 +33,7 @@ class ScorePlanner(EvaluationPlanner):
         dtype: to compute in.
         accelerator: whether to plan for one, or for the CPU.
         streamed: one block of weights at a time.
+        kept: bytes of weights that a device keeps all the time.
     """
 
     what = "scoring"
@@ -46,8 +47,9 @@ class ScorePlanner(EvaluationPlanner):
         dtype: torch.dtype,
         accelerator: bool,
         streamed: bool = True,
+        kept: int = 0,
     ) -> None:
-        super().__init__(skeleton, manifest, (), dtype, accelerator, streamed)
+        super().__init__(skeleton, manifest, (), dtype, accelerator, streamed, kept=kept)
         self._names, self._criterion = sorted(names, key=str.encode), criterion
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:

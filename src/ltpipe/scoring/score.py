@@ -57,9 +57,8 @@ def score_checkpoint(
     input_ids, digest = _calibration(folder, rule, criterion, sequences)
     here = Computing.of(settings, folder, rule.precision)
 
-    planner = ScorePlanner(
-        build_skeleton(folder, here.dtype), manifest, names, rule, here.dtype, here.accelerator, here.streamed
-    )
+    skeleton, kept = build_skeleton(folder, here.dtype), here.kept(manifest)
+    planner = ScorePlanner(skeleton, manifest, names, rule, here.dtype, here.accelerator, here.streamed, kept)
     count, length = input_ids.shape
     wanted = BatchSizes.generous(count, length, rule.batch or settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
@@ -71,7 +70,7 @@ def score_checkpoint(
 
     def attempt(sizes: BatchSizes) -> None:
         skeleton = build_skeleton(folder, here.dtype)
-        model = CausalModel(skeleton, manifest, fetch, here.device, here.streamed, planner.division)
+        model = CausalModel(skeleton, manifest, fetch, here.device, here.streamed, planner.division, here.shards)
         with score_writer(output, manifest, names, criterion, rule.signed, details) as write:
             subject = StreamedSubject(model, fetch, names, input_ids, sizes, weight, output.parent, iterations)
             rule.score(subject, lambda name, scores: write(name, scores.numpy()))

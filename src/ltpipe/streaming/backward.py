@@ -19,7 +19,6 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ltpipe.runtime.device import has_streams
 from ltpipe.runtime.progress import track
-from ltpipe.streaming.ahead import Ahead
 from ltpipe.streaming.blocks import (
     BlockRules,
     Division,
@@ -159,7 +158,7 @@ class _Walk:
         self._model, self._division, self._input_ids = model, division, input_ids
         self._wanted, self._sink = wanted, sink
         self._parts = model.parts(len(input_ids), micro_batch)
-        self._ahead = Ahead(model.device)
+        self._ahead = model.ahead()
         self._following = dict(pairwise(model.blocks))
         self._preceding = dict(pairwise(reversed(model.blocks)))
         self._called: set[str] = set()

@@ -7,7 +7,7 @@ is never in memory and nothing has to be restored; each weight is read once an e
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ from ltpipe.streaming.blocks import (
     run_in_parts,
 )
 from ltpipe.streaming.lending import Fetch, Lender
+from ltpipe.streaming.shards import Shards
 from ltpipe.streaming.split import SplitModel
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class CausalModel:
         device: where to compute.
         streamed: False loads the whole model at once.
         division: how the blocks run on a part of the batch; None finds out when hidden states are first asked for.
+        devices: that keep the weights, `device` first; without any, weights are fetched when they are needed.
 
     Attributes:
         split: the live model, cut before its head.
@@ -120,10 +122,13 @@ class CausalModel:
         device: torch.device,
         streamed: bool,
         division: Division | None = None,
+        devices: Sequence[torch.device] = (),
     ) -> None:
         self.split = SplitModel(skeleton, manifest.blocks)
         self.manifest = manifest
-        self.lender = Lender(manifest, fetch)
+        dtype = next(skeleton.parameters()).dtype
+        self._shards = Shards(manifest, fetch, dtype, devices) if devices else None
+        self.lender = Lender(manifest, self._shards or fetch)
         self.device = device
         self.blocks = {f"{manifest.blocks}.{index}": block for index, block in enumerate(self.split.blocks)}
         self._division = division
@@ -132,6 +137,9 @@ class CausalModel:
         for module in skeleton.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
+        if self._shards:
+            for name, block in self.blocks.items():
+                self._shards.install(name, block)
         for name, ancestor in self.split.ancestors():
             self.lender.give(ancestor, name, recurse=False)
 
@@ -139,6 +147,13 @@ class CausalModel:
     def streamed(self) -> bool:
         """Whether blocks are streamed; False when the whole model is in memory."""
         return not self.not_streamed_because
+
+    @property
+    def execution(self) -> str:
+        """How weights come into memory, in words."""
+        if not self.streamed:
+            return f"in-memory: {self.not_streamed_because}"
+        return "sharded" if self._shards else "streamed"
 
     @torch.inference_mode()
     def hidden_states(self, input_ids: torch.Tensor, micro_batch: int) -> torch.Tensor:
@@ -178,6 +193,8 @@ class CausalModel:
     def reload(self) -> None:
         """Let weights that were loaded whole be fetched again, because they have changed."""
         self._whole = False
+        if self._shards:
+            self._shards.forget()
 
     def give_up_streaming(self, reason: str) -> None:
         """Load the whole model from now on, because of `reason`."""
@@ -225,6 +242,10 @@ class CausalModel:
                 self.give_up_streaming(str(error))
         return self._division
 
+    def ahead(self) -> Ahead:
+        """What loads weights before their turn; nothing is to be gained where they are kept."""
+        return Ahead(torch.device("cpu") if self._shards else self.device)
+
     def fetch_block(self, name: str) -> dict[str, nn.Parameter]:
         """The weights of the block of that full name, by their stored names."""
         return self.lender.fetch(self.blocks[name], name)
@@ -249,7 +270,7 @@ class CausalModel:
     def _stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
         """Run the model with the weights of each module fetched when it is reached and freed when it is done."""
         turns = iter(track(division.rules, "forward", "block"))
-        ahead = Ahead(self.device)
+        ahead = self.ahead()
         following = dict(pairwise(self.blocks))
         parts = self.parts(len(input_ids), micro_batch)
 

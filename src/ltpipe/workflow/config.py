@@ -62,6 +62,7 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
         _check_names(filled)
         _check_protocols(filled)
         _check_criteria(filled)
+    _check_device(filled["evaluate"])
     check_studies(filled)
     for source in sources(filled):
         source.check()
@@ -122,6 +123,16 @@ def _check_protocols(config: Config) -> None:
                 f"score.data: '{name}' has protocol wikitext2, which is one of evaluations; name the source a second "
                 "time under data, with protocol documents"
             )
+
+
+def _check_device(evaluate: Config) -> None:
+    """A job has devices of its own, whose numbers begin at 0."""
+    kind, _, number = evaluate["device"].partition(":")
+    if number:
+        raise UserError(
+            f"evaluate.device: '{evaluate['device']}' names one device, and each job is given one that is free; "
+            f"write {kind}, and let the run see device {number} only: CUDA_VISIBLE_DEVICES={number}"
+        )
 
 
 def _check_criteria(config: Config) -> None:
