@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE, BatchSizes
+from ltpipe.evaluation.plan import BLOCK, KEPT, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
 from ltpipe.planning.study import UNKNOWN_COUNT, StagePlan, fits, plan_study
 from ltpipe.runtime.errors import UserError
@@ -161,3 +161,18 @@ def test_the_command_writes_the_plan_and_ends_with_a_verdict(text, tmp_path):
     missing = command("--config", str(tmp_path / "none.yaml"))
     assert missing.returncode == 1
     assert missing.stderr.strip().splitlines()[-1].startswith("error:")
+
+
+def test_several_devices_keep_a_share_each(text):
+    """70 B weights fit on one card if they are streamed, and if they are kept on four but not on two."""
+    settings = {"num_sequences": 16, "sequence_length": 256, "device_memory": 76}
+    name, dtype = "meta-llama/Meta-Llama-3-70B", 2
+    plans = {}
+    for devices in (None, 2, 4):
+        several = {"device": "auto-shard", "devices": devices} if devices else {}
+        plans[devices] = evaluation(plan_study(study(f"hub:{name}", text, **settings, **several)))
+    assert KEPT not in plans[None].device.parts
+    assert [bool(plan.problem) for plan in plans.values()] == [False, True, False]
+    weights = dtype * PARAMETERS[name] * 1e6
+    assert plans[4].device.parts[KEPT] == pytest.approx(weights / 4, rel=0.03)
+    assert plans[4].device.total == pytest.approx(plans[None].device.total + plans[4].device.parts[KEPT])

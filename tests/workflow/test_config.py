@@ -45,6 +45,15 @@ def test_default_configuration_is_valid_and_complete():
     assert check_config(filled, SCHEMA) == filled
 
 
+def test_a_numbered_device_is_refused_with_what_to_do_instead():
+    """Each job sees its own as number 0."""
+    with pytest.raises(
+        UserError, match=r"^evaluate.device: .cuda:1. names one .* write cuda, .* CUDA_VISIBLE_DEVICES=1$"
+    ):
+        check_config(changed("evaluate/device", "cuda:1"), SCHEMA)
+    assert check_config(changed("evaluate/device", "auto-shard"), SCHEMA)["evaluate"]["devices"] == 2
+
+
 def test_checking_leaves_the_callers_configuration_alone():
     config = deepcopy(DEFAULT)
     check_config(config, SCHEMA)
