@@ -218,10 +218,14 @@ def test_text_added(finished: Path, configure: Callable):
 
 def test_defaults_written_out_and_threads_changed(finished: Path):
     """What does not change a result reruns nothing."""
-    config = {**CONFIG, "threads": 1, "evaluate": {**CONFIG["evaluate"], "precision": "auto", "device": "auto"}}
+    config = {
+        **CONFIG,
+        "threads": 1,
+        "evaluate": {**CONFIG["evaluate"], "precision": "auto", "device": "auto", "devices": 3},
+    }
     (finished / "config/config.yaml").write_text(yaml.safe_dump(config))
     try:
-        assert reruns(finished) == set()
+        assert reruns(finished, "--set-resources", "baseline:gpu=3", "ticket:gpu=0") == set()
     finally:
         write_config(finished)
 
@@ -250,6 +254,7 @@ slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is no
         ("src/ltpipe/reporting/page.html", REPORT),
         slow_case("src/ltpipe/reporting/terminal.py", set()),
         ("src/ltpipe/workflow/grid.py", set()),
+        slow_case("src/ltpipe/runtime/slots.py", set()),
         ("scripts/make_mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         ("models/tiny/model.safetensors", None),
         ("texts/words.txt", SEQUENCES | EVALUATIONS),
