@@ -12,6 +12,7 @@ import torch
 import trainings
 from trainings import half_mask, settings, toy
 
+from ltpipe.runtime.errors import UserError
 from ltpipe.training.computing import Computing
 from ltpipe.training.loop import train
 from ltpipe.training.state import read_state, rewind, start_of
@@ -67,6 +68,18 @@ def test_bfloat16_computes_and_float32_keeps():
     plain = run(Computing("cpu"))
     assert_masked_and_close(mixed, plain, 0.05)
     assert any(not torch.equal(mixed.weights[name], plain.weights[name]) for name in plain.weights)
+
+
+def test_each_process_needs_a_device(monkeypatch):
+    """On a machine without any they train on the CPU."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    Computing()._check_devices(1)
+    Computing("cpu")._check_devices(2)
+    with pytest.raises(UserError, match=r"^compute.processes: 2 processes need a device each, and see 1; .* GPUS=2"):
+        Computing()._check_devices(2)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    Computing()._check_devices(2)
 
 
 @pytest.mark.slow

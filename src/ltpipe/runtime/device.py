@@ -31,7 +31,10 @@ def devices_named(name: str) -> tuple[torch.device, ...]:
     accelerator = _accelerator()
     count = torch.accelerator.device_count() if accelerator else 0
     if count < 2:
-        raise UserError(f"device: auto-shard spreads a model over several devices; here is {count}; use auto")
+        raise UserError(
+            f"device: auto-shard spreads a model over several devices, and sees {count}; use auto, or let it see more "
+            "(make run GPUS=2, snakemake --resources gpu=2)"
+        )
     return tuple(torch.device(accelerator.type, index) for index in range(count))
 
 

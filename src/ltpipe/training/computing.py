@@ -1,5 +1,6 @@
 """Where and in which precision a model is trained: Hugging Face accelerate behind four functions."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,16 @@ class Computing:
 
         if torch.distributed.is_torchelastic_launched():  # its launcher is what has the slots of their devices
             torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
+            self._check_devices(int(os.environ["LOCAL_WORLD_SIZE"]))
         return Accelerator(cpu=self.device == "cpu", mixed_precision=self.mixed_precision)
+
+    def _check_devices(self, processes: int) -> None:
+        seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        if self.device == "auto" and 0 < seen < processes:
+            raise UserError(
+                f"compute.processes: {processes} processes need a device each, and see {seen}; configure fewer, or let "
+                f"them see more (make run GPUS={processes}, snakemake --resources gpu={processes})"
+            )
 
     @property
     def placed_on(self) -> torch.device:
