@@ -164,8 +164,8 @@ def test_the_command_writes_the_plan_and_ends_with_a_verdict(text, tmp_path):
 
 
 def test_several_devices_keep_a_share_each(text):
-    """70 B weights fit on one card if they are streamed, and if they are kept on four but not on two."""
-    settings = {"num_sequences": 16, "sequence_length": 256, "device_memory": 76}
+    """70 B weights fit on one card of 60 GiB if they are streamed; if they are kept, on four but not on two."""
+    settings = {"num_sequences": 16, "sequence_length": 256, "device_memory": 60}
     name, dtype = "meta-llama/Meta-Llama-3-70B", 2
     plans = {}
     for devices in (None, 2, 4):
