@@ -47,6 +47,10 @@ test-slow: $(TEST_STAMP) ## run the slow suites: the default model through the p
 test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with much random damage (docs/bad-input.md)
 	OMP_NUM_THREADS=1 LTPIPE_FUZZ=25 $(BIN)/python -m pytest -m "slow or not slow" tests/bad_input
 
+.PHONY: test-faults
+test-faults: $(TEST_STAMP) ## kill, fill disks and disturb whole runs, and print the table of docs/faults.md (root for all of it)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults tests/faults
+
 .PHONY: test-peers
 test-peers: $(TEST_STAMP) ## compare Wanda with torchao's, installed aside: transformers would load it in every stage
 	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0

@@ -1,10 +1,5 @@
 """The exact set of jobs that each kind of change reruns, on a small study of iterative pruning that has been run."""
 
-import itertools
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from checkouts import SNAKEMAKE, checkout, plain_environment, reruns, restored, snakemake
+from checkouts import checkout, reruns, restored, snakemake
 
 STUDY = {
     "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
@@ -151,39 +146,6 @@ def test_another_learning_rate_trains_everything_again(finished: Path, configure
 def test_another_split_makes_everything_again(finished: Path, configure: Callable):
     configure(task={"split_seed": 1})
     assert reruns(finished) == EVERYTHING
-
-
-def changed_at(path: Path) -> int:
-    """When a file changed last; 0 if there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-@pytest.mark.slow
-def test_a_training_that_is_killed_goes_on_and_ends_in_the_same_bytes(finished: Path, configure: Callable):
-    """kill -9 of snakemake and all its jobs, again and again, until a run gets through."""
-    place = finished / "results/imp/small/replicate-0/level-1"
-    expected = (place / "ticket.safetensors").read_bytes()
-    configure(compute={"save_every": 1})
-    (place / "ticket.safetensors").unlink()
-    command = [SNAKEMAKE, "--cores", "1", "--nolock", place.relative_to(finished) / "ticket.safetensors"]
-    resume, killed = place / "ticket.safetensors.resume", 0
-    for attempt in itertools.count(1):
-        before = changed_at(resume)
-        with subprocess.Popen(
-            command, cwd=finished, env=plain_environment(), start_new_session=True, stderr=subprocess.DEVNULL
-        ) as run:
-            while run.poll() is None and changed_at(resume) == before:
-                time.sleep(0.01)
-            time.sleep(0.05 * (attempt - 1) ** 2)  # in the end long enough to get through
-            if run.poll() is not None:
-                break
-            killed += resume.exists()
-            os.killpg(run.pid, signal.SIGKILL)
-    assert run.returncode == 0
-    assert killed, "it was never killed in the middle"
-    assert (place / "ticket.safetensors").read_bytes() == expected
-    assert not list(place.glob("*.resume"))
-    assert not list(place.glob(".*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_folder, atomic_write, read_json, remove, sha256_of, write_json
+from ltpipe.runtime.files import atomic_folder, atomic_write, check_writable, read_json, remove, sha256_of, write_json
 
 COUNT_KEYS = Path(__file__).parents[2] / "scripts" / "count_keys.py"
 
@@ -88,7 +89,7 @@ def writers() -> Iterator[Callable[[Path, str], list[subprocess.Popen]]]:
     started: list[subprocess.Popen] = []
 
     def start(path: Path, letters: str) -> list[subprocess.Popen]:
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         each = [subprocess.Popen([sys.executable, "-c", WRITER, path, letter], **pipes) for letter in letters]
         started.extend(each)
         for writer in each:
@@ -128,7 +129,7 @@ def test_a_writer_removes_what_kills_left_but_nothing_of_a_living_writer(name, w
         writer.kill()
         writer.wait()
     assert len(list(tmp_path.iterdir())) == 3
-    with pytest.raises(ZeroDivisionError), (atomic_folder if name == "folder" else atomic_write)(target):
+    with suppress(ZeroDivisionError), (atomic_folder if name == "folder" else atomic_write)(target):
         assert of_living in tmp_path.iterdir()
         assert len(list(tmp_path.iterdir())) == 2
         raise ZeroDivisionError
@@ -330,3 +331,13 @@ def test_read_only_folder(where, request, canonical_folder, tmp_path):
     assert files_in(folder) == {}
     # the message is in the log too, if there is one
     assert files_in(free) == ({"logs/counts.log": lines[0].encode() + b"\n"} if where == "output" else {})
+
+
+def test_folders_that_can_be_written_to(mounted, tmp_path):
+    disk = mounted("16k")
+    check_writable(tmp_path / "new" / "results")
+    check_writable(disk / "results")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    for folder in (disk, disk / "results", disk / "new" / "results"):
+        with pytest.raises(UserError, match=f"{disk}: cannot be written to"):
+            check_writable(folder)

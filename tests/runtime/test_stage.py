@@ -24,9 +24,11 @@ stage.run(main)
 def test_terminated_stage_leaves_nothing_half_written(tmp_path: Path):
     output = tmp_path / "artefact"
     command = [sys.executable, "-c", STAGE, "--output", str(output)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
         assert process.stdout.readline() == "writing\n"
-        assert [path.name for path in tmp_path.iterdir()] == [f".artefact.{process.pid}.tmp"]
+        assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
         process.terminate()
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+        assert process.communicate(timeout=60) == ("", "error: stopped by SIGTERM; run again to go on\n")
+        assert process.returncode == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

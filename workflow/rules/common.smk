@@ -8,6 +8,7 @@ from functools import cache
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.workflow import grid, studies
@@ -27,6 +28,7 @@ def checked(config: dict) -> dict:
     """The configuration with its defaults; ends the run with one line if it cannot be run."""
     schema = Path(workflow.basedir, "workflow/schemas/config.schema.yaml")
     try:
+        check_writable(Path("results"))  # snakemake would say it less clearly, or not in one line
         return check_config(config, read_config(schema))
     except UserError as error:
         sys.exit(f"error: {error}")  # a WorkflowError would add three lines about this file

@@ -146,14 +146,13 @@ def _drawn(figure: Figure, stem: Path) -> str:
 
 
 def _provenance(dense: Sequence[Metrics], records: Sequence[LearningRecord]) -> dict[str, str]:
-    """What the page says about its origin, as plain lines."""
+    """What the page says about its origin, as plain lines. Not when it was made: the same inputs give the same page."""
     here = provenance({}, {})
     packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
     lines = {
         "ltpipe": f"{here['ltpipe']}, commit {here['git_commit'] or 'unknown'}",
         "python": f"{here['python']}, {packages}",
         "machine": here["machine"],
-        "created": here["created"],
     }
     for metrics in dense:
         for what, fingerprint in metrics.provenance["inputs"].items():

@@ -77,6 +77,15 @@ def remove(path: Path) -> None:
     _remove_stale(path)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise UserError unless files can be written to `folder`, or to the folder that it will lie in."""
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{place}: cannot be written to, the file system is read-only or the permission missing; make it writable"
+        )
+
+
 @contextmanager
 def _temporary(path: Path, create: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
     """A new temporary file or folder beside `path`, and its descriptor; removed in the end if it is still there.

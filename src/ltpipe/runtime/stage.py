@@ -30,6 +30,9 @@ _OS_ADVICE = {
 }
 
 
+_TERMINATED = 128 + signal.SIGTERM
+
+
 def say(message: str) -> None:
     """Tell the user what a stage found, on the terminal and in its log."""
     logger.info(message)
@@ -46,9 +49,9 @@ def run(main: Main | dict[str, Main]) -> None:
 
     `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory, planned and measured.
     Errors that a user can mend are printed as one line and end the process with status 1; any other exception keeps
-    its traceback and ends it with status 70.
+    its traceback and ends it with status 70. SIGTERM ends it with status 143 and one line, its temporary files removed.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exception, so that files are tidied
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # an exception, so that files are tidied
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     for terminal in logging.getLogger().handlers:
@@ -60,6 +63,10 @@ def run(main: Main | dict[str, Main]) -> None:
             call = subcommand_cli_from_dict if isinstance(main, dict) else tyro.cli
             planned = call(main, prog="ltpipe" if isinstance(main, dict) else None, config=(tyro.conf.OmitArgPrefixes,))
         logger.debug(_peaks(memory, planned))
+    except SystemExit as end:
+        if end.code == _TERMINATED:
+            logger.error("error: stopped by SIGTERM; run again to go on")
+        raise
     except UserError as error:
         _fail(str(error))
     except Exception as error:

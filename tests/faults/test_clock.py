@@ -1,0 +1,43 @@
+"""Clocks that jump: files from the past and from the future."""
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+from checkouts import reruns
+from disturbed import Run
+
+pytestmark = pytest.mark.faults
+
+YEAR = 365 * 24 * 3600
+
+
+def test_a_copy_makes_nothing_again(copied: Run):
+    """What the other tests here rest on."""
+    assert reruns(copied.folder) == set()
+
+
+@pytest.mark.parametrize(
+    ("what", "years"),
+    [("inputs", 1), ("inputs", -20), ("results", -20), ("results", 1), ("half of the results", 1)],
+)
+def test_times_that_jump(what: str, years: int, copied: Run, same: Callable, tried: Callable):
+    files = sorted(path for path in copied.folder.rglob("*") if path.is_file() and ".snakemake" not in path.parts)
+    of_results = [path for path in files if copied.results in path.parents]
+    chosen = {
+        "inputs": [path for path in files if path not in of_results],
+        "results": of_results,
+        "half of the results": of_results[::2],
+    }[what]
+    moment = time.time() + years * YEAR
+    for path in chosen:
+        os.utime(path, (moment, moment))
+    again = reruns(copied.folder)
+    copied.mend()
+    same(copied)
+    left = reruns(copied.folder)
+    print(what, years, sorted(again), sorted(left))
+    assert left <= again
+    times = "one year in the future" if years > 0 else "twenty years in the past"
+    tried(f"clock jumps: {what} {times}", "nothing", "none", 1, f"{len(again)} jobs run again; identical")
