@@ -49,7 +49,7 @@ test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with much
 
 .PHONY: test-faults
 test-faults: $(TEST_STAMP) ## kill, fill disks and disturb whole runs, and print the table of docs/faults.md (root for all of it)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
 
 .PHONY: test-peers
 test-peers: $(TEST_STAMP) ## compare Wanda with torchao's, installed aside: transformers would load it in every stage

@@ -99,6 +99,10 @@ class Run:
         """What the latest start has printed."""
         return (self.folder / "output").read_text()
 
+    def done(self) -> int:
+        """Jobs that the latest start has ended."""
+        return self.output.count("Finished jobid")
+
     def ended(self, *arguments: str) -> int:
         """Start it and wait for its end; gives its exit code."""
         return self.start(*arguments).wait(PATIENCE)
@@ -187,15 +191,15 @@ ON_THE_PAGE = {
 
 
 def unmeasured(path: Path) -> Any:
-    """A result without what is `MEASURED`: JSON and tables with values, all else in bytes."""
+    """A result without what is `MEASURED`; in bytes, if nothing in it is."""
     content = path.read_bytes()
     if path.suffix == ".json":
         return _without(json.loads(content))
     if path.suffix in (".csv", ".parquet"):
-        read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
-        table = read(io.BytesIO(content))
-        # Untouched where nothing was measured; to the digit where something was.
-        return content if not MEASURED & set(table) else table.drop(columns=[*MEASURED & set(table)]).to_csv()
+        file = io.BytesIO(content)
+        table = pd.read_csv(file, dtype=str) if path.suffix == ".csv" else pd.read_parquet(file)
+        measured = [*MEASURED & set(table)]
+        return table.drop(columns=measured).to_csv() if measured else content
     if path.suffix == ".html":
         return re.sub(r"<table.*?</table>", _unmeasured_table, content.decode(), flags=re.DOTALL)
     return content

@@ -13,8 +13,6 @@ from disturbed import Run, struck, study, until
 pytestmark = pytest.mark.faults
 
 KILLS = 17
-JOBS = 24
-"""Of the run, about: the pace is the undisturbed run's time by these."""
 
 SEEN = {
     "stage": "the rule, its log and `Exiting because a job execution failed`",
@@ -31,13 +29,14 @@ NAMES = {"stage": "a stage", "snakemake": "snakemake alone", "both": "snakemake 
 
 @pytest.mark.parametrize("victim", ["stage", "snakemake", "both"])
 def test_kill_minus_nine_at_random_moments(victim: str, finished: Run, same: Callable, tried: Callable, tmp_path: Path):
-    pace = float((finished.folder / "seconds").read_text()) / JOBS
+    pace = float((finished.folder / "seconds").read_text()) / finished.done()
     run, chance, kills = Run(study(tmp_path)), random.Random(victim), Counter()
     while kills.total() < KILLS:
         snakemake = run.start()
         while kills.total() < KILLS and snakemake.poll() is None:
-            moment = time.monotonic() + chance.uniform(0, 5 * pace)
-            until(lambda: snakemake.poll() is not None or time.monotonic() > moment)  # noqa: B023
+            jobs = run.done() + chance.choice((0, 0, 1, 1, 2, 3))
+            until(lambda: snakemake.poll() is not None or run.done() >= jobs)  # noqa: B023
+            time.sleep(chance.uniform(0, pace))
             in_write = chance.random() < 0.4
             kills["in a write" if in_write else "at any moment"] += struck(run, snakemake, victim, in_write)
         code = snakemake.wait()
