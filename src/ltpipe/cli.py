@@ -1,11 +1,32 @@
-"""The `ltpipe` command."""
+"""The `ltpipe` command. What it says of itself is documented in docs/cli.md."""
 
 import sys
 from math import inf
 from pathlib import Path
+from typing import Annotated, Any
 
+from tyro.conf import Positional, arg
+
+from ltpipe.exporting.formats import Format
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
+
+_ABOUT = """Looks at what ltpipe's pipeline has written, plans what it will need, and takes tickets elsewhere.
+
+The pipeline itself is run with snakemake (or make run); see README.md. Each command has a --help of its own.
+
+Examples:
+  ltpipe check --config my.yaml
+  ltpipe plan --config my.yaml --device-memory 24
+  ltpipe inspect results/masks/m/magnitude/global/seed-none/0.5.safetensors
+  ltpipe inspect results/tickets/m/text/magnitude/global/seed-none/0.5.json --json
+  ltpipe compare one.safetensors other.safetensors
+  ltpipe export mask.safetensors --checkpoint results/checkpoints/m --output ticket
+  ltpipe import theirs.safetensors --checkpoint results/checkpoints/m --output mask.safetensors
+
+Exit codes: 0 done; 1 an input is wrong (one line on standard error says which, and what to do); 2 wrong usage, or
+a plan that does not fit; 70 an error of ltpipe (a traceback); 143 ended by SIGTERM.
+"""
 
 
 def plan(
@@ -62,12 +83,100 @@ def check(
     check_config(read_config(config), read_config(schema))
 
 
-COMMANDS: dict[str, stage.Main] = {"plan": plan, "check": check}
+def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: bool = False) -> None:
+    """Say what a file is and what it holds: any artefact of ltpipe, known by its content.
+
+    Masks (also of bool tensors), metrics, checkpoints, histograms, scores, token sequences, likeliest tokens, trained
+    states, tasks, records, plans, simulations, tables, exported tickets.
+
+    Args:
+        file: file, or checkpoint folder.
+        checkpoint: canonical folder of a mask's model, to judge the mask on: dead rows, heads and blocks.
+        json: print one JSON object, for machines.
+    """
+    from ltpipe.inspection.recognise import describe
+
+    _print(describe(file, checkpoint), json)
+
+
+def compare(a: Positional[Path], b: Positional[Path], /, *, json: bool = False) -> None:
+    """Say how much two masks have in common, and how much they would by chance: in all, and tensor by tensor.
+
+    Jaccard index (kept by both / kept by any) and Hamming distance (share of weights that one of them keeps), each
+    with what two random masks of these densities have.
+
+    Args:
+        a: mask of ours, or safetensors file of bool tensors.
+        b: the other.
+        json: print one JSON object, for machines.
+    """
+    from ltpipe.inspection.masks import describe_pair
+
+    _print(describe_pair(a, b), json)
+
+
+def export(
+    mask: Positional[Path],
+    /,
+    *,
+    output: Path,
+    kind: Annotated[Format, arg(name="format")] = "hf",
+    checkpoint: Path | None = None,
+) -> None:
+    """Write a ticket in a format that other tools read. Sizes before and after are said.
+
+    hf: Hugging Face checkpoint with zeros, for plain from_pretrained and lm-evaluation-harness; it does not shrink.
+    bool: the mask alone, bool tensors. torch-prune: state dict with weight_orig and weight_mask.
+    compressed-tensors: sparse-bitmask checkpoint (needs that library). smaller: physically smaller checkpoint, for
+    masks of scope heads, channels or blocks. docs/export.md shows how each is read.
+
+    Args:
+        mask: mask file.
+        output: file (bool, torch-prune) or folder to write.
+        kind: of what is written.
+        checkpoint: canonical folder of the mask's model; bool needs none.
+    """
+    from ltpipe.exporting.formats import export_ticket
+
+    stage.say(str(export_ticket(kind, mask, checkpoint, output)))
+
+
+def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criterion: str | None = None) -> None:
+    """Make a mask of ours from a safetensors file of bool tensors, True where a weight is kept.
+
+    Names and shapes are checked against the checkpoint. Weight matrices without a mask are named; they stay dense.
+
+    Args:
+        file: bool tensors by parameter name.
+        checkpoint: canonical checkpoint folder that the mask is for.
+        output: mask file to write.
+        criterion: what the mask's criterion is to be called.
+    """
+    from ltpipe.exporting.plain import import_plain
+
+    stage.say(f"{output}: {import_plain(file, checkpoint, output, criterion)}")
+
+
+COMMANDS: dict[str, stage.Main] = {
+    "check": check,
+    "plan": plan,
+    "inspect": inspect,
+    "compare": compare,
+    "export": export,
+    "import": import_,
+}
 
 
 def main() -> None:
     """Run the command that the arguments name."""
-    stage.run(COMMANDS)
+    stage.run(COMMANDS, _ABOUT)
+
+
+def _print(description: Any, as_json: bool) -> None:
+    if as_json:
+        print(description.as_json())
+    else:
+        description.show()
 
 
 if __name__ == "__main__":

@@ -120,6 +120,13 @@ def validate(mask: Mask, manifest: Manifest, head_size: int | None = None, dense
     return Verdict(replace(mask, bits={}), tuple(broken), (*warnings, *_damage(mask, found)), found)
 
 
+def validate_alone(mask: Mask) -> Verdict:
+    """Validate a mask without its model: counts, and tensors that keep nothing; not rows, heads and blocks."""
+    dead = tuple(name for name, kept in mask.kept.items() if not kept)
+    found = Structure(dead, dead_blocks=(), rows=0, dead_rows=0, heads=None, dead_heads=None)
+    return Verdict(replace(mask, bits={}), tuple(_miscounts(mask)), tuple(_damage(mask, found)), None)
+
+
 def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> Structure:
     """Count what a mask of this model has emptied, streaming its bits."""
     rows = dead_rows = heads = dead_heads = 0

@@ -42,10 +42,10 @@ Main = Callable[..., int | None]
 """The function of a stage. It returns the bytes of main memory that it was foreseen to take, if anyone foresaw them."""
 
 
-def run(main: Main | dict[str, Main]) -> None:
+def run(main: Main | dict[str, Main], about: str | None = None) -> None:
     """Call `main` with arguments from the command line; its signature is the command's interface.
 
-    Of several functions by name, the first argument chooses one.
+    Of several functions by name, the first argument chooses one; `about` is what their help begins with.
 
     `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory, planned and measured.
     Errors that a user can mend are printed as one line and end the process with status 1; any other exception keeps
@@ -60,8 +60,12 @@ def run(main: Main | dict[str, Main]) -> None:
     try:
         _keep_messages(os.environ.get("LTPIPE_LOG"))
         with PrivateMemory() as memory:
-            call = subcommand_cli_from_dict if isinstance(main, dict) else tyro.cli
-            planned = call(main, prog="ltpipe" if isinstance(main, dict) else None, config=(tyro.conf.OmitArgPrefixes,))
+            config = (tyro.conf.OmitArgPrefixes,)
+            planned = (
+                subcommand_cli_from_dict(main, prog="ltpipe", description=about, config=config)
+                if isinstance(main, dict)
+                else tyro.cli(main, config=config)
+            )
         logger.debug(_peaks(memory, planned))
     except SystemExit as end:
         if end.code == _TERMINATED:

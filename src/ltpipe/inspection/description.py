@@ -1,0 +1,88 @@
+"""What is said about an artefact, before it is printed."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table of an artefact: a value, or None, for each column of each row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, title: str, rows: Iterable[Mapping[str, Any]]) -> "Listing":
+        """From rows that all have the same keys."""
+        listed = list(rows)
+        return cls(title, tuple(listed[0]) if listed else (), tuple(tuple(row.values()) for row in listed))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an artefact is (`kind`), what it says (`facts`, by name), and its tables."""
+
+    path: str
+    kind: str
+    facts: Mapping[str, Any]
+    listings: tuple[Listing, ...] = ()
+
+    def as_json(self) -> str:
+        """For machines: one object, rows as objects."""
+        tables = {
+            listing.title: [dict(zip(listing.columns, row, strict=True)) for row in listing.rows]
+            for listing in self.listings
+        }
+        content = {"path": self.path, "kind": self.kind, "facts": dict(self.facts), "tables": tables}
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+    def show(self) -> None:
+        """Print for people, on standard output."""
+        console = Console()
+        console.print(Text(f"{self.path}: {self.kind}"), soft_wrap=True)
+        width = max(map(len, self.facts), default=0)
+        for name, value in self.facts.items():
+            console.print(Text(f"  {name:<{width}}  {shown(value)}"), soft_wrap=True)
+        for listing in self.listings:
+            console.print()
+            console.print(_table(listing))
+
+
+def describe_file(path: Path, kind: str, facts: Mapping[str, Any], *listings: Listing) -> Description:
+    """A description without listings that are empty."""
+    return Description(str(path), kind, facts, tuple(listing for listing in listings if listing.rows))
+
+
+def shown(value: Any) -> str:
+    """A value for people."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value)) or "–"
+    return str(value)
+
+
+def _table(listing: Listing) -> Table:
+    table = Table(title=Text(listing.title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for index, column in enumerate(listing.columns):
+        numeric = all(isinstance(row[index], int | float | None) for row in listing.rows)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for row in listing.rows:
+        # Text, not str: names may hold what rich would take for markup.
+        table.add_row(*(Text(shown(value)) for value in row))
+    return table

@@ -1,0 +1,120 @@
+"""Masks, one and two: what they keep, tensor by tensor."""
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
+from ltpipe.analysis.validation import Verdict, head_size, validate, validate_alone
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.exporting.plain import read_plain
+from ltpipe.inspection.description import Description, Listing, describe_file
+from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.runtime.files import read_json
+
+
+def read_any_mask(path: Path) -> Mask:
+    """A mask of ours, or a file of bool tensors as one.
+
+    Raises:
+        UserError: it is neither.
+    """
+    return read_mask(path) if TensorFile(path).metadata.get("kind") == "mask" else read_plain(path)
+
+
+def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
+    """What a mask keeps, and whether it is sound: by itself, or, given its canonical checkpoint folder, on its model.
+
+    Raises:
+        UserError: a file is missing, or is none.
+    """
+    mask = read_any_mask(path)
+    ours = TensorFile(path).metadata.get("kind") == "mask"
+    facts = {
+        "criterion": mask.criterion,
+        "scope": mask.scope,
+        "sparsity": mask.sparsity,
+        "seed": mask.seed,
+        "kept": mask.total_kept,
+        "prunable": mask.total,
+        "pruned share": _share(mask.total - mask.total_kept, mask.total),
+        "tensors": len(mask.bits),
+        "checkpoint": mask.checkpoint or None,
+    }
+    facts |= _judged(mask, checkpoint) if ours else {"verdict": "not looked at: a plain file promises nothing"}
+    kind = "mask" if ours else "plain mask (bool tensors)"
+    return describe_file(path, kind, facts, Listing.of("by tensor", _by_tensor(mask)))
+
+
+def describe_pair(a: Path, b: Path) -> Description:
+    """What two masks have in common, and would by chance.
+
+    Raises:
+        UserError: they are not of the same weights.
+    """
+    one, other = read_any_mask(a), read_any_mask(b)
+    parts = compare(one, other)
+    whole, (jaccard, hamming) = total(parts.values()), layerwise_chance(parts)
+    facts: dict[str, Any] = {"A": f"{a} ({_named(one)})", "B": f"{b} ({_named(other)})"}
+    if one.checkpoint and other.checkpoint and one.checkpoint != other.checkpoint:
+        facts["checkpoints"] = f"differ: {one.checkpoint[:12]} and {other.checkpoint[:12]}"
+    facts |= {"weights": whole.size, **_measures(whole)}
+    facts |= {"Jaccard by chance, layer by layer": jaccard, "Hamming by chance, layer by layer": hamming}
+    rows = ({"tensor": name, "weights": part.size, **_measures(part)} for name, part in parts.items())
+    return describe_file(a, f"compared with {b}", facts, Listing.of("by tensor", rows))
+
+
+def _measures(overlap: Overlap) -> dict[str, Any]:
+    return {
+        "kept A": overlap.kept_a,
+        "kept B": overlap.kept_b,
+        "both": overlap.both,
+        "Jaccard": overlap.jaccard,
+        "by chance": overlap.jaccard_by_chance,
+        "Hamming": overlap.hamming,
+        "Hamming by chance": overlap.hamming_by_chance,
+    }
+
+
+def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
+    if checkpoint is None:
+        verdict = validate_alone(mask)
+        return _verdict(verdict) | {
+            "looked at": "the mask alone; --checkpoint FOLDER looks for dead rows and heads too"
+        }
+    config = read_json(checkpoint / CONFIG)
+    verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), head_size(config))
+    facts = _verdict(verdict)
+    if (found := verdict.structure) is not None:
+        facts |= {"dead rows": found.dead_rows, "rows": found.rows, "dead heads": found.dead_heads}
+        facts |= {"heads": found.heads, "dead blocks": len(found.dead_blocks)}
+    return facts
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": verdict.verdict, "reasons": [*verdict.broken, *verdict.warnings]}
+
+
+def _by_tensor(mask: Mask) -> list[dict[str, Any]]:
+    return [
+        {
+            "tensor": name,
+            "shape": " × ".join(map(str, shape)),
+            "kept": mask.kept[name],
+            "weights": prod(shape),
+            "pruned share": _share(prod(shape) - mask.kept[name], prod(shape)),
+        }
+        for name, shape in mask.shapes.items()
+    ]
+
+
+def _named(mask: Mask) -> str:
+    seed = "" if mask.seed is None else f", seed {mask.seed}"
+    return f"{mask.criterion} {mask.scope} {mask.sparsity}{seed}"
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,49 @@
+"""Tables that stages and reports write, known by their columns."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ltpipe.analysis.overlap_tables import LAYERS, OVERLAP
+from ltpipe.analysis.validation_table import VALIDATION
+from ltpipe.inspection.description import Description, describe_file
+from ltpipe.reporting import robustness, simulations, tables, trainings
+from ltpipe.reporting.findings import FINDINGS
+from ltpipe.runtime.errors import UserError
+
+TABLES: Mapping[str, Mapping[str, str]] = {
+    "tickets": tables.COLUMNS,
+    "comparisons of tickets": tables.COMPARISONS,
+    "curves over sparsity": tables.CURVES,
+    "overlap of masks": OVERLAP,
+    "overlap of masks by tensor": LAYERS,
+    "validation of masks": VALIDATION,
+    "robustness": robustness.COLUMNS,
+    "simulated iterations": simulations.COLUMNS,
+    "trainings": trainings.TRAININGS,
+    "levels": trainings.LEVELS,
+    "linear connectivity": trainings.CONNECTIVITY,
+    "early birds": trainings.EARLY_BIRDS,
+    "findings": FINDINGS,
+}
+"""Columns of every table, by what it is of."""
+_AXES = ("model", "data", "study", "criterion", "scope", "level", "verdict")
+
+
+def describe_table(path: Path, parquet: bool) -> Description:
+    """Describe a CSV or Parquet file.
+
+    Raises:
+        UserError: it is none of ours, or cannot be read.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_parquet(path) if parquet else pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
+        raise UserError(f"{path}: no artefact of ltpipe ({' '.join(str(error).split())[:80]})") from None
+    for kind, columns in TABLES.items():
+        if list(columns) == list(table.columns):
+            values = {axis: sorted(map(str, table[axis].dropna().unique())) for axis in _AXES if axis in columns}
+            facts = {"rows": len(table), **values, "columns": list(columns)}
+            return describe_file(path, f"table of {kind}", facts)
+    raise UserError(f"{path}: a table, but none of ltpipe's")

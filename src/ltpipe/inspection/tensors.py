@@ -1,0 +1,133 @@
+"""Artefacts that are safetensors files, by the kind that their metadata say."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ltpipe.checkpoints.tensorfile import TensorFile, artefact
+from ltpipe.data.sequences import TokenSequences
+from ltpipe.inspection.description import Description, Listing, describe_file
+from ltpipe.inspection.masks import describe_mask
+from ltpipe.pruning.histogram import KeyHistogram
+from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.runtime.errors import UserError
+
+
+def describe_tensors(path: Path, checkpoint: Path | None = None) -> Description:
+    """Describe a safetensors file.
+
+    Raises:
+        UserError: it is none of ours, or damaged.
+    """
+    file = TensorFile(path)
+    kind = file.metadata.get("kind")
+    if kind == "mask" or (kind is None and file.specs and {spec.dtype for spec in file.specs.values()} == {"BOOL"}):
+        return describe_mask(path, checkpoint)
+    if kind in _KINDS:
+        return _KINDS[kind](path)
+    if {"criterion", "checkpoint", "scope", "sparsity"} <= file.metadata.keys():
+        return describe_file(path, "exported ticket", _without_format(file.metadata), _tensors(file))
+    raise UserError(
+        f"{path}: safetensors file of {len(file.specs)} tensors, but no artefact of ltpipe; of a checkpoint, inspect "
+        "the folder"
+    )
+
+
+def _histogram(path: Path) -> Description:
+    counted = KeyHistogram.read(path)
+    facts = {
+        "criterion": counted.criterion,
+        "seed": counted.seed,
+        "weights": counted.total,
+        "bits a score": counted.bits,
+        "checkpoint": counted.checkpoint,
+    }
+    rows = (
+        {"tensor": name, "weights": size, "occupied bins": len(counts.bins)}
+        for name, size, counts in zip(counted.names, counted.sizes, counted.counts, strict=True)
+    )
+    return describe_file(path, "histogram of scores", facts, Listing.of("by tensor", rows))
+
+
+def _scores(path: Path) -> Description:
+    scores, file = ScoreFile(path), TensorFile(path)
+    facts = {"weights": sum(spec.size for spec in file.specs.values()), **_without_format(file.metadata)}
+    rows = (
+        {
+            "tensor": name,
+            "smallest": float(scores.array(name).min(initial=0.0)),
+            "mean": float(scores.array(name).mean(dtype="float64")),
+            "largest": float(scores.array(name).max(initial=0.0)),
+        }
+        for name in scores.names
+    )
+    return describe_file(path, "set of scores", facts, Listing.of("by tensor", rows))
+
+
+def _sequences(path: Path) -> Description:
+    data = TokenSequences.read(path)
+    count, length = data.input_ids.shape
+    facts = {
+        "sequences": count,
+        "tokens a sequence": length,
+        "predicted tokens": count * (length - 1),
+        "windows in the text": data.available,
+        "documents": data.documents,
+        "protocol": data.protocol,
+        "tokenizer": data.tokenizer,
+    }
+    return describe_file(path, "set of token sequences", facts)
+
+
+def _likeliest(path: Path) -> Description:
+    with artefact(path, "set of likeliest tokens", "1") as file:
+        predictions, k = file.array("indices").shape
+        facts = {"predictions": predictions, "k": k, **_without_format(file.metadata)}
+    return describe_file(path, "set of likeliest tokens", facts)
+
+
+def _state(path: Path) -> Description:
+    with artefact(path, "training state", "1") as file:
+        parts = Counter()
+        for name, spec in file.specs.items():
+            parts[name.partition("/")[0]] += spec.size
+        curve = json.loads(file.metadata["validation"])
+        kept = sum(int(file.array(name).sum()) for name in file.specs if name.startswith("mask/"))
+        facts = {
+            "iteration": int(file.metadata["iteration"]),
+            "weights": parts["weights"],
+            "kept": kept if parts["mask"] else None,
+            "maskable": parts["mask"] or None,
+            "optimizer": "kept" if parts["optimizer"] else "fresh",
+            "resumable training": file.metadata["training"] or None,
+        }
+    return describe_file(path, "training state", facts, Listing.of("validation", curve))
+
+
+def _task(path: Path) -> Description:
+    with artefact(path, "task", "1") as file:
+        return describe_file(path, "task", {"task": file.metadata["task"]}, _tensors(file))
+
+
+_KINDS: Mapping[str, Callable[[Path], Description]] = {
+    "histogram": _histogram,
+    "set of scores": _scores,
+    "set of token sequences": _sequences,
+    "set of likeliest tokens": _likeliest,
+    "training state": _state,
+    "task": _task,
+}
+
+
+def _tensors(file: TensorFile) -> Listing:
+    rows = (
+        {"tensor": name, "dtype": spec.dtype, "shape": " × ".join(map(str, spec.shape)), "bytes": spec.end - spec.begin}
+        for name, spec in file.specs.items()
+    )
+    return Listing.of("tensors", rows)
+
+
+def _without_format(metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name not in ("format", "kind")}
