@@ -1,6 +1,7 @@
 """Tickets in other tools' formats: read back by those tools, never by ltpipe."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -195,4 +196,12 @@ def test_a_mask_of_another_model_is_refused(kind, ticket, canonical_folder, tmp_
     _, mask = ticket("llama")
     with pytest.raises(UserError, match="mask of another model"):
         export_ticket(kind, mask, canonical_folder("qwen2"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_library_it_is_said_how_to_install_it(ticket, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "compressed_tensors", None)
+    folder, mask = ticket("llama")
+    with pytest.raises(UserError, match=r"pip install .* compressed-tensors==0\.14\.0\.1"):
+        export_ticket("compressed-tensors", mask, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """A ticket as a plain Hugging Face checkpoint: pruned weights are zeros."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.contents import STORED_NAMES
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorFile, tensor_writer
+from ltpipe.checkpoints.tensorfile import TORCH_NAMES, TensorFile, tensor_writer
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.exporting.masked import masked_array, masked_blocks
 from ltpipe.pruning.masks import Mask, read_mask
@@ -54,13 +54,13 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     weights, names = open_weights(folder), HubNames(folder)
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
-        for name, spec in weights.specs.items()
-        for part, tensor in names.parts(name, _foreseen(manifest, name, spec.shape)).items()
+        for name in weights.specs
+        for part, tensor in names.parts(name, _foreseen(weights, name)).items()
     }
     with atomic_folder(output) as place:
         with tensor_writer(place / WEIGHTS, layout, origin(mask)) as write:
             for name in track(weights.specs, "exporting"):
-                for part, chunks in _contents(weights, mask, names, manifest, name):
+                for part, chunks in _contents(weights, mask, names, name):
                     write(part, chunks)
         write_json(place / CONFIG, read_config(folder))
         copy_tokenizer(folder, place)
@@ -69,25 +69,32 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, manifest.nbytes), note)
 
 
+def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, name: str) -> dict[str, torch.Tensor]:
+    """A stored tensor with pruned weights at zero, as transformers stores it: whole in memory, by name."""
+    tensor = torch.from_numpy(masked_array(weights, mask, name))
+    return names.parts(name, tensor.view(torch.bfloat16) if weights.spec(name).dtype == "BF16" else tensor)
+
+
+def as_arrays(tensor: torch.Tensor) -> list[np.ndarray]:
+    """The contents of a tensor as `tensor_writer` takes them."""
+    bits = tensor.contiguous().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return [bits.numpy()]
+
+
 def _contents(
-    weights: TensorFile, mask: Mask, names: HubNames, manifest: Manifest, name: str
-) -> Iterator[tuple[str, Iterator[np.ndarray] | list[np.ndarray]]]:
-    """What a stored tensor becomes, by name."""
-    foreseen = _foreseen(manifest, name, weights.specs[name].shape)
+    weights: TensorFile, mask: Mask, names: HubNames, name: str
+) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
+    """What a stored tensor becomes, by name: streamed, where nothing but its name changes."""
+    foreseen = _foreseen(weights, name)
     ((part, unchanged), *others) = names.parts(name, foreseen).items()
     if not others and unchanged is foreseen:
         yield part, masked_blocks(weights, mask, name)
         return
-    array = masked_array(weights, mask, name)
-    tensor = torch.from_numpy(array)
-    if foreseen.dtype == torch.bfloat16:
-        tensor = tensor.view(torch.bfloat16)
-    for part, values in names.parts(name, tensor).items():
-        bits = values.contiguous().view(torch.uint16) if values.dtype == torch.bfloat16 else values
-        yield part, [bits.numpy()]
+    for part, tensor in masked_parts(weights, mask, names, name).items():
+        yield part, as_arrays(tensor)
 
 
-def _foreseen(manifest: Manifest, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+def _foreseen(weights: TensorFile, name: str) -> torch.Tensor:
     """A tensor without contents."""
-    dtypes = {stored: dtype for dtype, stored in STORED_NAMES.items()}
-    return torch.empty(shape, dtype=dtypes[manifest.tensors[name].dtype], device="meta")
+    spec = weights.spec(name)
+    return torch.empty(spec.shape, dtype=getattr(torch, TORCH_NAMES[spec.dtype]), device="meta")

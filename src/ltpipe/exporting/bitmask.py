@@ -1,0 +1,98 @@
+"""A ticket in the sparse-bitmask format of compressed-tensors, written by that library's own compressor."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ltpipe.checkpoints.contents import STORED_NAMES
+from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import TensorFile, tensor_writer
+from ltpipe.exporting.checkpoint import HubNames, as_arrays, masked_parts
+from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
+from ltpipe.pruning.masks import read_mask
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import atomic_folder, read_json, write_json
+from ltpipe.runtime.progress import track
+
+_WEIGHT = ".weight"
+
+
+def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
+    """Write a ticket as a checkpoint whose masked matrices are kept as non-zero values, bit masks and row offsets.
+
+    Each tensor is compressed twice, once to know its size; one is in memory at a time.
+
+    Args:
+        folder: canonical checkpoint folder.
+        mask_path: mask made from it.
+        output: folder to write; absent or empty.
+
+    Raises:
+        UserError: the library is not installed or has dropped the format, or the mask is of another model. Nothing is
+            written then.
+    """
+    compressed = _compressor()
+    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
+    mask.check_made_for(manifest.fingerprint, mask_path)
+    weights, names = TensorFile(folder / WEIGHTS), HubNames(folder)
+    dense: list[str] = []
+
+    def contents(name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        for part, tensor in masked_parts(weights, mask, names, name).items():
+            if name in mask.bits and tensor.dim() == 2 and part.endswith(_WEIGHT):
+                yield from compressed(tensor, part.removesuffix(_WEIGHT)).items()
+            else:
+                dense.append(part)
+                yield part, tensor
+
+    layout = {
+        part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
+        for name in track(weights.specs, "compressing")
+        for part, tensor in contents(name)
+    }
+    ignored = sorted({part.removesuffix(_WEIGHT) for part in dense if part.endswith(_WEIGHT)})
+    nbytes = 0
+    with atomic_folder(output) as place:
+        with tensor_writer(place / WEIGHTS, layout, origin(mask)) as write:
+            for name in track(weights.specs, "exporting"):
+                for part, tensor in contents(name):
+                    nbytes += tensor.nbytes
+                    write(part, as_arrays(tensor))
+        sparsity = 1 - mask.total_kept / mask.total if mask.total else 0.0
+        write_json(place / CONFIG, {**read_json(folder / CONFIG), **_compression(sparsity, ignored)})
+        copy_tokenizer(folder, place)
+    parameters = (manifest.parameters, manifest.parameters)
+    return Exported(output, parameters, (manifest.nbytes, nbytes), "smaller on disk; dense again when it is loaded")
+
+
+def _compression(sparsity: float, ignored: list[str]) -> dict[str, Any]:
+    """What the configuration says of the format."""
+    described = {
+        "format": "sparse-bitmask",
+        "global_sparsity": sparsity,
+        "sparsity_structure": "unstructured",
+        "targets": ["Linear"],
+        "ignore": ignored,
+        "registry_requires_subclass": False,
+    }
+    return {"quantization_config": {"quant_method": "compressed-tensors", "sparsity_config": described}}
+
+
+def _compressor() -> Any:
+    """Function from a dense matrix and a prefix to what the library stores of it, by name."""
+    try:
+        from compressed_tensors.compressors.sparse_compressors.sparse_bitmask import BitmaskTensor
+    except ImportError:
+        raise UserError(
+            "format compressed-tensors needs the library of that name with its sparse-bitmask format, which versions "
+            "above 0.14 have dropped: pip install --no-deps --target aside compressed-tensors==0.14.0.1 loguru, and "
+            "set PYTHONPATH=aside (docs/export.md)"
+        ) from None
+
+    def compressed(matrix: torch.Tensor, prefix: str) -> Mapping[str, torch.Tensor]:
+        return BitmaskTensor.from_dense(matrix).dict(prefix)
+
+    return compressed
