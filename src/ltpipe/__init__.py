@@ -1,6 +1,6 @@
 """ltpipe: find, evaluate and compare lottery tickets.
 
-The functions of `ltpipe.api`, for models that are already in memory, can be imported from here. They are looked up
+The functions of `ltpipe.api`, for models that are already in memory, can be imported from here, and `load_mask`. They are looked up
 when they are asked for: the stages of the pipeline, which import this module too, must not import torch for it.
 """
 
@@ -17,6 +17,7 @@ _API = {
     "compute_magnitude_importance": "ltpipe.api.magnitude",
     "create_magnitude_mask": "ltpipe.api.magnitude",
     "ensure_deterministic_pruning": "ltpipe.api.determinism",
+    "load_mask": "ltpipe.pruning.masks",
     "masked": "ltpipe.api.masking",
 }
 

@@ -28,6 +28,7 @@ SIGNATURES = {
     "compute_iterative_magnitude_pruning": (
         "model, dataloader, target_sparsity=0.9, num_iterations=10, trainer_fn=None, *, train=False"
     ),
+    "load_mask": "path",
     "masked": "model, mask",
 }
 

@@ -6,6 +6,7 @@ from typing import Literal
 from ltpipe.analysis.early_bird import Detector, EarlyBird, Watch
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.progress import counting
 from ltpipe.training.levels import dense_mask, magnitudes
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.loop import train
@@ -69,15 +70,16 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
             converged.append(live.iteration)
             live.stopped = True
 
-    train(
-        model,
-        training.task.train,
-        training.task.loss,
-        training.settings,
-        training.start,
-        [draw],
-        computing=training.computing,
-    )
+    with counting(training.settings.iterations, training.start.iteration, "training", "step") as took:
+        train(
+            model,
+            training.task.train,
+            training.task.loss,
+            training.settings,
+            training.start,
+            [draw, lambda live: took(live.iteration)],
+            computing=training.computing,
+        )
     found = EarlyBird(
         study=named.study,
         replicate=named.replicate,

@@ -11,6 +11,7 @@ from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import frame
+from ltpipe.runtime.progress import track
 
 AXES = ("criterion", "scope", "seed", "sparsity")
 """What tells the masks of a model apart."""
@@ -48,7 +49,7 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
     """
     pairs: list[dict[str, Any]] = []
     layers = [frame([], LAYERS)]
-    for path_a, path_b, differs_in in related(paths):
+    for path_a, path_b, differs_in in track(list(related(paths)), "comparing", "pair"):
         a, b = read_mask(path_a), read_mask(path_b)
         b.check_made_for(a.checkpoint, path_b)
         parts = compare(a, b)

@@ -16,6 +16,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.pruning.scopes import prune_count
 from ltpipe.runtime.files import read_json
+from ltpipe.runtime.progress import track
 
 _RANKED = ("global", "layer")
 """Scopes that only rank: their masks are nested without fail."""
@@ -87,7 +88,8 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
     model = Manifest.read(manifest)
     size = head_size(read_json(model.checked(config))) if config else None
     verdicts: list[Verdict] = []
-    for _, chain in groupby(sorted(map(_link, paths)), key=lambda link: link[0]):
+    links = track(sorted(map(_link, paths)), "validating", "mask")
+    for _, chain in groupby(links, key=lambda link: link[0]):
         denser: Mask | None = None
         for _, _, path in chain:
             mask = read_mask(path)

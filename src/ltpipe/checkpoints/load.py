@@ -9,6 +9,7 @@ run, and pickled weights are never read.
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -70,10 +71,7 @@ def write_canonical(
     order = sorted(entries, key=lambda name: (-np.dtype(STORAGE[entries[name].dtype]).itemsize, name.encode()))
     write_tensors(
         folder / WEIGHTS,
-        [
-            TensorData(name, entries[name].dtype, entries[name].shape, _chunks(tensors[name]))
-            for name in track(order, "writing")
-        ],
+        [TensorData(name, entries[name].dtype, entries[name].shape, _chunks(tensors[name])) for name in order],
         {"format": "pt"},
     )
     _write_config(model, folder / CONFIG)
@@ -89,7 +87,8 @@ def _model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # what it warns of is refused below, in one line
-    transformers_logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     where = {"gguf_file": place.name} if place.is_file() else {}
     if place.is_file() and place.suffix != ".gguf":
         raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")

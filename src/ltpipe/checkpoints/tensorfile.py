@@ -23,6 +23,7 @@ import numpy as np
 from ltpipe.runtime.digest import Digest, digest
 from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, UserError
 from ltpipe.runtime.files import atomic_write, check_file, read_object
+from ltpipe.runtime.progress import track
 
 STORAGE: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,
@@ -198,7 +199,7 @@ def write_tensors(path: Path, tensors: Iterable[TensorData], metadata: dict[str,
     """
     tensors = list(tensors)
     with tensor_writer(path, {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}, metadata) as write:
-        for tensor in tensors:
+        for tensor in track(tensors, f"writing {path.name}"):
             write(tensor.name, tensor.chunks)
 
 

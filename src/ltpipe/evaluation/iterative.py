@@ -27,6 +27,7 @@ from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.memory import PrivateMemory
+from ltpipe.runtime.progress import track
 from ltpipe.runtime.provenance import provenance
 from ltpipe.streaming.model import CausalModel, build_skeleton
 
@@ -72,7 +73,7 @@ def simulate_iterative_pruning(
     dense = walk.losses(None, len(input_ids))
     dense_loss = TokenLosses(dense.losses[:tickets], dense.correct[:tickets]).loss()
     iterations: list[Iteration] = []
-    for number, sparsity in enumerate(schedule, 1):
+    for number, sparsity in enumerate(track(schedule, "simulating", "ticket"), 1):
         with _temporary_mask(ticket) as path:
             made = make_mask(folder, histogram, "global", repr(sparsity), path)
             with PrivateMemory() as private:

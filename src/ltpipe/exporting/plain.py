@@ -42,7 +42,7 @@ def export_plain(mask_path: Path, output: Path) -> Exported:
     mask = read_mask(mask_path)
     tensors = [
         TensorData(name, "BOOL", mask.shapes[name], _expanded(bits, prod(mask.shapes[name])))
-        for name, bits in track(mask.bits.items(), "exporting")
+        for name, bits in mask.bits.items()
     ]
     write_tensors(output, tensors, origin(mask))
     packed = sum(bits.size for bits in mask.bits.values())

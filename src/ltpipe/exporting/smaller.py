@@ -19,7 +19,6 @@ from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder, write_json
-from ltpipe.runtime.progress import track
 
 _COPIED = 1 << 22  # elements that are copied at a time
 
@@ -48,9 +47,7 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
     weights = open_weights(folder)
     names = _new_names(weights, manifest, kept) if mask.scope == "blocks" else {name: name for name in weights.specs}
     lines = {} if mask.scope == "blocks" else _lines(found, kept)
-    tensors = [
-        _smaller(weights, name, new, *lines.get(name, (0, None))) for name, new in track(names.items(), "exporting")
-    ]
+    tensors = [_smaller(weights, name, new, *lines.get(name, (0, None))) for name, new in names.items()]
     with atomic_folder(output) as place:
         write_tensors(place / WEIGHTS, tensors, origin(mask))
         write_json(place / CONFIG, smaller_config)

@@ -11,7 +11,6 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
 from ltpipe.exporting.folder import Exported, origin
 from ltpipe.pruning.masks import Mask, read_mask, unpack
-from ltpipe.runtime.progress import track
 
 _BLOCK = 1 << 22
 _ONE = {"BF16": 0x3F80}
@@ -36,11 +35,7 @@ def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
     mask.check_made_for(manifest.fingerprint, mask_path)
     weights = open_weights(folder)
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
-    tensors = [
-        tensor
-        for name, source in track(stored.items(), "exporting")
-        for tensor in _tensors(weights, mask, name, source)
-    ]
+    tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]
     write_tensors(output, tensors, origin(mask))
     note = "every pruned tensor is there twice, as dense original and as mask of the same dtype"
     nbytes = sum(tensor.nbytes for tensor in tensors)

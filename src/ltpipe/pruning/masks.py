@@ -141,9 +141,14 @@ def count_kept(bits: np.ndarray) -> int:
     return int(words) + int(np.bitwise_count(bits[whole:]).sum(dtype=np.int64))
 
 
-def load_mask(path: Path) -> dict[str, "torch.Tensor"]:
-    """Read a mask file as bool tensors on the CPU, True where a weight is kept."""
+def load_mask(path: Path | str) -> dict[str, "torch.Tensor"]:
+    """Read a mask file as bool tensors on the CPU, True where a weight is kept, by parameter name.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: it is no mask of ours, or not what was written.
+    """
     import torch
 
-    mask = read_mask(path)
+    mask = read_mask(Path(path))
     return {name: torch.from_numpy(unpack(bits, mask.shapes[name])) for name, bits in mask.bits.items()}

@@ -13,6 +13,7 @@ from ltpipe.analysis.curves import Curve
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.frames import frame, read_csv
+from ltpipe.runtime.progress import track
 
 COLUMNS: dict[str, str] = {
     "model": "string",
@@ -106,7 +107,7 @@ def tickets_table(samples: Sequence[Sample]) -> pd.DataFrame:
     rows = []
     for sample in samples:
         baseline = sample.dense.metrics
-        for evaluated in sample.tickets:
+        for evaluated in track(sample.tickets, "intervals", "ticket"):
             ticket = evaluated.metrics
             row = {name: getattr(ticket, name) for name in COLUMNS if hasattr(ticket, name)}
             rows.append(
@@ -127,7 +128,7 @@ def comparisons_table(samples: Sequence[Sample]) -> pd.DataFrame:
     """One row a pair of tickets of the same model, text and sparsity, each pair once, in the order of the tickets."""
     rows = []
     for sample in samples:
-        for a, b in combinations(sample.tickets, 2):
+        for a, b in track(list(combinations(sample.tickets, 2)), "comparing", "pair"):
             if a.metrics.sparsity != b.metrics.sparsity:
                 continue
             found = interval(loss_difference(a.resampled, b.resampled), sample.sequences)

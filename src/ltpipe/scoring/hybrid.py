@@ -13,6 +13,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
 from ltpipe.pruning.scores import float32_keys
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.progress import track
 
 MAGNITUDE = "magnitude"
 """The criterion that is read from the weights and has no score file."""
@@ -64,13 +65,14 @@ def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Se
                 f"{name}: weight {part.weight} of {part.scores} is not allowed; allowed are numbers above 0"
             )
         read, may_be_negative = _reader(folder, manifest, part.scores)
-        mean = sum(float(np.abs(read(tensor)).sum(dtype=np.float64)) for tensor in names) / total
+        sums = (float(np.abs(read(tensor)).sum(dtype=np.float64)) for tensor in track(names, "averaging"))
+        mean = sum(sums) / total
         if mean == 0:
             raise UserError(f"{name}: the scores of {part.scores} are all zero, which cannot be normalised")
         scaled.append((read, part.weight / mean))
         signed = signed or may_be_negative
     with score_writer(output, manifest, names, name, signed, {}) as write:
-        for tensor in names:
+        for tensor in track(names, "combining"):
             write(tensor, sum(read(tensor) * np.float64(factor) for read, factor in scaled).astype(np.float32))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.progress import track
 from ltpipe.runtime.records import Record
 from ltpipe.training.record import Branch
 
@@ -78,7 +79,9 @@ def error_along_line(
     if points < 2:
         raise UserError(f"{points} points on the line; allowed are 2 and more")
     alphas = tuple(index / (points - 1) for index in range(points))
-    return Line(alphas, tuple(error(interpolate(first, second, alpha)) for alpha in alphas))
+    return Line(
+        alphas, tuple(error(interpolate(first, second, alpha)) for alpha in track(alphas, "evaluating", "point"))
+    )
 
 
 @dataclass(frozen=True)

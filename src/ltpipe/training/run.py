@@ -12,6 +12,7 @@ from torch import nn
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import remove
+from ltpipe.runtime.progress import counting
 from ltpipe.runtime.provenance import provenance
 from ltpipe.training.computing import Computing
 from ltpipe.training.distillation import Distillation
@@ -144,7 +145,11 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
     model = training.task.build(0)
     callbacks = _callbacks(training, resume, identity)
     examples = training.task.train
-    state = train(model, examples, _loss(training), settings, begin, callbacks, until, computing, _trainer(training))
+    loss, trainer = _loss(training), _trainer(training)
+    with counting(until, begin.iteration, "training", "step") as took:
+        if computing.is_first:
+            callbacks.append(lambda live: took(live.iteration))
+        state = train(model, examples, loss, settings, begin, callbacks, until, computing, trainer)
     return model, state
 
 
