@@ -1,7 +1,8 @@
 """ltpipe: find, evaluate and compare lottery tickets.
 
-The functions of `ltpipe.api`, for models that are already in memory, can be imported from here, and `load_mask`. They are looked up
-when they are asked for: the stages of the pipeline, which import this module too, must not import torch for it.
+The functions of `ltpipe.api`, for models that are already in memory, can be imported from here, and `load_mask`. They
+are looked up when they are asked for: the stages of the pipeline, which import this module too, must not import torch
+for it.
 """
 
 import importlib

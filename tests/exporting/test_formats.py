@@ -1,6 +1,7 @@
 """Tickets in other tools' formats: read back by those tools, never by ltpipe."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from ltpipe.exporting.plain import import_plain, read_plain
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -85,20 +88,19 @@ def test_bfloat16_and_blocks_of_a_tensor(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("selection", [{}, {"preset": "all-weights"}], ids=["linear", "tied embedding too"])
-def test_state_dict_of_torch_prune(selection, ticket, source_folder, token_ids, tmp_path):
-    from torch.nn.utils import prune
+def test_state_dict_of_torch_prune(selection, ticket, source_folder, token_ids, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM
 
     folder, mask = ticket("qwen2", **selection)
     said = export_ticket("torch-prune", mask, folder, tmp_path / "state.safetensors")
     state = safetensors.torch.load_file(tmp_path / "state.safetensors")
     model = AutoModelForCausalLM.from_pretrained(source_folder("qwen2")).eval()
-    for name in [name.removesuffix("_mask") for name in state if name.endswith("_mask")]:
-        module, _, parameter = name.rpartition(".")
-        prune.identity(model.get_submodule(module), parameter)
+    monkeypatch.chdir(tmp_path)
+    documented = re.findall(r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL)
+    (code,) = (block for block in documented if "prune.identity" in block)
+    exec(code, {"model": model})
     theirs = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     assert theirs == {name: tensor.dtype for name, tensor in state.items()}
-    model.load_state_dict(state)
     by_hand = masked_by_hand(source_folder("qwen2"), load_mask(mask))
     with torch.no_grad():
         torch.testing.assert_close(model(token_ids).logits, by_hand(token_ids).logits, rtol=0, atol=0)
