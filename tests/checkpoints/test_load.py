@@ -573,3 +573,23 @@ def test_sources_that_are_no_model(source, words, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"")
     words = (word.format(here=tmp_path) for word in words)
     refused(source.format(here=tmp_path), tmp_path / "canonical", KEY, *words)
+
+
+def test_tensors_that_are_no_part_of_the_model_are_named(source_folder, tmp_path, caplog):
+    folder = tmp_path / "source"
+    shutil.copytree(source_folder("llama"), folder)
+    retensor(folder / WEIGHTS, lambda tensors: tensors.update(stranger=torch.ones(2)))
+    read(folder, tmp_path / "canonical")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{KEY}: 1 tensors of '{folder}' are no part of the model and are left out: stranger"
+    ]
+
+
+def test_a_source_that_has_checksums_is_checked(canonical_folder, tmp_path):
+    """A smaller checkpoint that was exported, for example."""
+    folder = tmp_path / "source"
+    shutil.copytree(canonical_folder("llama"), folder)
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-100] ^= 16
+    (folder / WEIGHTS).write_bytes(content)
+    refused(folder, tmp_path / "canonical", str(folder / WEIGHTS), "does not match its checksum")

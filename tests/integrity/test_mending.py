@@ -18,7 +18,7 @@ pytestmark = pytest.mark.faults
 
 CONFIG = {
     "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "texts/words.txt"}, "calibration": {"source": "texts/words.txt"}},
+    "data": {"words": {"source": "texts/words.txt"}, "calibration": {"source": "texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "wanda"], "scopes": ["layer"], "sparsities": [0.25, 0.5]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu"},
     "robustness": {"perturbations": ["noise-0.1"], "seeds": [0]},
@@ -85,6 +85,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny("llama", folder / "models/tiny")
     (folder / "texts").mkdir()
     (folder / "texts/words.txt").write_text(" ".join(f"w{(7 * number) ** 2 % 93}" for number in range(500)))
+    (folder / "texts/others.txt").write_text(" ".join(f"w{5 * number % 91}" for number in range(500)))
     generator = np.random.default_rng(0)
     rows = np.c_[generator.integers(0, 256, (120, 36)), np.arange(120) % 4]
     np.savetxt(folder / "digits.csv", rows, "%d", ",")
