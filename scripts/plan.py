@@ -26,8 +26,9 @@ def main(*, study: str, output: Path, schema: Path = Path("workflow/schemas/conf
         config = read_object(study)
     except ValueError as error:
         raise UserError(f"study: no JSON ({error})") from None
-    plan = plan_study(check_config(config, read_config(schema)))
-    write_plan(plan, output)
+    checked = check_config(config, read_config(schema))
+    plan = plan_study(checked)
+    write_plan(plan, checked, output)
     print_plan(plan)
     if not fits(plan):
         raise UserError(verdict(plan))

@@ -55,9 +55,11 @@ def plan(
     if device_memory is not None and not 0 < device_memory < inf:
         raise UserError(f"device_memory: {device_memory} is not allowed; allowed is a number of GiB above 0")
     checked = check_config(read_config(config), read_config(schema))
-    planned = plan_study(checked, device_memory)
+    if device_memory is not None:
+        checked["evaluate"]["device_memory"] = device_memory
+    planned = plan_study(checked)
     if output is not None:
-        write_plan(planned, output)
+        write_plan(planned, checked, output)
     print_plan(planned)
     if not fits(planned):
         sys.exit(2)

@@ -230,6 +230,19 @@ def test_defaults_written_out_and_threads_changed(finished: Path):
         write_config(finished)
 
 
+def test_new_plan_and_other_resources(finished: Path):
+    """What a job asks a scheduler for changes no result."""
+    plan = finished / "results/plan/plan.json"
+    plan.parent.mkdir()
+    plan.write_text(json.dumps({"settings": {}, "stages": [{"model": "tiny", "stage": "mask", "host": 2**40}]}))
+    try:
+        assert "Nothing to be done" in snakemake(
+            finished, "--dry-run", "--set-resources", "ticket:mem_mb=9", "ticket:runtime=9"
+        )
+    finally:
+        shutil.rmtree(plan.parent)
+
+
 slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is not
 
 

@@ -95,7 +95,7 @@ def test_a_70b_fits_12_gib_at_16_x_2048_tokens(text):
 
 
 def test_a_card_that_is_too_small_is_said_to_be(text):
-    plan = plan_study(study("hub:Qwen/Qwen2.5-0.5B", text), device_memory=0.1)
+    plan = plan_study(study("hub:Qwen/Qwen2.5-0.5B", text, device_memory=0.1))
     assert not fits(plan)
     assert "device_memory allows 0.10 GiB" in evaluation(plan).problem
 

@@ -9,6 +9,9 @@ rule overlap:
         layers=f"{grid.OVERLAP}.parquet",
     log:
         "results/logs/overlap/{model}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/compare_masks.py"),
     shell:
@@ -28,6 +31,9 @@ rule validation:
         digest=f"{grid.VALIDATION}.sha256",
     log:
         "results/logs/validation/{model}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/validate_masks.py"),
     shell:

@@ -11,7 +11,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
-from ltpipe.workflow import grid, studies
+from ltpipe.workflow import grid, resources, studies
 from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configfile import read_config
@@ -65,14 +65,23 @@ def files_of(source: Source, *suffixes: str) -> list[str]:
         sys.exit(f"error: {error}")
 
 
+# Whether jobs run on other machines than this one, or this is such a job.
+ON_CLUSTER = workflow.non_local_exec or workflow.remote_exec
+
+
 def job_threads() -> int:
-    """Processors that the scheduler sets aside for a job that computes."""
-    return workflow.cores or 1 if config["threads"] == "auto" else config["threads"]
+    """Processors that the scheduler sets aside for a job that computes.
+
+    On a cluster `auto` is --max-threads, which jobs are told: how many processors their node has is not for them.
+    """
+    if config["threads"] != "auto":
+        return config["threads"]
+    return (workflow.resource_settings.max_threads if ON_CLUSTER else workflow.cores) or 1
 
 
 def compute_threads() -> int:
     """Threads that such a job starts, 0 for all it may use. A resource, since it must not rerun anything."""
-    return 0 if config["threads"] == "auto" else config["threads"]
+    return 0 if config["threads"] == "auto" and not ON_CLUSTER else job_threads()
 
 
 def device_memory() -> str:
@@ -89,6 +98,62 @@ def gpus() -> int:
 
 # Begins the command of a job that computes on devices: it gets some of its own (docs/gpus.md). Text of shell commands.
 WITH_DEVICES = "python -S -m ltpipe.runtime.slots {resources.gpu} -- "
+
+
+def study_plan() -> resources.Plan:
+    """What `ltpipe plan` has found out, where it has. No input of any stage: a new plan must not rerun anything."""
+    try:
+        plan = resources.read_plan(Path(grid.PLAN, "plan.json"), config)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    if workflow.non_local_exec and workflow.is_main_process:
+        for model, sections in plan.outdated.items():
+            logger.warning(
+                f"{grid.PLAN}/plan.json is not for this configuration of the model {model} ({', '.join(sections)}"
+                " changed): memory is estimated from file sizes; run ltpipe plan again"
+            )
+    return plan
+
+
+PLAN = study_plan()
+
+
+def job_gpus(wildcards, rule: str) -> int:
+    """Accelerators of a job of any rule."""
+    device = resources.STAGES[rule].device
+    return {"": lambda _: 0, "evaluate": lambda _: gpus(), "imp": training_gpus}[device](wildcards)
+
+
+def read_mb(input) -> float:
+    """Size of what a job reads, MB, its code left out. `input.size_mb` says the same, and makes a large dry run half
+    as slow again.
+    """
+    return sum(file_size(file) for file in input if not file.endswith(".py")) / 2**20
+
+
+@cache
+def file_size(path: str) -> int:
+    return Path(path).stat().st_size
+
+
+def memory(wildcards, input, attempt, rulename) -> int:
+    """Main memory of a job, MB. Files that are not there yet have a size when the job is submitted."""
+    planned = resources.planned_mb(PLAN, rulename, wildcards)
+    size = 0 if planned else read_mb(input)
+    return resources.memory_mb(rulename, planned, size, job_gpus(wildcards, rulename), attempt)
+
+
+def runtime(wildcards, input, attempt, rulename, threads) -> int:
+    """Minutes that a job may take."""
+    return resources.minutes(
+        config,
+        rulename,
+        wildcards,
+        read_mb(input),
+        job_gpus(wildcards, rulename),
+        threads,
+        attempt,
+    )
 
 
 def perturbation_seed(wildcards) -> str | None:

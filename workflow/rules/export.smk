@@ -15,6 +15,9 @@ rule smaller:
         tokenizer_config=f"{grid.SMALLER}/tokenizer_config.json",
     log:
         "results/logs/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/export_smaller.py"),
         folder=subpath(input.weights, parent=True),

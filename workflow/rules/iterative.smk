@@ -17,6 +17,8 @@ rule simulation:
         "results/logs/simulation/{model}/{data}.log",
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
         gpu=gpus(),
         device_memory=device_memory(),

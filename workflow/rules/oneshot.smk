@@ -11,6 +11,8 @@ rule histogram:
         "results/logs/histogram/{model}/{criterion}/seed-{seed}.log",
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
     params:
         code=code("scripts/count_keys.py"),
@@ -41,6 +43,8 @@ rule mask:
         "results/logs/mask/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
     params:
         code=lambda wildcards: code("scripts/make_mask.py", *allocation_file(wildcards.scope)),
@@ -68,6 +72,8 @@ rule baseline:
         "results/logs/baseline/{model}/{data}.log",
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
         gpu=gpus(),
         device_memory=device_memory(),
@@ -105,6 +111,8 @@ rule ticket:
         "results/logs/ticket/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
         gpu=gpus(),
         device_memory=device_memory(),

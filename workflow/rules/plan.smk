@@ -6,6 +6,9 @@ rule plan:
         f"{grid.PLAN}/plan.json",
     log:
         "results/logs/plan.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/plan.py"),
         study=json.dumps(config, sort_keys=True),

@@ -11,6 +11,9 @@ rule checkpoint:
         tokenizer_config=f"{grid.CHECKPOINT}/tokenizer_config.json",
     log:
         "results/logs/checkpoint/{model}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/load_model.py"),
         folder=subpath(output.weights, parent=True),
@@ -34,6 +37,9 @@ rule sequences:
         grid.SEQUENCES,
     log:
         "results/logs/sequences/{model}/{data}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/prepare_data.py"),
         source=lookup("data/{data}/source", within=config),

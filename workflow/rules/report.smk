@@ -47,6 +47,9 @@ rule report:
         page=f"{grid.REPORT}/index.html",
     log:
         "results/logs/report.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/make_report.py"),
         folder=subpath(output.table, parent=True),

@@ -15,6 +15,8 @@ rule perturbed_dense:
         "results/logs/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}/dense.log",
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
         gpu=gpus(),
         device_memory=device_memory(),

@@ -38,6 +38,8 @@ rule score:
         criterion=any_of(criterion_names()),
     threads: job_threads()
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         compute_threads=compute_threads(),
         gpu=gpus(),
         device_memory=device_memory(),
@@ -81,6 +83,9 @@ rule hybrid:
         "results/logs/score/{model}/{criterion}.log",
     wildcard_constraints:
         criterion=any_of(config["score"]["hybrids"]),
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=code("scripts/combine_scores.py"),
         folder=subpath(input.weights, parent=True),

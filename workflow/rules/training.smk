@@ -11,6 +11,9 @@ rule task:
         grid.TASK,
     log:
         "results/logs/imp/{study}/task.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards)),
         task=lookup("imp/{study}/task/kind", within=config),
@@ -36,6 +39,8 @@ rule rewind_point:
         "results/logs/imp/{study}/replicate-{replicate}/point.log",
     threads: training_threads
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         gpu=training_gpus,
         save_every=save_every,
     params:
@@ -63,6 +68,9 @@ rule level_mask:
     log:
         "results/logs/imp/{study}/replicate-{replicate}/level-{level}/mask.log",
     threads: training_threads
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
     params:
         code=lambda wildcards: code(
             "scripts/prune_level.py", task_file(wildcards), *level_criterion_file(wildcards)
@@ -91,6 +99,8 @@ rule training:
         "results/logs/imp/{study}/replicate-{replicate}/level-{level}/{branch}.log",
     threads: training_threads
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         gpu=training_gpus,
         save_every=save_every,
     params:
@@ -126,6 +136,8 @@ rule connectivity:
         "results/logs/imp/{study}/replicate-{replicate}/level-{level}/connectivity-{order}.log",
     threads: training_threads
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         gpu=training_gpus,
     params:
         code=lambda wildcards: code("scripts/connect.py", task_file(wildcards)),
@@ -150,6 +162,8 @@ rule early_bird:
         "results/logs/imp/{study}/replicate-{replicate}/early-bird/{sparsity}.log",
     threads: training_threads
     resources:
+        mem_mb=memory,
+        runtime=runtime,
         gpu=training_gpus,
     params:
         code=lambda wildcards: code("scripts/watch_early_bird.py", task_file(wildcards)),

@@ -32,9 +32,6 @@ from ltpipe.workflow.config import Config
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-UNKNOWN_COUNT = 1024
-"""Sequences to plan for where the configuration takes all that a text gives."""
-
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -62,19 +59,18 @@ class StagePlan:
     problem: str = ""
 
 
-def plan_study(config: Config, device_memory: float | None = None) -> list[StagePlan]:
+def plan_study(config: Config) -> list[StagePlan]:
     """Plan every stage of a study.
 
     Args:
         config: checked, with all defaults.
-        device_memory: GiB of the card to plan for; None takes the configuration's, without limit if it is `auto`.
 
     Raises:
         UserError: the configuration has no grid, the shapes of a model are not known, or nothing of it is prunable.
     """
     if not config["grid"]:
         raise UserError("grid: there is none to plan; trainings (imp) are not planned")
-    return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name, device_memory))]
+    return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name))]
 
 
 def fits(plan: Sequence[StagePlan]) -> bool:
@@ -106,14 +102,14 @@ class _Model:
     limit: float
 
     @classmethod
-    def of(cls, config: Config, name: str, device_memory: float | None) -> "_Model":
+    def of(cls, config: Config, name: str) -> "_Model":
         model, configured = config["models"][name], config["evaluate"]["device_memory"]
         source = Source(model["source"], f"models.{name}.source")
         shapes = architecture(source)
         kept = _kept_dtype(model["dtype"], shapes.dtype, source)
         _, manifest = foreseen(shapes, kept)
         prunable = Selection(**model["prunable"]).names(manifest)
-        limit = GIB * (device_memory or (float("inf") if configured == "auto" else configured))
+        limit = float("inf") if configured == "auto" else GIB * configured
         return cls(config, name, shapes, manifest, prunable, kept, private_host_bytes(), limit)
 
     @property
@@ -167,23 +163,12 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
         "checkpoint", model.name, None, 1, Peak(), model.base + model.manifest.nbytes, model.manifest.nbytes
     )
     for text in texts:
-        yield _sequences(model, "sequences", text, _evaluated(model.config, text))
+        yield _sequences(model, "sequences", text, grid.evaluated_size(model.config, text))
     if grid.needs_calibration(model.config):
-        yield _sequences(model, "calibration", model.config["score"]["data"], _size(model.config["score"]))
+        yield _sequences(model, "calibration", model.config["score"]["data"], grid.calibration_size(model.config))
     yield from _scores(model)
     yield from _masks(model)
     yield from _evaluations(model, texts)
-
-
-def _size(section: Config) -> tuple[int, int]:
-    """Number and length of sequences."""
-    count = section["num_sequences"]
-    return UNKNOWN_COUNT if count == "all" else count, section["sequence_length"]
-
-
-def _evaluated(config: Config, text: str) -> tuple[int, int]:
-    """Number and length of the sequences of an evaluated text."""
-    return _size({**config["evaluate"], "num_sequences": grid.evaluated_sequences(config, text)})
 
 
 def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> StagePlan:
@@ -192,7 +177,7 @@ def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> S
 
 
 def _scores(model: _Model) -> Iterator[StagePlan]:
-    count, length = _size(model.config["score"])
+    count, length = grid.calibration_size(model.config)
     disk = 4 * sum(model.manifest.tensors[tensor].size for tensor in model.prunable)
     for criterion in grid.scored_criteria(model.config):
         rule = scored_criterion(criterion)
@@ -234,7 +219,7 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
 
 
 def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:
-    sizes = {text: _evaluated(model.config, text) for text in texts}
+    sizes = {text: grid.evaluated_size(model.config, text) for text in texts}
     for size in dict.fromkeys(sizes.values()):
         yield from _evaluations_of_size(model, [text for text in texts if sizes[text] == size], *size)
 

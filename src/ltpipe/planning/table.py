@@ -14,11 +14,15 @@ from rich.text import Text
 from ltpipe.planning.study import StagePlan, fits
 from ltpipe.runtime.files import write_record
 from ltpipe.runtime.simulation import Peak
+from ltpipe.workflow.config import Config
+from ltpipe.workflow.resources import memory_settings
 
 
-def write_plan(plan: Sequence[StagePlan], path: Path) -> None:
-    """Write a plan as JSON, sizes in bytes."""
-    write_record(path, {"format": 1, "fits": fits(plan), "stages": [asdict(stage) for stage in plan]})
+def write_plan(plan: Sequence[StagePlan], config: Config, path: Path) -> None:
+    """Write a study's plan as JSON, sizes in bytes, with the settings that it is for."""
+    settings = {model: memory_settings(config, model) for model in config["models"]}
+    stages = [asdict(stage) for stage in plan]
+    write_record(path, {"format": 2, "fits": fits(plan), "settings": settings, "stages": stages})
 
 
 def print_plan(plan: Sequence[StagePlan]) -> None:

@@ -13,6 +13,9 @@ from ltpipe.scoring.criterion import criterion_names, scored_criterion
 
 NO_SEED = "none"
 
+UNKNOWN_COUNT = 1024
+"""Sequences to plan for where the configuration takes all that a text gives."""
+
 CHECKPOINT = "results/checkpoints/{model}"
 SEQUENCES = "results/sequences/{model}/{data}.safetensors"
 CALIBRATION = "results/calibration/{model}/{data}.safetensors"
@@ -73,6 +76,20 @@ def evaluated_texts(config: dict[str, Any]) -> list[str]:
 def evaluated_sequences(config: dict[str, Any], text: str) -> int | str:
     """How many sequences of a text are evaluated; all windows of one under the protocol of the literature."""
     return "all" if config["data"][text]["protocol"] == "wikitext2" else config["evaluate"]["num_sequences"]
+
+
+def evaluated_size(config: dict[str, Any], text: str) -> tuple[int, int]:
+    """Number and length of the sequences of an evaluated text, as far as they are known."""
+    return _known(evaluated_sequences(config, text)), config["evaluate"]["sequence_length"]
+
+
+def calibration_size(config: dict[str, Any]) -> tuple[int, int]:
+    """Number and length of the calibration sequences, as far as they are known."""
+    return _known(config["score"]["num_sequences"]), config["score"]["sequence_length"]
+
+
+def _known(count: int | str) -> int:
+    return UNKNOWN_COUNT if count == "all" else int(count)
 
 
 def has_scores(config: dict[str, Any], criterion: str) -> bool:

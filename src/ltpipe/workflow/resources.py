@@ -1,0 +1,203 @@
+"""What a job asks a scheduler for: main memory and minutes. On a workstation these limit nothing.
+
+Memory comes from the plan of the study (`ltpipe plan`) where there is one, else from the sizes of a job's input files.
+All of it grows with every attempt.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import read_record
+from ltpipe.workflow import grid
+
+Config = dict[str, Any]
+
+GROWTH = 1.5
+"""By how much more a job asks for when it is tried again."""
+
+MARGIN = 1.2
+"""Of planned memory: the allocator's gaps and the libraries of another machine."""
+
+SNAKEMAKE_MB = 400
+"""Of the two snakemakes that a job of the SLURM executor runs beside the stage."""
+
+PYTHON_MB = 600
+"""Of a stage's Python with its libraries, where it is not planned."""
+
+CUDA_MB = 2000
+"""Of the CUDA libraries and context, for each accelerator. Assumed: nothing has measured it."""
+
+READ_MB_A_MINUTE = 3000
+"""Of input files, from a shared file system that is busy."""
+
+ACCELERATOR_FLOPS, THREAD_FLOPS = 5e12, 1e10
+"""Floating-point operations a second that even a slow accelerator, and a slow CPU thread, reach."""
+
+ITERATIONS_A_MINUTE = 60
+"""Of a training, whatever it trains."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How a rule's needs follow from what is known before it runs.
+
+    Attributes:
+        planned: the stage's name in the plan, with wildcards; empty for stages that are not planned.
+        times_input: main memory as a multiple of the size of what it reads, where it is not planned.
+        least_mb: it asks for as much at least, where it is not planned.
+        minutes: on top of the time to read the input and to compute.
+        section: of the configuration that says how many tokens go through the model; empty for none.
+        passes: of each token, a backward pass counted as two.
+        device: section of the configuration that says what it computes on, `evaluate` or `imp`; empty for the CPU.
+        trains: whether it takes the iterations of a training.
+    """
+
+    planned: str = ""
+    times_input: float = 2
+    least_mb: int = 0
+    minutes: int = 10
+    section: str = ""
+    passes: int = 1
+    device: str = ""
+    trains: bool = False
+
+
+_TRAINING = Stage(times_input=12, least_mb=2000, minutes=30, device="imp", trains=True)
+# Of weights, of which its input has one copy, a training holds: the live ones, gradients, two moments, the best ones,
+# those it began with, and copies of these to write.
+
+STAGES = {
+    "checkpoint": Stage("checkpoint", least_mb=16_000, minutes=120),  # of the Hub nothing is known, not even the size
+    "sequences": Stage("sequences", 4, 2000, 60),
+    "calibration": Stage("calibration", 4, 2000, 60),
+    "score": Stage("score {criterion}", 3, section="score", passes=3, device="evaluate"),
+    "hybrid": Stage("hybrid"),
+    "histogram": Stage("histogram"),
+    "mask": Stage("mask"),
+    "baseline": Stage("evaluation", section="evaluate", device="evaluate"),
+    "ticket": Stage("evaluation", section="evaluate", device="evaluate"),
+    "perturbed_dense": Stage("evaluation, {perturbation}", section="evaluate", device="evaluate"),
+    "perturbed_ticket": Stage("evaluation, {perturbation}", section="evaluate", device="evaluate"),
+    "simulation": Stage(minutes=60, section="evaluate", passes=10, device="evaluate"),
+    "overlap": Stage(minutes=30),
+    "validation": Stage(minutes=30),
+    "smaller": Stage(),
+    "report": Stage(least_mb=2000, minutes=30),
+    "plan": Stage(least_mb=2000),
+    "task": Stage(least_mb=4000, minutes=60),
+    "rewind_point": _TRAINING,
+    "training": _TRAINING,
+    "early_bird": _TRAINING,
+    "level_mask": Stage(times_input=4, least_mb=2000, minutes=30),
+    "connectivity": Stage(times_input=4, least_mb=2000, minutes=30, device="imp"),
+}
+"""Every rule that runs as a job."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a study as far as it fits the configuration.
+
+    Attributes:
+        host: bytes of main memory, by model and stage.
+        outdated: models whose settings have changed since, with the sections that have.
+    """
+
+    host: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    outdated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def memory_settings(config: Config, model: str) -> dict[str, Any]:
+    """What of a configuration decides the memory of a model's stages, by section."""
+    return {
+        "models": config["models"][model],
+        "evaluate": _without(config["evaluate"], "data"),
+        "score": _without(config["score"], "data"),
+        "criteria": sorted({*config["grid"]["criteria"], *grid.scored_criteria(config)}),
+        "scopes": sorted(config["grid"]["scopes"]),
+        "perturbations": sorted(config["robustness"]["perturbations"]),
+    }
+
+
+def read_plan(path: Path, config: Config) -> Plan:
+    """The plan in a file; an empty one where there is none, or nothing to plan.
+
+    Of a model whose settings are not those that were planned nothing is used.
+
+    Raises:
+        UserError: the file is not a plan of this version.
+    """
+    if not config["grid"] or not path.is_file():
+        return Plan()
+    try:
+        content = read_record(path)
+        settings, stages = dict(content["settings"]), content["stages"]
+        host: dict[tuple[str, str], int] = {}
+        for stage in stages:
+            place = stage["model"], stage["stage"]
+            host[place] = max(host.get(place, 0), int(stage["host"]))
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: not a plan of this version of ltpipe; delete it, or make it again") from None
+    outdated = {}
+    for model in config["models"]:
+        now, then = memory_settings(config, model), settings.get(model, {})
+        changed = tuple(section for section in now if now[section] != then.get(section))
+        if changed:
+            outdated[model] = changed
+    return Plan({place: size for place, size in host.items() if place[0] not in outdated}, outdated)
+
+
+def planned_mb(plan: Plan, rule: str, axes: Mapping[str, str]) -> float | None:
+    """Main memory of a job's stage by the plan, MB; None if it is not planned."""
+    size = plan.host.get((axes.get("model", ""), STAGES[rule].planned.format(**axes)))
+    return None if size is None else size / 2**20
+
+
+def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, attempt: int) -> int:
+    """Main memory of a job, MB.
+
+    Args:
+        rule: that the job is of.
+        planned: main memory of its stage by the plan, MB; None if it is not planned.
+        input_mb: size of the files that it reads, without code; not looked at if it is planned.
+        gpus: accelerators that it has.
+        attempt: how often it has been tried, with this one.
+    """
+    stage = STAGES[rule]
+    own = max(stage.least_mb, PYTHON_MB + stage.times_input * input_mb) if planned is None else planned * MARGIN
+    return ceil((SNAKEMAKE_MB + own + CUDA_MB * gpus) * GROWTH ** (attempt - 1))
+
+
+def minutes(
+    config: Config, rule: str, axes: Mapping[str, str], input_mb: float, gpus: int, threads: int, attempt: int
+) -> int:
+    """Time that a job may take, minutes.
+
+    Args:
+        config: of the study.
+        rule: that the job is of.
+        axes: the job's wildcards.
+        input_mb: size of the files that it reads, without code.
+        gpus: accelerators that it has.
+        threads: that it computes with on the CPU.
+        attempt: how often it has been tried, with this one.
+    """
+    stage = STAGES[rule]
+    needed = stage.minutes + input_mb / READ_MB_A_MINUTE
+    if stage.section:
+        count, length = (
+            grid.calibration_size(config) if stage.section == "score" else grid.evaluated_size(config, axes["data"])
+        )
+        operations = stage.passes * count * length * input_mb * 2**20  # two a weight, of two bytes
+        needed += operations / (60 * (gpus * ACCELERATOR_FLOPS or threads * THREAD_FLOPS))
+    if stage.trains:
+        needed += config["imp"][axes["study"]]["train"]["iterations"] / ITERATIONS_A_MINUTE
+    return ceil(needed * GROWTH ** (attempt - 1))
+
+
+def _without(section: Config, key: str) -> Config:
+    return {name: value for name, value in section.items() if name != key}
