@@ -32,6 +32,7 @@ def write_config(folder: Path, **changes: object) -> None:
 
 
 REPORT = {"report tickets"}
+TABLES = {"tables tables/tiny/tickets"} | REPORT
 CHECKPOINT = {"checkpoint tiny/model"}
 SEQUENCES = {"sequences tiny/words"}
 BASELINE = {"baseline tiny/words"}
@@ -46,9 +47,9 @@ def tickets(*sparsities: str, draws: tuple[str, ...] = (MAGNITUDE, RANDOM)) -> s
 
 
 MASK_ANALYSES = {"overlap overlap/tiny", "validation validation/tiny"}
-AFTER_MASKS = MASK_ANALYSES | REPORT
+AFTER_MASKS = MASK_ANALYSES | TABLES
 HISTOGRAMS = {"histogram tiny/magnitude/seed-none", "histogram tiny/random/seed-3"}
-EVALUATIONS = BASELINE | tickets("0.25", "0.5") | REPORT
+EVALUATIONS = BASELINE | tickets("0.25", "0.5") | TABLES
 EVERYTHING = CHECKPOINT | SEQUENCES | HISTOGRAMS | masks("0.25", "0.5") | MASK_ANALYSES | EVALUATIONS
 
 
@@ -202,7 +203,7 @@ def test_perturbations_added(finished: Path, configure: Callable):
         expected |= {
             f"perturbed_ticket {where}/{draw}/{sparsity}" for draw in (MAGNITUDE, RANDOM) for sparsity in (0.25, 0.5)
         }
-    assert reruns(finished) == expected | REPORT
+    assert reruns(finished) == expected | TABLES
 
 
 def test_prunable_weights_changed(finished: Path, configure: Callable):
@@ -213,7 +214,7 @@ def test_prunable_weights_changed(finished: Path, configure: Callable):
 def test_text_added(finished: Path, configure: Callable):
     configure(data={"more": {"source": "texts/words.txt"}})
     added = {job.replace("words", "more") for job in SEQUENCES | BASELINE | tickets("0.25", "0.5")}
-    assert reruns(finished) == added | REPORT
+    assert reruns(finished) == added | TABLES
 
 
 def test_defaults_written_out_and_threads_changed(finished: Path):
@@ -260,7 +261,7 @@ slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is no
         slow_case("src/ltpipe/evaluation/metrics.schema.json", EVALUATIONS),
         ("src/ltpipe/analysis/overlap_tables.py", {"overlap overlap/tiny"} | REPORT),
         slow_case("src/ltpipe/analysis/structure.py", {"validation validation/tiny"} | REPORT),
-        ("src/ltpipe/analysis/confidence.py", REPORT),
+        ("src/ltpipe/analysis/confidence.py", TABLES),
         ("src/ltpipe/analysis/early_bird.py", REPORT),
         ("src/ltpipe/training/levels.py", set()),
         slow_case("src/ltpipe/reporting/figures.py", REPORT),

@@ -1,6 +1,7 @@
 """The tables of tickets, comparisons and curves from hand-made metrics, and the page's sections of them."""
 
 from dataclasses import fields, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,11 @@ from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
+from ltpipe.reporting.columns import best_tickets
+from ltpipe.reporting.one_shot import TABLES
 from ltpipe.reporting.page import render_page
 from ltpipe.reporting.robustness import COLUMNS as ROBUSTNESS
-from ltpipe.reporting.sections import sections
+from ltpipe.reporting.sections import section, sections, word
 from ltpipe.reporting.simulations import COLUMNS as SIMULATIONS
 from ltpipe.reporting.tables import (
     COLUMNS,
@@ -24,7 +27,7 @@ from ltpipe.reporting.tables import (
     tickets_table,
 )
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.frames import write_csv
+from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
 
 SEQUENCES = 12
 TOKENS = [15] * SEQUENCES
@@ -138,13 +141,49 @@ def test_what_was_written_is_read(tmp_path):
     write_csv(table, tmp_path / "tickets.csv")
     pd.testing.assert_frame_equal(read_tickets(tmp_path / "tickets.csv"), table, check_exact=True)
     empty = pd.DataFrame(columns=list(OVERLAP)).astype(OVERLAP)
+    read = partial(read_csv, what="an overlap table", stage="overlap")
     for name in "ab":
         write_csv(empty, tmp_path / name)
-    assert list(gathered([tmp_path / "a", tmp_path / "b"], OVERLAP, "an overlap table", "overlap")) == list(OVERLAP)
+    assert list(gathered([tmp_path / "a", tmp_path / "b"], OVERLAP, read)) == list(OVERLAP)
     with pytest.raises(DamagedFileError, match="not an overlap table"):
-        gathered([tmp_path / "tickets.csv"], OVERLAP, "an overlap table", "overlap")
+        gathered([tmp_path / "tickets.csv"], OVERLAP, read)
     with pytest.raises(UserError, match="no such file"):
-        gathered([tmp_path / "absent"], OVERLAP, "an overlap table", "overlap")
+        gathered([tmp_path / "absent"], OVERLAP, read)
+
+
+def test_tables_of_models_together_are_the_table_of_all(tmp_path):
+    """The files of a report are the same to the byte, in however many parts its tickets were put in tables."""
+    other = [replace(metrics, model="other", loss=metrics.loss + 0.125) for metrics in (DENSE, *TICKETS)]
+    whole = samples([DENSE, other[0]], [*TICKETS, *other[1:]])
+    parts = samples([DENSE], TICKETS), samples(other[:1], other[1:])
+    for name, table in (("tickets", tickets_table), ("comparisons", comparisons_table), ("curves", curves_table)):
+        paths = [tmp_path / f"{name}-{index}.parquet" for index in range(len(parts))]
+        for path, part in zip(paths, parts, strict=True):
+            write_parquet(table(part), path)
+        together = gathered(paths, TABLES[name], partial(read_parquet, what="a table", stage="tables"))
+        for write in (write_csv, write_parquet):
+            write(together, tmp_path / "together")
+            write(table(whole), tmp_path / "whole")
+            assert (tmp_path / "together").read_bytes() == (tmp_path / "whole").read_bytes()
+    write_csv(together, tmp_path / "table.csv")
+    for name, words in (("table.csv", "not a table of x"), ("tickets-0.parquet", "other columns")):
+        with pytest.raises(DamagedFileError, match=words):
+            read_parquet(tmp_path / name, TABLES["curves"], "a table of x", "tables")
+
+
+def test_a_large_report_shows_the_best_tickets_and_says_so():
+    table = pd.concat([tickets_table(samples([DENSE], TICKETS))] * 400, ignore_index=True)
+    table["sparsity"] = np.arange(len(table)) % 40 / 50 + 0.01
+    shown = best_tickets(table, 1000)
+    assert len(shown) == 40
+    highest = table.groupby("sparsity")["performance_retention"].max()
+    assert shown.set_index("sparsity")["performance_retention"].equals(highest)
+    assert best_tickets(table, len(table)) is table
+    assert len(best_tickets(table, 7)) == 7
+    html = render_page(table, "<svg/>", {}, [section("Title", "Note.", table, {"model": word("model")})])
+    assert f"40 of {len(table):,} tickets" in html
+    assert f"the first 1,000 of {len(table):,} rows" in html
+    assert html.count("<tr>") < 1100
 
 
 def masks_tables():

@@ -158,8 +158,6 @@ def files(tmp_path_factory) -> Sources:
         return tuple(paths)
 
     return Sources(
-        (),
-        (),
         records=written("r", TRAININGS.records),
         connectivities=written("c", LINES),
         early_birds=written("e", BIRDS),
@@ -220,14 +218,14 @@ def test_reading_records_and_lines_needs_no_torch():
 def test_names_are_text_and_never_markup(tmp_path):
     evil = '</h1><script>alert("x")</script>'
     record(study=evil).write(tmp_path / "r.json")
-    write_report(Sources((), (), records=(tmp_path / "r.json",)), tmp_path / "out")
+    write_report(Sources(records=(tmp_path / "r.json",)), tmp_path / "out")
     html = (tmp_path / "out/index.html").read_text()
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
 
 
 def test_what_cannot_be_reported_leaves_nothing_behind(files, tmp_path):
-    with pytest.raises(UserError, match="metrics of at least one ticket"):
+    with pytest.raises(UserError, match="at least one model"):
         write_report(replace(files, records=()), tmp_path / "out")
     with pytest.raises(UserError, match="give each once"):
         write_report(replace(files, records=files.records * 2), tmp_path / "out")

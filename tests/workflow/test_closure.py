@@ -1,12 +1,14 @@
 """The import closure is what makes reruns right: it must miss nothing that a script runs."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ltpipe.workflow.closure import import_closure, module_closure
+from ltpipe.workflow.closure import digest, import_closure, module_closure
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/ltpipe"
@@ -72,3 +74,31 @@ def test_a_module_of_the_working_folder_comes_with_its_package(tmp_path, monkeyp
     assert module_closure("package") == [Path("package/__init__.py")]
     assert module_closure("package.loop") == [Path("package", name) for name in ("__init__.py", "loop.py", "steps.py")]
     assert module_closure("json") == module_closure("a..b") == []
+
+
+def test_digest_is_of_names_and_contents_alone(tmp_path):
+    root = write(tmp_path, {"a.py": "1", "b.py": "2"})
+    a, b = root / "a.py", root / "b.py"
+    before = digest([a, b])
+    os.utime(a, (0, 0))
+    assert digest([b, a]) == before
+    b.write_text("3")
+    edited = digest([a, b])
+    write(tmp_path, {"a.py": "3", "b.py": "1"})
+    assert len({before, edited, digest([a, b]), digest([a])}) == 4
+    write(tmp_path, {"a.py": "1", "b.py": "2"})
+    assert digest([a, b]) == before, "an edit that is taken back reruns nothing"
+
+
+def test_every_rule_with_a_script_tracks_the_code_of_that_script():
+    """A rule that takes over another one's inputs and has params of its own has to name the code once more."""
+    rules: dict[str, tuple[str, str]] = {}
+    for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
+        for base, name, body in re.findall(
+            r"^(?:use rule (\w+) as |rule )(\w+)(?: with)?:\n((?:(?:    .*)?\n)+)", file.read_text(), re.MULTILINE
+        ):
+            script = re.search(r'^        script="(.*)",$', body, re.MULTILINE)
+            tracked = re.search(r'^        code=(?:lambda wildcards: )?code\(\s*"(.*?)"', body, re.MULTILINE)
+            rules[name] = (script[1] if script else rules[base][0], tracked[1] if tracked else "")
+    assert {"mask", "calibration", "perturbed_ticket", "training", "report"} <= rules.keys()
+    assert {name: found for name, found in rules.items() if found[0] != found[1]} == {}

@@ -50,16 +50,17 @@ def test_a_scope_with_a_sparsity_of_its_own_gives_one_ticket():
 
 def test_perturbed_models_are_those_of_the_grid_and_the_dense_one():
     config = CONFIG | {"robustness": {"perturbations": ["noise-0.1", "int4"], "seeds": [2, 0]}}
-    names = perturbed(config)
+    names = perturbed(config, "m")
     assert len(names) == len(set(names)) == (2 + len(tickets(config))) * 3
     assert names[0] == "results/robustness/m/a/int4/seed-none/dense.json"
     where = "results/robustness/m/a/noise-0.1/seed-2"
     assert {f"{where}/dense.json", f"{where}/magnitude/layer/seed-none/0.5.json"} < set(names)
-    assert perturbed(CONFIG | {"robustness": {"perturbations": [], "seeds": [0]}}) == []
+    assert perturbed(CONFIG | {"robustness": {"perturbations": [], "seeds": [0]}}, "m") == []
 
 
 def test_masks_of_a_model_once_for_all_texts():
     two = {**CONFIG, "models": {"n": {}, "m": {}}}
+    assert tickets(two) == [*tickets(two, "m"), *tickets(two, "n")]
     assert masks(two, "n") == list(dict.fromkeys(cell.named(MASK) for cell in tickets(two) if cell.model == "n"))
     assert len(masks(two, "n")) == 3 * (2 + 1)
     assert models(two, "{model}.csv") == ["m.csv", "n.csv"]

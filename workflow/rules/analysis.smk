@@ -14,8 +14,9 @@ rule overlap:
         runtime=runtime,
     params:
         code=code("scripts/compare_masks.py"),
+        masks=listed("masks"),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --masks {input.masks} --model {wildcards.model}"
+        "LTPIPE_LOG={log:q} python {input.script} --masks {params.masks} --model {wildcards.model}"
         " --output {output.pairs} --layers {output.layers}"
 
 
@@ -36,6 +37,42 @@ rule validation:
         runtime=runtime,
     params:
         code=code("scripts/validate_masks.py"),
+        masks=listed("masks"),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --masks {input.masks} --manifest {input.manifest}"
+        "LTPIPE_LOG={log:q} python {input.script} --masks {params.masks} --manifest {input.manifest}"
         " --config {input.config} --model {wildcards.model} --output {output.table}"
+
+
+# Put what was measured of a model and its tickets in tables, with all intervals.
+rule tables:
+    input:
+        script="scripts/make_tables.py",
+        baselines=lambda wildcards: grid.baselines(config, wildcards.model),
+        tickets=lambda wildcards: [
+            ticket.named(grid.TICKET) for ticket in grid.tickets(config, wildcards.model)
+        ],
+        perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
+        simulations=lambda wildcards: grid.simulations(config, wildcards.model),
+    output:
+        tickets=f"{grid.TABLES}/tickets.parquet",
+        comparisons=f"{grid.TABLES}/comparisons.parquet",
+        curves=f"{grid.TABLES}/curves.parquet",
+        robustness=f"{grid.TABLES}/robustness.parquet",
+        simulations=f"{grid.TABLES}/simulations.parquet",
+        digests=[
+            f"{grid.TABLES}/{name}.parquet.sha256"
+            for name in ("tickets", "comparisons", "curves", "robustness", "simulations")
+        ],
+    log:
+        "results/logs/tables/{model}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
+    params:
+        code=code("scripts/make_tables.py"),
+        folder=subpath(output.tickets, parent=True),
+        tickets=listed("tickets"),
+        perturbed=listed("perturbed"),
+    shell:
+        "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {params.tickets}"
+        " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"

@@ -12,6 +12,7 @@ from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.workflow import grid, resources, studies
+from ltpipe.workflow.arguments import braced
 from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configfile import read_config
@@ -186,7 +187,11 @@ def criterion_file(criterion: str) -> Path:
 def allocation_file(scope: str) -> list[Path]:
     """The module of a scope's allocation, for scopes that have one."""
     name = getattr(scope_named(scope), "allocation", None)
-    return [Path("src/ltpipe/pruning/allocations", name.replace("-", "_")).with_suffix(".py")] if name else []
+    return (
+        [Path("src/ltpipe/pruning/allocations", name.replace("-", "_")).with_suffix(".py")]
+        if name
+        else []
+    )
 
 
 def score_file(wildcards) -> list[str]:
@@ -213,6 +218,11 @@ def options(settings: dict) -> str:
                 )
             )
     return " ".join(words)
+
+
+def listed(name: str):
+    """A param: the input files of that name as one shell command can take them, thousands of them too."""
+    return lambda wildcards, input: braced(input.get(name, []))
 
 
 def any_of(names) -> str:

@@ -3,11 +3,13 @@ rule report:
     input:
         script="scripts/make_report.py",
         baselines=grid.baselines(config),
-        tickets=[ticket.named(grid.TICKET) for ticket in grid.tickets(config)],
+        tickets=grid.models(config, f"{grid.TABLES}/tickets.parquet"),
+        comparisons=grid.models(config, f"{grid.TABLES}/comparisons.parquet"),
+        curves=grid.models(config, f"{grid.TABLES}/curves.parquet"),
+        robustness=grid.models(config, f"{grid.TABLES}/robustness.parquet"),
+        simulations=grid.models(config, f"{grid.TABLES}/simulations.parquet"),
         overlaps=grid.models(config, f"{grid.OVERLAP}.csv"),
         validations=grid.models(config, grid.VALIDATION),
-        perturbed=grid.perturbed(config),
-        simulations=grid.simulations(config),
         records=studies.records(config),
         connectivities=studies.connectivities(config),
         early_birds=studies.early_birds(config),
@@ -36,7 +38,7 @@ rule report:
         figures=[
             f"{grid.REPORT}/{name}.{kind}"
             for name, drawn in (
-                ("tradeoff", grid.tickets),
+                ("tradeoff", grid.baselines),
                 ("levels", studies.records),
                 ("connectivity", studies.connectivities),
                 ("early_birds", studies.early_birds),
@@ -53,8 +55,20 @@ rule report:
     params:
         code=code("scripts/make_report.py"),
         folder=subpath(output.table, parent=True),
+        baselines=listed("baselines"),
+        tickets=listed("tickets"),
+        comparisons=listed("comparisons"),
+        curves=listed("curves"),
+        robustness=listed("robustness"),
+        simulations=listed("simulations"),
+        overlaps=listed("overlaps"),
+        validations=listed("validations"),
+        records=listed("records"),
+        connectivities=listed("connectivities"),
+        early_birds=listed("early_birds"),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {input.tickets}"
-        " --overlaps {input.overlaps} --validations {input.validations} --perturbed {input.perturbed} --simulations {input.simulations}"
-        " --records {input.records} --connectivities {input.connectivities} --early-birds {input.early_birds}"
+        "LTPIPE_LOG={log:q} python {input.script} --baselines {params.baselines} --tickets {params.tickets}"
+        " --comparisons {params.comparisons} --curves {params.curves} --robustness {params.robustness} --simulations {params.simulations}"
+        " --overlaps {params.overlaps} --validations {params.validations} --records {params.records}"
+        " --connectivities {params.connectivities} --early-birds {params.early_birds}"
         " --output {params.folder}"

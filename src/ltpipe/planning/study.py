@@ -115,7 +115,7 @@ class _Model:
     @property
     def tickets(self) -> list[grid.Ticket]:
         """Tickets of the model."""
-        return [ticket for ticket in grid.tickets(self.config) if ticket.model == self.name]
+        return grid.tickets(self.config, self.name)
 
     @property
     def accelerator(self) -> bool:

@@ -172,6 +172,19 @@ def shown_columns(tickets: pd.DataFrame) -> list[Column]:
     return [column for column in COLUMNS if values[column.key] >= least.get(column.key, 1)]
 
 
+def best_tickets(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
+    """Tickets that there is room to show.
+
+    All of them; if they are more than that, of each model, text and sparsity the one that retains most, and of those
+    the first.
+    """
+    if len(tickets) <= room:
+        return tickets
+    order = tickets.sort_values("performance_retention", ascending=False, kind="stable")
+    best = order.drop_duplicates(["model", "data", "sparsity"])
+    return best.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True).head(room)
+
+
 def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
     """Tickets by model, text, sparsity, criterion, scope and seed, the dense model of each text first.
 

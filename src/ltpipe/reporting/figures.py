@@ -27,6 +27,7 @@ FIRST_SCOPES = ("global", "layer")
 BASELINE_COLOUR = "#222222"
 WINNING_COLOUR = "#666666"
 LOG_SCALE_RATIO = 4.0
+PANELS = 20  # rows of a figure; a PNG of two hundred would be higher than any program draws
 LEGEND_COLUMNS, LEGEND_ROW = 3, 0.22  # inches a row
 
 Style = dict[str, object]
@@ -123,7 +124,7 @@ def _tokens(tickets: pd.DataFrame) -> str:
 
 
 def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
-    """Draw loss and retention against sparsity, one row of two panels for each model and text.
+    """Draw loss and retention against sparsity, one row of two panels for each of the first `PANELS` models and texts.
 
     Args:
         tickets: one row a ticket, at least one; loss in nats/token, sparsity as a fraction.
@@ -133,7 +134,7 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
     """
     if tickets.empty:
         raise ValueError("there are no tickets to draw")
-    groups = list(tickets.groupby(["model", "data"]))
+    groups = list(tickets.groupby(["model", "data"]))[:PANELS]
     styles = _styles(tickets)
     # Names come from the user: a "$" in one is a dollar sign, not the start of a formula.
     with matplotlib.rc_context({"text.parse_math": False}):

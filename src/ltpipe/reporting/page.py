@@ -8,8 +8,9 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import COLUMNS, cell, shown_columns, with_baselines
-from ltpipe.reporting.sections import Picture, Section
+from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, shown_columns, with_baselines
+from ltpipe.reporting.figures import PANELS
+from ltpipe.reporting.sections import SHOWN, Picture, Section
 
 MEASURED_ON = (
     "model", "data", "tokens", "sequences", "precision", "device", "execution", "total", "parameters",
@@ -138,6 +139,7 @@ def render_page(
         sections: further tables.
         studies: names of the studies that are trained.
     """
+    shown = best_tickets(tickets, SHOWN)
     environment = Environment(
         loader=PackageLoader("ltpipe", "reporting"),
         autoescape=True,
@@ -153,7 +155,11 @@ def render_page(
         winning=WINNING_RETENTION,
         figure=Picture(figure_svg, FIGURE) if figure_svg else None,
         columns=shown_columns(tickets),
-        rows=with_baselines(tickets).to_dict("records") if len(tickets) else [],
+        rows=with_baselines(shown).to_dict("records") if len(shown) else [],
+        shown=len(shown),
+        evaluated=len(tickets),
+        panels=PANELS,
+        drawn=len(tickets[["model", "data"]].drop_duplicates()),
         cell=cell,
         missing=pd.isna,
         measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),

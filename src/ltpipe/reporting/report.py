@@ -1,7 +1,8 @@
-"""The report stage: tables, figures and page from the metrics of a sweep and the records of trainings."""
+"""The report stage: tables, figures and page from the tables of models and the records of trainings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -9,17 +10,14 @@ from matplotlib.figure import Figure
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
-from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.evaluation.simulated import Simulation
 from ltpipe.reporting.figures import save_figure, tradeoff_figure
 from ltpipe.reporting.findings import findings_table
+from ltpipe.reporting.one_shot import TABLES
 from ltpipe.reporting.page import render_page
-from ltpipe.reporting.robustness import robustness_table
 from ltpipe.reporting.sections import sections
-from ltpipe.reporting.simulations import simulations_table
-from ltpipe.reporting.tables import comparisons_table, curves_table, gathered, tickets_table
+from ltpipe.reporting.tables import gathered
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.training_sections import training_sections
 from ltpipe.reporting.trainings import (
@@ -29,8 +27,9 @@ from ltpipe.reporting.trainings import (
     levels_table,
     trainings_table,
 )
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write
-from ltpipe.runtime.frames import write_csv, write_parquet
+from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
 from ltpipe.runtime.provenance import provenance
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
@@ -50,22 +49,22 @@ class Sources:
 
     Attributes:
         baselines: metrics of the dense models.
-        tickets: metrics of the tickets.
+        tickets, comparisons, curves, robustness, simulations: those tables of the models' tickets.
         overlaps: overlap tables of the models' masks.
         validations: validation tables of the models' masks.
-        perturbed: metrics of dense models and tickets with perturbed weights.
-        simulations: of iterative magnitude pruning.
         records: learning records of trainings.
         connectivities: of lines between trainings.
         early_birds: of detections while dense models trained.
     """
 
-    baselines: tuple[Path, ...]
-    tickets: tuple[Path, ...]
+    baselines: tuple[Path, ...] = ()
+    tickets: tuple[Path, ...] = ()
+    comparisons: tuple[Path, ...] = ()
+    curves: tuple[Path, ...] = ()
+    robustness: tuple[Path, ...] = ()
+    simulations: tuple[Path, ...] = ()
     overlaps: tuple[Path, ...] = ()
     validations: tuple[Path, ...] = ()
-    perturbed: tuple[Path, ...] = ()
-    simulations: tuple[Path, ...] = ()
     records: tuple[Path, ...] = ()
     connectivities: tuple[Path, ...] = ()
     early_birds: tuple[Path, ...] = ()
@@ -81,11 +80,13 @@ def write_report(sources: Sources, folder: Path) -> None:
         folder: where to write.
 
     Raises:
-        UserError: a file is missing or damaged, a ticket has no baseline, or there are neither tickets nor records.
+        UserError: a file is missing or damaged, or there are neither tickets nor records.
     """
+    if not sources.tickets and (sources.baselines or not sources.records):
+        raise UserError("tickets: the table of at least one model's tickets is needed, or the record of a training")
     dense = [Metrics.read(path) for path in sources.baselines]
     records = [LearningRecord.read(path) for path in sources.records]
-    one_shot, trained = _one_shot_tables(sources, dense, bool(records)), _training_tables(sources, records)
+    one_shot, trained = _one_shot_tables(sources), _training_tables(sources, records)
     for name, table in (one_shot | trained).items():
         write_csv(table, folder / f"{name}.csv")
         if name not in CSV_ONLY:
@@ -108,19 +109,19 @@ def write_report(sources: Sources, folder: Path) -> None:
         file.write(page.encode())
 
 
-def _one_shot_tables(sources: Sources, dense: Sequence[Metrics], may_be_empty: bool) -> dict[str, pd.DataFrame]:
+def _one_shot_tables(sources: Sources) -> dict[str, pd.DataFrame]:
     """Tables of one-shot tickets, by the names of their files."""
-    evaluated = [Metrics.read(path) for path in sources.tickets]
-    # Without tickets nothing can be compared; that there are none is an error unless there is something else.
-    measured = [] if may_be_empty and not (dense or evaluated) else samples(dense, evaluated)
     return {
-        "tickets": tickets_table(measured),
-        "comparisons": comparisons_table(measured),
-        "curves": curves_table(measured),
-        "robustness": robustness_table(dense, evaluated, [Metrics.read(path) for path in sources.perturbed]),
-        "simulations": simulations_table([Simulation.read(path) for path in sources.simulations]),
-        "overlap": gathered(sources.overlaps, OVERLAP, "an overlap table", "overlap"),
-        "validation": gathered(sources.validations, VALIDATION, "a validation table", "validation"),
+        **{
+            name: gathered(
+                getattr(sources, name), columns, partial(read_parquet, what=f"a table of {name}", stage="tables")
+            )
+            for name, columns in TABLES.items()
+        },
+        "overlap": gathered(sources.overlaps, OVERLAP, partial(read_csv, what="an overlap table", stage="overlap")),
+        "validation": gathered(
+            sources.validations, VALIDATION, partial(read_csv, what="a validation table", stage="validation")
+        ),
     }
 
 

@@ -13,6 +13,9 @@ from ltpipe.reporting.columns import MISSING, percent
 
 Row = Mapping[str, Any]
 
+SHOWN = 1000
+"""Rows of a table that the page has room for; its file has all of them."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -149,8 +152,10 @@ def sections(
 
 
 def section(title: str, note: str, table: pd.DataFrame, cells: Mapping[str, Callable[[Row], str]]) -> Section:
-    """A section whose table has a column for each of `cells`, of what it makes of a row."""
-    rows: Sequence[Row] = table.to_dict("records")
+    """A section whose table has a column for each of `cells`, of what it makes of a row; at most `SHOWN` rows."""
+    rows: Sequence[Row] = table.head(SHOWN).to_dict("records")
+    if len(table) > SHOWN:
+        note += f" These are the first {SHOWN:,} of {len(table):,} rows; the table's file has all."
     return Section(title, note, tuple(cells), tuple(tuple(show(row) for show in cells.values()) for row in rows))
 
 

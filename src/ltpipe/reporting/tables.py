@@ -1,6 +1,6 @@
 """Tidy tables: one row a ticket, a pair of tickets, a curve."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
@@ -187,14 +187,15 @@ def read_tickets(path: Path) -> pd.DataFrame:
     return read_csv(path, COLUMNS, "a tickets table", "report")
 
 
-def gathered(paths: Sequence[Path], columns: dict[str, str], what: str, stage: str) -> pd.DataFrame:
-    """The rows of several tables that a stage wrote, one after the other.
+def gathered(paths: Sequence[Path], columns: dict[str, str], read: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several tables that stages wrote, one after the other.
 
-    Raises:
-        UserError: a file is missing.
-        DamagedFileError: one lacks columns or holds other values.
+    Args:
+        paths: of the tables.
+        columns: that each has.
+        read: `read_csv` or `read_parquet`, with what it says of a file that is something else.
     """
-    tables = [read_csv(path, columns, what, stage) for path in paths]
+    tables = [read(path, columns) for path in paths]
     return pd.concat([table for table in tables if len(table)] or [frame([], columns)], ignore_index=True)
 
 

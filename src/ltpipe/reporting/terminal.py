@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import MEMORY, cell, mebi, shown_columns, with_baselines
+from ltpipe.reporting.columns import MEMORY, best_tickets, cell, mebi, shown_columns, with_baselines
 
 # Most terminals are 80 characters wide: there, short headings and the columns that matter most.
 TERMINAL: dict[str, dict[str, Any]] = {
@@ -22,10 +22,17 @@ TERMINAL: dict[str, dict[str, Any]] = {
 PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl_top_k", "seconds", *MEMORY}
 
 
+ROOM = 200
+"""Tickets that a terminal has room for."""
+
+
 def print_tickets(tickets: pd.DataFrame) -> None:
-    """Print the table of all tickets on standard output."""
+    """Print the table of tickets on standard output, if they are very many that of the best."""
     console = Console()
-    console.print(summary_table(tickets))
+    shown = best_tickets(tickets, ROOM)
+    console.print(summary_table(shown))
+    if len(shown) < len(tickets):
+        console.print(Text(f"{len(shown)} of {len(tickets):,} tickets, the best at their sparsity"), soft_wrap=True)
     console.print(Text(memory_line(tickets)), soft_wrap=True)
 
 

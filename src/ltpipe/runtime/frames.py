@@ -1,11 +1,12 @@
 """Tables on disk: CSV for people and other tools, Parquet for programs.
 
-Neither has room for a digest that every reader would pass over, so a CSV file has its SHA-256 beside it, in a file as
+Neither has room for a digest that every reader would pass over, so a table has its SHA-256 beside it, in a file as
 `sha256sum --check` reads it.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,19 @@ def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.D
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, floats in their shortest exact form, and its SHA-256 beside it."""
-    text = table.to_csv(index=False, lineterminator="\n").encode()
-    with atomic_write(digest_file(path)) as file:
-        file.write(_sum(path, hashlib.sha256(text).hexdigest()))
-    with atomic_write(path) as file:
-        file.write(text)
-
-
-def digest_file(path: Path) -> Path:
-    """Where the SHA-256 of a CSV file stands."""
-    return path.with_name(f"{path.name}.sha256")
+    _write(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet, with the format's own checksums of pages. No stage reads it."""
-    with atomic_write(path) as file:
-        table.to_parquet(file, index=False, write_page_checksum=True)
+    """Write a table as Parquet, and its SHA-256 beside it."""
+    content = BytesIO()
+    table.to_parquet(content, index=False)
+    _write(path, content.getvalue())
+
+
+def digest_file(path: Path) -> Path:
+    """Where the SHA-256 of a table stands."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> pd.DataFrame:
@@ -51,8 +49,37 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: it lacks columns or holds other values.
+        DamagedFileError: it is damaged, lacks columns or holds other values.
     """
+    _check(path, what, stage)
+    try:
+        return pd.read_csv(path, dtype=dict(columns))[list(columns)]
+    except (KeyError, ValueError) as error:
+        raise DamagedFileError(f"{path}: not {what} ({error}); {MEND}") from None
+
+
+def read_parquet(path: Path, columns: Mapping[str, str], what: str, stage: str) -> pd.DataFrame:
+    """Read a table that `write_parquet` wrote; arguments and errors are those of `read_csv`."""
+    _check(path, what, stage)
+    try:
+        table = pd.read_parquet(path)
+        if dict(table.dtypes.astype(str)) != dict(columns):
+            raise ValueError("it has other columns")
+    except ValueError as error:  # pyarrow's errors are such
+        reason = str(error).strip().split("\n")[0]
+        raise DamagedFileError(f"{path}: not {what} ({reason}); {MEND}") from None
+    return table
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(digest_file(path)) as file:
+        file.write(_sum(path, hashlib.sha256(content).hexdigest()))
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def _check(path: Path, what: str, stage: str) -> None:
+    """Refuse a table that is missing, or not as it was written."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; run the {stage} stage again")
     beside = digest_file(path)
@@ -60,10 +87,6 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
         raise DamagedFileError(f"{path}: not {what} ({beside.name} is not beside it); {MEND}")
     if beside.read_bytes() != _sum(path, sha256_of(path)):
         raise DamagedFileError(f"{path}: damaged, does not match {beside.name}; {MEND}")
-    try:
-        return pd.read_csv(path, dtype=dict(columns))[list(columns)]
-    except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path}: not {what} ({error}); {MEND}") from None
 
 
 def _sum(path: Path, digest: str) -> bytes:

@@ -1,7 +1,7 @@
 """The grid of tickets that a configuration spans, and the name of every artefact."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -10,6 +10,8 @@ from ltpipe.evaluation.perturbation import stochastic
 from ltpipe.pruning.scopes import own_sparsity
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
+
+Config = dict[str, Any]
 
 NO_SEED = "none"
 
@@ -31,6 +33,7 @@ PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
 PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsity}}.json"
 OVERLAP = "results/analysis/overlap/{model}"
 VALIDATION = "results/analysis/validation/{model}.csv"
+TABLES = "results/analysis/tables/{model}"
 SIMULATION = "results/simulations/{model}/{data}"
 _STUDY = "results/imp/{study}"
 TASK = f"{_STUDY}/task.safetensors"
@@ -60,7 +63,7 @@ class Ticket:
 
     def named(self, pattern: str, **axes: str) -> str:
         """The cell's artefact of the given pattern, with the values of axes that are not the cell's."""
-        return pattern.format(**asdict(self), **axes)
+        return pattern.format(**vars(self), **axes)
 
 
 def canonical_decimal(sparsity: float) -> str:
@@ -68,22 +71,22 @@ def canonical_decimal(sparsity: float) -> str:
     return format((Decimal(repr(sparsity)) + 0).normalize(), "f")  # + 0: of -0.0 too
 
 
-def evaluated_texts(config: dict[str, Any]) -> list[str]:
+def evaluated_texts(config: Config) -> list[str]:
     """Names of the texts to evaluate on; where none are named, all but the calibration text."""
     return sorted(config["evaluate"]["data"] or set(config["data"]) - {config["score"]["data"]})
 
 
-def evaluated_sequences(config: dict[str, Any], text: str) -> int | str:
+def evaluated_sequences(config: Config, text: str) -> int | str:
     """How many sequences of a text are evaluated; all windows of one under the protocol of the literature."""
     return "all" if config["data"][text]["protocol"] == "wikitext2" else config["evaluate"]["num_sequences"]
 
 
-def evaluated_size(config: dict[str, Any], text: str) -> tuple[int, int]:
+def evaluated_size(config: Config, text: str) -> tuple[int, int]:
     """Number and length of the sequences of an evaluated text, as far as they are known."""
     return _known(evaluated_sequences(config, text)), config["evaluate"]["sequence_length"]
 
 
-def calibration_size(config: dict[str, Any]) -> tuple[int, int]:
+def calibration_size(config: Config) -> tuple[int, int]:
     """Number and length of the calibration sequences, as far as they are known."""
     return _known(config["score"]["num_sequences"]), config["score"]["sequence_length"]
 
@@ -92,12 +95,12 @@ def _known(count: int | str) -> int:
     return UNKNOWN_COUNT if count == "all" else int(count)
 
 
-def has_scores(config: dict[str, Any], criterion: str) -> bool:
+def has_scores(config: Config, criterion: str) -> bool:
     """Whether a criterion has a score file."""
     return criterion in config["score"]["hybrids"] or criterion in criterion_names()
 
 
-def scored_criteria(config: dict[str, Any]) -> list[str]:
+def scored_criteria(config: Config) -> list[str]:
     """Criteria of the grid that have a score stage, with those that only hybrids are made of."""
     hybrids = config["score"]["hybrids"]
     wanted = set(config["grid"]["criteria"]) if config["grid"] else set()
@@ -105,46 +108,46 @@ def scored_criteria(config: dict[str, Any]) -> list[str]:
     return sorted((wanted | parts) & set(criterion_names()))
 
 
-def needs_calibration(config: dict[str, Any]) -> list[str]:
+def needs_calibration(config: Config) -> list[str]:
     """Criteria of the grid that need calibration data."""
     return [name for name in scored_criteria(config) if scored_criterion(name).needs_data]
 
 
-def baselines(config: dict[str, Any]) -> list[str]:
-    """Names of all baseline metrics, in the order of their names."""
-    return [BASELINE.format(model=model, data=data) for model, data in _dense(config)]
+def baselines(config: Config, model: str | None = None) -> list[str]:
+    """Names of the baseline metrics, of one model or of all, in the order of their names."""
+    return [BASELINE.format(model=name, data=data) for name, data in _dense(config, model)]
 
 
-def models(config: dict[str, Any], pattern: str) -> list[str]:
+def models(config: Config, pattern: str) -> list[str]:
     """Names of an artefact that each model of the grid has one of, in the order of their names."""
     return [pattern.format(model=model) for model in sorted(config["models"]) if config["grid"]]
 
 
-def masks(config: dict[str, Any], model: str) -> list[str]:
+def masks(config: Config, model: str) -> list[str]:
     """Names of all masks of a model, in the order of the tickets."""
-    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets(config) if ticket.model == model))
+    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets(config, model)))
 
 
-def tickets(config: dict[str, Any]) -> list[Ticket]:
-    """Every ticket of the grid, in an order that does not depend on the order of the lists.
+def tickets(config: Config, model: str | None = None) -> list[Ticket]:
+    """Every ticket of the grid, or of one model, in an order that does not depend on the order of the lists.
 
     A criterion that is not stochastic gives one ticket for all seeds, a scope with a sparsity of its own one for all
     sparsities.
     """
     return sorted(
-        set(_cells(config)),
-        key=lambda ticket: (*list(asdict(ticket).values())[:-1], Decimal(ticket.sparsity)),
+        set(_cells(config, model)),
+        key=lambda ticket: (*list(vars(ticket).values())[:-1], Decimal(ticket.sparsity)),
     )
 
 
-def simulations(config: dict[str, Any]) -> list[str]:
-    """Names of all simulations of iterative pruning, in the order of their names."""
+def simulations(config: Config, model: str) -> list[str]:
+    """Names of all simulations of iterative pruning of a model, in the order of their names."""
     if config["simulation"] is None:
         return []
-    return [f"{SIMULATION}.json".format(model=model, data=data) for model, data in _dense(config)]
+    return [f"{SIMULATION}.json".format(model=name, data=data) for name, data in _dense(config, model)]
 
 
-def perturbations(config: dict[str, Any]) -> list[dict[str, str]]:
+def perturbations(config: Config) -> list[dict[str, str]]:
     """Every perturbation with each of its seeds, as values of their two axes; rounding has no seed."""
     robustness = config["robustness"]
     return [
@@ -154,29 +157,36 @@ def perturbations(config: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def perturbed(config: dict[str, Any]) -> list[str]:
+def perturbed(config: Config, model: str) -> list[str]:
     """Names of the metrics of all perturbed models, the dense one and each ticket, in an order as that of `tickets`."""
-    dense = _dense(config)
-    cells, axes = tickets(config), perturbations(config)
+    axes = perturbations(config)
     return [
-        *(PERTURBED_DENSE.format(model=model, data=data, **axis) for model, data in dense for axis in axes),
-        *(ticket.named(PERTURBED_TICKET, **axis) for ticket in cells for axis in axes),
+        *(
+            PERTURBED_DENSE.format(model=model, data=data, **axis)
+            for model, data in _dense(config, model)
+            for axis in axes
+        ),
+        *(ticket.named(PERTURBED_TICKET, **axis) for ticket in tickets(config, model) for axis in axes),
     ]
 
 
-def _dense(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """The models of the grid, with each text that they are evaluated on."""
-    return list(product(sorted(config["models"]), evaluated_texts(config))) if config["grid"] else []
+def _dense(config: Config, model: str | None) -> list[tuple[str, str]]:
+    """A model of the grid, or all of them, with each text that they are evaluated on."""
+    return list(product(_models(config, model), evaluated_texts(config))) if config["grid"] else []
 
 
-def _cells(config: dict[str, Any]) -> Iterator[Ticket]:
+def _models(config: Config, model: str | None) -> list[str]:
+    return sorted(config["models"]) if model is None else [model]
+
+
+def _cells(config: Config, model: str | None) -> Iterator[Ticket]:
     grid = config["grid"]
     if grid is None:
         return
-    for model, data, criterion, scope in product(
-        config["models"], evaluated_texts(config), grid["criteria"], grid["scopes"]
+    for name, data, criterion, scope in product(
+        _models(config, model), evaluated_texts(config), grid["criteria"], grid["scopes"]
     ):
         seeds = grid["seeds"] if criterion in CRITERIA and CRITERIA[criterion].stochastic else [NO_SEED]
         own = own_sparsity(scope)
         for seed, sparsity in product(seeds, grid["sparsities"] if own is None else [own]):
-            yield Ticket(model, data, criterion, scope, str(seed), canonical_decimal(sparsity))
+            yield Ticket(name, data, criterion, scope, str(seed), canonical_decimal(sparsity))

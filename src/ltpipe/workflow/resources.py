@@ -85,6 +85,7 @@ STAGES = {
     "simulation": Stage(minutes=60, section="evaluate", passes=10, device="evaluate"),
     "overlap": Stage(minutes=30),
     "validation": Stage(minutes=30),
+    "tables": Stage(minutes=30),
     "smaller": Stage(),
     "report": Stage(least_mb=2000, minutes=30),
     "plan": Stage(least_mb=2000),

@@ -1,0 +1,58 @@
+"""The tables of a model's one-shot tickets, from the metrics of its evaluations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ltpipe.analysis.samples import samples
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.simulated import Simulation
+from ltpipe.reporting import robustness, simulations, tables
+
+TABLES: Mapping[str, dict[str, str]] = {
+    "tickets": tables.COLUMNS,
+    "comparisons": tables.COMPARISONS,
+    "curves": tables.CURVES,
+    "robustness": robustness.COLUMNS,
+    "simulations": simulations.COLUMNS,
+}
+"""Columns of each table, by its name."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The files that say what was measured of a model and its tickets.
+
+    Attributes:
+        baselines: metrics of the dense model, on each text.
+        tickets: metrics of its tickets.
+        perturbed: metrics of the dense model and of tickets with perturbed weights.
+        simulations: of iterative magnitude pruning.
+    """
+
+    baselines: tuple[Path, ...]
+    tickets: tuple[Path, ...]
+    perturbed: tuple[Path, ...] = ()
+    simulations: tuple[Path, ...] = ()
+
+
+def one_shot_tables(measured: Measured) -> dict[str, pd.DataFrame]:
+    """All tables of `TABLES`, those without rows too.
+
+    Raises:
+        UserError: a file is missing or damaged, a ticket has no baseline, or there is no ticket.
+    """
+    dense = [Metrics.read(path) for path in measured.baselines]
+    evaluated = [Metrics.read(path) for path in measured.tickets]
+    found = samples(dense, evaluated)
+    return {
+        "tickets": tables.tickets_table(found),
+        "comparisons": tables.comparisons_table(found),
+        "curves": tables.curves_table(found),
+        "robustness": robustness.robustness_table(
+            dense, evaluated, [Metrics.read(path) for path in measured.perturbed]
+        ),
+        "simulations": simulations.simulations_table([Simulation.read(path) for path in measured.simulations]),
+    }
