@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ltpipe.pruning.export import export_smaller
 
 from ltpipe.analysis.early_bird import Detector, EarlyBird
 from ltpipe.analysis.early_bird_training import Drawing, watch_training
@@ -32,7 +33,6 @@ from ltpipe.evaluation.simulated import Simulation
 from ltpipe.planning.study import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.export import export_smaller
 from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint
 from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile

@@ -21,7 +21,7 @@ from ltpipe.workflow.configfile import read_config
 shell.prefix(
     f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
     f" PYTHONPATH={shlex.quote(f'{workflow.basedir}/src')}"
-    ' MPLCONFIGDIR="${MPLCONFIGDIR:-$PWD/.snakemake/matplotlib}"; '  # else in the home folder
+    ' MPLCONFIGDIR="${{MPLCONFIGDIR:-$PWD/.snakemake/matplotlib}}"; '  # else in the home folder
 )
 
 
