@@ -234,7 +234,7 @@ def test_a_whole_surrogate_pair_is_a_character(tmp_path):
 def test_missing_column(tmp_path):
     path = parquet(tmp_path / "rows.parquet")
     refused(path, f"{path}: ", "no column 'body'", "text, other, size", "field", field="body")
-    refused(path, KEY, str(path), field="size")
+    refused(path, f"{path}: ", "column 'size' holds int64", "expected strings", "field", field="size")
     jsonl(tmp_path / "rows.jsonl", {"text": "a"})
     refused(tmp_path / "rows.jsonl", "line 1", "'body'", field="body")
 
