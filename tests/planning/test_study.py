@@ -163,6 +163,7 @@ def test_the_command_writes_the_plan_and_ends_with_a_verdict(text, tmp_path):
     assert missing.stderr.strip().splitlines()[-1].startswith("error:")
 
 
+@pytest.mark.slow
 def test_several_devices_keep_a_share_each(text):
     """70 B weights fit on one card of 60 GiB if they are streamed; if they are kept, on four but not on two."""
     settings = {"num_sequences": 16, "sequence_length": 256, "device_memory": 60}
