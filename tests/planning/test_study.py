@@ -10,11 +10,12 @@ import yaml
 
 from ltpipe.evaluation.plan import BLOCK, KEPT, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
-from ltpipe.planning.study import UNKNOWN_COUNT, StagePlan, fits, plan_study
+from ltpipe.planning.study import StagePlan, fits, plan_study
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.sources import Source
 from ltpipe.workflow.config import check_config
+from ltpipe.workflow.grid import UNKNOWN_COUNT
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
