@@ -41,3 +41,20 @@ def test_times_that_jump(what: str, years: int, copied: Run, same: Callable, tri
     assert left <= again
     times = "one year in the future" if years > 0 else "twenty years in the past"
     tried(f"clock jumps: {what} {times}", "nothing", "none", 1, f"{len(again)} jobs run again; identical")
+
+
+def test_an_input_that_is_edited_and_dated_back(copied: Run, tried: Callable):
+    """Snakemake looks at the content of inputs only if they are newer than the results: the user has to say it."""
+    images = copied.folder / "digits.csv"
+    images.write_text(images.read_text().replace("255", "254"))
+    os.utime(images, (0, 0))
+    assert reruns(copied.folder) == set()
+    images.touch()
+    assert "task small/task" in reruns(copied.folder)
+    tried(
+        "an input is edited and dated before the results",
+        "`Nothing to be done`",
+        "`touch` the input, then the same command",
+        1,
+        "**not noticed by itself**; made again after the `touch`",
+    )
