@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def ticket(canonical_folder, tmp_path):
-    """Function from an architecture to its folder and a mask of it."""
+def ticket(canonical_folder, tmp_path, monkeypatch):
+    """Function from an architecture to its folder and a mask of it; tensors are masked in several blocks."""
+    monkeypatch.setattr("ltpipe.exporting.masked._BLOCK", 1000)
 
     def made(architecture: str, **selection) -> tuple[Path, Path]:
         folder = canonical_folder(architecture)
@@ -38,7 +39,15 @@ def ticket(canonical_folder, tmp_path):
 
 
 # A tied head; transposed matrices; other names on disk; fused experts in parts.
-@pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "gpt-neox", "mixtral"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "qwen2",
+        "mixtral",
+        pytest.param("gpt2", marks=pytest.mark.slow),
+        pytest.param("gpt-neox", marks=pytest.mark.slow),
+    ],
+)
 def test_plain_transformers_loads_the_ticket(architecture, ticket, source_folder, token_ids, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -69,6 +78,7 @@ def names_on_disk(folder: Path) -> dict[str, tuple[torch.dtype, torch.Size]]:
     return {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
 
 
+@pytest.mark.slow
 def test_bfloat16_and_blocks_of_a_tensor(tmp_path, monkeypatch):
     """Parts of fused experts are bfloat16 too, and a tensor is masked in several blocks."""
     from transformers import AutoModelForCausalLM
@@ -110,6 +120,7 @@ def test_state_dict_of_torch_prune(selection, ticket, source_folder, token_ids, 
     assert said.nbytes[1] == sum(tensor.nbytes for tensor in state.values())
 
 
+@pytest.mark.slow
 def test_masks_of_torch_prune_in_bfloat16(tmp_path):
     save_tiny("gpt2", tmp_path / "source", dtype=torch.bfloat16)
     load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "model")
