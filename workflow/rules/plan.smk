@@ -1,3 +1,7 @@
+localrules:
+    plan,  # a cluster is not needed to say what a job on it will need
+
+
 # Say what every stage will need, before any of them runs: snakemake plan.
 rule plan:
     input:
