@@ -23,7 +23,7 @@ class Job:
         begin, end: local time, seconds resolved; `Unknown` while it has not come.
         state: COMPLETED, FAILED, …
         memory: that it asked for, MB.
-        gpus: that it was given.
+        processors, gpus: that it was given.
         rule: what it ran: `rule_`, the rule's name, and its wildcards; or the name of its group.
     """
 
@@ -32,6 +32,7 @@ class Job:
     end: str
     state: str
     memory: int
+    processors: int
     gpus: int
     rule: str
 
@@ -58,10 +59,13 @@ class Slurm:
         """All jobs, in the order of their submission."""
         columns = "JobIDRaw,Start,End,State,ReqMem,AllocTRES,Comment"
         rows = [line.split("|") for line in self.ask("sacct", "--allusers", "-nPX", f"--format={columns}")]
-        return [
-            Job(number, begin, end, state.split()[0], int(memory.removesuffix("M")), tres.count("gres/gpu=1"), rule)
-            for number, begin, end, state, memory, tres, rule in rows
-        ]
+        return [self._job(*row) for row in rows]
+
+    @staticmethod
+    def _job(number: str, begin: str, end: str, state: str, memory: str, given: str, rule: str) -> Job:
+        counts = dict(part.split("=") for part in given.split(",") if part)
+        processors, gpus = (int(counts.get(kind, 0)) for kind in ("cpu", "gres/gpu"))
+        return Job(number, begin, end, state.split()[0], int(memory.removesuffix("M")), processors, gpus, rule)
 
     def waiting_or_running(self) -> dict[str, str]:
         """What each job that has not ended runs, by number."""
