@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_folder, atomic_write, check_writable, read_json, remove, sha256_of, write_json
+from ltpipe.runtime.files import (
+    allow_open_files,
+    atomic_folder,
+    atomic_write,
+    check_writable,
+    read_json,
+    remove,
+    sha256_of,
+    write_json,
+)
 
 COUNT_KEYS = Path(__file__).parents[2] / "scripts" / "count_keys.py"
 
@@ -341,3 +351,15 @@ def test_folders_that_can_be_written_to(mounted, tmp_path):
     for folder in (disk, disk / "results", disk / "new" / "results"):
         with pytest.raises(UserError, match=f"{disk}: cannot be written to"):
             check_writable(folder)
+
+
+def test_as_many_files_as_wanted_may_be_open_or_it_is_said(monkeypatch):
+    asked = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    allow_open_files(100)
+    assert asked == []
+    allow_open_files(2000)
+    assert asked == [(2256, 4096)]
+    with pytest.raises(UserError, match=r"5000 files at a time: the system allows 4096"):
+        allow_open_files(5000)

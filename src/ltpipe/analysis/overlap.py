@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 
 import numpy as np
 
@@ -86,17 +86,23 @@ def compare(a: Mask, b: Mask) -> dict[str, Overlap]:
     Raises:
         UserError: the masks are of other tensors, or of tensors of other shapes.
     """
+    check_comparable(a, b)
+    return {name: compare_tensor(a, b, name) for name in a.bits}
+
+
+def check_comparable(a: Mask, b: Mask) -> None:
+    """Raise UserError unless two masks are of the same tensors with the same shapes."""
     if dict(a.shapes) != dict(b.shapes):
         names = sorted(set(a.shapes.items()) ^ set(b.shapes.items()))
         raise UserError(
             f"masks of different weights cannot be compared: '{names[0][0]}' is not the same in both; give masks of "
             "one model with the same prunable weights"
         )
-    sizes = {name: int(np.prod(shape, dtype=np.int64)) for name, shape in a.shapes.items()}
-    return {
-        name: Overlap(sizes[name], a.kept[name], b.kept[name], _count_both(bits, b.bits[name]))
-        for name, bits in a.bits.items()
-    }
+
+
+def compare_tensor(a: Mask, b: Mask, name: str) -> Overlap:
+    """Count what two comparable masks have in common in one tensor."""
+    return Overlap(prod(a.shapes[name]), a.kept[name], b.kept[name], _count_both(a.bits[name], b.bits[name]))
 
 
 def total(parts: Iterable[Overlap]) -> Overlap:

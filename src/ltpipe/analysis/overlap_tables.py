@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
+from ltpipe.analysis.overlap import Overlap, check_comparable, compare_tensor, layerwise_chance, total
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import allow_open_files
 from ltpipe.runtime.frames import frame
 from ltpipe.runtime.progress import track
 
@@ -39,7 +40,9 @@ LAYERS: dict[str, str] = {**_PAIR, "tensor": "string", **_COUNTS, **_CHANCE, "sp
 def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Overlap of all masks of a model that differ in exactly one of criterion, scope, seed and sparsity.
 
-    A mask without a seed is compared with masks of every seed. Two masks are open at a time.
+    A mask without a seed is compared with masks of every seed. Pairs grow with the square of the masks, so every mask
+    is opened and checked once, all are mapped together, and all pairs are compared tensor by tensor: each byte comes
+    from the disk once, however little of the masks main memory holds.
 
     Returns:
         One row a pair, and one row a pair and tensor.
@@ -47,12 +50,19 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
     Raises:
         UserError: the masks are not of one model, or prune other tensors.
     """
+    allow_open_files(len(paths))
+    found = list(related([(path, read_mask(path)) for path in paths]))
+    for (_, a), (path, b), _ in found:
+        b.check_made_for(a.checkpoint, path)
+        check_comparable(a, b)
+    names = list(found[0][0][1].bits) if found else []
+    counted = [
+        [compare_tensor(a, b, name) for (_, a), (_, b), _ in found] for name in track(names, "comparing", "tensor")
+    ]
     pairs: list[dict[str, Any]] = []
     layers = [frame([], LAYERS)]
-    for path_a, path_b, differs_in in track(list(related(paths)), "comparing", "pair"):
-        a, b = read_mask(path_a), read_mask(path_b)
-        b.check_made_for(a.checkpoint, path_b)
-        parts = compare(a, b)
+    for ((_, a), (_, b), differs_in), overlaps in zip(found, zip(*counted, strict=True), strict=True):
+        parts = dict(zip(names, overlaps, strict=True))
         pair = {"model": model, "differs_in": differs_in, **_axes(a, "_a"), **_axes(b, "_b")}
         jaccard, hamming = layerwise_chance(parts)
         layerwise = dict(zip(_LAYERWISE, (jaccard, hamming), strict=True))
@@ -61,23 +71,26 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
     return frame(pairs, OVERLAP), pd.concat(layers[1:] or layers, ignore_index=True)
 
 
-def related(paths: Sequence[Path]) -> Iterator[tuple[Path, Path, str]]:
-    """Pairs of mask files that differ in one axis only, and which, in a fixed order of the masks.
+Opened = tuple[Path, Mask]
+
+
+def related(masks: Sequence[Opened]) -> Iterator[tuple[Opened, Opened, str]]:
+    """Pairs of masks that differ in one axis only, and which, in a fixed order of the masks.
 
     Raises:
         UserError: two of them are of the same criterion, scope, seed and sparsity.
     """
-    cells = sorted((_order(read_mask(path)), str(path)) for path in paths)
-    for (a, path_a), (b, path_b) in combinations(cells, 2):
+    for first, second in combinations(sorted(masks, key=lambda opened: (_order(opened[1]), str(opened[0]))), 2):
+        a, b = _order(first[1]), _order(second[1])
         if a == b:
-            raise UserError(f"{path_b}: says of itself what {path_a} says too; give each mask once")
+            raise UserError(f"{second[0]}: says of itself what {first[0]} says too; give each mask once")
         differing = [
             axis
             for axis, x, y in zip(AXES, a, b, strict=True)
             if x != y and not (axis == "seed" and a[0] != b[0] and -1 in (x, y))
         ]
         if len(differing) == 1:
-            yield Path(path_a), Path(path_b), differing[0]
+            yield first, second, differing[0]
 
 
 def _axes(mask: Mask, side: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import secrets
 import shutil
 import stat
@@ -241,3 +242,19 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, as a hexadecimal string."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process hold so many files open beside its own; most systems allow 1,024, and more if asked.
+
+    Raises:
+        UserError: the system allows fewer even so.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 256
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise UserError(
+            f"{count} files at a time: the system allows {hard} (ulimit -Hn); give fewer, or raise the limit"
+        )
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,50 @@
+"""What a planned study costs in all: jobs, disk, and an estimate of hours on the device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ltpipe.planning.study import StagePlan
+from ltpipe.runtime.memory import GIB
+
+ANALYSES, GATHERING = 3, 2
+"""Jobs that no plan lists: overlap, validation and tables of each model; report and target of the study."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Sums over stages.
+
+    Attributes:
+        jobs: of the stages.
+        disk: bytes that they write.
+        operations: floating-point operations on the device.
+    """
+
+    jobs: int = 0
+    disk: int = 0
+    operations: int = 0
+
+    def __mul__(self, models: int) -> "Cost":
+        """Of so many models alike."""
+        return Cost(self.jobs * models, self.disk * models, self.operations * models)
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """Of both."""
+        return Cost(self.jobs + other.jobs, self.disk + other.disk, self.operations + other.operations)
+
+    def hours(self, teraflops: float) -> float:
+        """Device hours at so many 10^12 operations a second: an estimate, nothing that was measured."""
+        return self.operations / (teraflops * 1e12) / 3600
+
+
+def cost(plan: Iterable[StagePlan]) -> Cost:
+    """What stages cost together."""
+    return sum((Cost(stage.jobs, stage.disk, stage.operations) for stage in plan), start=Cost())
+
+
+def cost_line(spent: Cost, teraflops: float | None = None) -> str:
+    """One line for people; with hours if the speed of the device is given."""
+    line = f"in all: {spent.jobs:,} jobs, {spent.disk / GIB:,.2f} GiB of disk, {spent.operations:.1e} operations"
+    if teraflops is None:
+        return line
+    return f"{line}, about {spent.hours(teraflops):,.2f} device hours at {teraflops:g} tera-operations a second"
