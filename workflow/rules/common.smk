@@ -50,6 +50,10 @@ def code(script: str, *plugins: Path) -> str:
     return digest(found | set(plugins))
 
 
+# Modules that find sources, which stages import by the names in the configuration.
+PLACES = sorted(Path("src/ltpipe/runtime/places").glob("*.py"))
+
+
 def model_source(wildcards) -> Source:
     return Source(config["models"][wildcards.model]["source"], f"models.{wildcards.model}.source")
 

@@ -15,7 +15,7 @@ rule checkpoint:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/load_model.py"),
+        code=code("scripts/load_model.py", *PLACES),
         folder=subpath(output.weights, parent=True),
         source=lookup("models/{model}/source", within=config),
         identity=lambda wildcards: model_source(wildcards).identity,
@@ -41,7 +41,7 @@ rule sequences:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/prepare_data.py"),
+        code=code("scripts/prepare_data.py", *PLACES),
         source=lookup("data/{data}/source", within=config),
         identity=lambda wildcards: text_source(wildcards).identity,
         files=lookup("data/{data}/files", within=config),

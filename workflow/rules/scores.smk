@@ -5,7 +5,7 @@ use rule sequences as calibration with:
     log:
         "results/logs/calibration/{model}/{data}.log",
     params:
-        code=code("scripts/prepare_data.py"),
+        code=code("scripts/prepare_data.py", *PLACES),
         source=lookup("data/{data}/source", within=config),
         identity=lambda wildcards: text_source(wildcards).identity,
         files=lookup("data/{data}/files", within=config),

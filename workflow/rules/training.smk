@@ -15,7 +15,7 @@ rule task:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards)),
+        code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards), *PLACES),
         task=lookup("imp/{study}/task/kind", within=config),
         options=task_options,
         identity=task_identity,

@@ -1,8 +1,11 @@
-"""Where models and texts come from: one string, three kinds.
+"""Where models and texts come from: one string.
 
 hub:owner/name@revision     a Hugging Face Hub repository; without @revision its main branch
 package:module/path/inside  a file or folder inside an installed Python package
 anything else               a file or folder, relative to the working directory
+
+A new kind beside `package` is one file in the folder `places`, a function from what follows the colon to a `Place`,
+named in the last line. The file `my_kind.py` finds what `my-kind:…` names.
 """
 
 import os
@@ -10,15 +13,30 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import packages_distributions, version
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.places import kinds
 
+_PLACES = "ltpipe.runtime.places"
 _NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 _HUB = re.compile(rf"hub:{_NAME}(/{_NAME})?(@{_NAME}(/{_NAME})*)?")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder on this machine.
+
+    Attributes:
+        path: of it; need not exist.
+        version: what pins its content: while it stays the same, so does the content. None if nothing does; then the
+            files themselves are looked at before every run.
+    """
+
+    path: Path
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,11 +52,6 @@ class Source:
         return self.text.startswith("hub:")
 
     @property
-    def is_package(self) -> bool:
-        """A file or folder inside an installed package."""
-        return self.text.startswith("package:")
-
-    @property
     def repository(self) -> tuple[str, str | None]:
         """Hub repository and revision."""
         name, _, revision = self.text.removeprefix("hub:").partition("@")
@@ -51,11 +64,12 @@ class Source:
         Raises:
             UserError: it does not exist, or its package is not installed.
         """
-        path = self._in_package() if self.is_package else Path(self.text)
+        path = self._place.path
         if not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH112, PTH113 (Path raises on absurd names)
+            own = ", ".join(f"{kind}:…" for kind in kinds() if kind != "package")
             raise UserError(
                 f"{self.key}: '{self.text}' does not exist; allowed: an existing file or folder, "
-                "package:module/path/inside, hub:owner/name@revision"
+                f"package:module/path/inside, hub:owner/name@revision{own and f', {own}'}"
             )
         return path
 
@@ -87,19 +101,15 @@ class Source:
     @property
     def identity(self) -> str:
         """The source with all that pins its content: a package's version, a Hub revision."""
-        if not self.is_package:
-            return self.text
-        module = self._package_parts()[0]
-        distributions = packages_distributions().get(module, [])
-        return " ".join([self.text, *sorted({f"{name}=={version(name)}" for name in distributions})])
+        return self.text if self.is_hub or not self._place.version else f"{self.text} {self._place.version}"
 
     def files(self, *suffixes: str) -> list[str]:
-        """The user's own files behind this source, whose change should be noticed; none for packages and the Hub.
+        """The files behind this source whose change should be noticed; none where a version pins them, and of the Hub.
 
         Raises:
             UserError: it does not exist, or Snakemake cannot name a file.
         """
-        if self.is_hub or self.is_package:
+        if self.is_hub or self._place.version is not None:
             return []
         found = sorted(self.path.rglob("*")) if self.path.is_dir() else [self.path]
         names = [str(path) for path in found if path.is_file() and (path == self.path or path.suffix in suffixes)]
@@ -117,13 +127,12 @@ class Source:
                 "digits, '.', '_' and '-' (a revision may hold '/')"
             )
 
-    def _package_parts(self) -> tuple[str, str]:
-        module, _, inside = self.text.removeprefix("package:").partition("/")
-        return module, inside
-
-    def _in_package(self) -> Path:
-        module, inside = self._package_parts()
-        spec = find_spec(module) if module.isidentifier() else None
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"{self.key}: package '{module}' is not installed (from '{self.text}'); pip install it")
-        return Path(next(iter(spec.submodule_search_locations))) / inside
+    @cached_property
+    def _place(self) -> Place:
+        kind, _, inside = self.text.partition(":")
+        if kind not in kinds():
+            return Place(Path(self.text))
+        try:
+            return import_module(f"{_PLACES}.{kind.replace('-', '_')}").FIND(inside)
+        except UserError as error:
+            raise UserError(f"{self.key}: {error} (from '{self.text}')") from None

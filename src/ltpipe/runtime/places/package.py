@@ -1,0 +1,25 @@
+"""What an installed Python package carries: package:module/path/inside."""
+
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Place
+
+
+def find(inside: str) -> Place:
+    """The file or folder inside the package, and the versions of the distributions that the package comes from.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    module, _, path = inside.partition("/")
+    spec = find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"package '{module}' is not installed; pip install it")
+    distributions = sorted({f"{name}=={version(name)}" for name in packages_distributions().get(module, [])})
+    return Place(Path(next(iter(spec.submodule_search_locations)), path), " ".join(distributions))
+
+
+FIND = find
