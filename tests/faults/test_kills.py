@@ -5,10 +5,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from disturbed import Run, struck, study, until
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.training.state import read_state
 
 pytestmark = pytest.mark.faults
 
@@ -57,14 +61,14 @@ def test_kill_minus_nine_at_random_moments(victim: str, finished: Run, same: Cal
 
 
 def test_a_training_is_killed_again_and_again(copied: Run, same: Callable, tried: Callable):
-    """Each time as soon as it has saved its state once more, so that only going on from there brings it to its end."""
+    """Each time as soon as it has saved a later state, so that only going on from there brings it to its end."""
     trained = copied.results / "imp/small/replicate-0/level-1/ticket.safetensors"
     copied.lose(str(trained.relative_to(copied.folder)))
     resume, kills = trained.with_name(f"{trained.name}.resume"), 0
     while not trained.exists():
-        before = changed_at(resume)
+        before = saved(resume)
         snakemake = copied.start()
-        until(lambda: snakemake.poll() is not None or changed_at(resume) != before)  # noqa: B023
+        until(lambda: snakemake.poll() is not None or saved(resume) > before)  # noqa: B023
         kills += struck(copied, snakemake, "both", in_write=False)
         if copied.locked:
             assert copied.ended("--unlock") == 0, copied.output
@@ -75,6 +79,8 @@ def test_a_training_is_killed_again_and_again(copied: Run, same: Callable, tried
     tried(fault, SEEN["both"], REMEDY["both"], kills, "goes on from the state; identical")
 
 
-def changed_at(path: Path) -> int:
-    """When a file changed last; 0 if there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0
+def saved(resume: Path) -> int:
+    """The iteration that a training has saved; -1 for none."""
+    with suppress(UserError):
+        return read_state(resume).iteration
+    return -1
