@@ -8,6 +8,7 @@ import torch
 from structured import make
 
 from ltpipe.checkpoints.load import load_checkpoint
+from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.exporting.formats import export_ticket
 from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime.sources import Source
@@ -37,4 +38,6 @@ def test_the_library_reads_the_ticket(dtype, tmp_path):
     assert said.nbytes[1] < said.nbytes[0]
     stored = safetensors.torch.load_file(tmp_path / "ticket/model.safetensors")
     assert said.nbytes[1] == sum(tensor.nbytes for tensor in stored.values())
+    specs = TensorFile(tmp_path / "ticket/model.safetensors").specs
+    assert all(spec.begin % stored[name].element_size() == 0 for name, spec in specs.items()), "aligned"
     assert config["ignore"][0] == "model.embed_tokens"

@@ -11,7 +11,7 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile, tensor_writer
 from ltpipe.exporting.checkpoint import HubNames, as_arrays, masked_parts
-from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
+from ltpipe.exporting.folder import Exported, copy_tokenizer, origin, widest_first
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder, read_json, write_json
@@ -56,7 +56,8 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
     ignored = sorted({part.removesuffix(_WEIGHT) for part in dense if part.endswith(_WEIGHT)})
     nbytes = 0
     with atomic_folder(output) as place:
-        with tensor_writer(place / WEIGHTS, layout, origin(mask)) as write:
+        order = sorted(layout, key=lambda part: widest_first(part, layout[part][0]))
+        with tensor_writer(place / WEIGHTS, {part: layout[part] for part in order}, origin(mask)) as write:
             for name in track(weights.specs, "exporting"):
                 for part, tensor in contents(name):
                     nbytes += tensor.nbytes

@@ -5,8 +5,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ltpipe.checkpoints.canonical import checked
 from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
+from ltpipe.checkpoints.tensorfile import STORAGE
 from ltpipe.pruning.masks import Mask
 
 
@@ -43,6 +46,11 @@ def origin(mask: Mask) -> dict[str, str]:
         "sparsity": mask.sparsity,
         "seed": json.dumps(mask.seed),
     }
+
+
+def widest_first(name: str, dtype: str) -> tuple[int, bytes]:
+    """Sort key of tensors in a file: then every tensor starts at a multiple of its own element size."""
+    return -np.dtype(STORAGE[dtype]).itemsize, name.encode()
 
 
 def copy_tokenizer(folder: Path, output: Path) -> None:

@@ -9,7 +9,7 @@ from ltpipe.checkpoints.canonical import open_weights
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
-from ltpipe.exporting.folder import Exported, origin
+from ltpipe.exporting.folder import Exported, origin, widest_first
 from ltpipe.pruning.masks import Mask, read_mask, unpack
 
 _BLOCK = 1 << 22
@@ -36,6 +36,7 @@ def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
     weights = open_weights(folder)
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]
+    tensors.sort(key=lambda tensor: widest_first(tensor.name, tensor.dtype))
     write_tensors(output, tensors, origin(mask))
     note = "every pruned tensor is there twice, as dense original and as mask of the same dtype"
     nbytes = sum(tensor.nbytes for tensor in tensors)
