@@ -79,6 +79,10 @@ plan-tables: $(RUN_STAMP) ## write docs/memory-tables.md, the planned memory of 
 reference: $(RUN_STAMP) ## write docs/configuration.md, every configuration key, from the schema
 	$(BIN)/python -m ltpipe.workflow.reference --output docs/configuration.md
 
+.PHONY: study-cost
+study-cost: $(RUN_STAMP) ## renew the tables of docs/large-studies.md: jobs, disk and hours of a study of 100 models
+	$(BIN)/python -m benchmarks.study_cost --page docs/large-studies.md
+
 .PHONY: lint
 lint: $(TEST_STAMP) ## check style: ruff, snakefmt, snakemake --lint
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ def plan(
     config: Path = Path("config/config.yaml"),
     schema: Path = Path("workflow/schemas/config.schema.yaml"),
     device_memory: float | None = None,
+    teraflops: float | None = None,
     output: Path | None = None,
 ) -> None:
     """Say what a study will need, from its configuration alone: no weights, no network, no accelerator.
@@ -45,8 +46,11 @@ def plan(
         config: of the study.
         schema: of the configuration, in ltpipe's checkout.
         device_memory: GiB that tensors may take on the card; without it, what the configuration says.
+        teraflops: 10^12 operations a second that the device does, for an estimate of hours. A finished evaluation shows
+            it: 2 * parameters * tokens / seconds of `results/baselines/….json`.
         output: JSON file to write the plan to as well.
     """
+    from ltpipe.planning.cost import cost, cost_line
     from ltpipe.planning.study import fits, plan_study
     from ltpipe.planning.table import print_plan, write_plan
     from ltpipe.workflow.config import check_config
@@ -54,6 +58,8 @@ def plan(
 
     if device_memory is not None and not 0 < device_memory < inf:
         raise UserError(f"device_memory: {device_memory} is not allowed; allowed is a number of GiB above 0")
+    if teraflops is not None and not 0 < teraflops < inf:
+        raise UserError(f"teraflops: {teraflops} is not allowed; allowed is a number above 0")
     checked = check_config(read_config(config), read_config(schema))
     if device_memory is not None:
         checked["evaluate"]["device_memory"] = device_memory
@@ -61,6 +67,7 @@ def plan(
     if output is not None:
         write_plan(planned, checked, output)
     print_plan(planned)
+    print(cost_line(cost(planned), teraflops))
     if not fits(planned):
         sys.exit(2)
 

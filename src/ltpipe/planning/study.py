@@ -23,7 +23,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import scored_criterion
+from ltpipe.scoring.criterion import ActivationCriterion, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.streaming.shards import Spread
 from ltpipe.workflow import grid
@@ -31,6 +31,9 @@ from ltpipe.workflow.config import Config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+FORWARD, BACKWARD = 2, 8
+"""Operations a parameter and token: of a walk forward, and of one that goes back too."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class StagePlan:
             far as there is room.
         disk: bytes of all that the jobs write.
         problem: why it cannot run; empty if it can.
+        operations: floating-point operations of all the jobs on the device, about: 2 a parameter and token forward,
+            8 for scores from gradients, whose walk back runs each block forward once more. Attention between
+            positions is not in it.
     """
 
     stage: str
@@ -57,20 +63,22 @@ class StagePlan:
     disk: int
     sizes: BatchSizes | None = None
     problem: str = ""
+    operations: int = 0
 
 
-def plan_study(config: Config) -> list[StagePlan]:
+def plan_study(config: Config, peaks: bool = True) -> list[StagePlan]:
     """Plan every stage of a study.
 
     Args:
         config: checked, with all defaults.
+        peaks: whether to look for what the device needs; jobs, disk and operations are known without, and sooner.
 
     Raises:
         UserError: the configuration has no grid, the shapes of a model are not known, or nothing of it is prunable.
     """
     if not config["grid"]:
         raise UserError("grid: there is none to plan; trainings (imp) are not planned")
-    return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name))]
+    return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name, peaks))]
 
 
 def fits(plan: Sequence[StagePlan]) -> bool:
@@ -90,6 +98,7 @@ class _Model:
         kept: dtype of the checkpoint.
         base: private main memory of Python and the libraries, which this process has loaded too, bytes.
         limit: of tensors on the device, bytes.
+        peaks: whether to look for what the device needs.
     """
 
     config: Config
@@ -100,9 +109,10 @@ class _Model:
     kept: torch.dtype
     base: int
     limit: float
+    peaks: bool
 
     @classmethod
-    def of(cls, config: Config, name: str) -> "_Model":
+    def of(cls, config: Config, name: str, peaks: bool) -> "_Model":
         model, configured = config["models"][name], config["evaluate"]["device_memory"]
         source = Source(model["source"], f"models.{name}.source")
         shapes = architecture(source)
@@ -110,7 +120,7 @@ class _Model:
         _, manifest = foreseen(shapes, kept)
         prunable = Selection(**model["prunable"]).names(manifest)
         limit = float("inf") if configured == "auto" else GIB * configured
-        return cls(config, name, shapes, manifest, prunable, kept, private_host_bytes(), limit)
+        return cls(config, name, shapes, manifest, prunable, kept, private_host_bytes(), limit, peaks)
 
     @property
     def tickets(self) -> list[grid.Ticket]:
@@ -150,11 +160,17 @@ class _Model:
         return foreseen(self.shapes, dtype)[0]
 
     def on_device(
-        self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted", kept: int = 0
+        self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted", work: int, kept: int = 0
     ) -> StagePlan:
-        """The plan of a stage that computes on the device, and keeps some bytes of results on the host."""
+        """The plan of a stage that computes on the device, and keeps some bytes of results on the host.
+
+        Of its `work` there is so much for each parameter of the model, in all jobs together.
+        """
+        operations = work * self.manifest.parameters
         host = self.base + (_in_transit(self.manifest) + kept if self.accelerator else fitted.peak.total)
-        return StagePlan(stage, self.name, data, jobs, fitted.peak, host, disk, fitted.sizes, fitted.problem)
+        return StagePlan(
+            stage, self.name, data, jobs, fitted.peak, host, disk, fitted.sizes, fitted.problem, operations
+        )
 
 
 def _plan_model(model: _Model) -> Iterator[StagePlan]:
@@ -194,8 +210,10 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
         )
         shape = (count, length) if rule.needs_data else (1, 2)
         wanted = BatchSizes.generous(*shape, rule.batch or model.micro_batch)
-        fitted = _fit(planner, wanted, shape[1], model.limit, BatchSizes(shape[0], rule.batch or 1, 1))
-        yield model.on_device(f"score {criterion}", None, 1, disk, fitted)
+        fitted = _fit(model, planner, wanted, shape[1], BatchSizes(shape[0], rule.batch or 1, 1))
+        passes = (model.config["score"]["iterations"] if rule.iterative else 1) * shape[0] * shape[1]
+        work = passes * (FORWARD if issubclass(rule, ActivationCriterion) else BACKWARD)
+        yield model.on_device(f"score {criterion}", None, 1, disk, fitted, work)
     hybrids = set(model.config["grid"]["criteria"]) & model.config["score"]["hybrids"].keys()
     if hybrids:
         largest = max(model.manifest.tensors[tensor].size for tensor in model.prunable)
@@ -239,11 +257,12 @@ def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length
             skeleton, model.manifest, model.prunable, dtype, model.accelerator, model.streamed,
             observe, change, model.prunable, model.kept_by_device(dtype),
         )  # fmt: skip
-        fitted = _fit(planner, wanted, length, model.limit, BatchSizes(1, 1, 1))
+        fitted = _fit(model, planner, wanted, length, BatchSizes(1, 1, 1))
         stage = f"evaluation, {perturbation}" if perturbation else "evaluation"
         for text in texts:
             jobs = repeated * (1 + sum(ticket.data == text for ticket in model.tickets))
-            yield model.on_device(stage, text, jobs, 0 if perturbation else top, fitted, top)
+            work = FORWARD * jobs * count * length
+            yield model.on_device(stage, text, jobs, 0 if perturbation else top, fitted, work, top)
 
 
 @dataclass(frozen=True)
@@ -255,9 +274,11 @@ class _Fitted:
     problem: str = ""
 
 
-def _fit(planner: EvaluationPlanner, wanted: BatchSizes, length: int, limit: float, least: BatchSizes) -> _Fitted:
+def _fit(model: _Model, planner: EvaluationPlanner, wanted: BatchSizes, length: int, least: BatchSizes) -> _Fitted:
+    if not model.peaks:
+        return _Fitted(None, Peak())
     try:
-        return _Fitted(*planner.fit(wanted, length, limit))
+        return _Fitted(*planner.fit(wanted, length, model.limit))
     except UserError as error:
         return _Fitted(None, planner.peak(least, length), str(error))
 
