@@ -56,7 +56,7 @@ def test_each_iteration_is_an_evaluation_of_its_mask(execution, files, tmp_path)
         assert entry.performance_retention == pytest.approx(dense_loss / loss, abs=1e-6)
     best = found.iterations[found.best - 1]
     assert read_mask(tmp_path / "best").total_kept == best.kept
-    assert not list(tmp_path.glob(".simulation-*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_result_is_read_as_it_was_written_and_becomes_a_table(files, tmp_path):

@@ -22,6 +22,7 @@ from ltpipe.runtime.files import (
     read_json,
     remove,
     sha256_of,
+    temporary_folder,
     write_json,
 )
 
@@ -145,6 +146,20 @@ def test_a_writer_removes_what_kills_left_but_nothing_of_a_living_writer(name, w
         raise ZeroDivisionError
     assert living.communicate()[1] == b""
     assert files_in(tmp_path) == ({"folder/part": b"a"} if name == "folder" else {"file.x": b"a" * 100_000})
+
+
+def test_a_folder_for_the_time_being(tmp_path):
+    """A writer of the target leaves it alone, and removes one that a kill left, with what is in it."""
+    left = tmp_path / ".file.0a1b2c3d.tmp"
+    left.mkdir()
+    (left / "part").touch()
+    with temporary_folder(tmp_path / "file") as folder:
+        assert not left.exists()
+        (folder / "part").touch()
+        write_json(tmp_path / "file", {})
+        assert (folder / "part").exists()
+    assert list(files_in(tmp_path)) == ["file"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 @pytest.mark.parametrize("writing", [True, False])

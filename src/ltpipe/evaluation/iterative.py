@@ -1,10 +1,7 @@
 """The stage that simulates iterative magnitude pruning: a schedule of one-shot tickets, and no training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -25,7 +22,7 @@ from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.pruning.schedules import exponential_schedule
 from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.files import sha256_of, temporary_folder
 from ltpipe.runtime.memory import PrivateMemory
 from ltpipe.runtime.progress import track
 from ltpipe.runtime.provenance import provenance
@@ -74,7 +71,8 @@ def simulate_iterative_pruning(
     dense_loss = TokenLosses(dense.losses[:tickets], dense.correct[:tickets]).loss()
     iterations: list[Iteration] = []
     for number, sparsity in enumerate(track(schedule, "simulating", "ticket"), 1):
-        with _temporary_mask(ticket) as path:
+        with temporary_folder(ticket) as place:
+            path = place / "mask"
             made = make_mask(folder, histogram, "global", repr(sparsity), path)
             with PrivateMemory() as private:
                 found = walk.losses(read_mask(path), tickets)
@@ -146,10 +144,3 @@ class _Walk:
 
         found, self._sizes, _ = halving(self._sizes, attempt)
         return found
-
-
-@contextmanager
-def _temporary_mask(beside: Path) -> Iterator[Path]:
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".simulation-", dir=beside.parent) as folder:
-        yield Path(folder) / "mask"

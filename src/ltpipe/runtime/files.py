@@ -72,6 +72,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise taken from None  # by a writer that was faster
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` for what is needed only while `path` is made; removed in the end.
+
+    What `kill -9` leaves is removed by the next writer of `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, _new_folder) as (folder, _):
+        yield folder
+
+
 def remove(path: Path) -> None:
     """Remove a file that `atomic_write` wrote, if it is there, and what kills have left of other writes of it."""
     path.unlink(missing_ok=True)
