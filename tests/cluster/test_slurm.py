@@ -118,9 +118,8 @@ def disturbed(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Disturb
         until(lambda: slurm.running("baseline"), process)
         process.send_signal(signal.SIGKILL)
     finished, left = known_to_have_finished(folder), slurm.waiting_or_running()
-    cleared = subprocess.run(
-        ["profiles/slurm/restart.sh"], cwd=folder, env=slurm.environment, capture_output=True, text=True, check=False
-    )
+    clear = ["bash", "profiles/slurm/restart.sh"]  # a test's checkout keeps no permissions
+    cleared = subprocess.run(clear, cwd=folder, env=slurm.environment, capture_output=True, text=True, check=False)
     assert cleared.returncode == 0, cleared.stderr
     after_clearing, first = slurm.waiting_or_running(), slurm.jobs()
     with ended_in_any_case(slurm.start(folder)) as process:

@@ -70,23 +70,25 @@ def files_of(source: Source, *suffixes: str) -> list[str]:
         sys.exit(f"error: {error}")
 
 
-# Whether jobs run on other machines than this one, or this is such a job.
-ON_CLUSTER = workflow.non_local_exec or workflow.remote_exec
+def on_cluster() -> bool:
+    """Whether jobs run on other machines than this one, or this is such a job. It is not known before there are jobs."""
+    return workflow.non_local_exec or workflow.remote_exec
 
 
-def job_threads() -> int:
+def job_threads(wildcards) -> int:
     """Processors that the scheduler sets aside for a job that computes.
 
     On a cluster `auto` is --max-threads, which jobs are told: how many processors their node has is not for them.
     """
     if config["threads"] != "auto":
         return config["threads"]
-    return (workflow.resource_settings.max_threads if ON_CLUSTER else workflow.cores) or 1
+    settings = workflow.resource_settings
+    return (settings.max_threads if on_cluster() else settings.cores) or 1
 
 
-def compute_threads() -> int:
+def compute_threads(wildcards) -> int:
     """Threads that such a job starts, 0 for all it may use. A resource, since it must not rerun anything."""
-    return 0 if config["threads"] == "auto" and not ON_CLUSTER else job_threads()
+    return 0 if config["threads"] == "auto" and not on_cluster() else job_threads(wildcards)
 
 
 def device_memory() -> str:
@@ -111,11 +113,11 @@ def study_plan() -> resources.Plan:
         plan = resources.read_plan(Path(grid.PLAN, "plan.json"), config)
     except UserError as error:
         sys.exit(f"error: {error}")
-    if workflow.non_local_exec and workflow.is_main_process:
+    if workflow.is_main_process:
         for model, sections in plan.outdated.items():
             logger.warning(
                 f"{grid.PLAN}/plan.json is not for this configuration of the model {model} ({', '.join(sections)}"
-                " changed): memory is estimated from file sizes; run ltpipe plan again"
+                " changed): what its jobs ask for is estimated from file sizes; make plan says it again"
             )
     return plan
 

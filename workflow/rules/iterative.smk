@@ -15,11 +15,11 @@ rule simulation:
         ticket=f"{grid.SIMULATION}.safetensors",
     log:
         "results/logs/simulation/{model}/{data}.log",
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
         gpu=gpus(),
         device_memory=device_memory(),
     params:

@@ -9,11 +9,11 @@ rule histogram:
         grid.HISTOGRAM,
     log:
         "results/logs/histogram/{model}/{criterion}/seed-{seed}.log",
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
     params:
         code=code("scripts/count_keys.py"),
         folder=subpath(input.weights, parent=True),
@@ -41,11 +41,11 @@ rule mask:
         grid.MASK,
     log:
         "results/logs/mask/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
     params:
         code=lambda wildcards: code("scripts/make_mask.py", *allocation_file(wildcards.scope)),
         folder=subpath(input.weights, parent=True),
@@ -70,11 +70,11 @@ rule baseline:
         top_tokens=top_tokens(),
     log:
         "results/logs/baseline/{model}/{data}.log",
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
         gpu=gpus(),
         device_memory=device_memory(),
     params:
@@ -109,11 +109,11 @@ rule ticket:
         grid.TICKET,
     log:
         "results/logs/ticket/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
         gpu=gpus(),
         device_memory=device_memory(),
     params:

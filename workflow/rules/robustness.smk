@@ -13,11 +13,11 @@ rule perturbed_dense:
         grid.PERTURBED_DENSE,
     log:
         "results/logs/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}/dense.log",
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
         gpu=gpus(),
         device_memory=device_memory(),
     params:

@@ -36,11 +36,11 @@ rule score:
         "results/logs/score/{model}/{criterion}.log",
     wildcard_constraints:
         criterion=any_of(criterion_names()),
-    threads: job_threads()
+    threads: job_threads
     resources:
         mem_mb=memory,
         runtime=runtime,
-        compute_threads=compute_threads(),
+        compute_threads=compute_threads,
         gpu=gpus(),
         device_memory=device_memory(),
     params:
