@@ -18,6 +18,7 @@ from checkouts import ROOT, checkout, reruns, snakemake
 from clusters import Job, Slurm
 from tiny import save_tiny
 
+from ltpipe.runtime.files import write_record
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.resources import GROWTH, memory_mb, memory_settings
 
@@ -56,8 +57,7 @@ def foresee(folder: Path, host: int) -> None:
     settings = memory_settings(check_config(with_sources, schema), "tiny")
     settings["models"]["source"] = "models/tiny"
     stages = [{"model": "tiny", "stage": "checkpoint", "host": host}]
-    (folder / "results/plan").mkdir(parents=True)
-    (folder / "results/plan/plan.json").write_text(json.dumps({"settings": {"tiny": settings}, "stages": stages}))
+    write_record(folder / "results/plan/plan.json", {"settings": {"tiny": settings}, "stages": stages})
 
 
 def until(happens: Callable[[], object], process: subprocess.Popen, seconds: int = 900) -> None:
