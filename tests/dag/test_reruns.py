@@ -11,6 +11,8 @@ import yaml
 from checkouts import checkout, reruns, restored, snakemake
 from tiny import save_tiny
 
+from ltpipe.runtime.files import write_record
+
 CONFIG = {
     "models": {"tiny": {"source": "models/tiny"}},
     "data": {"words": {"source": "texts/words.txt"}},
@@ -234,8 +236,7 @@ def test_defaults_written_out_and_threads_changed(finished: Path):
 def test_new_plan_and_other_resources(finished: Path):
     """What a job asks a scheduler for changes no result."""
     plan = finished / "results/plan/plan.json"
-    plan.parent.mkdir()
-    plan.write_text(json.dumps({"settings": {}, "stages": [{"model": "tiny", "stage": "mask", "host": 2**40}]}))
+    write_record(plan, {"settings": {}, "stages": [{"model": "tiny", "stage": "mask", "host": 2**40}]})
     try:
         assert "Nothing to be done" in snakemake(
             finished, "--dry-run", "--set-resources", "ticket:mem_mb=9", "ticket:runtime=9"
