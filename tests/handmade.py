@@ -8,7 +8,6 @@ import numpy as np
 
 from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
 from ltpipe.pruning.masks import FORMAT, Mask
-from ltpipe.runtime.files import read_record, write_record
 
 CHECKPOINT = "c0ffee" * 10 + "abcd"
 
@@ -32,13 +31,6 @@ def save_mask(mask: Mask, path: Path) -> Path:
         "kept": json.dumps(mask.kept), "shapes": json.dumps(mask.shapes),
     }  # fmt: skip
     write_tensors(path, [TensorData.of(name, bits) for name, bits in mask.bits.items()], metadata)
-    return path
-
-
-def rewritten(path: Path, **changes: object) -> Path:
-    """A record with other entries, and the checksum of what it then says: not damaged, but not what was meant."""
-    content = read_record(path)
-    write_record(path, content | changes)
     return path
 
 

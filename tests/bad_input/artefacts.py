@@ -11,26 +11,26 @@ import safetensors
 import safetensors.numpy
 from bad_input.case import Case
 from bad_input.study import Study
+from sealed import copied, parts, sealed, table
+
+from ltpipe.runtime.errors import MEND
 
 MASKED = "--checkpoint @llama --sequences @text.sequences --baseline @text.baseline --mask %x"
 COMPARED = "--masks %x @llama.sparser --layers %layers"
 CUT = "--checkpoint @llama --scope global --sparsity 0.5 --histogram %x"
 SCORED = "--checkpoint @llama --criterion gradient-norm --scores %x"
 DENSE = "--checkpoint @llama --sequences %x"
-REPORT = "--baselines @text.baseline --tickets %x"
-DAMAGED = ("%x: damaged ", "make it again")
+TABLES = "--baselines @text.baseline --tickets %x"
+DAMAGED = ("%x: damaged", MEND)
 
 
 def reheaded(name: str, change: Callable[[dict, dict], object]) -> Callable[[Path, Study], None]:
     """A file of the study with its metadata (first argument) and tensors' entries changed."""
 
     def make(here: Path, study: Study) -> None:
-        content = (study / name).read_bytes()
-        size = struct.unpack("<Q", content[:8])[0]
-        header = json.loads(content[8 : 8 + size])
+        header, payload = parts((study / name).read_bytes())
         change(header["__metadata__"], header)
-        text = json.dumps(header).encode()
-        (here / "x").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + size :])
+        (here / "x").write_bytes(sealed(header, payload))
 
     return make
 
@@ -69,7 +69,17 @@ def renamed(old: str, new: str) -> Callable[[Path, Study], None]:
 
 
 def edited(name: str, **changes: object) -> Callable[[Path, Study], None]:
-    return lambda here, study: (here / "x").write_text(json.dumps(json.loads((study / name).read_text()) | changes))
+    return lambda here, study: copied(study / name, here / "x", **changes)
+
+
+def ending(name: str, last: bytes) -> Callable[[Path, Study], None]:
+    """A file of the study whose last tensor ends with other bytes."""
+
+    def make(here: Path, study: Study) -> None:
+        header, payload = parts((study / name).read_bytes())
+        (here / "x").write_bytes(sealed(header, payload[: -len(last)] + last))
+
+    return make
 
 
 def plain_mask(here: Path, study: Study) -> None:
@@ -80,27 +90,27 @@ def plain_mask(here: Path, study: Study) -> None:
 
 def one_more(here: Path, study: Study) -> None:
     """A histogram that counts one weight more than there is."""
-    tensors = safetensors.numpy.load_file(study / "llama.histogram")
-    tensors["counts"][0] += 1
-    with safetensors.safe_open(study / "llama.histogram", "numpy") as file:
-        safetensors.numpy.save_file(tensors, here / "x", file.metadata())
+    header, payload = parts((study / "llama.histogram").read_bytes())
+    begin, _ = header["counts"]["data_offsets"]
+    count = struct.pack("<q", 1 + struct.unpack_from("<q", payload, begin)[0])
+    (here / "x").write_bytes(sealed(header, payload[:begin] + count + payload[begin + 8 :]))
 
 
-def table(name: str, change: Callable[[str], str]) -> Callable[[Path, Study], None]:
-    return lambda here, study: (here / "x").write_text(change((study / name).read_text()))
+def changed_table(name: str, change: Callable[[str], str]) -> Callable[[Path, Study], None]:
+    return lambda here, study: table(here / "x", change((study / name).read_text()))
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
 ARTEFACTS = {
-    "mask-of-bools": Case("evaluate", MASKED, ("%x: not a mask of format 1",), plain_mask),
+    "mask-of-bools": Case("evaluate", MASKED, ("%x: not a mask of format 2",), plain_mask),
     "mask-is-a-fifo": Case("evaluate", MASKED, ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")),
     "mask-is-a-folder": Case("evaluate", MASKED, ("%x: is a folder",), lambda h, s: (h / "x").mkdir()),
     "mask-is-a-symlink-loop": Case(
         "evaluate", MASKED, ("%x: no such file",), lambda h, s: (h / "x").symlink_to(h / "x")
     ),
-    "mask-of-a-flipped-bit": Case("evaluate", MASKED, (*DAMAGED, "number of weights"), flipped("llama.mask", -1)),
-    "mask-of-another-format": Case("evaluate", MASKED, ("%x: not a mask of format 1",), said("llama.mask", format="9")),
+    "mask-of-a-flipped-bit": Case("evaluate", MASKED, (*DAMAGED, "checksum"), flipped("llama.mask", -1)),
+    "mask-of-another-format": Case("evaluate", MASKED, ("%x: not a mask of format 2",), said("llama.mask", format="9")),
     "mask-without-shapes": Case("evaluate", MASKED, (*DAMAGED, "shapes"), said("llama.mask", shapes=None)),
     "mask-of-shapes-that-are-none": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes="[1, 2")),
     "mask-of-text-shapes": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes='{"a": "b"}')),
@@ -149,7 +159,7 @@ ARTEFACTS = {
         "count_keys",
         SCORED,
         ("infinite or not a number",),
-        lambda h, s: (h / "x").write_bytes((s / "scores").read_bytes()[:-4] + struct.pack("<f", np.nan)),
+        ending("scores", struct.pack("<f", np.nan)),
     ),
     "scores-are-a-mask": Case("count_keys", SCORED.replace("%x", "@llama.mask"), ("@llama.mask: not a set of scores",)),
     "sequences-of-another-tokenizer": Case(
@@ -160,13 +170,13 @@ ARTEFACTS = {
         "evaluate",
         DENSE,
         ("%x: ", "token 2147483647", "96"),
-        lambda h, s: (h / "x").write_bytes((s / "text.sequences").read_bytes()[:-4] + struct.pack("<i", 2**31 - 1)),
+        ending("text.sequences", struct.pack("<i", 2**31 - 1)),
     ),
     "sequences-of-negative-tokens": Case(
         "evaluate",
         DENSE,
         (*DAMAGED, "token -1"),
-        lambda h, s: (h / "x").write_bytes((s / "text.sequences").read_bytes()[:-4] + struct.pack("<i", -1)),
+        ending("text.sequences", struct.pack("<i", -1)),
     ),
     "manifest-of-text-shapes": Case(
         "validate_masks",
@@ -189,22 +199,22 @@ ARTEFACTS = {
         ("%x: not valid JSON",),
         lambda h, s: (h / "x").write_text("[" * 100_000),
     ),
-    "metrics-of-nan": Case("make_report", REPORT, ("%x: not valid JSON", "NaN"), edited("ticket", loss=float("nan"))),
-    "metrics-of-infinity": Case("make_report", REPORT, ("%x: ",), edited("ticket", loss=float("inf"))),
+    "metrics-of-nan": Case("make_tables", TABLES, ("%x: not valid JSON", "NaN"), edited("ticket", loss=float("nan"))),
+    "metrics-of-infinity": Case("make_tables", TABLES, ("%x: ",), edited("ticket", loss=float("inf"))),
     "metrics-of-a-huge-number": Case(
-        "make_report", REPORT, ("%x: ",), lambda h, s: (h / "x").write_text('{"loss": 1e999}')
+        "make_tables", TABLES, ("%x: ",), lambda h, s: (h / "x").write_text('{"loss": 1e999}')
     ),
-    "metrics-of-a-negative-sparsity": Case("make_report", REPORT, ("%x: ", "sparsity"), edited("ticket", sparsity=-1)),
-    "metrics-of-another-key": Case("make_report", REPORT, ("%x: ", "zork"), edited("ticket", zork=1)),
+    "metrics-of-a-negative-sparsity": Case("make_tables", TABLES, ("%x: ", "sparsity"), edited("ticket", sparsity=-1)),
+    "metrics-of-another-key": Case("make_tables", TABLES, ("%x: ", "zork"), edited("ticket", zork=1)),
     "metrics-of-a-key-twice": Case(
-        "make_report",
-        REPORT,
+        "make_tables",
+        TABLES,
         ("%x: not valid JSON", "'loss' is there twice"),
         lambda h, s: (h / "x").write_text('{"loss": 1, ' + (s / "ticket").read_text().lstrip()[1:]),
     ),
     "metrics-utf16": Case(
-        "make_report",
-        REPORT,
+        "make_tables",
+        TABLES,
         ("%x: not valid JSON",),
         lambda h, s: (h / "x").write_bytes((s / "ticket").read_text().encode("utf-16")),
     ),
@@ -212,13 +222,13 @@ ARTEFACTS = {
         "print_table",
         "--tickets %x",
         ("%x: not a tickets table",),
-        table("report/tickets.csv", lambda t: t.replace("0.5,", "half,")),
+        changed_table("report/tickets.csv", lambda t: t.replace("0.5,", "half,")),
     ),
     "table-without-columns": Case(
         "print_table",
         "--tickets %x",
         ("%x: not a tickets table",),
-        table("report/tickets.csv", lambda t: t[t.index(",") :]),
+        changed_table("report/tickets.csv", lambda t: t[t.index(",") :]),
     ),
     "table-of-nul-bytes": Case(
         "print_table", "--tickets %x", ("%x: not a tickets table",), lambda h, s: (h / "x").write_bytes(bytes(99))

@@ -164,7 +164,7 @@ CONFIGURATIONS = {
     "hub-of-a-revision-above": changed("models/tiny/source", "hub:a/b@../../x", "models.tiny.source: ", "revision"),
     "package-of-a-path-above": changed("models/tiny/source", "package:numpy/../../x", "models.tiny.source: "),
     "files-empty": changed("data/words/files", "", "data.words.files: ''"),
-    "device-of-a-shell": changed("evaluate/device", "cpu; touch x", "evaluate.device: 'cpu; touch x'", "cuda:1"),
+    "device-of-a-shell": changed("evaluate/device", "cpu; touch x", "evaluate.device: 'cpu; touch x'", "auto-shard"),
     "device-of-an-option": changed("evaluate/device", "--help", "evaluate.device: '--help'"),
     "levels-without-end": changed("imp/small/levels", 10**9, "imp.small.levels: ", "1000", base=trained),
     "branches-without-end": changed("imp/small/branches/order", 10**9, "branches.order: ", "1000", base=trained),

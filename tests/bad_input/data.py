@@ -11,6 +11,10 @@ import pyarrow
 import pyarrow.parquet
 from bad_input.case import Case
 from bad_input.study import Study
+from sealed import copied
+
+from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.runtime.files import sha256_of
 
 READ = "--tokenizer @llama/tokenizer.json --sequence-length 16 --name mine --source "
 IMAGES = {"model": "lenet-300-100", "validation": 1, "test": 1, "split_seed": 0}
@@ -33,7 +37,27 @@ def table(columns: dict[str, list], *words: str, arguments: str = "") -> Case:
 
 def tokenizer(content: bytes, *words: str) -> Case:
     arguments = "--source @text.txt --sequence-length 16 --tokenizer %tokenizer.json"
-    return Case("prepare_data", arguments, ("%tokenizer.json: ", *words), file("tokenizer.json", content))
+    return Case("prepare_data", arguments, ("%tokenizer.json: ", *words), beside_manifest(content))
+
+
+def beside_manifest(content: bytes) -> Callable[[Path, Study], object]:
+    """A tokenizer that the manifest beside it knows."""
+
+    def make(here: Path, study: Study) -> None:
+        (here / TOKENIZER).write_bytes(content)
+        copied(study / "llama" / MANIFEST, here / MANIFEST, files={TOKENIZER: sha256_of(here / TOKENIZER)})
+
+    return make
+
+
+def tokenizer_of(make: Callable[[Path], object]) -> Callable[[Path, Study], object]:
+    """Something in place of a tokenizer."""
+
+    def made(here: Path, study: Study) -> None:
+        copied(study / "llama" / MANIFEST, here / MANIFEST)
+        make(here / TOKENIZER)
+
+    return made
 
 
 def images(content: bytes, *words: str, name: str = "images.csv", **options: object) -> Case:
@@ -130,12 +154,15 @@ DATA = {
     "tokenizer-file-nested-deeply": tokenizer(b"[" * 100_000, "not a readable tokenizer.json"),
     "tokenizer-file-is-a-fifo": Case(
         "prepare_data",
-        "--source @text.txt --sequence-length 16 --tokenizer %t.json",
-        ("%t.json: is a pipe, a device",),
-        at(os.mkfifo, "t.json"),
+        "--source @text.txt --sequence-length 16 --tokenizer %tokenizer.json",
+        ("%tokenizer.json: is a pipe, a device",),
+        tokenizer_of(os.mkfifo),
     ),
     "tokenizer-file-is-a-folder": Case(
-        "prepare_data", "--source @text.txt --sequence-length 16 --tokenizer @llama", ("@llama: is a folder",)
+        "prepare_data",
+        "--source @text.txt --sequence-length 16 --tokenizer %tokenizer.json",
+        ("%tokenizer.json: is a folder",),
+        tokenizer_of(Path.mkdir),
     ),
     "images-of-text": images(b"a,b,c\n", "%images.csv: not a table of whole numbers"),
     "images-empty": images(b"", "%images.csv: not a table", "no line holds anything"),

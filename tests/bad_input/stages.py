@@ -8,7 +8,8 @@ DENSE = "--checkpoint @llama --sequences @text.sequences"
 TICKET = f"{DENSE} --mask @llama.mask --baseline @text.baseline"
 DATA = "--source @text.txt --tokenizer @llama/tokenizer.json --sequence-length 16"
 SMALLER = "--checkpoint @llama --mask @llama.mask"
-REPORT = "--baselines @text.baseline --tickets @ticket"
+TABLES = "--baselines @text.baseline --tickets @ticket"
+REPORT = "--baselines @text.baseline --tickets @tables/tickets.parquet"
 VALIDATE = "--masks @llama.mask --manifest @llama/manifest.json --config @llama/config.json"
 TRUNCATED = ("@truncated/model.safetensors: ", "truncated")
 NO_NUMBER = ("infinite or not a number",)
@@ -54,8 +55,8 @@ STAGES = {
     "baseline-of-twin": Case("evaluate", on(TICKET, checkpoint="@twin", mask="@twin.mask"), ("of other checkpoint",)),
     "baseline-is-a-ticket": Case("evaluate", on(TICKET, baseline="@ticket"), ("@ticket: metrics of a ticket", "dense")),
     "no-baseline": Case("evaluate", on(DENSE, mask="@llama.mask"), ("--baseline", "--mask")),
-    "ticket-without-baseline": Case("make_report", "--baselines @text.baseline --tickets @stranger", ("'stranger'",)),
-    "ticket-is-dense": Case("make_report", on(REPORT, tickets="@text.baseline"), ("tickets: ",)),
+    "ticket-without-baseline": Case("make_tables", "--baselines @text.baseline --tickets @stranger", ("'stranger'",)),
+    "ticket-is-dense": Case("make_tables", on(TABLES, tickets="@text.baseline"), ("tickets: ",)),
     "masks-of-two-models": Case("compare_masks", "--layers @no --masks @llama.mask @twin.sparser", ("another model",)),
     "mask-twice": Case("compare_masks", "--layers @no --masks @llama.mask @llama.mask", ("give each mask once",)),
     "compare-a-histogram": Case("compare_masks", "--layers @no --masks @llama.histogram", ("not a mask",)),
@@ -65,11 +66,16 @@ STAGES = {
     "early-bird-window": Case("detect_early_bird", "--masks @llama.mask --window 1", ("window: 1", "2 or more")),
     "report-of-no-overlap": Case("make_report", on(REPORT, overlaps="@ticket"), ("@ticket: not an overlap table",)),
     "report-of-no-validation": Case("make_report", on(REPORT, validations="@absent"), ("@absent: no such file",)),
-    "no-tickets": Case("make_report", "--baselines @text.baseline --tickets", ("tickets: ",)),
-    "no-tickets-beside-trainings": Case(
-        "make_report", "--baselines @text.baseline --tickets --records @record", ("tickets: ",)
+    "report-of-metrics": Case("make_report", on(REPORT, tickets="@ticket"), ("@ticket: not a table of tickets",)),
+    "report-of-another-table": Case(
+        "make_report", on(REPORT, curves="@tables/tickets.parquet"), ("@tables/tickets.parquet: not a table of curves",)
     ),
-    "nothing-to-report": Case("make_report", "--baselines --tickets", ("tickets: ",)),
+    "report-of-no-table": Case("make_report", on(REPORT, curves="@absent"), ("@absent: no such file",)),
+    "no-tickets": Case("make_tables", "--baselines @text.baseline --tickets", ("tickets: ",)),
+    "no-tickets-beside-trainings": Case(
+        "make_report", "--baselines @text.baseline --records @record", ("tickets: ",)
+    ),
+    "nothing-to-report": Case("make_report", "--baselines", ("tickets: ",)),
     "record-twice": Case("make_report", on(REPORT, records="@record @record"), ("'lenet', replicate 0", "each once")),
     "no-record": Case("make_report", on(REPORT, records="@absent"), ("@absent: no such file",)),
     "record-is-a-ticket": Case("make_report", on(REPORT, records="@ticket"), ("@ticket: not a learning record",)),
@@ -108,7 +114,7 @@ STAGES = {
             "llama/model.safetensors": "not valid JSON",
         }.items()
         for what, script, arguments, flag in (
-            ("ticket", "make_report", REPORT, "tickets"),
+            ("ticket", "make_tables", TABLES, "tickets"),
             ("report", "make_report", REPORT, "baselines"),
             ("evaluate", "evaluate", TICKET, "baseline"),
         )
@@ -122,10 +128,10 @@ STAGES = {
     "no-tokenizer": Case("prepare_data", on(DATA, tokenizer="@absent"), ("@absent: ",)),
     "no-model": Case("load_model", "--source @absent --name mine", ("models.mine.source: '@absent' does not exist",)),
     "no-tokenizer-source": Case("load_model", "--source @source --tokenizer @absent", ("models.model.tokenizer: ",)),
-    "no-metrics": Case("make_report", on(REPORT, tickets="@absent"), ("@absent: no such file",)),
+    "no-metrics": Case("make_tables", on(TABLES, tickets="@absent"), ("@absent: no such file",)),
     "no-table": Case("print_table", "--tickets @absent", ("@absent: no such file",)),
     "table-is-a-folder": Case("print_table", "--tickets @llama", ("@llama: ",)),
-    "metrics-are-a-folder": Case("make_report", on(REPORT, tickets="@llama"), ("@llama: ",)),
+    "metrics-are-a-folder": Case("make_tables", on(TABLES, tickets="@llama"), ("@llama: ",)),
     "output-below-a-file": Case("count_keys", on(COUNT, output="@text.txt/out"), ("@text.txt",)),
     "output-is-a-folder": Case("count_keys", on(COUNT, output="@llama"), ("@llama: is a folder",)),
     # values out of range

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 from bad_input.running import call
-from handmade import rewritten, save_weights
+from handmade import save_weights
+from sealed import copied, rewritten
 from studies import line, record
 from tiny import save_tiny
 
@@ -64,6 +65,8 @@ def make_study(root: Path, source_folder: Callable[[str], Path], canonical_folde
     arguments += ["--mask", study / "llama.mask", "--baseline", study / "text.baseline"]
     done("evaluate", *arguments, "--output", study / "ticket")
     arguments = ["--baselines", study / "text.baseline", study / "poem.baseline", "--tickets", study / "ticket"]
+    done("make_tables", *arguments, "--output", study / "tables")
+    arguments = ["--baselines", study / "text.baseline", "--tickets", study / "tables" / "tickets.parquet"]
     masks = ["--masks", study / "llama.mask", study / "llama.sparser"]
     done("compare_masks", *masks, "--output", study / "overlap", "--layers", study / "layers")
     done("validate_masks", *masks, "--manifest", study / "llama" / MANIFEST, "--output", study / "validation")
@@ -72,7 +75,7 @@ def make_study(root: Path, source_folder: Callable[[str], Path], canonical_folde
     done("print_table", "--tickets", study / "report" / "tickets.csv")
     for name, made in (("record", record()), ("line", line(0, 0.01))):
         made.write(study / name)
-    arguments = ["--baselines", "--tickets", "--records", study / "record", "--connectivities", study / "line"]
+    arguments = ["--records", study / "record", "--connectivities", study / "line"]
     done("make_report", *arguments, "--output", study / "trained")
     tables = {f"--{name}": study / "trained" / f"{name}.csv" for name in ("tickets", "levels", "findings")}
     done("print_table", *(part for pair in tables.items() for part in pair))
@@ -145,7 +148,7 @@ def damage(study: Study) -> None:
     (study / "list").write_text("[]")
     (study / "zeros").write_bytes(bytes(100))
     for name, change in {"no-loss": {"loss": None}, "text-loss": {"loss": "low"}, "old": {"format": 0}}.items():
-        rewritten(Path(shutil.copy(study / "ticket", study / name)), **change)
-    rewritten(Path(shutil.copy(study / "ticket", study / "stranger")), model="stranger")
+        copied(study / "ticket", study / name, **change)
+    copied(study / "ticket", study / "stranger", model="stranger")
     (study / "lines.jsonl").write_text("".join(json.dumps({"text": "w1 w2 w3 " * 9}) + "\n" for _ in range(30)))
     (study / "rows.jsonl").write_text('{"text": "w1"}\n{"text": 2}\n')

@@ -48,7 +48,7 @@ def test_analyses_of_masks_need_no_torch(study, tmp_path):
         ("load_model", "--source @source --dtype int8", ("--dtype", "bfloat16")),
         ("prepare_data", on(DATA, num_sequences="many"), ("--num-sequences", "all")),
         ("prepare_data", on(DATA, documents="best"), ("--documents", "calibration")),
-        ("make_report", "--tickets @ticket", ("--baselines",)),
+        ("make_tables", "--tickets @ticket", ("--baselines",)),
         ("print_table", "@ticket", ("--tickets",)),
     ],
 )

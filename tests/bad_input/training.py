@@ -6,6 +6,8 @@ import os
 from bad_input.artefacts import reheaded, said
 from bad_input.case import Case, on
 
+from ltpipe.runtime.errors import MEND
+
 OPTIONS = {"model": "lenet-300-100", "source": "@images.csv", "validation": 8, "test": 8, "split_seed": 0}
 TEXT = {
     "source": "@lines.jsonl", "files": "*", "field": "text", "documents": "all", "separator": " ", "sequence_length": 8,
@@ -18,7 +20,7 @@ POINT = f"--task @task --step 2 {HOW}"
 BRANCH = f"--task @task --point @sgd --record %record {HOW}"
 PRUNE = "--task @task --trained @trained-state --device cpu"
 WATCH = f"--task @task --ticket %ticket --sparsity 0.5 --every 2 {HOW}"
-DAMAGED = ("%x: damaged ", "make it again")
+DAMAGED = ("%x: damaged", MEND)
 
 
 def options(*words: str, task: str = "images", **changes: object) -> Case:

@@ -145,7 +145,7 @@ def artefacts(folder: Path) -> dict[str, object]:
         name = str(path.relative_to(folder / "results"))
         if path.suffix == ".safetensors":
             found[name] = path.read_bytes()
-        elif name.startswith(("baselines/", "tickets/")):
+        elif path.suffix == ".json" and name.startswith(("baselines/", "tickets/")):
             metrics = json.loads(path.read_text())
             found[name] = {key: metrics[key] for key in ("loss", "sequences", "model", "data")}
     return found
@@ -221,7 +221,9 @@ def test_jobs_on_the_cpu_get_no_device(disturbed: Disturbed, slurm: Slurm):
 def test_short_jobs_share_a_slurm_job(disturbed: Disturbed):
     rules = {job.rule for job in disturbed.jobs if job.state == "COMPLETED"}
     assert "rule_masks_mask" in rules
-    assert not any(rule.startswith(("rule_mask_", "rule_overlap_", "rule_validation_")) for rule in rules)
+    assert not any(
+        rule.startswith(("rule_mask_", "rule_overlap_", "rule_tables_", "rule_validation_")) for rule in rules
+    )
 
 
 def test_a_sparsity_that_is_added_reuses_the_rest(disturbed: Disturbed, slurm: Slurm):
@@ -232,7 +234,12 @@ def test_a_sparsity_that_is_added_reuses_the_rest(disturbed: Disturbed, slurm: S
     assert done.returncode == 0, done.stdout + done.stderr
     processors = {job.rule.split("_wildcards")[0]: job.processors for job in slurm.jobs()[before:]}
     assert len(slurm.jobs()) == before + 4
-    assert processors.keys() == {"rule_analyses_overlap_validation", "rule_masks_mask", "rule_report", "rule_ticket"}
+    assert processors.keys() == {
+        "rule_analyses_overlap_tables_validation",
+        "rule_masks_mask",
+        "rule_report",
+        "rule_ticket",
+    }
     assert processors["rule_masks_mask"] == processors["rule_ticket"] == 2, "what `threads: auto` is on a cluster"
     assert processors["rule_report"] == 1
 

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sealed import parts, sealed
 from tiny import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -191,7 +192,9 @@ def test_damaged(tmp_path):
         path.write_bytes(whole[:kept])
         with pytest.raises(DamagedFileError, match=r"sequences\.safetensors"):
             TokenSequences.read(path)
-    path.write_bytes(whole.replace(b'"input_ids"', b'"inpux_ids"'))
+    header, payload = parts(whole)
+    header["inpux_ids"] = header.pop("input_ids")
+    path.write_bytes(sealed(header, payload))
     with pytest.raises(DamagedFileError, match="holds no tensor 'input_ids'"):
         TokenSequences.read(path)
     path.unlink()

@@ -68,8 +68,8 @@ def test_lower_precision_is_near(precision: str, study: Path):
 
 
 def test_sequences_of_another_tokenizer(study: Path):
-    path = study / TOKENIZER
-    path.write_text(path.read_text() + " ")
+    sequences = study / "sequences"
+    replace(TokenSequences.read(sequences), tokenizer="0" * 64).write(sequences)
     with pytest.raises(UserError, match="another tokenizer"):
         ticket(study)
 

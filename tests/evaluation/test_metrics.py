@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from handmade import rewritten
+from sealed import rewritten
 
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.runtime.errors import DamagedFileError

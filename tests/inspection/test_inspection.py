@@ -60,8 +60,8 @@ def place(canonical_folder, tmp_path_factory):
     kept = {"w": torch.tensor([True, False, True])}
     state = TrainingState({"w": torch.tensor([1.0, 0, 2])}, {}, {}, 20, kept, (Point(0, 2.0, 0.1), Point(20, 1.0, 0.5)))
     write_state(here / "state", state, "t")
-    write_plan([StagePlan("mask", "tiny", None, 2, Peak(7, {"a": 7}), 100, 10)], here / "plan")
-    described = {"format": "1", "kind": "task", "task": "images", "specification": "{}"}
+    write_plan([StagePlan("mask", "tiny", None, 2, Peak(7, {"a": 7}), 100, 10)], {"models": {}}, here / "plan")
+    described = {"format": "2", "kind": "task", "task": "images", "specification": "{}"}
     write_tensors(here / "task", [TensorData.of("train", ids)], described)
     return here
 
@@ -151,7 +151,7 @@ def test_what_a_mask_alone_tells(tmp_path):
         (b'{"a": ', "not valid JSON"),
         (bytes(range(256)), "no artefact of ltpipe"),
         (b"PAR1 is not enough", "no artefact of ltpipe"),
-        (b'{"format": 4, "performance_retention": 1}', "run the evaluation again"),
+        (b'{"format": 4, "performance_retention": 1}', "without checksum"),
         (b'{"fits": true, "stages": [{}]}', "damaged plan"),
     ],
 )

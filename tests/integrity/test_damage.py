@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ltpipe.pruning.export import export_smaller
 
 from ltpipe.analysis.early_bird import Detector, EarlyBird
 from ltpipe.analysis.early_bird_training import Drawing, watch_training
@@ -30,18 +30,20 @@ from ltpipe.evaluation.inputs import Disturbance, open_inputs
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
+from ltpipe.exporting.smaller import export_smaller
 from ltpipe.planning.study import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint
 from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.reporting.one_shot import TABLES, Measured, one_shot_tables
 from ltpipe.reporting.report import Sources, write_report
 from ltpipe.reporting.tables import gathered, read_tickets
 from ltpipe.reporting.training_terminal import read_findings, read_levels
 from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.files import read_record
-from ltpipe.runtime.frames import write_csv
+from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint
@@ -83,6 +85,19 @@ def scores(path: Path) -> tuple[str, bool, dict[str, bytes]]:
     return file.criterion, file.signed, {name: file.array(name).tobytes() for name in file.names}
 
 
+def table_named(name: str, path: Path) -> str:
+    table = path.with_suffix("") if path.suffix == ".sha256" else path
+    return gathered([table], TABLES[name], partial(read_parquet, what="a table", stage="tables")).to_csv()
+
+
+def overlap(path: Path) -> str:
+    return gathered([path], OVERLAP, partial(read_csv, what="an overlap table", stage="overlap")).to_csv()
+
+
+def validation(path: Path) -> str:
+    return gathered([path], VALIDATION, partial(read_csv, what="a validation table", stage="validation")).to_csv()
+
+
 CHECKPOINT = (
     Kept(f"llama/{WEIGHTS}", lambda path: tensors(open_weights(path.parent))),
     Kept(f"llama/{MANIFEST}", Manifest.read),
@@ -108,13 +123,18 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "PERTURBED_DENSE": (Kept("perturbed-dense.json", METRICS),),
     "PERTURBED_TICKET": (Kept("perturbed-ticket.json", METRICS),),
     "OVERLAP": (
-        Kept("overlap.csv", lambda path: gathered([path], OVERLAP, "an overlap table", "overlap").to_csv()),
-        Kept("overlap.csv.sha256", lambda path: gathered([path.with_suffix("")], OVERLAP, "", "").to_csv()),
+        Kept("overlap.csv", overlap),
+        Kept("overlap.csv.sha256", lambda path: overlap(path.with_suffix(""))),
         Kept("overlap.parquet", READ_BY_NONE),
     ),
     "VALIDATION": (
-        Kept("validation.csv", lambda path: gathered([path], VALIDATION, "a validation table", "").to_csv()),
-        Kept("validation.csv.sha256", lambda path: gathered([path.with_suffix("")], VALIDATION, "", "").to_csv()),
+        Kept("validation.csv", validation),
+        Kept("validation.csv.sha256", lambda path: validation(path.with_suffix(""))),
+    ),
+    "TABLES": tuple(
+        Kept(f"tables/{name}.parquet{digest}", partial(table_named, name))
+        for name in TABLES
+        for digest in ("", ".sha256")
     ),
     "SIMULATION": (Kept("simulation.json", Simulation.read), Kept("simulation.safetensors", read_mask)),
     "TASK": (Kept("task.safetensors", lambda path: read_task(path).identity),),
@@ -170,11 +190,14 @@ def run(tmp_path_factory, source_folder) -> Path:
     verdicts = validate_files(masks, llama / MANIFEST, llama / CONFIG)
     write_csv(validation_table("llama", verdicts), root / "validation.csv")
     _study(root)
+    for name, table in one_shot_tables(Measured((root / "baseline.json",), (root / "ticket.json",))).items():
+        write_parquet(table, root / f"tables/{name}.parquet")
+    tables = {name: (root / f"tables/{name}.parquet",) for name in TABLES}
     sources = Sources(
-        (root / "baseline.json",), (root / "ticket.json",), (root / "overlap.csv",), records=(root / "record.json",)
+        (root / "baseline.json",), **tables, overlaps=(root / "overlap.csv",), records=(root / "record.json",)
     )
     write_report(sources, root / "report")
-    write_plan([StagePlan("llama", "mask", "", 1, Peak({}), 1, 1)], root / "plan.json")
+    write_plan([StagePlan("llama", "mask", "", 1, Peak({}), 1, 1)], {"models": {}}, root / "plan.json")
     return root
 
 

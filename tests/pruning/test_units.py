@@ -10,9 +10,10 @@ import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
-from handmade import rewritten, save_weights
+from handmade import save_weights
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sealed import rewritten
 from structured import make, masks, units_by_hand
 
 from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors

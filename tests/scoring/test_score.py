@@ -1,5 +1,7 @@
 """The score stage: what the file says, what is refused, and how little is in memory at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import Settings
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
@@ -87,9 +90,7 @@ def test_what_is_refused_leaves_no_file(canonical_folder, calibration, tmp_path)
 def test_sequences_of_another_tokenizer_are_refused(canonical_folder, calibration, tmp_path):
     folder = canonical_folder("llama")
     sequences = calibration("llama")
-    raw = sequences.read_bytes()
-    digest = TensorFile(sequences).metadata["tokenizer"].encode()
-    sequences.write_bytes(raw.replace(digest, b"0" * len(digest)))
+    replace(TokenSequences.read(sequences), tokenizer="0" * 64).write(sequences)
     refused("made with another tokenizer", folder, "taylor", tmp_path, sequences=sequences)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from handmade import rewritten
+from sealed import rewritten
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.runtime.errors import DamagedFileError, UserError
@@ -40,13 +40,13 @@ def test_a_record_knows_its_early_stop_and_density():
 @pytest.mark.parametrize(
     ("written", "changes", "words"),
     [
-        (RECORD, {"kind": "metrics"}, "no learning record of format 1"),
-        (RECORD, {"format": 2}, "no learning record of format 1"),
+        (RECORD, {"kind": "metrics"}, "no learning record of format 2"),
+        (RECORD, {"format": 1}, "no learning record of format 2"),
         (RECORD, {"seconds": None}, "seconds: 'None' is not allowed"),
         (RECORD, {"replicate": True}, "replicate: 'True' is not allowed"),
         (RECORD, {"level": 7.0}, "level: '7.0' is not allowed"),
         (RECORD, {"study": 7}, "study: '7' is not allowed"),
-        (RECORD, {"test_loss": float("nan")}, "test_loss: 'nan'"),
+        (RECORD, {"test_loss": float("nan")}, "NaN is no JSON number"),
         (RECORD, {"test_loss": "0.1"}, "test_loss: '0.1'"),
         (RECORD, {"iterations": 5}, "iterations: '5'"),
         (RECORD, {"iterations": [0, 100, 200]}, "differ in length"),

@@ -37,7 +37,9 @@ def contents(folder: Path) -> dict[str, bytes | dict]:
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     if "record.json" in found:
         found["record.json"] = json.loads(found["record.json"])
-        del found["record.json"]["seconds"], found["record.json"]["provenance"]["created"]
+        for when in ("seconds", "sha256"):
+            del found["record.json"][when]
+        del found["record.json"]["provenance"]["created"]
     return found
 
 

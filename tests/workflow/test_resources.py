@@ -100,7 +100,9 @@ def test_a_job_asks_for_its_stage_for_snakemake_and_for_more_with_every_attempt(
 
 def test_time_follows_tokens_iterations_and_attempts(config):
     def evaluation(**changes) -> int:
-        return minutes(config, **{"rule": "ticket", "axes": {"model": "m"}, "input_mb": 10**5, "gpus": 0} | changes)
+        return minutes(
+            config, **{"rule": "ticket", "axes": {"model": "m", "data": "text"}, "input_mb": 10**5, "gpus": 0} | changes
+        )
 
     first = evaluation(threads=1, attempt=1)
     assert first == pytest.approx(10 + 10**5 / 3000 + 1000 * 10**5 * 2**20 / (60 * 1e10), abs=1)

@@ -12,8 +12,8 @@ import numpy as np
 
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.tensorfile import STORAGE
-from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.files import read_record, sha256_of, write_record
+from ltpipe.runtime.errors import MEND, DamagedFileError
+from ltpipe.runtime.files import check_file, read_record, sha256_of, write_record
 
 FORMAT = 2
 
@@ -97,11 +97,8 @@ class Manifest:
             UserError: there is no such file.
             DamagedFileError: its content is another than the manifest says.
         """
-        try:
-            found = sha256_of(path)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        if self.files.get(path.name) != found:
+        check_file(path)
+        if self.files.get(path.name) != sha256_of(path):
             raise DamagedFileError(f"{path}: damaged, does not match its checksum in {MANIFEST}; {MEND}")
         return path
 

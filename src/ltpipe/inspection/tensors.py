@@ -82,14 +82,18 @@ def _sequences(path: Path) -> Description:
 
 
 def _likeliest(path: Path) -> Description:
-    with artefact(path, "set of likeliest tokens", "1") as file:
+    from ltpipe.evaluation.agreement import FORMAT, KIND
+
+    with artefact(path, KIND, FORMAT) as file:
         predictions, k = file.array("indices").shape
         facts = {"predictions": predictions, "k": k, **_without_format(file.metadata)}
-    return describe_file(path, "set of likeliest tokens", facts)
+    return describe_file(path, KIND, facts)
 
 
 def _state(path: Path) -> Description:
-    with artefact(path, "training state", "1") as file:
+    from ltpipe.training.state import FORMAT, KIND
+
+    with artefact(path, KIND, FORMAT) as file:
         parts = Counter()
         for name, spec in file.specs.items():
             parts[name.partition("/")[0]] += spec.size
@@ -103,12 +107,14 @@ def _state(path: Path) -> Description:
             "optimizer": "kept" if parts["optimizer"] else "fresh",
             "resumable training": file.metadata["training"] or None,
         }
-    return describe_file(path, "training state", facts, Listing.of("validation", curve))
+    return describe_file(path, KIND, facts, Listing.of("validation", curve))
 
 
 def _task(path: Path) -> Description:
-    with artefact(path, "task", "1") as file:
-        return describe_file(path, "task", {"task": file.metadata["task"]}, _tensors(file))
+    from ltpipe.training.task import FORMAT, KIND
+
+    with artefact(path, KIND, FORMAT) as file:
+        return describe_file(path, KIND, {"task": file.metadata["task"]}, _tensors(file))
 
 
 _KINDS: Mapping[str, Callable[[Path], Description]] = {

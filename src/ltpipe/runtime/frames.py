@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_write, sha256_of
+from ltpipe.runtime.files import atomic_write, check_file, sha256_of
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -80,8 +80,9 @@ def _write(path: Path, content: bytes) -> None:
 
 def _check(path: Path, what: str, stage: str) -> None:
     """Refuse a table that is missing, or not as it was written."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file; run the {stage} stage again")
+    check_file(path)
     beside = digest_file(path)
     if not beside.is_file():
         raise DamagedFileError(f"{path}: not {what} ({beside.name} is not beside it); {MEND}")
