@@ -46,7 +46,7 @@ def finished(tmp_path_factory, request):
     before = listed(folder)
     environment = plain_environment() | {"HOME": str(home), "TMPDIR": str(temporary)}
     environment = {name: value for name, value in environment.items() if not name.startswith("XDG_")}
-    command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", request.param]
+    command = [SNAKEMAKE, request.param, "--cores", "1", "--resources", "gpu=1"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, before, home, temporary

@@ -6,8 +6,8 @@ from typing import Any
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.files import read_json
+from ltpipe.runtime.errors import MEND, DamagedFileError
+from ltpipe.runtime.files import check_file, read_json
 
 
 def open_weights(folder: Path) -> TensorFile:
@@ -30,8 +30,7 @@ def checked(folder: Path, name: str) -> Path:
         UserError: it is missing, or the manifest is.
         DamagedFileError: its content is another than the manifest says, or the manifest is damaged.
     """
-    if not (folder / name).is_file():
-        raise UserError(f"{folder / name}: no such file; load the model again")
+    check_file(folder / name)  # before the manifest, which is not what the caller named
     return Manifest.read(folder / MANIFEST).checked(folder / name)
 
 
