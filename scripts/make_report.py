@@ -6,14 +6,15 @@ from ltpipe.reporting.report import Sources, write_report
 from ltpipe.runtime import stage
 
 
-def main(*, sources: Sources, output: Path) -> None:
+def main(*, sources: Sources, output: Path, config: str = "") -> None:
     """Gather tickets and trainings in tables, figures and a page.
 
     Args:
         sources: files to report on.
         output: folder to write tables, figures and index.html to.
+        config: the study as YAML, for the page to say and others to run again.
     """
-    write_report(sources, output)
+    write_report(sources, output, config)
     stage.say(f"report: {len(sources.tickets)} tickets, {len(sources.records)} trainings in {output}")
 
 

@@ -4,13 +4,19 @@ from collections import Counter
 from pathlib import Path
 
 from ltpipe.analysis.validation import validate_files
-from ltpipe.analysis.validation_table import validation_table
+from ltpipe.analysis.validation_table import layers_table, validation_table
 from ltpipe.runtime import stage
-from ltpipe.runtime.frames import write_csv
+from ltpipe.runtime.frames import write_csv, write_parquet
 
 
 def main(
-    *, masks: tuple[Path, ...], manifest: Path, output: Path, config: Path | None = None, model: str = "model"
+    *,
+    masks: tuple[Path, ...],
+    manifest: Path,
+    output: Path,
+    layers: Path | None = None,
+    config: Path | None = None,
+    model: str = "model",
 ) -> None:
     """Check that the masks of a model are what they say they are, and what they have emptied.
 
@@ -18,10 +24,13 @@ def main(
         masks: mask files meant for the model.
         manifest: manifest.json of its canonical checkpoint.
         output: CSV file to write, one row a mask.
+        layers: Parquet file to write, one row a mask and tensor: what each keeps.
         config: config.json of the checkpoint, which tells the size of attention heads.
         model: what the table calls the model.
     """
     verdicts = validate_files(masks, manifest, config)
+    if layers:
+        write_parquet(layers_table(model, verdicts), layers)
     write_csv(validation_table(model, verdicts), output)
     counts = Counter(verdict.verdict for verdict in verdicts)
     stage.say(f"{model}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("sound", "warnings", "broken")))

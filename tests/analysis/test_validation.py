@@ -9,7 +9,7 @@ from handmade import exact, mask_of, save_mask
 from ltpipe.analysis import structure as structure_module
 from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.analysis.validation import head_size, structure, validate, validate_files
-from ltpipe.analysis.validation_table import validation_table
+from ltpipe.analysis.validation_table import LAYERS, layers_table, validation_table
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
@@ -233,3 +233,16 @@ def test_nesting_is_checked_among_masks_of_one_kind_and_between_neighbours(tmp_p
     assert "not nested" in validation_table("m", found)["reasons"][2]
     with pytest.raises(UserError, match="no such file"):
         validate_files([tmp_path / "absent"], manifest)
+
+
+def test_the_layers_table_has_what_every_tensor_of_every_mask_keeps():
+    masks = [made(arrays(0.5)), made(arrays(0.25, seed=1), scope="heads", sparsity="0.25", seed=1)]
+    table = layers_table("m", [validate(mask, MODEL, HEAD) for mask in masks])
+    assert table.dtypes.astype(str).to_dict() == LAYERS
+    assert len(table) == 2 * len(SHAPES)
+    assert table["tensor"].tolist() == [*SHAPES] * 2
+    assert table["weights"].tolist() == [int(np.prod(shape)) for shape in SHAPES.values()] * 2
+    assert table["kept"].tolist() == [mask.kept[name] for mask in masks for name in SHAPES]
+    assert table["sparsity"].tolist() == [0.5] * len(SHAPES) + [0.25] * len(SHAPES)
+    assert table["seed"].isna().sum() == len(SHAPES)
+    assert layers_table("m", []).empty

@@ -113,7 +113,7 @@ WATCH = """
 import runpy, sys
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-print(*sorted({"torch", "transformers", "huggingface_hub", "pandas", "matplotlib"} & sys.modules.keys()))
+print(*sorted({"torch", "transformers", "huggingface_hub", "pandas", "altair"} & sys.modules.keys()))
 """
 
 

@@ -266,7 +266,7 @@ slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is no
         ("src/ltpipe/analysis/early_bird.py", REPORT),
         ("src/ltpipe/training/levels.py", set()),
         slow_case("src/ltpipe/reporting/figures.py", REPORT),
-        ("src/ltpipe/reporting/page.html", REPORT),
+        ("src/ltpipe/reporting/page/page.html", REPORT),
         slow_case("src/ltpipe/reporting/terminal.py", set()),
         ("src/ltpipe/workflow/grid.py", set()),
         slow_case("src/ltpipe/runtime/slots.py", set()),

@@ -66,6 +66,7 @@ CASES = {
     PERTURBED: PAGE,
     "analysis/overlap/tiny.csv": PAGE,
     "analysis/validation/tiny.csv": PAGE,
+    "analysis/validation/tiny.parquet": PAGE,
     "simulations/tiny/words.json": PAGE,
     "imp/small/task.safetensors": f"{SMALL}/point.safetensors",
     f"{SMALL}/point.safetensors": f"{SMALL}/level-0/order-1.safetensors",

@@ -6,15 +6,18 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+from reports import curves_frame, layers_frame
 
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.samples import samples
-from ltpipe.analysis.validation_table import VALIDATION
+from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting.columns import best_tickets
+from ltpipe.reporting.costs import all_costs, evaluation_costs
 from ltpipe.reporting.one_shot import TABLES
-from ltpipe.reporting.page import render_page
+from ltpipe.reporting.origin import Origin
+from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.robustness import COLUMNS as ROBUSTNESS
 from ltpipe.reporting.sections import section, sections, word
 from ltpipe.reporting.simulations import COLUMNS as SIMULATIONS
@@ -147,8 +150,30 @@ def test_what_was_written_is_read(tmp_path):
     assert list(gathered([tmp_path / "a", tmp_path / "b"], OVERLAP, read)) == list(OVERLAP)
     with pytest.raises(DamagedFileError, match="not an overlap table"):
         gathered([tmp_path / "tickets.csv"], OVERLAP, read)
+    layers = layers_frame()
+    for model in "ab":
+        write_parquet(
+            layers[layers["sparsity"] == 0.5].assign(model=model).astype(LAYERS), tmp_path / f"{model}.parquet"
+        )
+    packed = partial(read_parquet, what="a layers table", stage="validation")
+    both = gathered([tmp_path / "a.parquet", tmp_path / "b.parquet"], LAYERS, packed)
+    assert both.dtypes.astype(str).to_dict() == LAYERS
+    assert both["model"].value_counts().to_dict() == {"a": 16, "b": 16}
+    with pytest.raises(DamagedFileError, match="not a layers table"):
+        gathered([tmp_path / "a.parquet"], OVERLAP, packed)
+    with pytest.raises(UserError, match="no such file"):
+        gathered([tmp_path / "absent.parquet"], LAYERS, packed)
     with pytest.raises(UserError, match="no such file"):
         gathered([tmp_path / "absent"], OVERLAP, read)
+
+
+def test_costs_of_models_together_are_those_of_all():
+    other = [replace(metrics, model="a", seconds=2.0) for metrics in (DENSE, *TICKETS)]
+    own, others = evaluation_costs([DENSE], TICKETS, []), evaluation_costs(other[:1], other[1:], [])
+    together = pd.concat([others, own], ignore_index=True)
+    whole = evaluation_costs([DENSE, other[0]], [*TICKETS, *other[1:]], [])
+    assert whole["stage"].tolist() == ["dense evaluation"] * 2 + ["ticket evaluation"] * 2
+    pd.testing.assert_frame_equal(all_costs(together, own.iloc[:0]), whole)
 
 
 def test_tables_of_models_together_are_the_table_of_all(tmp_path):
@@ -180,10 +205,11 @@ def test_a_large_report_shows_the_best_tickets_and_says_so():
     assert shown.set_index("sparsity")["performance_retention"].equals(highest)
     assert best_tickets(table, len(table)) is table
     assert len(best_tickets(table, 7)) == 7
-    html = render_page(table, "<svg/>", {}, [section("Title", "Note.", table, {"model": word("model")})])
+    long = section("Title", "Note.", table, {"model": word("model")}, file="long")
+    html = render_page(Content(table, curves_frame().iloc[:0], [], [long], Origin(None, False, "", {})))
     assert f"40 of {len(table):,} tickets" in html
-    assert f"the first 1,000 of {len(table):,} rows" in html
-    assert html.count("<tr>") < 1100
+    assert f'the first 1,000 of {len(table):,} rows; <a href="long.csv">' in html
+    assert html.count("<tr") < 1100
 
 
 def masks_tables():
@@ -208,9 +234,9 @@ def masks_tables():
 def test_sections_show_every_row_with_its_interval_or_chance():
     measured = samples([DENSE], [*TICKETS, ticket(0.0, criterion="safe")])
     comparisons, curves = comparisons_table(measured), curves_table(measured)
-    found = {section.title: section for section in sections(comparisons, curves, *masks_tables())}
+    found = {section.title: section for section in sections(comparisons, curves, *masks_tables(), figures={})}
     assert len(found) == 6
-    lines = {row[2]: row for row in found["Sparsity against retention"].rows}
+    lines = {row[2]: row for row in found["Critical sparsity"].rows}
     assert lines["safe, global"][3] == "≥ 50%"
     assert lines["random, global, seed 0"][3].count("%") == 3
     pair = found["Overlap of masks"].rows[0]
@@ -234,7 +260,8 @@ def test_sections_show_every_row_with_its_interval_or_chance():
     assert changed[1][2] == "dense"
     (iteration,) = found["Simulation of iterative pruning"].rows
     assert iteration[2:] == ("3 (best)", "80.0%", "3.0000", "0.7500", "5", "3")
-    page = render_page(tickets_table(measured), "", {}, list(found.values()))
+    nowhere = Origin(None, False, "", {})
+    page = render_page(Content(tickets_table(measured), curves, [], list(found.values()), nowhere))
     assert "&lt;b&gt;2 rows" in page
     assert all(f">{title}</h2>" in page for title in found)
 
@@ -245,5 +272,5 @@ def test_sections_without_rows_do_not_show():
         pd.DataFrame(columns=list(columns)).astype(columns)
         for columns in (OVERLAP, VALIDATION, ROBUSTNESS, SIMULATIONS)
     ]
-    (only,) = sections(comparisons_table(measured), curves_table(measured), *empty)
-    assert only.title == "Sparsity against retention"
+    (only,) = sections(comparisons_table(measured), curves_table(measured), *empty, figures={})
+    assert only.title == "Critical sparsity"

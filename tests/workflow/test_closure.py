@@ -35,6 +35,8 @@ def test_follows_imports_of_every_form(tmp_path: Path):
             "pkg/from_init.py": "",
             "pkg/unused.py": "import pkg.a",
             "pkg/sub/schema.json": "{}",
+            "pkg/sub/look.css": "",
+            "pkg/sub/notes.md": "",
             "script.py": "from pkg.a import x\nimport numpy",
         },
     )
@@ -42,6 +44,7 @@ def test_follows_imports_of_every_form(tmp_path: Path):
     assert found == {
         *("pkg/__init__.py", "pkg/a.py", "pkg/sub/__init__.py", "pkg/sub/b.py", "pkg/c.py", "pkg/from_init.py"),
         "pkg/sub/schema.json",
+        "pkg/sub/look.css",
     }
 
 

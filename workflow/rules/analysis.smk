@@ -28,8 +28,10 @@ rule validation:
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
     output:
-        table=grid.VALIDATION,
-        digest=f"{grid.VALIDATION}.sha256",
+        verdicts=f"{grid.VALIDATION}.csv",
+        digest=f"{grid.VALIDATION}.csv.sha256",
+        layers=f"{grid.VALIDATION}.parquet",
+        layers_digest=f"{grid.VALIDATION}.parquet.sha256",
     log:
         "results/logs/validation/{model}.log",
     resources:
@@ -40,7 +42,8 @@ rule validation:
         masks=listed("masks"),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --masks {params.masks} --manifest {input.manifest}"
-        " --config {input.config} --model {wildcards.model} --output {output.table}"
+        " --config {input.config} --model {wildcards.model} --output {output.verdicts}"
+        " --layers {output.layers}"
 
 
 # Put what was measured of a model and its tickets in tables, with all intervals.
@@ -59,9 +62,10 @@ rule tables:
         curves=f"{grid.TABLES}/curves.parquet",
         robustness=f"{grid.TABLES}/robustness.parquet",
         simulations=f"{grid.TABLES}/simulations.parquet",
+        costs=f"{grid.TABLES}/costs.parquet",
         digests=[
             f"{grid.TABLES}/{name}.parquet.sha256"
-            for name in ("tickets", "comparisons", "curves", "robustness", "simulations")
+            for name in ("tickets", "comparisons", "curves", "robustness", "simulations", "costs")
         ],
     log:
         "results/logs/tables/{model}.log",

@@ -20,8 +20,7 @@ from ltpipe.workflow.configfile import read_config
 # Jobs run the code of this checkout, with the Python that runs snakemake, whatever the caller's PATH says.
 shell.prefix(
     f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-    f" PYTHONPATH={shlex.quote(f'{workflow.basedir}/src')}"
-    ' MPLCONFIGDIR="${{MPLCONFIGDIR:-$PWD/.snakemake/matplotlib}}"; '  # else in the home folder
+    f" PYTHONPATH={shlex.quote(f'{workflow.basedir}/src')}; "
 )
 
 

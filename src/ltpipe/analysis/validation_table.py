@@ -1,6 +1,7 @@
 """The verdicts on the masks of a model, as a table."""
 
 from collections.abc import Sequence
+from math import prod
 
 import pandas as pd
 
@@ -26,6 +27,18 @@ VALIDATION: dict[str, str] = {
 }
 """Columns of the validation table, one row a mask."""
 
+LAYERS: dict[str, str] = {
+    "model": "category",
+    "criterion": "category",
+    "scope": "category",
+    "seed": "Int64",
+    "sparsity": "float64",
+    "tensor": "category",
+    "weights": "Int64",
+    "kept": "Int64",
+}
+"""Columns of the layers table, one row a mask and tensor; names are repeated, hence categories."""
+
 
 def validation_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a mask, as the masks come."""
@@ -48,3 +61,18 @@ def validation_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
             row |= {key: getattr(found, key) for key in ("rows", "dead_rows", "heads", "dead_heads")}
         rows.append(row)
     return frame(rows, VALIDATION)
+
+
+def layers_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """One row a mask and tensor, as the masks come and their tensors stand."""
+    # A column at a time: thousands of masks have millions of rows.
+    cells = [(verdict.mask, name) for verdict in verdicts for name in verdict.mask.shapes]
+    columns = {
+        "model": model,
+        **{axis: [getattr(mask, axis) for mask, _ in cells] for axis in ("criterion", "scope", "seed")},
+        "sparsity": [float(mask.sparsity) for mask, _ in cells],
+        "tensor": [name for _, name in cells],
+        "weights": [prod(mask.shapes[name]) for mask, name in cells],
+        "kept": [mask.kept[name] for mask, name in cells],
+    }
+    return pd.DataFrame(columns, columns=list(LAYERS)).astype(LAYERS)

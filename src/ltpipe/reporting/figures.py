@@ -1,191 +1,267 @@
-"""The trade-off of sparsity against loss and retention, as a figure."""
+"""One-shot tickets as figures: what sparsity costs, and where it costs too much."""
 
-from collections.abc import Sequence
-from math import ceil
-from pathlib import Path
-from textwrap import fill
+from dataclasses import dataclass
 
-import matplotlib
+import altair as alt
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import percent
-from ltpipe.runtime.files import atomic_write
+from ltpipe.reporting.charts import (
+    PANEL,
+    ROWS,
+    Axes,
+    Figure,
+    View,
+    first,
+    groups,
+    known,
+    level,
+    log_ticks,
+    rounded,
+    view,
+)
 
-# Okabe and Ito's colour-blind-safe palette without its yellow (faint on white) and black (the baseline's), then wine,
-# olive and indigo of Paul Tol's.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#999933", "#332288")
 FIRST_CRITERIA = ("magnitude", "random")  # keep their colours whatever else is in the report
-# No plain dashes: those are the baseline's.
-SCOPE_STYLES = (("o", "-"), ("s", ":"), ("^", "-."), ("D", (0, (6, 1, 1, 1, 1, 1))))
 FIRST_SCOPES = ("global", "layer")
-BASELINE_COLOUR = "#222222"
-WINNING_COLOUR = "#666666"
 LOG_SCALE_RATIO = 4.0
-PANELS = 20  # rows of a figure; a PNG of two hundred would be higher than any program draws
-LEGEND_COLUMNS, LEGEND_ROW = 3, 0.22  # inches a row
-
-Style = dict[str, object]
-# None drops an entry; what is left holds no date and no version, so that equal data gives equal bytes.
-METADATA: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
-}
+POINTS = 2000
+"""Tickets that all views of a figure have room for together."""
+ROW = 22
+"""Height of a row of dots, in pixels."""
+SPARSITY = "sparsity (share of prunable weights removed)"
 
 
-def _first(names: Sequence[str], first: Sequence[str]) -> list[str]:
-    return [*first, *sorted(set(names) - set(first))]
+@dataclass(frozen=True)
+class Measure:
+    """What a panel shows of every ticket.
 
-
-def _styles(tickets: pd.DataFrame) -> dict[tuple[str, str], Style]:
-    """Line style of each (criterion, scope): colour by criterion, marker and dashes by scope."""
-    criteria = _first(tickets["criterion"], FIRST_CRITERIA)
-    scopes = _first(tickets["scope"], FIRST_SCOPES)
-    styles: dict[tuple[str, str], Style] = {}
-    for criterion, scope in sorted(set(zip(tickets["criterion"], tickets["scope"], strict=True))):
-        marker, dashes = SCOPE_STYLES[scopes.index(scope) % len(SCOPE_STYLES)]
-        colour = COLOURS[criteria.index(criterion) % len(COLOURS)]
-        styles[criterion, scope] = {"color": colour, "marker": marker, "linestyle": dashes}
-    return styles
-
-
-def _label(criterion: str, scope: str, rows: pd.DataFrame) -> str:
-    """Legend label of a line; with how many seeds each of its means has, if the criterion has seeds."""
-    seeds = rows.groupby(["model", "data", "sparsity"])["seed"].nunique()
-    low, high = seeds.min(), seeds.max()
-    if high == 0:
-        return f"{criterion}, {scope}"
-    count = f"{high}" if low == high else f"{low} to {high}"
-    return f"{criterion}, {scope} ({'1 seed' if high == 1 else f'mean of {count} seeds'})"
-
-
-def _draw_lines(axes: Axes, tickets: pd.DataFrame, value: str, styles: dict[tuple[str, str], Style]) -> None:
-    """Draw `value` against sparsity: a mean line for each criterion and scope, thin points for its seeds.
-
-    A thin bar at each ticket is its interval of 95 %; that of a loss is of its difference from the dense model's.
+    Attributes:
+        key: column, with bounds in `_low` and `_high`.
+        title: heading.
+        unit: of the axis.
+        form: of numbers in tooltips.
+        axis: of numbers at the axis.
+        positive: whether a wide range asks for a logarithmic scale.
+        dense: column of the dense model's value.
     """
-    for (criterion, scope), rows in tickets.groupby(["criterion", "scope"]):
-        style = styles[criterion, scope]
-        axes.vlines(rows["sparsity"], *_interval(rows, value), color=style["color"], linewidth=1.2, alpha=0.6)
-        mean = rows.groupby("sparsity")[value].mean()
-        if len(mean) < len(rows):
-            points = {"color": style["color"], "marker": style["marker"], "linestyle": "none"}
-            axes.plot(rows["sparsity"], rows[value], markersize=3, markeredgewidth=0, alpha=0.5, **points)
-        axes.plot(mean.index, mean, markersize=5.5, markeredgecolor="white", markeredgewidth=0.7, **style)
+
+    key: str
+    title: str
+    unit: str
+    form: str
+    axis: str
+    positive: bool
+    dense: str
 
 
-def _interval(tickets: pd.DataFrame, value: str) -> tuple[pd.Series, pd.Series]:
-    """Bounds of each ticket's `value`."""
-    if value == "loss":
-        return tuple(tickets["baseline_loss"] + tickets[f"loss_difference_{bound}"] for bound in ("low", "high"))
-    return tickets[f"{value}_low"], tickets[f"{value}_high"]
+MEASURES = (
+    Measure("performance_retention", "Retention", "dense loss / ticket loss", ".4f", ".1f", False, "dense_retention"),
+    Measure("loss", "Loss", "nats/token", ".4f", "~g", True, "baseline_loss"),
+    Measure("perplexity", "Perplexity", "exp(loss)", ",.4~g", "~s", True, "baseline_perplexity"),
+    Measure("accuracy", "Accuracy", "next token, top-1", ".2%", "~%", False, "baseline_accuracy"),
+)
 
 
-def _draw_loss(axes: Axes, tickets: pd.DataFrame, styles: dict[tuple[str, str], Style]) -> None:
-    _draw_lines(axes, tickets, "loss", styles)
-    for baseline in tickets["baseline_loss"].unique():
-        axes.axhline(baseline, color=BASELINE_COLOUR, linestyle="--", linewidth=1, zorder=1)
-    drawn = pd.concat([tickets["loss"], tickets["baseline_loss"]])
-    axes.set_ylabel("loss (nats/token)")
-    if drawn.max() > LOG_SCALE_RATIO * drawn.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylabel("loss (nats/token, log scale)")
+def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
+    """Draw retention, loss, perplexity and accuracy against sparsity, one view for each model and text.
 
+    Of very many tickets those of the criteria and scopes that retain most are drawn, as far as there is room.
 
-def _draw_retention(axes: Axes, tickets: pd.DataFrame, styles: dict[tuple[str, str], Style]) -> None:
-    _draw_lines(axes, tickets, "performance_retention", styles)
-    axes.axhline(1.0, color=BASELINE_COLOUR, linestyle="--", linewidth=1, zorder=1)
-    axes.axhline(WINNING_RETENTION, color=WINNING_COLOUR, linewidth=1, zorder=1)
-    axes.annotate(
-        f"winning ticket ≥ {WINNING_RETENTION}",
-        (0, WINNING_RETENTION),
-        xycoords=("axes fraction", "data"),
-        xytext=(4, -3),
-        textcoords="offset points",
-        va="top",
-        fontsize="small",
-        color=WINNING_COLOUR,
+    Args:
+        tickets: one row a ticket, at least one; loss in nats/token, sparsity as a fraction.
+    """
+    criteria, scopes = first(tickets["criterion"], *FIRST_CRITERIA), first(tickets["scope"], *FIRST_SCOPES)
+    views = []
+    drawn_groups, more = groups(tickets, ["model", "data"], "models and texts")
+    for number, ((model, data), every) in enumerate(drawn_groups):
+        rows = _leading(every, POINTS // len(drawn_groups))
+        missing = "" if len(rows) == len(every) else f", {len(rows):,} of {len(every):,} tickets"
+        axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), rows)
+        drawn = _drawn(rows)
+        title = f"{model} on {data}, {_tokens(rows)} tokens evaluated{missing}"
+        views.append(view(title, [_panel(measure, drawn, axes) for measure in MEASURES], drawn))
+    return Figure(
+        "tradeoff",
+        "What sparsity costs",
+        "Points are tickets, vertical bars their 95% intervals (paired bootstrap over sequences; those of loss, "
+        "perplexity and accuracy are of the difference from the dense model). Lines are means over seeds. Dashed: the "
+        f"dense model; solid grey: a retention of {WINNING_RETENTION}, from which a ticket wins."
+        f"{more}",
+        tuple(views),
     )
-    highest = tickets[["performance_retention", "performance_retention_high"]].max(axis=None)
-    axes.set_ylim(0, 1.06 * max(1.0, highest))
-    axes.set_ylabel("retention (dense loss / ticket loss)")
+
+
+def critical_figure(curves: pd.DataFrame) -> Figure:
+    """Draw the sparsity at which each curve of tickets stops winning, with its interval.
+
+    Args:
+        curves: the curves table, at least one row.
+    """
+    criteria, scopes = first(curves["criterion"], *FIRST_CRITERIA), first(curves["scope"], *FIRST_SCOPES)
+    views = []
+    drawn_groups, more = groups(curves, ["model", "data"], "models and texts")
+    for number, ((model, data), every) in enumerate(drawn_groups):
+        rows = every.assign(reached=every["critical_sparsity"].fillna(every["largest_sparsity"])).nlargest(
+            ROWS, "reached"
+        )
+        missing = "" if len(rows) == len(every) else f", the largest {ROWS} of {len(every):,}"
+        axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), rows)
+        views.append(View(f"{model} on {data}{missing}", alt.concat(_dots(_critical(rows), axes))))
+    return Figure(
+        "critical",
+        "Critical sparsity",
+        f"Where retention falls below {WINNING_RETENTION}, interpolated between tickets, with its 95% interval "
+        "(paired bootstrap over sequences). A triangle: no ticket falls below it, the critical sparsity is at least "
+        f"the largest one evaluated.{more}",
+        tuple(views),
+    )
+
+
+def _leading(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
+    """Tickets of one model and text that there is room for, whole curves as far as one fits."""
+    if len(tickets) <= room:
+        return tickets
+    pairs = ["criterion", "scope"]
+    curves = tickets.groupby(pairs)["performance_retention"].agg(["mean", "size"])
+    curves = curves.sort_values("mean", ascending=False, kind="stable")
+    fitting = curves.index[: max(1, (curves["size"].cumsum() <= room).sum())]
+    return tickets[pd.MultiIndex.from_frame(tickets[pairs]).isin(fitting)].head(room)
 
 
 def _tokens(tickets: pd.DataFrame) -> str:
     return " or ".join(f"{tokens:,}" for tokens in sorted(tickets["tokens"].unique()))
 
 
-def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
-    """Draw loss and retention against sparsity, one row of two panels for each of the first `PANELS` models and texts.
+def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
+    """What the panels show of tickets of one model and text, with the bounds of all measures."""
+    table = tickets[["criterion", "scope", "seed", "sparsity", "loss", "perplexity", "accuracy"]].astype(
+        {"loss": float, "perplexity": float}
+    )
+    for bound in ("low", "high"):
+        loss = (tickets["baseline_loss"] + tickets[f"loss_difference_{bound}"]).astype(float)
+        table[f"loss_{bound}"] = loss
+        with np.errstate(over="ignore"):
+            table[f"perplexity_{bound}"] = np.exp(loss)
+        accuracy = tickets["baseline_accuracy"] + tickets[f"accuracy_difference_{bound}"]
+        table[f"accuracy_{bound}"] = accuracy.clip(0, 1)  # the bounds are of a difference
+    for key in ("performance_retention", "performance_retention_low", "performance_retention_high"):
+        table[key] = tickets[key]
+    for key in ("baseline_loss", "baseline_perplexity", "baseline_accuracy"):
+        table[key] = tickets[key]
+    return rounded(table.assign(dense_retention=1.0))
 
-    Args:
-        tickets: one row a ticket, at least one; loss in nats/token, sparsity as a fraction.
 
-    Returns:
-        A laid out figure on an Agg canvas, apart from pyplot's global state.
-    """
-    if tickets.empty:
-        raise ValueError("there are no tickets to draw")
-    groups = list(tickets.groupby(["model", "data"]))[:PANELS]
-    styles = _styles(tickets)
-    # Names come from the user: a "$" in one is a dollar sign, not the start of a formula.
-    with matplotlib.rc_context({"text.parse_math": False}):
-        legend_rows = ceil((len(styles) + 1) / LEGEND_COLUMNS)
-        height = 3.5 * len(groups) + 0.7 + LEGEND_ROW * max(0, legend_rows - 2)
-        figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(len(groups), 2, squeeze=False)
-        for ((model, data), rows), (loss, retention) in zip(groups, panels, strict=True):
-            title = f"{model} on {data}, {_tokens(rows)} tokens evaluated"
-            loss.set_title(fill(title, 85), loc="left", fontsize="medium", fontweight="bold")
-            _draw_loss(loss, rows, styles)
-            _draw_retention(retention, rows, styles)
-            for axes in (loss, retention):
-                axes.set_xlabel("sparsity (share of prunable weights removed)")
-                axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: percent(tick)))
-                plain(axes)
-        lines = tickets.groupby(["criterion", "scope"])
-        handles = [Line2D([], [], label=_label(*key, lines.get_group(key)), **styles[key]) for key in styles]
-        dense = Line2D([], [], color=BASELINE_COLOUR, linestyle="--", linewidth=1, label="dense model")
-        figure.legend(
-            handles=[*handles, dense],
-            loc="outside lower center",
-            ncols=min(LEGEND_COLUMNS, len(handles) + 1),
-            frameon=False,
+def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
+    """One measure against sparsity: bars of intervals, a mean line, points."""
+    key = measure.key
+    y_axis = _axis(measure, pd.concat([rows[key], rows[measure.dense]]).dropna())
+    base = alt.Chart().encode(
+        x=alt.X("sparsity:Q", title=SPARSITY, axis=alt.Axis(format="~%", tickCount=6)), color=axes.colour
+    )
+    low, high = f"datum.{key}_low", f"datum.{key}_high"
+    interval = f"isValid({low}) ? format({low}, '{measure.form}') + ' to ' + format({high}, '{measure.form}') : '–'"
+    note = "above" if measure.positive else "below"  # the side on which tickets are worse
+    layers = [
+        *(level(value, "dense model", note=note) for value in sorted(rows[measure.dense].dropna().unique())),
+        *(
+            [level(WINNING_RETENTION, f"wins from {WINNING_RETENTION}", "limit", note)]
+            if key == MEASURES[0].key
+            else []
+        ),
+    ]
+    bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(
+        y=alt.Y(f"{key}_low:Q", **y_axis), y2=f"{key}_high:Q", opacity=axes.faded(1)
+    )
+    line = base.mark_line(aria=False).encode(
+        y=alt.Y(f"mean({key}):Q", **y_axis), strokeDash=axes.dash, opacity=axes.faded(1)
+    )
+    points = (
+        base.transform_calculate(interval=interval)
+        .mark_point(filled=True, size=42, style="halo")
+        .encode(
+            y=alt.Y(f"{key}:Q", **y_axis),
+            shape=axes.shape,
+            opacity=axes.faded(1),
+            tooltip=[
+                "criterion:N",
+                "scope:N",
+                "seed:N",
+                alt.Tooltip("sparsity:Q", format="~%"),
+                alt.Tooltip(f"{key}:Q", title=f"{measure.title.lower()} ({measure.unit})", format=measure.form),
+                alt.Tooltip("interval:N", title="95% interval"),
+            ],
         )
-        lay_out(figure)
-    return figure
+    )
+    points = axes.choosing(points, MEASURES.index(measure))
+    return alt.layer(
+        points, *(part for parts in layers for part in parts), *known(bars, rows[f"{key}_low"]), line
+    ).properties(title=measure.title, **PANEL)
 
 
-def plain(axes: Axes) -> None:
-    """A faint grid, and no lines above and at the right."""
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+def _axis(measure: Measure, values: pd.Series) -> dict[str, object]:
+    """The vertical axis of a measure with these values: logarithmic where they span more than fourfold."""
+    low, high = values.min(), values.max()
+    if measure.positive and high > LOG_SCALE_RATIO * low > 0:
+        return {
+            "title": f"{measure.unit}, log scale",
+            "axis": alt.Axis(format=measure.axis, values=log_ticks(low, high)),
+            "scale": alt.Scale(type="log", nice=False),
+        }
+    axis = alt.Axis(format=measure.axis, tickCount=5)
+    return {"title": measure.unit, "axis": axis, "scale": alt.Scale(zero=not measure.positive)}
 
 
-def lay_out(figure: Figure) -> None:
-    """Lay out once.
+def _critical(curves: pd.DataFrame) -> pd.DataFrame:
+    """Rows of dots: named, and with the largest sparsity in place of what lies beyond it."""
+    names = [_name(*key) for key in zip(curves["criterion"], curves["scope"], curves["seed"], strict=True)]
+    shown = curves[["criterion", "scope", "largest_sparsity", "area_low"]].assign(
+        name=names, beyond=curves["critical_sparsity"].isna()
+    )
+    for bound in ("", "_low", "_high"):
+        key = f"critical_sparsity{bound}"
+        known = curves[key].fillna(curves["largest_sparsity"])
+        # One sequence gives no interval at all.
+        shown[key] = known if not bound else known.where(curves["area_low"].notna())
+    return rounded(shown)
 
-    Each drawing would lay out anew, from where the last one left off, and the bytes of a file would depend on which
-    files were written before it.
-    """
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+
+def _name(criterion: str, scope: str, seed: object) -> str:
+    return ", ".join([criterion, scope, *([] if pd.isna(seed) else [f"seed {seed}"])])
 
 
-def save_figure(figure: Figure, *paths: Path) -> None:
-    """Write `figure` to all `paths`, by suffix as PNG (150 dots/inch) or SVG; equal figures, equal bytes."""
-    for path in paths:
-        if path.suffix not in METADATA:
-            raise ValueError(f"{path}: a figure is written as {' or '.join(METADATA)}")
-        with matplotlib.rc_context({"svg.hashsalt": "ltpipe"}), atomic_write(path) as file:
-            figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=METADATA[path.suffix])
+def _dots(rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
+    order = rows.sort_values(["critical_sparsity", "name"], ascending=[False, True])["name"].tolist()
+    x = {"title": "critical sparsity", "axis": alt.Axis(format="~%", tickCount=6)}
+    base = alt.Chart(rows).encode(y=alt.Y("name:N", sort=order, title=None), color=alt.Color(**_silent(axes)))
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("critical_sparsity_low:Q", **x, scale=alt.Scale(zero=True)), x2="critical_sparsity_high:Q"
+    )
+    beyond = "datum.beyond ? 'at least ' : ''"
+    dots = (
+        base.transform_calculate(
+            shown=f"{beyond} + format(datum.critical_sparsity, '.1%')",
+            interval="isValid(datum.critical_sparsity_low) ? format(datum.critical_sparsity_low, '.1%') + ' to ' + "
+            "format(datum.critical_sparsity_high, '.1%') : '–'",
+        )
+        .mark_point(filled=True, size=70, opacity=1, style="halo")
+        .encode(
+            x=alt.X("critical_sparsity:Q", **x),
+            shape=alt.Shape(
+                "beyond:N", scale=alt.Scale(domain=[False, True], range=["circle", "triangle-right"]), legend=None
+            ),
+            tooltip=[
+                "name:N",
+                alt.Tooltip("shown:N", title="critical sparsity"),
+                alt.Tooltip("interval:N", title="95% interval"),
+            ],
+        )
+    )
+    return alt.layer(*known(bars, rows["critical_sparsity_low"]), dots).properties(
+        width=2 * PANEL["width"], height=alt.Step(ROW)
+    )
+
+
+def _silent(axes: Axes) -> dict[str, object]:
+    """The colours without a legend: rows say their names."""
+    return {"shorthand": "criterion:N", "scale": axes.colour["scale"], "legend": None}

@@ -9,7 +9,7 @@ import pandas as pd
 from ltpipe.analysis.samples import samples
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
-from ltpipe.reporting import robustness, simulations, tables
+from ltpipe.reporting import costs, robustness, simulations, tables
 
 TABLES: Mapping[str, dict[str, str]] = {
     "tickets": tables.COLUMNS,
@@ -17,6 +17,7 @@ TABLES: Mapping[str, dict[str, str]] = {
     "curves": tables.CURVES,
     "robustness": robustness.COLUMNS,
     "simulations": simulations.COLUMNS,
+    "costs": costs.COLUMNS,
 }
 """Columns of each table, by its name."""
 
@@ -47,12 +48,12 @@ def one_shot_tables(measured: Measured) -> dict[str, pd.DataFrame]:
     dense = [Metrics.read(path) for path in measured.baselines]
     evaluated = [Metrics.read(path) for path in measured.tickets]
     found = samples(dense, evaluated)
+    perturbed = [Metrics.read(path) for path in measured.perturbed]
     return {
         "tickets": tables.tickets_table(found),
         "comparisons": tables.comparisons_table(found),
         "curves": tables.curves_table(found),
-        "robustness": robustness.robustness_table(
-            dense, evaluated, [Metrics.read(path) for path in measured.perturbed]
-        ),
+        "robustness": robustness.robustness_table(dense, evaluated, perturbed),
         "simulations": simulations.simulations_table([Simulation.read(path) for path in measured.simulations]),
+        "costs": costs.evaluation_costs(dense, evaluated, perturbed),
     }

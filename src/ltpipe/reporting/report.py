@@ -1,22 +1,25 @@
 """The report stage: tables, figures and page from the tables of models and the records of trainings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
-from ltpipe.analysis.validation_table import VALIDATION
+from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.reporting.figures import save_figure, tradeoff_figure
+from ltpipe.reporting.cost_figures import costs_figure
+from ltpipe.reporting.costs import all_costs, training_costs
+from ltpipe.reporting.figures import critical_figure, tradeoff_figure
 from ltpipe.reporting.findings import findings_table
+from ltpipe.reporting.mask_figures import layers_figure, overlap_figure
 from ltpipe.reporting.one_shot import TABLES
-from ltpipe.reporting.page import render_page
-from ltpipe.reporting.sections import sections
+from ltpipe.reporting.origin import Origin, origin
+from ltpipe.reporting.page import Content, render_page
+from ltpipe.reporting.sections import costs_section, pictured, sections, shown
 from ltpipe.reporting.tables import gathered
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.training_sections import training_sections
@@ -30,17 +33,23 @@ from ltpipe.reporting.trainings import (
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write
 from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
-from ltpipe.runtime.provenance import provenance
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
 
 CSV_ONLY = ("simulations", "overlap", "validation")
-TRAINING_FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
+ONE_SHOT = ("comparisons", "curves", "overlap", "validation", "robustness", "simulations")
+PARQUET_ONLY = ("layers",)
+FIGURES = {
+    "tickets": tradeoff_figure,
+    "curves": critical_figure,
+    "layers": layers_figure,
+    "overlap": overlap_figure,
     "levels": levels_figure,
     "connectivity": connectivity_figure,
     "early_birds": early_birds_figure,
+    "costs": costs_figure,
 }
-"""Figures of the tables of the same names, made where the table has rows."""
+"""Figures by the tables that they are drawn from, made where the table has rows that can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,10 @@ class Sources:
 
     Attributes:
         baselines: metrics of the dense models.
-        tickets, comparisons, curves, robustness, simulations: those tables of the models' tickets.
+        tickets, comparisons, curves, robustness, simulations, costs: those tables of the models' tickets.
         overlaps: overlap tables of the models' masks.
         validations: validation tables of the models' masks.
+        layers: what each tensor of these masks keeps.
         records: learning records of trainings.
         connectivities: of lines between trainings.
         early_birds: of detections while dense models trained.
@@ -63,21 +73,24 @@ class Sources:
     curves: tuple[Path, ...] = ()
     robustness: tuple[Path, ...] = ()
     simulations: tuple[Path, ...] = ()
+    costs: tuple[Path, ...] = ()
     overlaps: tuple[Path, ...] = ()
     validations: tuple[Path, ...] = ()
+    layers: tuple[Path, ...] = ()
     records: tuple[Path, ...] = ()
     connectivities: tuple[Path, ...] = ()
     early_birds: tuple[Path, ...] = ()
 
 
-def write_report(sources: Sources, folder: Path) -> None:
+def write_report(sources: Sources, folder: Path, config: str = "") -> None:
     """Write all tables as CSV, most as Parquet too, the figures as PNG and SVG, and `index.html`.
 
-    Every table is written, empty where nothing was given for it; a figure only where its table has rows.
+    Every table is written, empty where nothing was given for it; a figure only where there is something to draw.
 
     Args:
         sources: what to report on: tickets with their dense models, or records of trainings, or both.
         folder: where to write.
+        config: the study as YAML, written too if given.
 
     Raises:
         UserError: a file is missing or damaged, or there are neither tickets nor records.
@@ -87,26 +100,43 @@ def write_report(sources: Sources, folder: Path) -> None:
     dense = [Metrics.read(path) for path in sources.baselines]
     records = [LearningRecord.read(path) for path in sources.records]
     one_shot, trained = _one_shot_tables(sources), _training_tables(sources, records)
-    for name, table in (one_shot | trained).items():
-        write_csv(table, folder / f"{name}.csv")
+    one_shot["costs"] = all_costs(one_shot["costs"], training_costs(records))
+    tables = one_shot | trained
+    for name, table in tables.items():
+        if name not in PARQUET_ONLY:
+            write_csv(table, folder / f"{name}.csv")
         if name not in CSV_ONLY:
             write_parquet(table, folder / f"{name}.parquet")
-    tickets = one_shot.pop("tickets")
-    tradeoff = _drawn(tradeoff_figure(tickets), folder / "tradeoff") if len(tickets) else ""
-    svgs = {
-        name: _drawn(draw(trained[name]), folder / name)
-        for name, draw in TRAINING_FIGURES.items()
-        if len(trained[name])
-    }
-    page = render_page(
-        tickets,
-        tradeoff,
-        _provenance(dense, records),
-        [*training_sections(trained, svgs), *sections(**one_shot)],
-        studies=sorted({record.study for record in records}),
-    )
+    studies = sorted({record.study for record in records})
+    content = page_content(tables, origin(dense, records, config), studies)
+    for figure in content.figures:
+        figure.save(folder)
+    if config:
+        with atomic_write(folder / "config.yaml") as file:
+            file.write(config.encode())
     with atomic_write(folder / "index.html") as file:
-        file.write(page.encode())
+        file.write(render_page(content).encode())
+
+
+def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, studies: Sequence[str]) -> Content:
+    """What the page says of tables: findings of studies and the trade-off of tickets first.
+
+    Args:
+        tables: all tables, by the names of their files.
+        source: where they come from.
+        studies: names of the studies that are trained.
+    """
+    drawn = [draw(tables[name]) for name, draw in FIGURES.items() if len(tables[name])]
+    figures = {figure.name: figure for figure in drawn if figure}
+    one_shot = {name: tables[name] for name in ONE_SHOT}
+    return Content(
+        tickets=tables["tickets"],
+        curves=tables["curves"],
+        leading=shown([*training_sections(tables, figures), pictured(figures.get("tradeoff"), "tickets")]),
+        sections=shown([*sections(**one_shot, figures=figures), costs_section(tables["costs"], figures.get("costs"))]),
+        origin=source,
+        studies=studies,
+    )
 
 
 def _one_shot_tables(sources: Sources) -> dict[str, pd.DataFrame]:
@@ -122,6 +152,7 @@ def _one_shot_tables(sources: Sources) -> dict[str, pd.DataFrame]:
         "validation": gathered(
             sources.validations, VALIDATION, partial(read_csv, what="a validation table", stage="validation")
         ),
+        "layers": gathered(sources.layers, LAYERS, partial(read_parquet, what="a layers table", stage="validation")),
     }
 
 
@@ -137,29 +168,3 @@ def _training_tables(sources: Sources, records: Sequence[LearningRecord]) -> dic
         "connectivity": connectivity_table(lines),
         "early_birds": early_birds_table(birds),
     }
-
-
-def _drawn(figure: Figure, stem: Path) -> str:
-    """Write a figure as PNG and SVG; gives the SVG document."""
-    svg = stem.with_name(f"{stem.name}.svg")
-    save_figure(figure, stem.with_name(f"{stem.name}.png"), svg)
-    return svg.read_text(encoding="utf-8")
-
-
-def _provenance(dense: Sequence[Metrics], records: Sequence[LearningRecord]) -> dict[str, str]:
-    """What the page says about its origin, as plain lines. Not when it was made: the same inputs give the same page."""
-    here = provenance({}, {})
-    packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
-    lines = {
-        "ltpipe": f"{here['ltpipe']}, commit {here['git_commit'] or 'unknown'}",
-        "python": f"{here['python']}, {packages}",
-        "machine": here["machine"],
-    }
-    for metrics in dense:
-        for what, fingerprint in metrics.provenance["inputs"].items():
-            lines[f"{what} of {metrics.model}, {metrics.data}"] = fingerprint
-    for study in sorted({record.study for record in records}):
-        alike = [set(record.inputs.items()) for record in records if record.study == study]
-        lines |= {f"{what} of {study}": hashed for what, hashed in sorted(set.intersection(*alike))}
-        lines[f"trainings of {study}"] = str(len(alike))
-    return lines

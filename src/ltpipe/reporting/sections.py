@@ -1,7 +1,6 @@
 """The further tables of the page, as text."""
 
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandas as pd
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.evaluation.simulated import SIMULATION
+from ltpipe.reporting.charts import Figure
 from ltpipe.reporting.columns import MISSING, percent
 
 Row = Mapping[str, Any]
@@ -18,37 +18,33 @@ SHOWN = 1000
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure of the page: an SVG document, and what is in it for those who do not see it."""
-
-    svg: str
-    alt: str
-
-    @property
-    def base64(self) -> str:
-        """The document as it stands in a data URL."""
-        return b64encode(self.svg.encode()).decode()
-
-
-@dataclass(frozen=True)
 class Section:
-    """One table of the page.
+    """A table of the page, a figure, or both.
 
     Attributes:
         title: heading.
         note: what the numbers mean, in one paragraph.
         headings: of the columns.
         rows: cells, as they are shown.
-        picture: a figure above the table.
+        total: rows of the table; the page has room for the first `SHOWN`.
+        file: stem of the table's files beside the page.
+        figure: above the table.
         prose: whether cells hold sentences, which break into lines.
     """
 
     title: str
     note: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    picture: Picture | None = None
+    headings: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    total: int = 0
+    file: str = ""
+    figure: Figure | None = None
     prose: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """Where links to it lead."""
+        return "-".join(self.title.lower().split())
 
 
 def sections(
@@ -58,11 +54,22 @@ def sections(
     validation: pd.DataFrame,
     robustness: pd.DataFrame,
     simulations: pd.DataFrame,
+    figures: Mapping[str, Figure],
 ) -> list[Section]:
-    """The sections that have something to say, of the tables of those names."""
+    """The sections that have something to say, of the tables of those names.
+
+    Args:
+        comparisons: table of that name.
+        curves: table of that name.
+        overlap: table of that name.
+        validation: table of that name.
+        robustness: table of that name.
+        simulations: table of that name.
+        figures: by their names, those that there are.
+    """
     found = [
         section(
-            "Sparsity against retention",
+            "Critical sparsity",
             f"Critical sparsity: where retention falls below {WINNING_RETENTION}, interpolated between tickets. Area: "
             "under retention from sparsity 0 to the largest, which it equals if nothing is lost. In brackets 95% "
             "intervals.",
@@ -75,6 +82,8 @@ def sections(
                 "area": with_interval("area", "{:.4f}"),
                 "largest sparsity": lambda row: percent(row["largest_sparsity"]),
             },
+            file="curves",
+            figure=figures.get("critical"),
         ),
         section(
             "Tickets against tickets",
@@ -90,6 +99,7 @@ def sections(
                 "difference": with_interval("loss_difference", "{:+.4f}"),
                 "told apart": lambda row: "yes" if row["distinct"] else "no",
             },
+            file="comparisons",
         ),
         section(
             "Overlap of masks",
@@ -104,7 +114,10 @@ def sections(
                 "Hamming": _with_chance("hamming"),
                 "Spearman": lambda row: MISSING if pd.isna(row["spearman"]) else f"{row['spearman']:.4f}",
             },
+            file="overlap",
+            figure=figures.get("overlap"),
         ),
+        pictured(figures.get("layers"), "layers"),
         section(
             "Validation of masks",
             "Broken: not what the mask says it is. Warnings: as promised, but something in the model is cut off.",
@@ -115,6 +128,7 @@ def sections(
                 "verdict": word("verdict"),
                 "reasons": word("reasons"),
             },
+            file="validation",
         ),
         section(
             "Robustness",
@@ -131,6 +145,7 @@ def sections(
                 "dense, changed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
                 "retention": with_interval("performance_retention", "{:.4f}"),
             },
+            file="robustness",
         ),
         section(
             "Simulation of iterative pruning",
@@ -146,22 +161,78 @@ def sections(
                 "sequences": word("ticket_sequences"),
                 "private memory, MiB": lambda row: f"{row['peak_host_private_bytes'] / 2**20:,.0f}",
             },
+            file="simulations",
         ),
     ]
-    return [made for made in found if made.rows]
+    return shown(found)
 
 
-def section(title: str, note: str, table: pd.DataFrame, cells: Mapping[str, Callable[[Row], str]]) -> Section:
+def costs_section(costs: pd.DataFrame, figure: Figure | None) -> Section:
+    """What stages took of time and memory."""
+    return section(
+        "Time and memory",
+        "Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the CPU "
+        "by how much private memory grew. Only evaluations and trainings record what they took in their artefacts; "
+        "other stages have it in their logs.",
+        costs,
+        {
+            "stage": word("stage"),
+            "model or study": word("model"),
+            "text": word("data"),
+            "runs": _number("runs", "{:,}"),
+            "all runs, s": _number("seconds", "{:,.1f}"),
+            "median run, s": _number("median_seconds", "{:,.1f}"),
+            "longest run, s": _number("longest_seconds", "{:,.1f}"),
+            "planned, MiB": _number("planned_bytes", "{:,.0f}", 2**-20),
+            "measured, MiB": _number("measured_bytes", "{:,.0f}", 2**-20),
+            "device": word("device"),
+        },
+        file="costs",
+        figure=figure,
+    )
+
+
+def pictured(figure: Figure | None, file: str) -> Section | None:
+    """A section that is a figure alone, with the table of its numbers beside the page."""
+    return figure and Section(figure.title, "", figure=figure, file=file)
+
+
+def shown(sections: Iterable[Section | None]) -> list[Section]:
+    """Those that have something to show."""
+    return [made for made in sections if made and (made.rows or made.figure)]
+
+
+def section(
+    title: str,
+    note: str,
+    table: pd.DataFrame,
+    cells: Mapping[str, Callable[[Row], str]],
+    *,
+    file: str,
+    figure: Figure | None = None,
+    prose: bool = False,
+) -> Section:
     """A section whose table has a column for each of `cells`, of what it makes of a row; at most `SHOWN` rows."""
     rows: Sequence[Row] = table.head(SHOWN).to_dict("records")
-    if len(table) > SHOWN:
-        note += f" These are the first {SHOWN:,} of {len(table):,} rows; the table's file has all."
-    return Section(title, note, tuple(cells), tuple(tuple(show(row) for show in cells.values()) for row in rows))
+    return Section(
+        title,
+        note,
+        tuple(cells),
+        tuple(tuple(show(row) for show in cells.values()) for row in rows),
+        total=len(table),
+        file=file,
+        figure=figure,
+        prose=prose,
+    )
 
 
 def word(key: str) -> Callable[[Row], str]:
     """A value as it is."""
     return lambda row: MISSING if pd.isna(row[key]) or row[key] == "" else str(row[key])
+
+
+def _number(key: str, form: str, scale: float = 1) -> Callable[[Row], str]:
+    return lambda row: MISSING if pd.isna(row[key]) else form.format(scale * row[key] if scale != 1 else row[key])
 
 
 def _ticket(side: str, sparsity: bool = False) -> Callable[[Row], str]:

@@ -196,7 +196,8 @@ def gathered(paths: Sequence[Path], columns: dict[str, str], read: Callable[...,
         read: `read_csv` or `read_parquet`, with what it says of a file that is something else.
     """
     tables = [read(path, columns) for path in paths]
-    return pd.concat([table for table in tables if len(table)] or [frame([], columns)], ignore_index=True)
+    found = pd.concat([table for table in tables if len(table)] or [frame([], columns)], ignore_index=True)
+    return found.astype(columns)  # categories of several files have become words
 
 
 def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:

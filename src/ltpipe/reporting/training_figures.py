@@ -1,42 +1,31 @@
 """Trainings as figures: accuracy and speed against weights remaining, lines between children, early birds.
 
-Each figure has one row a study.
+Each figure has one view a study.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from math import ceil
-from textwrap import fill
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib
-import numpy as np
+import altair as alt
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.figures import (
-    BASELINE_COLOUR,
-    COLOURS,
-    LEGEND_COLUMNS,
-    LEGEND_ROW,
-    WINNING_COLOUR,
-    lay_out,
-    plain,
-)
+from ltpipe.reporting.charts import PANEL, Axes, Figure, View, groups, known, rounded, view
 from ltpipe.reporting.trainings import label
 from ltpipe.training.record import KINDS, TICKET
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-BAND = 0.15  # opacity
+OWN = "own mask"
+"""In place of a donor, for branches without one."""
+PANELS = (
+    ("test_accuracy", "Test accuracy at early stop", "test accuracy", ".2%", "~%"),
+    ("early_stop_iteration", "Early-stop iteration", "iteration", ",.0f", "~s"),
+)
+"""Column, title, unit, and the forms of numbers in tooltips and at the axis."""
 TICKS = 9
 """Neighbouring ticks of weights remaining are at least this part of the axis apart, so that their labels are."""
-LEVEL_COLOURS = "viridis"
-LIGHTEST = 0.85  # of that map: its yellow is faint on white
+BAND = 0.14  # opacity
+STAR = (
+    "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
+)
+"""A five-pointed star, which Vega has not."""
 
 
 def levels_figure(levels: pd.DataFrame) -> Figure:
@@ -48,20 +37,23 @@ def levels_figure(levels: pd.DataFrame) -> Figure:
     Args:
         levels: the levels table, at least one row.
     """
-    styles = _styles(levels)
-    dense = Line2D([], [], color=BASELINE_COLOUR, linestyle="--", linewidth=1, label="dense model")
-    handles = [Line2D([], [], label=label(*key), **style) for key, style in styles.items()]
-    with _figure(levels, 2, [*handles, dense]) as (figure, panels):
-        for (study, rows), (accuracy, speed) in zip(levels.groupby("study"), panels, strict=True):
-            _title(accuracy, study, *rows["replicates"])
-            _draw_branches(accuracy, rows, "test_accuracy", styles, 100)
-            accuracy.set_ylabel("test accuracy at early stop (%)")
-            _draw_branches(speed, rows, "early_stop_iteration", styles, 1)
-            speed.set_ylabel("early-stop iteration")
-            speed.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}"))
-            for axes in (accuracy, speed):
-                _weights_axis(axes, rows["weights_remaining"].tolist())
-    return figure
+    kinds = [label(kind) for kind in KINDS[:-1]] + [label(KINDS[-1], "another study")]
+    donors = [OWN, *sorted(levels["donor"].dropna().unique())]
+    views = []
+    drawn, more = groups(levels, "study", "studies")
+    for number, (study, table) in enumerate(drawn):
+        rows = _drawn(table)
+        axes = Axes.of(number, ("branch", kinds), ("mask", donors), rows)
+        panels = [_branches(rows, axes, *panel) for panel in enumerate(PANELS)]
+        views.append(view(f"{study}, {_replicates(*table['replicates'])}", panels, rows))
+    return Figure(
+        "levels",
+        "Accuracy and speed of training",
+        "Means over replicates, bands their 95% intervals (Student's t). Accuracy is that of test data, with the "
+        "weights at the early-stop iteration, the first minimum of the validation loss. Dashed: the dense model."
+        f"{more}",
+        tuple(views),
+    )
 
 
 def connectivity_figure(points: pd.DataFrame) -> Figure:
@@ -70,20 +62,35 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
     Args:
         points: the connectivity table, at least one row.
     """
-    colours = _graded(points["level"])
-    handles = [Line2D([], [], color=colour, linewidth=2, label=f"level {level}") for level, colour in colours.items()]
-    with _figure(points, 1, handles) as (figure, panels):
-        for (study, rows), (axes,) in zip(points.groupby("study"), panels, strict=True):
-            for level, lines in rows.groupby("level"):
-                for _, line in lines.groupby(["replicate", "first", "second"]):
-                    axes.plot(line["alpha"], 100 * line["error"], color=colours[level], linewidth=0.7, alpha=0.5)
-                mean = lines.groupby("alpha")["error"].mean()
-                axes.plot(mean.index, 100 * mean, color=colours[level], linewidth=2)
-            _title(axes, study, rows["replicate"].nunique())
-            axes.set_xlabel("α, from the second training (0) to the first (1)")
-            axes.set_ylabel("test error (%)")
-            axes.set_ylim(bottom=0)
-    return figure
+    views = []
+    drawn, more = groups(points, "study", "studies")
+    for study, table in drawn:
+        rows = rounded(table.assign(line=_words(table, "replicate", "first", "second")))
+        base = alt.Chart().encode(
+            x=alt.X("alpha:Q", title="α, from the second training (0) to the first (1)", axis=alt.Axis(tickCount=6)),
+            color=_graded("level", rows["level"]),
+        )
+        error = {"title": "test error", "axis": alt.Axis(format="~%", tickCount=5), "scale": alt.Scale(zero=True)}
+        thin = base.mark_line(strokeWidth=0.8, opacity=0.5, aria=False).encode(
+            y=alt.Y("error:Q", **error), detail="line:N"
+        )
+        mean = base.mark_line(strokeWidth=2.5).encode(
+            y=alt.Y("mean(error):Q", **error),
+            tooltip=[
+                "level:O",
+                alt.Tooltip("alpha:Q", title="α", format=".2f"),
+                alt.Tooltip("mean(error):Q", title="mean test error", format=".2%"),
+            ],
+        )
+        views.append(_single(study, rows, [thin, mean], rows["replicate"].nunique()))
+    return Figure(
+        "connectivity",
+        "Error between two trainings",
+        "Test error along the straight line between the weights of two trainings from one rewinding point that saw "
+        "the data in other orders. Thin lines are replicates, thick ones their mean."
+        f"{more}",
+        tuple(views),
+    )
 
 
 def early_birds_figure(masks: pd.DataFrame) -> Figure:
@@ -92,123 +99,148 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
     Args:
         masks: the early-bird table, at least one row.
     """
-    colours = _graded(masks["sparsity"])
-    handles = [
-        *(Line2D([], [], color=colour, label=f"sparsity {percent(sparsity)}") for sparsity, colour in colours.items()),
-        Line2D([], [], color=BASELINE_COLOUR, marker="*", markersize=10, linestyle="none", label="converged"),
-        Line2D([], [], color=WINNING_COLOUR, linestyle="--", linewidth=1, label="threshold"),
-    ]
-    with _figure(masks, 1, handles) as (figure, panels):
-        for (study, rows), (axes,) in zip(masks.groupby("study"), panels, strict=True):
-            for (sparsity, _), line in rows.groupby(["sparsity", "replicate"]):
-                axes.plot(line["iteration"], line["distance"], color=colours[sparsity], marker=".", linewidth=1)
-                found = line[line["iteration"] == line["converged"]]
-                axes.plot(found["iteration"], found["distance"], "*", color=colours[sparsity], markersize=12)
-            for threshold in rows["threshold"].unique():
-                axes.axhline(threshold, color=WINNING_COLOUR, linestyle="--", linewidth=1, zorder=1)
-            rules = " or ".join(sorted(rows["rule"].unique()))
-            _title(axes, study, rows["replicate"].nunique())
-            axes.set_xlabel("iteration of the dense training")
-            axes.set_xlim(0)
-            axes.set_ylabel(
-                f"{rules}{', chance-corrected' if rows['chance_corrected'].all() else ''}, worst in the window"
-            )
-    return figure
-
-
-@contextmanager
-def _figure(table: pd.DataFrame, columns: int, handles: Sequence[Line2D]) -> Iterator[tuple[Figure, np.ndarray]]:
-    """A figure with a row of panels for each study of a table; laid out when all is drawn."""
-    studies = table["study"].nunique()
-    legend_rows = ceil(len(handles) / LEGEND_COLUMNS)
-    # Names come from the user: a "$" in one is a dollar sign, not the start of a formula.
-    with matplotlib.rc_context({"text.parse_math": False}):
-        height = 3.5 * studies + 0.3 + LEGEND_ROW * legend_rows
-        figure = Figure(figsize=(10, height), layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-        panels = figure.subplots(studies, columns, squeeze=False)
-        for axes in panels.flat:
-            plain(axes)
-        yield figure, panels
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(LEGEND_COLUMNS, len(handles)), frameon=False
+    views = []
+    drawn, more = groups(masks, "study", "studies")
+    for study, table in drawn:
+        rows = rounded(table)
+        corrected = ", chance-corrected" if rows["chance_corrected"].all() else ""
+        value = f"{' or '.join(sorted(rows['rule'].unique()))}{corrected}, worst in the window"
+        tooltip = [
+            alt.Tooltip("sparsity:Q", format="~%"),
+            "replicate:O",
+            alt.Tooltip("iteration:Q", format=",.0f"),
+            alt.Tooltip("distance:Q", title=value, format=".4f"),
+        ]
+        base = alt.Chart().encode(
+            x=alt.X(
+                "iteration:Q",
+                title="iteration of the dense training",
+                axis=alt.Axis(format="~s", tickMinStep=1),
+                scale=alt.Scale(zero=True),
+            ),
+            y=alt.Y("distance:Q", title=value, axis=alt.Axis(tickCount=5)),
+            color=_graded("sparsity", rows["sparsity"], format="~%"),
+            tooltip=tooltip,
         )
-        lay_out(figure)
-
-
-def _title(axes: Axes, study: str, *replicates: int) -> None:
-    low, high = min(replicates), max(replicates)
-    count = f"{high}" if low == high else f"{low} to {high}"
-    title = f"{study}, {count} replicate{'s' if high > 1 else ''}"
-    axes.set_title(fill(title, 60), loc="left", fontsize="medium", fontweight="bold")
-
-
-def _branches(levels: pd.DataFrame) -> list[tuple[str, str | None]]:
-    """Branch kinds and donors of the levels, in the order of the kinds."""
-    found = {
-        (branch, None if pd.isna(donor) else donor)
-        for branch, donor in zip(levels["branch"], levels["donor"], strict=True)
-    }
-    return sorted(found, key=lambda key: (KINDS.index(key[0]), key[1] or ""))
-
-
-def _styles(levels: pd.DataFrame) -> dict[tuple[str, str | None], dict[str, Any]]:
-    """Line style of each branch: a kind has its colour and marker whatever else there is, donors have their dashes."""
-    styles: dict[tuple[str, str | None], dict[str, Any]] = {}
-    donors = [donor for _, donor in _branches(levels) if donor is not None]
-    for kind, donor in _branches(levels):
-        index = KINDS.index(kind)
-        dashes = "-" if donor is None else (0, (1 + 2 * donors.index(donor), 1))
-        styles[kind, donor] = {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": dashes}
-    return styles
-
-
-def _draw_branches(
-    axes: Axes, levels: pd.DataFrame, value: str, styles: dict[tuple[str, str | None], dict[str, Any]], scale: float
-) -> None:
-    """Draw a column of the levels table, times `scale`, against weights remaining, with bands."""
-    dense = levels[(levels["level"] == 0) & (levels["branch"] == TICKET)]
-    for _, row in dense.iterrows():
-        axes.axhline(scale * row[value], color=BASELINE_COLOUR, linestyle="--", linewidth=1, zorder=1)
-        if not pd.isna(row[f"{value}_low"]):
-            low, high = scale * row[f"{value}_low"], scale * row[f"{value}_high"]
-            axes.axhspan(low, high, color=BASELINE_COLOUR, alpha=BAND / 2, linewidth=0, zorder=0)
-    for kind, donor in _branches(levels):
-        alike = levels["branch"].eq(kind) & (levels["donor"].isna() if donor is None else levels["donor"].eq(donor))
-        rows = levels[alike].sort_values("weights_remaining")
-        style = styles[kind, donor]
-        axes.plot(
-            rows["weights_remaining"],
-            scale * rows[value],
-            markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
-            **style,
+        lines = base.mark_line(strokeWidth=1.5, aria=False).encode(detail="replicate:N")
+        points = base.mark_point(filled=True, size=24, opacity=1, style="halo")
+        stars = base.transform_filter("datum.iteration == datum.converged").mark_point(
+            shape=STAR, filled=True, size=160, opacity=1, style="halo"
         )
-        low, high = scale * rows[f"{value}_low"], scale * rows[f"{value}_high"]
-        axes.fill_between(rows["weights_remaining"], low, high, color=style["color"], alpha=BAND, linewidth=0)
+        thresholds = alt.Chart().transform_aggregate(groupby=["threshold"]).mark_rule(style="dense")
+        layers = [thresholds.encode(y="threshold:Q"), lines, points, stars]
+        views.append(_single(study, rows, layers, rows["replicate"].nunique()))
+    return Figure(
+        "early_birds",
+        "Early birds",
+        "How much masks drawn while the dense model trains still change, one line a replicate. Dashed: the threshold; "
+        "a star: the first mask that counts as converged."
+        f"{more}",
+        tuple(views),
+    )
+
+
+def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
+    """What the panels show of a study's levels; the dense model apart, by a flag."""
+    columns = ["level", "weights_remaining", "replicates"]
+    measures = [f"{key}{bound}" for key in ("test_accuracy", "early_stop_iteration") for bound in ("", "_low", "_high")]
+    donors = levels["donor"].isna()
+    return rounded(
+        levels[[*columns, *measures]].assign(
+            branch=[
+                label(kind, None if without else "another study")
+                for kind, without in zip(levels["branch"], donors, strict=True)
+            ],
+            mask=levels["donor"].fillna(OWN),
+            dense=levels["level"].eq(0) & levels["branch"].eq(TICKET),
+        )
+    )
+
+
+def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str, str, str, str]) -> alt.LayerChart:
+    """A column of the levels table against weights remaining, with bands."""
+    key, title, unit, form, axis = panel
+    ticks = _ticks(rows["weights_remaining"].tolist())
+    x = alt.X(
+        "weights_remaining:Q",
+        title="weights remaining (log scale)",
+        scale=alt.Scale(type="log", reverse=True, nice=False, domain=_span(rows["weights_remaining"])),
+        axis=alt.Axis(values=ticks, format=".3~p"),
+    )
+    low, high = f"{key}_low", f"{key}_high"
+    y = {"title": unit, "axis": alt.Axis(format=axis, tickCount=5), "scale": alt.Scale(zero=False)}
+    dense = alt.Chart().transform_filter("datum.dense")
+    base = alt.Chart().encode(x=x, color=axes.colour)
+    interval = f"isValid(datum.{low}) ? format(datum.{low}, '{form}') + ' to ' + format(datum.{high}, '{form}') : '–'"
+    band = base.mark_area(aria=False).encode(
+        y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", detail="mask:N", opacity=axes.faded(BAND)
+    )
+    bars = base.mark_rule(aria=False).encode(y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", opacity=axes.faded(2.5 * BAND))
+    line = base.mark_line(aria=False).encode(y=alt.Y(f"{key}:Q", **y), strokeDash=axes.dash, opacity=axes.faded(1))
+    points = (
+        base.transform_calculate(interval=interval)
+        .mark_point(filled=True, size=42, style="halo")
+        .encode(
+            y=alt.Y(f"{key}:Q", **y),
+            shape=axes.shape,
+            opacity=axes.faded(1),
+            tooltip=[
+                "branch:N",
+                "mask:N",
+                "level:O",
+                alt.Tooltip("weights_remaining:Q", title="weights remaining", format=".1%"),
+                alt.Tooltip(f"{key}:Q", title=f"mean {unit}", format=form),
+                alt.Tooltip("interval:N", title="95% interval"),
+                "replicates:Q",
+            ],
+        )
+    )
+    layers = [
+        axes.choosing(points, number),
+        *known(
+            dense.mark_rect(style="dense-band").encode(y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q"),
+            rows[rows["dense"]][low],
+        ),
+        dense.mark_rule(style="dense").encode(y=alt.Y(f"{key}:Q", **y)),
+        *known(band, rows[low]),
         # A band has no width where a branch has one level, or its neighbours have no interval.
-        axes.vlines(rows["weights_remaining"], low, high, color=style["color"], linewidth=1, alpha=2 * BAND)
+        *known(bars, rows[low]),
+        line,
+    ]
+    return alt.layer(*layers).properties(title=title, **PANEL)
 
 
-def _weights_axis(axes: Axes, remaining: Sequence[float]) -> None:
-    """A logarithmic axis of weights remaining, falling to the right as in the paper, with ticks at levels."""
+def _span(remaining: pd.Series) -> list[float]:
+    """The domain of an axis of weights remaining; one value alone has neighbours."""
+    low, high = float(remaining.min()), float(remaining.max())
+    return [low, high] if low < high else [low / 2, high]
+
+
+def _ticks(remaining: Sequence[float]) -> list[float]:
+    """Levels for an axis of weights remaining, far enough apart for their labels."""
     ticks: list[float] = []
     least = (max(remaining) / min(remaining)) ** (1 / TICKS)
     for weights in sorted(set(remaining), reverse=True):
         if not ticks or ticks[-1] / weights >= least:
             ticks.append(weights)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{round(100 * tick, 1):g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.invert_xaxis()
-    axes.set_xlabel("weights remaining (%, log scale)")
+    return ticks
 
 
-def _graded(values: pd.Series) -> dict[Hashable, Any]:
-    """A colour for each value, from dark to light."""
-    distinct = sorted(values.unique())
-    places = np.linspace(0, LIGHTEST, len(distinct))
-    return dict(zip(distinct, matplotlib.colormaps[LEVEL_COLOURS](places), strict=True))
+def _single(study: str, rows: pd.DataFrame, layers: Sequence[alt.Chart], replicates: int) -> View:
+    panel = alt.layer(*layers).properties(width=1.6 * PANEL["width"], height=1.2 * PANEL["height"])
+    return View(f"{study}, {_replicates(replicates)}", alt.concat(panel, data=rows))
+
+
+def _graded(column: str, values: pd.Series, **legend: str) -> alt.Color:
+    """Ordered values from the first colour to the last."""
+    known = sorted(values.unique().tolist())
+    return alt.Color(f"{column}:O", scale=alt.Scale(domain=known, range="ordinal"), legend=alt.Legend(**legend))
+
+
+def _words(table: pd.DataFrame, *columns: str) -> pd.Series:
+    return table[list(columns)].astype(str).agg(" ".join, axis=1)
+
+
+def _replicates(*counts: int) -> str:
+    low, high = min(counts), max(counts)
+    return f"{high if low == high else f'{low} to {high}'} replicate{'s' if high > 1 else ''}"

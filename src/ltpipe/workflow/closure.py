@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-_DATA = (".json", ".html")
+_DATA = (".json", ".html", ".css", ".js")
 
 
 def import_closure(script: Path, package: Path) -> list[Path]:

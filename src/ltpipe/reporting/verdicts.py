@@ -1,20 +1,11 @@
-"""The verdict on the tickets, and the report as one self-contained HTML page."""
+"""The verdict on the tickets of each model and text."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, shown_columns, with_baselines
-from ltpipe.reporting.figures import PANELS
-from ltpipe.reporting.sections import SHOWN, Picture, Section
-
-MEASURED_ON = (
-    "model", "data", "tokens", "sequences", "precision", "device", "execution", "total", "parameters",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +30,41 @@ class Ticket:
 
 
 @dataclass(frozen=True)
+class Critical:
+    """The curve that stops winning last: criterion, scope and seed, and the sparsity, a fraction, at which it does.
+
+    None where no ticket of the curve falls below the limit: then it is at least `largest`.
+    """
+
+    criterion: str
+    scope: str
+    seed: int | None
+    sparsity: float | None
+    low: float | None
+    high: float | None
+    largest: float
+    sure: bool
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Critical":
+        """A row of the curves table."""
+
+        def known(key: str) -> float | None:
+            return None if pd.isna(row[key]) else float(row[key])
+
+        return cls(
+            criterion=row["criterion"],
+            scope=row["scope"],
+            seed=None if pd.isna(row["seed"]) else int(row["seed"]),
+            sparsity=known("critical_sparsity"),
+            low=known("critical_sparsity_low"),
+            high=known("critical_sparsity_high"),
+            largest=float(row["largest_sparsity"]),
+            sure=known("area_low") is not None,  # one sequence gives no interval at all
+        )
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the tickets of one model and text show.
 
@@ -53,6 +79,9 @@ class Verdict:
         randoms: number of random tickets at the winner's sparsity, the winner aside.
         random: of those the one that retains most; None if there is none.
         closest: the ticket that retains most; None if none removes weights and has a loss that is a number.
+        critical: where the best curve stops winning; None if there are no curves.
+        tokens, sequences: what was predicted, and the windows it lies in.
+        protocol: how the text became windows.
     """
 
     model: str
@@ -65,6 +94,10 @@ class Verdict:
     randoms: int
     random: Ticket | None
     closest: Ticket | None
+    critical: Critical | None
+    tokens: int
+    sequences: int
+    protocol: str
 
 
 def _wins(ticket: Ticket) -> bool:
@@ -82,7 +115,7 @@ def _ticket(row: dict[str, Any]) -> Ticket:
     return Ticket(**{**values, "seed": None if pd.isna(row["seed"]) else int(row["seed"])})
 
 
-def _verdict(model: str, data: str, rows: pd.DataFrame) -> Verdict:
+def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame) -> Verdict:
     # A loss that is no number has no place in an order; a mask that removes nothing shows nothing.
     sound = rows[rows["performance_retention"].notna() & (rows["kept"] < rows["total"])]
     tickets = sorted(map(_ticket, sound.to_dict("records")), key=_preference)
@@ -109,60 +142,32 @@ def _verdict(model: str, data: str, rows: pd.DataFrame) -> Verdict:
         randoms=len(randoms),
         random=randoms[0] if randoms else None,
         closest=tickets[0] if tickets else None,
+        critical=_critical(curves),
+        tokens=int(rows["tokens"].max()),
+        sequences=int(rows["sequences"].max()),
+        protocol=" or ".join(sorted(rows["protocol"].unique())),
     )
 
 
-def verdicts(tickets: pd.DataFrame) -> list[Verdict]:
-    """Judge the tickets of each model and text, by model and text."""
-    return [_verdict(model, data, rows) for (model, data), rows in tickets.groupby(["model", "data"])]
+def _critical(curves: pd.DataFrame) -> Critical | None:
+    """The curve of the largest critical sparsity, of equals the first by name; one that never falls is ahead."""
+    if curves.empty:
+        return None
+    reached = curves["critical_sparsity"].fillna(curves["largest_sparsity"])
+    ordered = curves.assign(reached=reached, falls=curves["critical_sparsity"].notna()).sort_values(
+        ["reached", "falls", "criterion", "scope", "seed"], ascending=[False, True, True, True, True]
+    )
+    return Critical.of(ordered.iloc[0].to_dict())
 
 
-FIGURE = (
-    "Loss in nats per token and retention against sparsity, one line for each criterion and scope; the table below has "
-    "the same numbers."
-)
-
-
-def render_page(
-    tickets: pd.DataFrame,
-    figure_svg: str,
-    provenance: dict[str, str],
-    sections: Sequence[Section] = (),
-    studies: Sequence[str] = (),
-) -> str:
-    """Render the report as one HTML page that asks for nothing else.
+def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame) -> list[Verdict]:
+    """Judge the tickets of each model and text, by model and text.
 
     Args:
-        tickets: one row a ticket; losses in nats/token, fractions as 0..1, memory in bytes, times in seconds.
-        figure_svg: the trade-off figure as an SVG document; empty for none.
-        provenance: what the report was made from and with, as names and values; empty for none.
-        sections: further tables.
-        studies: names of the studies that are trained.
+        tickets: the tickets table.
+        curves: the curves table.
     """
-    shown = best_tickets(tickets, SHOWN)
-    environment = Environment(
-        loader=PackageLoader("ltpipe", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # {{ value | loss }} shows any loss as the table does.
-    environment.filters.update({column.key: column.show for column in COLUMNS})
-    return environment.get_template("page.html").render(
-        names=[*sorted(tickets["model"].unique()), *studies],
-        verdicts=verdicts(tickets),
-        winning=WINNING_RETENTION,
-        figure=Picture(figure_svg, FIGURE) if figure_svg else None,
-        columns=shown_columns(tickets),
-        rows=with_baselines(shown).to_dict("records") if len(shown) else [],
-        shown=len(shown),
-        evaluated=len(tickets),
-        panels=PANELS,
-        drawn=len(tickets[["model", "data"]].drop_duplicates()),
-        cell=cell,
-        missing=pd.isna,
-        measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),
-        provenance=provenance,
-        sections=sections,
-    )
+    return [
+        _verdict(model, data, rows, curves[(curves["model"] == model) & (curves["data"] == data)])
+        for (model, data), rows in tickets.groupby(["model", "data"])
+    ]

@@ -1,0 +1,248 @@
+"""What all figures are made of: views of panels, specified once, alive on the page and still in files."""
+
+import re
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
+from math import ceil, floor, log10
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+
+from ltpipe.reporting.theme import LIGHT, vega_config
+from ltpipe.runtime.files import atomic_write
+
+PANEL = {"width": 330, "height": 220}
+"""Size of a panel as files have it, in pixels; on the page its width follows that of the window."""
+DIGITS = 6
+"""Significant digits of numbers in figures: more than anyone can see."""
+DASHES = ([1, 0], [2, 2], [7, 3], [7, 2, 2, 2], [1, 3], [10, 3, 2, 3, 2, 3])
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
+FADED = 0.08
+MANY_DECADES = 2.5
+SCALE = 2
+"""PNG files have 192 dots an inch, for papers."""
+LARGEST_SVG = 1_000_000
+VIEWS = 20
+"""Views that a figure has room for; a PNG of two hundred would be higher than any program draws."""
+ROWS = 40
+"""Rows of dots or bars that a panel has room for."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One part of a figure: all of a model and text, or of a study.
+
+    Attributes:
+        title: what it shows and on what that was measured.
+        chart: its panels, side by side.
+    """
+
+    title: str
+    chart: alt.ConcatChart
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The specification in Vega-Lite, without any look."""
+        return self.chart.to_dict(validate=False) | {"config": {}, "description": self.title}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report.
+
+    Attributes:
+        name: stem of its files.
+        title: heading.
+        caption: what is drawn, how to read it, and what intervals it has.
+        views: its parts.
+    """
+
+    name: str
+    title: str
+    caption: str
+    views: tuple[View, ...]
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as a light SVG document; equal figures, equal text."""
+        return _numbered(vl_convert.vegalite_to_svg(self._whole))
+
+    @property
+    def image(self) -> str:
+        """The figure as a data URL: the SVG document, or where that is too large for a page a coarser PNG."""
+        if len(self.svg) <= LARGEST_SVG:
+            return f"data:image/svg+xml;base64,{b64encode(self.svg.encode()).decode()}"
+        return f"data:image/png;base64,{b64encode(vl_convert.vegalite_to_png(self._whole)).decode()}"
+
+    @cached_property
+    def png(self) -> bytes:
+        """The figure as a light PNG image; equal figures, equal bytes."""
+        return vl_convert.vegalite_to_png(self._whole, scale=SCALE)
+
+    def save(self, folder: Path) -> None:
+        """Write it as SVG and as PNG; equal figures, equal bytes."""
+        with atomic_write(folder / f"{self.name}.svg") as file:
+            file.write(self.svg.encode())
+        with atomic_write(folder / f"{self.name}.png") as file:
+            file.write(self.png)
+
+    @property
+    def _whole(self) -> dict[str, Any]:
+        """All views below each other."""
+        views = [_titled(view) for view in self.views]
+        datasets = {name: rows for view in views for name, rows in view.pop("datasets", {}).items()}
+        config = vega_config(LIGHT) | {"background": LIGHT.page, "padding": 12}
+        return {
+            "$schema": alt.SCHEMA_URL,
+            "vconcat": views,
+            "spacing": 36,
+            "datasets": datasets,
+            "params": [parameter for view in views for parameter in view.pop("params", [])],
+            "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")},
+            "config": config,
+        }
+
+
+def _numbered(svg: str) -> str:
+    """A document whose gradients and clips are numbered from 0, not on from those of the process's last one."""
+    numbers: defaultdict[str, int] = defaultdict(count().__next__)
+    return re.sub(
+        r'(id="|url\(#)(gradient_|clip)(\d+)', lambda name: f"{name[1]}{name[2]}{numbers[name[2] + name[3]]}", svg
+    )
+
+
+def _titled(view: View) -> dict[str, Any]:
+    spec = {key: value for key, value in view.spec.items() if key not in ("$schema", "config")}
+    return spec | {"title": {"text": view.title, "fontSize": 15, "offset": 14}}
+
+
+@dataclass(frozen=True)
+class Axes:
+    """How lines of a view are told apart, and faded out where the legend is clicked.
+
+    Attributes:
+        colour, dash, shape: encodings.
+        chosen: the selections.
+    """
+
+    colour: alt.Color
+    dash: alt.StrokeDash
+    shape: alt.Shape
+    chosen: tuple[alt.Parameter, ...]
+
+    @classmethod
+    def of(
+        cls, view: int, colours: tuple[str, Sequence[str]], dashes: tuple[str, Sequence[str]], rows: pd.DataFrame
+    ) -> "Axes":
+        """Colours by one column and dashes and shapes by another.
+
+        Args:
+            view: number of the view, so that selections of two views have two names.
+            colours: column, and all values that any view has, in the order of colours: a value looks the same
+                wherever it is.
+            dashes: the same of dashes and shapes.
+            rows: of this view: its legend has no other values.
+        """
+        chosen = tuple(
+            alt.selection_point(name=f"{column}_{view}", fields=[column], bind="legend")
+            for column, _ in (colours, dashes)
+        )
+
+        (colour, names), (dash, others) = colours, dashes
+
+        def legend(column: str, known: Sequence[str], least: int = 1) -> alt.Legend | None:
+            there = [value for value in known if value in set(rows[column])]
+            return alt.Legend(values=there) if len(there) >= least else None
+
+        known = {"domain": list(others)}
+        cycled = range(len(others))
+        return cls(
+            alt.Color(
+                f"{colour}:N", scale=alt.Scale(domain=list(names), range="category"), legend=legend(colour, names)
+            ),
+            alt.StrokeDash(
+                f"{dash}:N",
+                scale=alt.Scale(**known, range=[DASHES[index % len(DASHES)] for index in cycled]),
+                legend=legend(dash, others, 2),
+            ),
+            alt.Shape(
+                f"{dash}:N",
+                scale=alt.Scale(**known, range=[SHAPES[index % len(SHAPES)] for index in cycled]),
+                legend=legend(dash, others, 2),
+            ),
+            chosen,
+        )
+
+    def choosing(self, points: alt.Chart, number: int) -> alt.Chart:
+        """The points of a panel; those of the first are bound to the legends, and all other panels follow.
+
+        A selection is bound only if its layer makes the legend: points have to be the first layer of their panel.
+        """
+        return points if number else points.add_params(*self.chosen)
+
+    def faded(self, opacity: float) -> Any:
+        """An opacity, and hardly any where the legend has chosen others."""
+        return alt.when(*self.chosen).then(alt.value(opacity)).otherwise(alt.value(FADED * opacity))
+
+
+def view(title: str, panels: Iterable[alt.LayerChart], rows: pd.DataFrame) -> View:
+    """A view whose panels show the same rows, with one legend for all."""
+    chart = alt.concat(*panels, columns=2, data=rows)
+    return View(title, chart.resolve_scale(color="shared", strokeDash="shared", shape="shared"))
+
+
+def groups(table: pd.DataFrame, by: str | list[str], what: str) -> tuple[list[tuple[Any, pd.DataFrame]], str]:
+    """The groups of a table that a figure has views for, and what its caption says of the others.
+
+    Args:
+        table: what is drawn.
+        by: columns that tell groups apart.
+        what: several groups, in words.
+    """
+    found = list(table.groupby(by))
+    return found[:VIEWS], f" Drawn are the first {VIEWS} of {len(found)} {what}." if len(found) > VIEWS else ""
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """Floats with as many digits as figures need; infinite ones are missing."""
+
+    def short(value: float) -> float:
+        return float(f"{value:.{DIGITS}g}")
+
+    floats = table.select_dtypes("float")
+    return table.assign(**{name: floats[name].map(short, na_action="ignore") for name in floats}).replace(
+        {float("inf"): None, float("-inf"): None}
+    )
+
+
+def first(names: Iterable[str], *leading: str) -> list[str]:
+    """Distinct names, those that lead whether they are there or not, then the others by name."""
+    return [*leading, *sorted(set(names) - set(leading))]
+
+
+def known(layer: alt.Chart, values: pd.Series) -> list[alt.Chart]:
+    """The layer that draws these values; none where all are missing, of which Vega complains in the console."""
+    return [layer] if values.notna().any() else []
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers of a logarithmic axis: 1, 2, 3, 5 of every decade, or its decades where there are many."""
+    decades = range(floor(log10(low)), ceil(log10(high)) + 1)
+    steps = (1,) if log10(high / low) > MANY_DECADES else (1, 2, 3, 5)
+    return [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
+
+
+def level(value: float, text: str = "", style: str = "dense", note: str = "above") -> list[alt.Chart]:
+    """A line across a panel, with a note at its right end."""
+    rows = alt.Data(values=[{"y": value}])
+    drawn = [alt.Chart(rows).mark_rule(style=style).encode(y="y:Q")]
+    if text:
+        drawn.append(alt.Chart(rows).mark_text(style=note, text=text).encode(y="y:Q", x=alt.value("width")))
+    return drawn

@@ -1,0 +1,216 @@
+"""Masks as figures: what each layer loses, and what masks have in common."""
+
+import re
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from ltpipe.reporting.charts import PANEL, Figure, View, first, groups, rounded
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.figures import FIRST_CRITERIA, FIRST_SCOPES
+
+EVEN = 0.01
+"""Masks whose tensors' sparsities differ by less have nothing to show."""
+MOST_PANELS, ALL_PANELS = 12, 24
+"""Of a model's heat maps, and of those of all models together."""
+CELL = 18
+"""Height of a cell of a heat map, in pixels."""
+MOST_MASKS, ALL_MASKS, FEWEST_MASKS = 24, 96, 6
+"""Criteria and scopes of a model's matrix, of those of all models together, and of one of very many."""
+MOST_WRITTEN = 8
+"""Matrices of more masks than this have no numbers in their cells."""
+_NUMBER = re.compile(r"\.(\d+)\.")
+
+
+def layers_figure(layers: pd.DataFrame) -> Figure:
+    """Draw the sparsity of every tensor, one panel a criterion and scope, of every model.
+
+    Of stochastic criteria the first seed is drawn, and the first panels that there is room for.
+
+    Args:
+        layers: the layers table, one row a mask and tensor, at least one.
+    """
+    layers = layers.assign(
+        pruned=(1 - layers["kept"] / layers["weights"]).astype(float), seed=layers["seed"].fillna(-1)
+    )
+    axes = ["model", "criterion", "scope"]
+    layers = layers[layers["seed"] == layers.groupby(axes)["seed"].transform("min")]
+    masks = layers.groupby([*axes, "sparsity"])["pruned"]
+    uneven = masks.transform("max") - masks.transform("min") >= EVEN
+    layers = layers[uneven | ~uneven.any()]
+    drawn, more = groups(layers, "model", "models")
+    room = min(MOST_PANELS, max(1, ALL_PANELS // len(drawn)))
+    views = [_layers_view(number, model, rows, room) for number, (model, rows) in enumerate(drawn)]
+    return Figure(
+        "layers",
+        "Sparsity of layers",
+        "Share of each tensor's weights that a mask removes, exact counts: a column is a block of the model, a row a "
+        "tensor of the block. Masks that prune all tensors alike are left out unless all do; of criteria that draw at "
+        f"random the first seed is shown.{more}",
+        tuple(views),
+    )
+
+
+def overlap_figure(overlap: pd.DataFrame) -> Figure | None:
+    """Draw how far the Jaccard index of masks of one sparsity lies above chance, one matrix a model.
+
+    Args:
+        overlap: the overlap table.
+
+    Returns:
+        None if no two masks of one sparsity were compared.
+    """
+    alike = overlap[overlap["sparsity_a"] == overlap["sparsity_b"]]
+    if alike.empty:
+        return None
+    drawn, more = groups(alike, "model", "models")
+    room = min(MOST_MASKS, max(FEWEST_MASKS, ALL_MASKS // len(drawn)))
+    return Figure(
+        "overlap",
+        "Overlap of masks",
+        "Jaccard index of the kept weights of two masks of one sparsity (upper number), and that of independent masks "
+        "of the same densities (lower number, chance). Colour is the difference: blue agrees more than chance. Masks "
+        "that differ in criterion and scope at once are not compared; several seeds are averaged."
+        f"{more}",
+        tuple(_overlap_view(number, model, rows, room) for number, (model, rows) in enumerate(drawn)),
+    )
+
+
+def _layers_view(view: int, model: str, layers: pd.DataFrame, room: int) -> View:
+    pairs = layers[["criterion", "scope"]].drop_duplicates()
+    order = {name: place for place, name in enumerate(first(pairs["criterion"], *FIRST_CRITERIA))}
+    places = {name: place for place, name in enumerate(first(pairs["scope"], *FIRST_SCOPES))}
+    shown = sorted(pairs.itertuples(index=False), key=lambda pair: (order[pair[0]], places[pair[1]]))[:room]
+    tensors = _tensors(layers["tensor"].unique())
+    sparsity = _chooser(f"layers_{view}", layers["sparsity"])
+    panels = []
+    for criterion, scope in shown:
+        rows = layers[(layers["criterion"] == criterion) & (layers["scope"] == scope)]
+        panels.append(_heat(rows, tensors, sparsity).properties(title=f"{criterion}, {scope}"))
+    chart = alt.concat(*panels, columns=2).add_params(sparsity).resolve_scale(color="shared")
+    missing = len(pairs) - len(shown)
+    more = f", {missing} more in layers.parquet" if missing else ""
+    return View(f"{model}, {len(tensors)} tensors{more}", chart)
+
+
+def _tensors(names: Sequence[str]) -> pd.DataFrame:
+    """Where each tensor stands: the first number in its name is its block, the rest of the name its row."""
+    places = []
+    for index, name in enumerate(names):
+        number = _NUMBER.search(name)
+        kind = name[number.end() :] if number else name
+        places.append({"tensor": index, "name": name, "block": int(number[1]) if number else -1, "kind": _short(kind)})
+    return pd.DataFrame(places)
+
+
+def _short(kind: str) -> str:
+    return kind.removesuffix(".weight")
+
+
+def _heat(layers: pd.DataFrame, tensors: pd.DataFrame, sparsity: alt.Parameter) -> alt.Chart:
+    """One panel: a row of data a mask, with the shares of its tensors as a list."""
+    numbers = dict(zip(tensors["name"], tensors["tensor"].tolist(), strict=True))
+    masks = [
+        {
+            "sparsity": requested,
+            "tensor": [numbers[name] for name in rows["tensor"]],
+            "pruned": rows["pruned"].round(5).tolist(),
+        }
+        for requested, rows in layers.groupby("sparsity")
+    ]
+    kinds = tensors["kind"].unique().tolist()
+    return (
+        alt.Chart(alt.Data(values=masks))
+        .transform_filter(f"datum.sparsity == {sparsity.name}")
+        .transform_flatten(["tensor", "pruned"])
+        .transform_lookup("tensor", alt.LookupData(tensors, "tensor", ["name", "block", "kind"]))
+        .mark_rect()
+        .encode(
+            x=alt.X(
+                "block:O",
+                title="block",
+                axis=alt.Axis(labelAngle=0, labelOverlap=True, labelExpr="datum.value < 0 ? '–' : datum.label"),
+                scale=alt.Scale(paddingInner=0.06),
+            ),
+            y=alt.Y("kind:N", sort=kinds, title=None, scale=alt.Scale(paddingInner=0.06)),
+            color=alt.Color(
+                "pruned:Q",
+                title="weights removed",
+                scale=alt.Scale(domain=[0, 1], range="heatmap"),
+                legend=alt.Legend(format="~%", gradientLength=180),
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="tensor"),
+                alt.Tooltip("pruned:Q", title="weights removed", format=".2%"),
+                alt.Tooltip("sparsity:Q", title="sparsity of the mask", format="~%"),
+            ],
+        )
+        .properties(width=PANEL["width"], height=max(3, len(kinds)) * CELL)
+    )
+
+
+def _overlap_view(view: int, model: str, overlap: pd.DataFrame, room: int) -> View:
+    criteria = first([*overlap["criterion_a"], *overlap["criterion_b"]], *FIRST_CRITERIA)
+    scopes = first([*overlap["scope_a"], *overlap["scope_b"]], *FIRST_SCOPES)
+    sides = [overlap[f"criterion_{side}"] + ", " + overlap[f"scope_{side}"] for side in ("a", "b")]
+    cells = overlap.assign(first=sides[0], second=sides[1]).rename(columns={"sparsity_a": "sparsity"})
+    keys = ["sparsity", "first", "second"]
+    means = cells.groupby(keys)[["jaccard", "jaccard_chance"]].mean().assign(pairs=cells.groupby(keys).size())
+    means = means.reset_index().assign(above=lambda frame: frame["jaccard"] - frame["jaccard_chance"])
+    mirrored = means[means["first"] != means["second"]].rename(columns={"first": "second", "second": "first"})
+    rows = rounded(pd.concat([means, mirrored], ignore_index=True))
+    there = set(rows["first"])
+    names = [name for criterion in criteria for scope in scopes if (name := f"{criterion}, {scope}") in there]
+    missing = "" if len(names) <= room else f", the first {room} of {len(names)} criteria and scopes"
+    pairs = sorted(zip(rows["first"].map(names.index), rows["second"].map(names.index), strict=True))
+    leading = list(dict.fromkeys(place for pair in pairs for place in pair))[:room]  # two of them are a pair
+    names = [names[place] for place in sorted(leading)]
+    rows = rows[rows["first"].isin(names) & rows["second"].isin(names)]
+    sparsity = _chooser(f"overlap_{view}", rows["sparsity"])
+    return View(
+        f"{model}, masks of one sparsity{missing}", alt.concat(_matrix(rows, names, sparsity)).add_params(sparsity)
+    )
+
+
+def _matrix(rows: pd.DataFrame, names: Sequence[str], sparsity: alt.Parameter) -> alt.LayerChart:
+    most = float(rows["above"].abs().max())
+    most = most if most > 0 else 1.0  # nothing to compare, or all at chance
+    base = (
+        alt.Chart(rows)
+        .transform_filter(f"datum.sparsity == {sparsity.name}")
+        .encode(
+            x=alt.X("second:N", sort=names, title=None, axis=alt.Axis(labelAngle=-40)),
+            y=alt.Y("first:N", sort=names, title=None),
+            tooltip=[
+                alt.Tooltip("first:N", title="mask"),
+                alt.Tooltip("second:N", title="other mask"),
+                alt.Tooltip("jaccard:Q", title="Jaccard index", format=".4f"),
+                alt.Tooltip("jaccard_chance:Q", title="by chance", format=".4f"),
+                alt.Tooltip("pairs:Q", title="pairs of masks"),
+            ],
+        )
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "above:Q",
+            title="Jaccard index minus chance",
+            scale=alt.Scale(domain=[-most, most], range="diverging", interpolate="rgb"),
+            legend=alt.Legend(format=".2f", gradientLength=180),
+        )
+    )
+    written = []
+    if len(names) <= MOST_WRITTEN:
+        written = [
+            base.mark_text(style=style).encode(text=alt.Text(f"{key}:Q", format=".2f"))
+            for key, style in (("jaccard", "upper"), ("jaccard_chance", "lower"))
+        ]
+    height = len(names) * (2.4 if written else 1) * CELL
+    return alt.layer(cells, *written).properties(width=min(1.6 * PANEL["width"], 4 * CELL * len(names)), height=height)
+
+
+def _chooser(name: str, sparsities: pd.Series) -> alt.Parameter:
+    """A list to choose a sparsity from; at first the one in the middle."""
+    values = sorted(float(value) for value in sparsities.unique())
+    bind = alt.binding_select(options=values, labels=[percent(value) for value in values], name="sparsity ")
+    return alt.param(name=name, value=values[len(values) // 2], bind=bind)

@@ -1,0 +1,56 @@
+"""Where a report comes from, and how to make it again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.runtime.provenance import provenance
+from ltpipe.training.record import LearningRecord
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a report comes from; nothing in it depends on when it was made.
+
+    Attributes:
+        commit: of the code that made the report, without what says that files differ from it; None if unknown.
+        changed: whether files differed from that commit.
+        config: the study as YAML: every key that results depend on; empty if it was not given.
+        lines: names and values of all else.
+    """
+
+    commit: str | None
+    changed: bool
+    config: str
+    lines: Mapping[str, str]
+
+
+def origin(dense: Sequence[Metrics], records: Sequence[LearningRecord], config: str = "") -> Origin:
+    """The origin of a report on dense models and trainings, made by this code.
+
+    Args:
+        dense: metrics of the dense models.
+        records: learning records of the trainings.
+        config: the study as YAML.
+    """
+    here = provenance({}, {})
+    packages = ", ".join(f"{name} {version}" for name, version in here["packages"].items() if version)
+    lines = {
+        "ltpipe": f"{here['ltpipe']}, commit {here['git_commit'] or 'unknown'}",
+        "Python": f"{here['python']}, {packages}",
+        "machine of the report": here["machine"],
+    }
+    for metrics in dense:
+        for what, fingerprint in metrics.provenance["inputs"].items():
+            lines[f"{what} of {metrics.model}, {metrics.data}"] = fingerprint
+    for study in sorted({record.study for record in records}):
+        of_study = [record for record in records if record.study == study]
+        alike = [set(record.inputs.items()) for record in of_study]
+        lines |= {f"{what} of {study}": hashed for what, hashed in sorted(set.intersection(*alike))}
+        seeds = sorted({record.replicate for record in of_study})
+        lines[f"trainings of {study}"] = f"{len(of_study)}, replicates (seeds) {', '.join(map(str, seeds))}"
+    measured = {commit for metrics in dense if (commit := metrics.provenance.get("git_commit"))}
+    if measured:
+        lines["commits that evaluated the dense models"] = ", ".join(sorted(measured))
+    commit, _, changes = (here["git_commit"] or "").partition("+")
+    return Origin(commit or None, bool(changes), config, lines)

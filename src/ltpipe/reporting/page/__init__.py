@@ -1,0 +1,113 @@
+"""The report as one self-contained HTML page."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+
+import pandas as pd
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.reporting.charts import Figure
+from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, percent, shown_columns, with_baselines
+from ltpipe.reporting.origin import Origin
+from ltpipe.reporting.sections import SHOWN, Section
+from ltpipe.reporting.theme import DARK, FONT, LIGHT, vega_config
+from ltpipe.reporting.verdicts import verdicts
+
+MEASURED_ON = (
+    "model", "data", "tokens", "sequences", "protocol", "precision", "device", "execution", "total", "parameters",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the page says.
+
+    Attributes:
+        tickets: one row a ticket; losses in nats/token, fractions as 0..1, memory in bytes, times in seconds.
+        curves: one row for all tickets that differ only in sparsity.
+        leading: sections that stand before the table of tickets.
+        sections: those that stand after it.
+        origin: what the report was made from and with.
+        studies: names of the studies that are trained.
+    """
+
+    tickets: pd.DataFrame
+    curves: pd.DataFrame
+    leading: Sequence[Section]
+    sections: Sequence[Section]
+    origin: Origin
+    studies: Sequence[str] = ()
+
+    @property
+    def figures(self) -> list[Figure]:
+        """In the order in which they stand."""
+        return [section.figure for section in (*self.leading, *self.sections) if section.figure]
+
+
+def render_page(content: Content) -> str:
+    """Render the report as one HTML page that asks for nothing else: equal content, equal text."""
+    environment = Environment(
+        loader=PackageLoader("ltpipe", "reporting/page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # {{ value | loss }} shows any loss as the table does.
+    environment.filters.update({column.key: column.show for column in COLUMNS}, percent=percent)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "ensure_ascii": False}
+    tickets = content.tickets
+    shown = best_tickets(tickets, SHOWN)
+    scripts = [library(), asset("page.js")] if content.figures else [asset("page.js")]
+    return environment.get_template("page.html").render(
+        names=[*sorted(tickets["model"].unique()), *content.studies],
+        verdicts=verdicts(tickets, content.curves),
+        winning=WINNING_RETENTION,
+        columns=shown_columns(tickets),
+        rows=with_baselines(shown).to_dict("records") if len(shown) else [],
+        shown=len(shown),
+        evaluated=len(tickets),
+        cell=cell,
+        missing=pd.isna,
+        measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),
+        leading=content.leading,
+        sections=content.sections,
+        origin=content.origin,
+        styles=asset("page.css"),
+        font=FONT,
+        light=LIGHT.variables,
+        dark=DARK.variables,
+        scripts=scripts,
+        hashes=[f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts],
+        data={
+            "looks": {"light": vega_config(LIGHT), "dark": vega_config(DARK)},
+            "views": {name: spec for figure in content.figures for name, spec in specs(figure).items()},
+        },
+    )
+
+
+def specs(figure: Figure) -> dict[str, dict[str, object]]:
+    """The specifications of a figure's views, by the names that the page calls them."""
+    return {f"{figure.name}-{number}": view.spec for number, view in enumerate(figure.views)}
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    return _inline(vl_convert.javascript_bundle())
+
+
+def asset(name: str) -> str:
+    """A file of this package that the page holds in itself."""
+    return _inline(files("ltpipe.reporting.page").joinpath(name).read_text(encoding="utf-8"))
+
+
+def _inline(code: str) -> str:
+    """Code that does not end the element it stands in; to JavaScript, an escaped slash is a slash."""
+    return code.replace("</script", "<\\/script")

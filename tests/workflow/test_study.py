@@ -1,0 +1,88 @@
+"""What a configuration asks for, and which figures that gives."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from checkouts import ROOT
+
+from ltpipe.workflow.config import check_config
+from ltpipe.workflow.figures import figures
+from ltpipe.workflow.study import as_asked
+
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+
+def checked(**changes):
+    base = {
+        "models": {"m": {"source": "hub:a/b"}},
+        "data": {"words": {"source": "hub:c/d"}},
+        "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
+        "threads": 2,
+    }
+    return check_config(deepcopy(base | changes), SCHEMA)
+
+
+def text(config):
+    return yaml.safe_dump(as_asked(config), sort_keys=False)
+
+
+def test_a_study_written_otherwise_or_run_elsewhere_asks_for_the_same():
+    grid = {"criteria": ["random", "magnitude"], "sparsities": [0.5, 0.25], "seeds": [1, 0]}
+    other = {"seeds": [0, 1], "criteria": ["magnitude", "random"], "sparsities": [0.250, 0.50]}
+    asked = text(checked(grid=grid))
+    assert text(checked(grid=other)) == asked
+    assert text(checked(grid=grid, threads="auto", evaluate={"device_memory": 3})) == asked
+    assert text(checked(grid=grid, evaluate={"num_sequences": 3})) != asked
+    assert text(checked(grid=grid | {"seeds": [0]})) != asked
+
+
+def test_what_was_asked_for_can_be_asked_again():
+    config = checked()
+    before = deepcopy(config)
+    again = check_config(yaml.safe_load(text(config)), SCHEMA)
+    assert config == before, "the configuration itself is left as it is"
+    assert text(again) == text(config)
+    assert again["evaluate"] == config["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("grid", "compared"),
+    [
+        ({"criteria": ["magnitude"], "sparsities": [0.2, 0.5]}, False),
+        ({"criteria": ["magnitude", "random"], "sparsities": [0.5], "scopes": ["layer"]}, True),
+        ({"criteria": ["magnitude"], "sparsities": [0.5], "scopes": ["layer", "global"]}, True),
+        ({"criteria": ["magnitude"], "sparsities": [0.4], "scopes": ["layer", "2of4"]}, False),
+        ({"criteria": ["random"], "sparsities": [0.5], "seeds": [0, 1]}, True),
+    ],
+)
+def test_masks_are_compared_where_two_of_one_sparsity_differ_in_one_respect(grid, compared):
+    names = [drawn.name for drawn in figures(checked(grid=grid))]
+    assert names == ["tradeoff", "critical", "layers", *["overlap"] * compared, "costs"]
+
+
+def test_studies_have_the_figures_of_what_they_train(tmp_path: Path):
+    (tmp_path / "digits.csv").write_text("1,2")
+    study = {
+        "task": {
+            "kind": "images",
+            "model": "lenet-300-100",
+            "source": str(tmp_path / "digits.csv"),
+            "validation": 1,
+            "test": 1,
+        },
+        "train": {"optimizer": "adam", "learning_rate": 0.01, "iterations": 20, "batch_size": 10},
+        "levels": 1,
+    }
+    alone = check_config({"imp": {"small": deepcopy(study)}}, SCHEMA)
+    assert [drawn.name for drawn in figures(alone)] == ["levels", "costs"]
+    more = study | {"branches": {"order": 1}, "early_bird": {"sparsities": [0.5], "every": 5}}
+    watched = check_config({"imp": {"small": more}}, SCHEMA)
+    assert [drawn.name for drawn in figures(watched)] == ["levels", "connectivity", "early_birds", "costs"]
+
+
+def test_every_figure_has_a_caption_for_the_report_of_snakemake():
+    grid = {"criteria": ["magnitude", "random"], "sparsities": [0.5]}
+    for drawn in figures(checked(grid=grid)):
+        assert (ROOT / f"workflow/report/{drawn.name}.rst").read_text().strip()
