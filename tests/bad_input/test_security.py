@@ -71,7 +71,7 @@ def test_no_code_runs_what_it_reads():
 
 
 def test_modules_are_imported_by_name_in_few_places_only():
-    """Tasks, criteria, allocations and kinds of sources of our own folders, the lazy API, and `trainer_fn`, which a user writes to be run."""
+    """Tasks, criteria, allocations and sources of our own folders, the lazy API, and the `trainer_fn` of a user."""
     found = {
         path.relative_to(ROOT).as_posix() for path in SOURCES for name, _ in calls(path) if "import_module" in name
     }
