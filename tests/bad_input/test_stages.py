@@ -74,6 +74,7 @@ def test_internal_error_keeps_its_traceback():
     assert "error: " not in [line[:7] for line in ended.err.splitlines()]
 
 
+@pytest.mark.slow
 def test_help_of_every_script():
     """In real processes: the scripts start as files, and name all that they take."""
     helped = processes([[path, "--help"] for path in SCRIPTS.values()])

@@ -195,6 +195,7 @@ def test_number_of_likeliest_tokens_changed(finished: Path, configure: Callable,
     assert reruns(finished) == EVALUATIONS
 
 
+@pytest.mark.slow
 def test_perturbations_added(finished: Path, configure: Callable):
     """Rounding has no seed; noise has one job for each."""
     configure(robustness={"perturbations": ["int4", "noise-0.1"], "seeds": [5, 6]})

@@ -264,6 +264,7 @@ def quality_within_a_twentieth(accelerator, evaluate) -> None:
     assert WEIGHTS + meter.peak <= 1.05 * WEIGHTS
 
 
+@pytest.mark.slow
 def test_compute_lottery_ticket_quality_memory(accelerator):
     quality_within_a_twentieth(
         accelerator, lambda model, mask, batch: ltpipe.compute_lottery_ticket_quality(model, mask, [batch], 3.0)
@@ -299,6 +300,7 @@ def every_iteration_alike(accelerator, monkeypatch, create) -> None:
     assert len(set(within)) == 1, "every iteration takes the same"
 
 
+@pytest.mark.slow
 def test_ten_imp_iterations_take_the_same_memory(accelerator, monkeypatch):
     create = iterative.create_magnitude_mask
     every_iteration_alike(accelerator, monkeypatch, create)

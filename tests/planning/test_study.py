@@ -88,6 +88,7 @@ def test_qwen_7b_fits_3_gib(text):
     assert stage.sizes.super_batch == 64
 
 
+@pytest.mark.slow
 def test_a_70b_fits_12_gib_at_16_x_2048_tokens(text):
     stage = planned("meta-llama/Meta-Llama-3-70B", text, 16, 2048, 12)
     assert not stage.problem
