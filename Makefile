@@ -41,7 +41,7 @@ plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk, and write
 
 .PHONY: test
 test: $(TEST_STAMP) ## run the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(TEST_STAMP) ## run the slow suites: the default model through the pipeline, and whole sweeps that are compared

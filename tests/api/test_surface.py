@@ -76,6 +76,7 @@ print(digest, ltpipe.compute_lottery_ticket_quality(model, mask, data))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_bits():
     assert run(PROGRAM, PYTHONHASHSEED="1") == run(PROGRAM, PYTHONHASHSEED="2") != ""
 

@@ -120,7 +120,19 @@ def shells(path: Path) -> list[tuple[str, str]]:
     return [found for block in blocks for found in re.findall(r"(\S*?)\{([a-z][^{}]*)\}", "".join(block))]
 
 
-FREE = {"source", "tokenizer", "files", "field", "separator", "include", "exclude", "device", "options", "study"}
+FREE = {
+    "config",
+    "source",
+    "tokenizer",
+    "files",
+    "field",
+    "separator",
+    "include",
+    "exclude",
+    "device",
+    "options",
+    "study",
+}
 """Params that hold text of a user's that the schema does not restrict to letters, digits, '.', '_' and '-'."""
 PLAIN = {"log", "script", "input", "output", "wildcards", "resources", "rules"}
 

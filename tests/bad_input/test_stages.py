@@ -95,6 +95,7 @@ def flags_of(main):
     return [f"--{name.replace('_', '-')}" for name in names]
 
 
+@pytest.mark.slow
 def test_real_processes_say_the_same(study, tmp_path):
     """`stage.run` in this process is no other than the one of the command line."""
     names = ("evaluate-truncated", "mask-of-twin", "sparsity-1.5", "ticket-half-ticket", "missing-tensor", "no-text")

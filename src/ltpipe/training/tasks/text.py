@@ -223,7 +223,10 @@ def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
 def _read_config(folder: Path, key: str) -> "PretrainedConfig":
     from transformers import AutoConfig
 
-    checked(folder, CONFIG)
+    try:
+        checked(folder, CONFIG)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged configuration raises anything
