@@ -23,8 +23,8 @@ from ltpipe.planning.study import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scorefile import score_writer
-from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.files import sha256_of, write_record
 from ltpipe.runtime.frames import frame, write_csv, write_parquet
 from ltpipe.runtime.simulation import Peak
 from ltpipe.training.connectivity import Connectivity, Line
@@ -118,6 +118,18 @@ def test_tables(kind, tmp_path):
         assert "tiny" in described.facts.get("model", ()) or "tiny" in described.facts["study"]
 
 
+def test_damage_is_seen(tmp_path):
+    write_record(tmp_path / "plan", {"fits": True, "stages": [{}]})
+    write_csv(frame([{"study": "tiny"}], TABLES["findings"]), tmp_path / "findings.csv")
+    text = (tmp_path / "findings.csv").read_text()
+    (tmp_path / "findings.csv").write_text(text.replace("tiny", "tinz"))
+    for name, words in (("plan", "damaged plan"), ("findings.csv", "damaged, does not match findings.csv.sha256")):
+        with pytest.raises(DamagedFileError, match=words):
+            describe(tmp_path / name)
+    (tmp_path / "findings.csv.sha256").unlink()
+    assert describe(tmp_path / "findings.csv").facts["study"] == ["tinz"]
+
+
 def test_a_mask_tensor_by_tensor_and_on_its_model(place, canonical_folder):
     described = describe(place / "m")
     mask = read_mask(place / "m")
@@ -152,7 +164,7 @@ def test_what_a_mask_alone_tells(tmp_path):
         (bytes(range(256)), "no artefact of ltpipe"),
         (b"PAR1 is not enough", "no artefact of ltpipe"),
         (b'{"format": 4, "performance_retention": 1}', "without checksum"),
-        (b'{"fits": true, "stages": [{}]}', "damaged plan"),
+        (b'{"fits": true, "stages": [{}]}', "without checksum"),
     ],
 )
 def test_strangers_are_refused_in_one_line(content, words, tmp_path):

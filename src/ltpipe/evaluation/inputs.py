@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import checked
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.masks import Mask, check_fits, read_mask
-from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
 
 
@@ -38,16 +37,12 @@ def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
     Raises:
         UserError: they were made with another tokenizer.
     """
-    data = TokenSequences.read(path)
-    if data.tokenizer != sha256_of(checked(folder, TOKENIZER)):
+    data, manifest = TokenSequences.read(path), Manifest.read(folder / MANIFEST)
+    if data.tokenizer != manifest.files.get(TOKENIZER):
         raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
-    embedded = [
-        each.shape[0] for each in Manifest.read(folder / MANIFEST).tensors.values() if "Embedding" in each.module
-    ]
+    embedded = [entry.shape[0] for entry in manifest.tensors.values() if "Embedding" in entry.module]
     if embedded and data.input_ids.size and (largest := int(data.input_ids.max())) >= max(embedded):
-        raise DamagedFileError(
-            f"{path}: holds token {largest}, the model has embeddings for {max(embedded)}; make it again"
-        )
+        raise DamagedFileError(f"{path}: holds token {largest}, the model has embeddings for {max(embedded)}; {MEND}")
     return data, sha256_of(path)
 
 

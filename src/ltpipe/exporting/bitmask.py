@@ -6,15 +6,16 @@ from typing import Any
 
 import torch
 
+from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.contents import STORED_NAMES
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorFile, tensor_writer
+from ltpipe.checkpoints.tensorfile import tensor_writer
 from ltpipe.exporting.checkpoint import HubNames, as_arrays, masked_parts
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin, widest_first
-from ltpipe.pruning.masks import read_mask
+from ltpipe.pruning.masks import check_fits, read_mask
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_folder, read_json, write_json
+from ltpipe.runtime.files import atomic_folder, write_json
 from ltpipe.runtime.progress import track
 
 _WEIGHT = ".weight"
@@ -36,8 +37,8 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
     """
     compressed = _compressor()
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
-    mask.check_made_for(manifest.fingerprint, mask_path)
-    weights, names = TensorFile(folder / WEIGHTS), HubNames(folder)
+    check_fits(mask, manifest, mask_path)
+    weights, names = open_weights(folder), HubNames(folder)
     dense: list[str] = []
 
     def contents(name: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -63,7 +64,7 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
                     nbytes += tensor.nbytes
                     write(part, as_arrays(tensor))
         sparsity = 1 - mask.total_kept / mask.total if mask.total else 0.0
-        write_json(place / CONFIG, {**read_json(folder / CONFIG), **_compression(sparsity, ignored)})
+        write_json(place / CONFIG, {**read_config(folder), **_compression(sparsity, ignored)})
         copy_tokenizer(folder, place)
     parameters = (manifest.parameters, manifest.parameters)
     return Exported(output, parameters, (manifest.nbytes, nbytes), "smaller on disk; dense again when it is loaded")

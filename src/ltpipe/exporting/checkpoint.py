@@ -14,7 +14,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TORCH_NAMES, TensorFile, tensor_writer
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.exporting.masked import masked_array, masked_blocks
-from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.masks import Mask, check_fits, read_mask
 from ltpipe.runtime.files import atomic_folder, write_json
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import build_skeleton
@@ -50,7 +50,7 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
         UserError: the mask is of another model, or the folder holds something. Nothing is written then.
     """
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
-    mask.check_made_for(manifest.fingerprint, mask_path)
+    check_fits(mask, manifest, mask_path)
     weights, names = open_weights(folder), HubNames(folder)
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))

@@ -10,7 +10,7 @@ from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
 from ltpipe.exporting.folder import Exported, origin, widest_first
-from ltpipe.pruning.masks import Mask, read_mask, unpack
+from ltpipe.pruning.masks import Mask, check_fits, read_mask, unpack
 
 _BLOCK = 1 << 22
 _ONE = {"BF16": 0x3F80}
@@ -32,7 +32,7 @@ def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
         UserError: the mask is of another model.
     """
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
-    mask.check_made_for(manifest.fingerprint, mask_path)
+    check_fits(mask, manifest, mask_path)
     weights = open_weights(folder)
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]

@@ -8,8 +8,8 @@ from typing import Any
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.inspection.description import Description, Listing, describe_file
-from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import read_json
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
+from ltpipe.runtime.files import read_json, read_record
 
 
 def describe_json(path: Path) -> Description:
@@ -97,7 +97,7 @@ def _record(path: Path, found: Any, left_out: tuple[str, ...], *listings: Listin
 
 
 def _plan(path: Path) -> Description:
-    content = read_json(path)
+    content = read_record(path)
     try:
         rows = [
             {key: stage[key] for key in ("stage", "model", "data", "jobs", "host", "disk", "problem")}
@@ -105,7 +105,7 @@ def _plan(path: Path) -> Description:
             for stage in content["stages"]
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedFileError(f"{path}: damaged plan ({type(error).__name__}: {error}); make it again") from None
+        raise DamagedFileError(f"{path}: damaged plan ({type(error).__name__}: {error}); {MEND}") from None
     return describe_file(path, "plan", {"fits": content["fits"]}, Listing.of("stages, bytes", rows))
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
 from ltpipe.analysis.validation import Verdict, head_size, validate, validate_alone
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST
+from ltpipe.checkpoints.canonical import read_config
+from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.exporting.plain import read_plain
 from ltpipe.inspection.description import Description, Listing, describe_file
 from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.runtime.files import read_json
 
 
 def read_any_mask(path: Path) -> Mask:
@@ -85,8 +85,7 @@ def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
         return _verdict(verdict) | {
             "looked at": "the mask alone; --checkpoint FOLDER looks for dead rows and heads too"
         }
-    config = read_json(checkpoint / CONFIG)
-    verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), head_size(config))
+    verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), head_size(read_config(checkpoint)))
     facts = _verdict(verdict)
     if (found := verdict.structure) is not None:
         facts |= {"dead rows": found.dead_rows, "rows": found.rows, "dead heads": found.dead_heads}

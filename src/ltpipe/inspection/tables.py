@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from ltpipe.analysis import validation_table
 from ltpipe.analysis.overlap_tables import LAYERS, OVERLAP
-from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.inspection.description import Description, describe_file
-from ltpipe.reporting import robustness, simulations, tables, trainings
+from ltpipe.reporting import costs, robustness, simulations, tables, trainings
 from ltpipe.reporting.findings import FINDINGS
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import check_digest, digest_file
 
 TABLES: Mapping[str, Mapping[str, str]] = {
     "tickets": tables.COLUMNS,
@@ -16,7 +17,9 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "curves over sparsity": tables.CURVES,
     "overlap of masks": OVERLAP,
     "overlap of masks by tensor": LAYERS,
-    "validation of masks": VALIDATION,
+    "validation of masks": validation_table.VALIDATION,
+    "what the tensors of masks keep": validation_table.LAYERS,
+    "time and memory": costs.COLUMNS,
     "robustness": robustness.COLUMNS,
     "simulated iterations": simulations.COLUMNS,
     "trainings": trainings.TRAININGS,
@@ -34,9 +37,12 @@ def describe_table(path: Path, parquet: bool) -> Description:
 
     Raises:
         UserError: it is none of ours, or cannot be read.
+        DamagedFileError: it does not match the checksum beside it.
     """
     import pandas as pd
 
+    if digest_file(path).is_file():  # a table that was sent without it is looked at as it is
+        check_digest(path)
     try:
         table = pd.read_parquet(path) if parquet else pd.read_csv(path)
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors are ValueErrors

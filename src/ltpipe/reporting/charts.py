@@ -180,12 +180,35 @@ class Axes:
             chosen,
         )
 
-    def choosing(self, points: alt.Chart, number: int) -> alt.Chart:
-        """The points of a panel; those of the first are bound to the legends, and all other panels follow.
+    def points(
+        self, base: alt.Chart, number: int, key: str, form: str, y: dict[str, Any], tooltip: Sequence[Any]
+    ) -> alt.Chart:
+        """The points of a panel, each with its interval among the tooltips.
 
-        A selection is bound only if its layer makes the legend: points have to be the first layer of their panel.
+        A selection is bound to the legends only if its layer makes them: points have to be the first layer of their
+        panel. Those of the first panel are bound, and all other panels follow.
+
+        Args:
+            base: chart with the horizontal axis.
+            number: of the panel.
+            key: column, with bounds in `_low` and `_high`.
+            form: of numbers in tooltips.
+            y: vertical axis.
+            tooltip: what else is said of a point.
         """
-        return points if number else points.add_params(*self.chosen)
+        low, high = (f"datum.{key}_{bound}" for bound in ("low", "high"))
+        interval = f"isValid({low}) ? format({low}, '{form}') + ' to ' + format({high}, '{form}') : '–'"
+        drawn = (
+            base.transform_calculate(interval=interval)
+            .mark_point(filled=True, size=42, style="halo")
+            .encode(
+                y=alt.Y(f"{key}:Q", **y),
+                shape=self.shape,
+                opacity=self.faded(1),
+                tooltip=[*tooltip, alt.Tooltip("interval:N", title="95% interval")],
+            )
+        )
+        return drawn if number else drawn.add_params(*self.chosen)
 
     def faded(self, opacity: float) -> Any:
         """An opacity, and hardly any where the legend has chosen others."""

@@ -159,8 +159,6 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     base = alt.Chart().encode(
         x=alt.X("sparsity:Q", title=SPARSITY, axis=alt.Axis(format="~%", tickCount=6)), color=axes.colour
     )
-    low, high = f"datum.{key}_low", f"datum.{key}_high"
-    interval = f"isValid({low}) ? format({low}, '{measure.form}') + ' to ' + format({high}, '{measure.form}') : '–'"
     note = "above" if measure.positive else "below"  # the side on which tickets are worse
     layers = [
         *(level(value, "dense model", note=note) for value in sorted(rows[measure.dense].dropna().unique())),
@@ -176,24 +174,14 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     line = base.mark_line(aria=False).encode(
         y=alt.Y(f"mean({key}):Q", **y_axis), strokeDash=axes.dash, opacity=axes.faded(1)
     )
-    points = (
-        base.transform_calculate(interval=interval)
-        .mark_point(filled=True, size=42, style="halo")
-        .encode(
-            y=alt.Y(f"{key}:Q", **y_axis),
-            shape=axes.shape,
-            opacity=axes.faded(1),
-            tooltip=[
-                "criterion:N",
-                "scope:N",
-                "seed:N",
-                alt.Tooltip("sparsity:Q", format="~%"),
-                alt.Tooltip(f"{key}:Q", title=f"{measure.title.lower()} ({measure.unit})", format=measure.form),
-                alt.Tooltip("interval:N", title="95% interval"),
-            ],
-        )
-    )
-    points = axes.choosing(points, MEASURES.index(measure))
+    tooltip = [
+        "criterion:N",
+        "scope:N",
+        "seed:N",
+        alt.Tooltip("sparsity:Q", format="~%"),
+        alt.Tooltip(f"{key}:Q", title=f"{measure.title.lower()} ({measure.unit})", format=measure.form),
+    ]
+    points = axes.points(base, MEASURES.index(measure), key, measure.form, y_axis, tooltip)
     return alt.layer(
         points, *(part for parts in layers for part in parts), *known(bars, rows[f"{key}_low"]), line
     ).properties(title=measure.title, **PANEL)

@@ -171,32 +171,21 @@ def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str
     y = {"title": unit, "axis": alt.Axis(format=axis, tickCount=5), "scale": alt.Scale(zero=False)}
     dense = alt.Chart().transform_filter("datum.dense")
     base = alt.Chart().encode(x=x, color=axes.colour)
-    interval = f"isValid(datum.{low}) ? format(datum.{low}, '{form}') + ' to ' + format(datum.{high}, '{form}') : '–'"
     band = base.mark_area(aria=False).encode(
         y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", detail="mask:N", opacity=axes.faded(BAND)
     )
     bars = base.mark_rule(aria=False).encode(y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", opacity=axes.faded(2.5 * BAND))
     line = base.mark_line(aria=False).encode(y=alt.Y(f"{key}:Q", **y), strokeDash=axes.dash, opacity=axes.faded(1))
-    points = (
-        base.transform_calculate(interval=interval)
-        .mark_point(filled=True, size=42, style="halo")
-        .encode(
-            y=alt.Y(f"{key}:Q", **y),
-            shape=axes.shape,
-            opacity=axes.faded(1),
-            tooltip=[
-                "branch:N",
-                "mask:N",
-                "level:O",
-                alt.Tooltip("weights_remaining:Q", title="weights remaining", format=".1%"),
-                alt.Tooltip(f"{key}:Q", title=f"mean {unit}", format=form),
-                alt.Tooltip("interval:N", title="95% interval"),
-                "replicates:Q",
-            ],
-        )
-    )
+    tooltip = [
+        "branch:N",
+        "mask:N",
+        "level:O",
+        "replicates:Q",
+        alt.Tooltip("weights_remaining:Q", title="weights remaining", format=".1%"),
+        alt.Tooltip(f"{key}:Q", title=f"mean {unit}", format=form),
+    ]
     layers = [
-        axes.choosing(points, number),
+        axes.points(base, number, key, form, y, tooltip),
         *known(
             dense.mark_rect(style="dense-band").encode(y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q"),
             rows[rows["dense"]][low],

@@ -71,6 +71,13 @@ def read_parquet(path: Path, columns: Mapping[str, str], what: str, stage: str) 
     return table
 
 
+def check_digest(path: Path) -> None:
+    """Raise DamagedFileError unless a table is what the SHA-256 beside it was computed of."""
+    beside = digest_file(path)
+    if beside.read_bytes() != _sum(path, sha256_of(path)):
+        raise DamagedFileError(f"{path}: damaged, does not match {beside.name}; {MEND}")
+
+
 def _write(path: Path, content: bytes) -> None:
     with atomic_write(digest_file(path)) as file:
         file.write(_sum(path, hashlib.sha256(content).hexdigest()))
@@ -86,8 +93,7 @@ def _check(path: Path, what: str, stage: str) -> None:
     beside = digest_file(path)
     if not beside.is_file():
         raise DamagedFileError(f"{path}: not {what} ({beside.name} is not beside it); {MEND}")
-    if beside.read_bytes() != _sum(path, sha256_of(path)):
-        raise DamagedFileError(f"{path}: damaged, does not match {beside.name}; {MEND}")
+    check_digest(path)
 
 
 def _sum(path: Path, digest: str) -> bytes:

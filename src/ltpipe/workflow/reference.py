@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ltpipe.runtime import stage
 from ltpipe.runtime.files import atomic_write
+from ltpipe.workflow.configfile import read_config
 
 Schema = dict[str, Any]
 
@@ -120,7 +119,7 @@ def main(*, output: Path, schema: Path = Path("workflow/schemas/config.schema.ya
         schema: of the configuration.
     """
     with atomic_write(output) as file:
-        file.write(reference(yaml.safe_load(schema.read_text(encoding="utf-8"))).encode())
+        file.write(reference(read_config(schema)).encode())
 
 
 if __name__ == "__main__":
