@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -49,23 +51,23 @@ def test_threads_are_those_asked_for_and_put_back():
     assert torch.get_num_threads() == before
 
 
-@pytest.fixture
+@contextmanager
 def fresh_accelerator():
-    """Accelerate keeps one precision a process."""
-    from accelerate.state import AcceleratorState
+    """Accelerate keeps one precision a process; those of the other tests have theirs again afterwards."""
+    from accelerate.state import AcceleratorState, PartialState
 
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
+    with (
+        mock.patch.dict(AcceleratorState._shared_state, clear=True),
+        mock.patch.dict(PartialState._shared_state, clear=True),
+    ):
+        yield
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_bfloat16_computes_and_float32_keeps():
-    mixed = run(Computing("cpu", "bf16"))
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(True)
-    plain = run(Computing("cpu"))
+    with fresh_accelerator():
+        mixed = run(Computing("cpu", "bf16"))
+    with fresh_accelerator():
+        plain = run(Computing("cpu"))
     assert_masked_and_close(mixed, plain, 0.05)
     assert any(not torch.equal(mixed.weights[name], plain.weights[name]) for name in plain.weights)
 
