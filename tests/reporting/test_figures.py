@@ -214,6 +214,14 @@ def test_costs_have_a_panel_of_memory_only_where_someone_planned_it():
     assert len(costs_figure(costs[costs["stage"] == "training"]).views[0].spec["concat"]) == 1
 
 
+def test_costs_name_the_model_at_each_bar_only_where_there_are_several():
+    costs = tables()["costs"]
+    assert rows(costs_figure(costs))["name"].tolist() == ["ticket evaluation, org/small on wiki", "training, lenet"]
+    alone = costs_figure(costs[costs["model"] == "org/small"])
+    assert rows(alone)["name"].tolist() == ["ticket evaluation"]
+    assert alone.views[0].title == "All stages, org/small on wiki"
+
+
 def test_a_large_figure_stands_as_an_image_of_dots_on_the_page(monkeypatch):
     figure = FIGURES["critical"]()
     assert figure.image.startswith("data:image/svg+xml;base64,")

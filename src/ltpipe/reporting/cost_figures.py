@@ -17,10 +17,14 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
     """
     title = "All stages" if len(costs) <= ROWS else f"The first {ROWS} of {len(costs):,}, by stage"
     costs = costs.head(ROWS)
-    names = [
-        f"{stage}, {model}" + ("" if pd.isna(data) else f" on {data}")
-        for stage, model, data in zip(costs["stage"], costs["model"], costs["data"], strict=True)
+    places = [
+        model if pd.isna(data) else f"{model} on {data}"
+        for model, data in zip(costs["model"], costs["data"], strict=True)
     ]
+    if len(set(places)) == 1:  # said once, it leaves the bars more room
+        title, names = f"{title}, {places[0]}", costs["stage"]
+    else:
+        names = [f"{stage}, {place}" for stage, place in zip(costs["stage"], places, strict=True)]
     rows = rounded(
         costs[["runs", "seconds", "median_seconds", "longest_seconds"]].assign(
             name=names,
@@ -33,7 +37,10 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
     panels = [_time(base).properties(title="Time", **size)]
     memory = ""
     if rows["planned"].notna().any():
-        memory = " Below: the largest peak of memory of all its runs, bars measured, ticks planned before the run."
+        memory = (
+            " Below: the largest peak of memory of all its runs, bars measured, ticks planned before the run, for "
+            "tensors alone."
+        )
         panels.append(_memory(base).properties(title="Memory", **size))
     return Figure(
         "costs",

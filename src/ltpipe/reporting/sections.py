@@ -172,8 +172,8 @@ def costs_section(costs: pd.DataFrame, figure: Figure | None) -> Section:
     return section(
         "Time and memory",
         "Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the CPU "
-        "by how much private memory grew. Only evaluations and trainings record what they took in their artefacts; "
-        "other stages have it in their logs.",
+        "by how much private memory grew, with what allocator and libraries add to the tensors that were planned. "
+        "Only evaluations and trainings record what they took in their artefacts; other stages have it in their logs.",
         costs,
         {
             "stage": word("stage"),
