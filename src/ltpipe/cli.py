@@ -13,16 +13,7 @@ from ltpipe.runtime.errors import UserError
 
 _ABOUT = """Looks at what ltpipe's pipeline has written, plans what it will need, and takes tickets elsewhere.
 
-The pipeline itself is run with snakemake (or make run); see README.md. Each command has a --help of its own.
-
-Examples:
-  ltpipe check --config my.yaml
-  ltpipe plan --config my.yaml --device-memory 24
-  ltpipe inspect results/masks/m/magnitude/global/seed-none/0.5.safetensors
-  ltpipe inspect results/tickets/m/text/magnitude/global/seed-none/0.5.json --json
-  ltpipe compare one.safetensors other.safetensors
-  ltpipe export mask.safetensors --checkpoint results/checkpoints/m --output ticket
-  ltpipe import theirs.safetensors --checkpoint results/checkpoints/m --output mask.safetensors
+The pipeline itself is run with snakemake (or make run); see README.md. ltpipe COMMAND --help has a command's options.
 
 Exit codes: 0 done; 1 an input is wrong (one line on standard error says which, and what to do); 2 wrong usage, or
 a plan that does not fit; 70 an error of ltpipe (a traceback); 143 ended by SIGTERM.
@@ -41,6 +32,9 @@ def plan(
 
     Prints, for each stage and model, the peaks of device and main memory, the disk space, and the batch sizes that
     fit. Ends with status 2 if something does not fit.
+
+    For example:
+      ltpipe plan --config my.yaml --device-memory 24
 
     Args:
         config: of the study.
@@ -82,6 +76,9 @@ def check(
     Snakemake reads a `--configfile` before it reads ltpipe: it takes the last of two equal keys, and evaluates a file
     that asks for it as Python. This command does neither.
 
+    For example:
+      ltpipe check --config my.yaml
+
     Args:
         config: of the study.
         schema: of the configuration, in ltpipe's checkout.
@@ -98,6 +95,10 @@ def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: 
     Masks (also of bool tensors), metrics, checkpoints, histograms, scores, token sequences, likeliest tokens, trained
     states, tasks, records, plans, simulations, tables, exported tickets.
 
+    For example:
+      ltpipe inspect results/masks/m/magnitude/global/seed-none/0.5.safetensors
+      ltpipe inspect results/tickets/m/text/magnitude/global/seed-none/0.5.json --json
+
     Args:
         file: file, or checkpoint folder.
         checkpoint: canonical folder of a mask's model, to judge the mask on: dead rows, heads and blocks.
@@ -113,6 +114,9 @@ def compare(a: Positional[Path], b: Positional[Path], /, *, json: bool = False) 
 
     Jaccard index (kept by both / kept by any) and Hamming distance (share of weights that one of them keeps), each
     with what two random masks of these densities have.
+
+    For example:
+      ltpipe compare one.safetensors other.safetensors
 
     Args:
         a: mask of ours, or safetensors file of bool tensors.
@@ -134,10 +138,14 @@ def export(
 ) -> None:
     """Write a ticket in a format that other tools read. Sizes before and after are said.
 
-    hf: Hugging Face checkpoint with zeros, for plain from_pretrained and lm-evaluation-harness; it does not shrink.
-    bool: the mask alone, bool tensors. torch-prune: state dict with weight_orig and weight_mask.
-    compressed-tensors: sparse-bitmask checkpoint (needs that library). smaller: physically smaller checkpoint, for
-    masks of scope heads, channels or blocks. docs/export.md shows how each is read.
+    - hf: Hugging Face checkpoint with zeros, for plain from_pretrained and lm-evaluation-harness; it does not shrink.
+    - bool: the mask alone, bool tensors.
+    - torch-prune: state dict with weight_orig and weight_mask.
+    - compressed-tensors: sparse-bitmask checkpoint (needs that library).
+    - smaller: physically smaller checkpoint, for masks of scope heads, channels or blocks.
+
+    docs/export.md shows how each is read. For example:
+      ltpipe export mask.safetensors --checkpoint results/checkpoints/m --output ticket
 
     Args:
         mask: mask file.
@@ -154,6 +162,9 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
     """Make a mask of ours from a safetensors file of bool tensors, True where a weight is kept.
 
     Names and shapes are checked against the checkpoint. Weight matrices without a mask are named; they stay dense.
+
+    For example:
+      ltpipe import theirs.safetensors --checkpoint results/checkpoints/m --output mask.safetensors
 
     Args:
         file: bool tensors by parameter name.
