@@ -53,11 +53,11 @@ test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with much
 
 .PHONY: test-faults
 test-faults: $(TEST_STAMP) ## kill, fill disks and disturb whole runs, and print the table of docs/faults.md (root for all of it)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n 2 -m faults
 
 .PHONY: test-slurm
 test-slurm: $(CLUSTER_STAMP) ## run a sweep on a real SLURM, started and stopped here (root, Debian; about 15 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/cluster
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -m slurm tests/cluster
 
 .PHONY: test-peers
 test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-tensors and lm-eval, installed aside: transformers would load them in every stage
