@@ -248,7 +248,10 @@ def test_levels_have_the_means_and_intervals_of_the_table():
     x = legend["x"]
     assert (x["scale"]["type"], x["scale"]["reverse"]) == ("log", True)
     assert drawn[drawn["dense"]]["level"].tolist() == [0]
-    assert len(marks(figure, "area")) == 2 * 5  # panels; branches with donors apart
+    # The dense model's line and band stand at its value, all others near their weights remaining, none on another.
+    assert len(set(drawn["beside"])) == len(drawn)
+    assert (np.log(drawn["beside"] / drawn["weights_remaining"]).abs() < 0.13 * np.log(1.25)).all()
+    assert drawn.sort_values("beside")["level"].is_monotonic_decreasing
 
 
 def test_a_single_replicate_has_no_band_and_kinds_keep_their_colours():

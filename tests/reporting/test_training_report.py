@@ -87,17 +87,17 @@ def test_a_report_of_studies_alone(report):
     assert len(pd.read_csv(report / "tickets.csv")) == 0
 
 
-def test_the_page_shows_findings_first_and_nothing_empty(report):
+def test_the_page_shows_the_verdict_first_and_nothing_empty(report):
     html = (report / "index.html").read_text()
     headings = re.findall(r"<h2[^>]*>(.*?)</h2>", html.split("<script")[0])
     assert headings == [
-        "Findings", "Levels of iterative magnitude pruning", "Linear mode connectivity", "Early-bird tickets",
-        "Time and memory", "Provenance",
+        "Verdict", "Findings", "Levels of iterative magnitude pruning", "Linear mode connectivity",
+        "Early-bird tickets", "Time and memory", "Provenance",
     ]  # fmt: skip
     assert html.count('<img class="still"') == html.count("data:image/svg+xml;base64,") == len(FIGURES)
     assert re.findall(r'data-view="(.*?)"', html) == [f"{name}-0" for name in FIGURES]
     assert "<h1>Lottery tickets of lenet</h1>" in html
-    for absent in ('class="verdict', "There are no tickets", "All tickets", "one shot"):
+    for absent in ("performance_retention", "There are no tickets", "All tickets", "one shot"):
         assert absent not in html
     assert "task of lenet" in html
     assert "mask of lenet" not in html  # not one for all trainings
@@ -117,6 +117,14 @@ def test_records_alone_give_no_lines_and_no_birds(files, tmp_path):
     assert {path.stem for path in tmp_path.glob("*.png")} == {"levels", "costs"}
     assert (tmp_path / "early_birds.csv").read_text().count("\n") == 1
     assert "Linear mode" not in (tmp_path / "index.html").read_text()
+
+
+def test_pictures_of_another_study_go(files, tmp_path):
+    write_report(files, tmp_path)
+    (tmp_path / "mine.png").touch()
+    write_report(replace(files, connectivities=(), early_birds=()), tmp_path)
+    assert {path.stem for path in tmp_path.glob("*.svg")} == {"levels", "costs"}
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"levels", "costs", "mine"}
 
 
 def test_reading_records_and_lines_needs_no_torch():

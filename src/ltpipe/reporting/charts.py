@@ -88,9 +88,10 @@ class Figure:
 
     def save(self, folder: Path) -> None:
         """Write it as SVG and as PNG; equal figures, equal bytes."""
-        with atomic_write(folder / f"{self.name}.svg") as file:
+        svg, png = picture_files(folder, self.name)
+        with atomic_write(svg) as file:
             file.write(self.svg.encode())
-        with atomic_write(folder / f"{self.name}.png") as file:
+        with atomic_write(png) as file:
             file.write(self.png)
 
     @property
@@ -108,6 +109,11 @@ class Figure:
             "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")},
             "config": config,
         }
+
+
+def picture_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """The files of a figure: SVG and PNG."""
+    return folder / f"{name}.svg", folder / f"{name}.png"
 
 
 def _numbered(svg: str) -> str:

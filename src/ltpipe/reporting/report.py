@@ -1,6 +1,6 @@
 """The report stage: tables, figures and page from the tables of models and the records of trainings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics
+from ltpipe.reporting.charts import Figure, picture_files
 from ltpipe.reporting.cost_figures import costs_figure
 from ltpipe.reporting.costs import all_costs, training_costs
 from ltpipe.reporting.figures import critical_figure, tradeoff_figure
@@ -20,6 +21,7 @@ from ltpipe.reporting.one_shot import TABLES
 from ltpipe.reporting.origin import Origin, origin
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.sections import costs_section, pictured, sections, shown
+from ltpipe.reporting.study_verdicts import study_verdicts
 from ltpipe.reporting.tables import gathered
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.training_sections import training_sections
@@ -31,7 +33,7 @@ from ltpipe.reporting.trainings import (
     trainings_table,
 )
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.files import atomic_write, remove
 from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
@@ -39,17 +41,17 @@ from ltpipe.training.record import LearningRecord
 CSV_ONLY = ("simulations", "overlap", "validation")
 ONE_SHOT = ("comparisons", "curves", "overlap", "validation", "robustness", "simulations")
 PARQUET_ONLY = ("layers",)
-FIGURES = {
-    "tickets": tradeoff_figure,
-    "curves": critical_figure,
-    "layers": layers_figure,
-    "overlap": overlap_figure,
-    "levels": levels_figure,
-    "connectivity": connectivity_figure,
-    "early_birds": early_birds_figure,
-    "costs": costs_figure,
+FIGURES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure | None]]] = {
+    "tradeoff": ("tickets", tradeoff_figure),
+    "critical": ("curves", critical_figure),
+    "layers": ("layers", layers_figure),
+    "overlap": ("overlap", overlap_figure),
+    "levels": ("levels", levels_figure),
+    "connectivity": ("connectivity", connectivity_figure),
+    "early_birds": ("early_birds", early_birds_figure),
+    "costs": ("costs", costs_figure),
 }
-"""Figures by the tables that they are drawn from, made where the table has rows that can be drawn."""
+"""Figures by name, each drawn from a table, where that has rows that can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> None:
     content = page_content(tables, origin(dense, records, config), studies)
     for figure in content.figures:
         figure.save(folder)
+    for name in FIGURES.keys() - {figure.name for figure in content.figures}:
+        for left in picture_files(folder, name):  # of the study that the folder reported on before
+            remove(left)
     if config:
         with atomic_write(folder / "config.yaml") as file:
             file.write(config.encode())
@@ -126,8 +131,8 @@ def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, studies: Se
         source: where they come from.
         studies: names of the studies that are trained.
     """
-    drawn = [draw(tables[name]) for name, draw in FIGURES.items() if len(tables[name])]
-    figures = {figure.name: figure for figure in drawn if figure}
+    drawn = {name: draw(tables[table]) for name, (table, draw) in FIGURES.items() if len(tables[table])}
+    figures = {name: figure for name, figure in drawn.items() if figure}
     one_shot = {name: tables[name] for name in ONE_SHOT}
     return Content(
         tickets=tables["tickets"],
@@ -136,6 +141,7 @@ def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, studies: Se
         sections=shown([*sections(**one_shot, figures=figures), costs_section(tables["costs"], figures.get("costs"))]),
         origin=source,
         studies=studies,
+        study_verdicts=study_verdicts(tables["levels"]),
     )
 
 

@@ -40,8 +40,8 @@ class Theme:
         return {name: value for name, value in asdict(self).items() if isinstance(value, str)}
 
 
-# Okabe and Ito's colour-blind-safe palette without its yellow and black, then wine, olive and indigo of Paul Tol's;
-# each as dark (below: as light) as it takes to stand out from the page at 3:1.
+# Okabe and Ito's colour-blind-safe palette without its yellow and black, its blues apart, then wine, olive and indigo
+# of Paul Tol's; each as dark (below: as light) as it takes to stand out from the page at 3:1.
 LIGHT = Theme(
     page="#ffffff",
     raised="#f6f7f9",
@@ -50,7 +50,7 @@ LIGHT = Theme(
     line="#dde1e6",
     accent="#0b62a4",
     win="#17693a",
-    categories=("#0072B2", "#D55E00", "#00875F", "#BC5F93", "#2E90CB", "#B07A00", "#882255", "#808020", "#332288"),
+    categories=("#0072B2", "#D55E00", "#00875F", "#BC5F93", "#B07A00", "#2E90CB", "#882255", "#808020", "#332288"),
     ramp=("#f3f6f9", "#c3dcee", "#7fb4da", "#3583bd", "#0a4f8a", "#062b4f"),
     diverging=("#e39a6a", "#f2c9ad", "#f4f5f6", "#bcd8ee", "#7ab5e2"),
     graded=("#440154", "#3e4989", "#26828e", "#1f9e68", "#769b1a"),
@@ -63,7 +63,7 @@ DARK = Theme(
     line="#343a42",
     accent="#74bdf0",
     win="#6fd39a",
-    categories=("#4FA8E0", "#F58A4B", "#35C79A", "#DE9CC2", "#9AD2F5", "#F2B84B", "#D9709F", "#C2C25A", "#9C98EE"),
+    categories=("#4FA8E0", "#F58A4B", "#35C79A", "#DE9CC2", "#F2B84B", "#9AD2F5", "#D9709F", "#C2C25A", "#9C98EE"),
     ramp=("#20262d", "#1f4160", "#29689c", "#4d98d0", "#93c8ee", "#e3f1fb"),
     diverging=("#9a5527", "#5f4333", "#262b31", "#2b4a66", "#2d6b9a"),
     graded=("#b08ae0", "#7d9be8", "#45b6c4", "#4fce93", "#cbe04f"),

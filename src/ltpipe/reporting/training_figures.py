@@ -4,6 +4,7 @@ Each figure has one view a study.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import altair as alt
 import pandas as pd
@@ -21,7 +22,8 @@ PANELS = (
 """Column, title, unit, and the forms of numbers in tooltips and at the axis."""
 TICKS = 9
 """Neighbouring ticks of weights remaining are at least this part of the axis apart, so that their labels are."""
-BAND = 0.14  # opacity
+BESIDE = 0.24
+"""Part of the distance between two levels over which the branches of one are spread."""
 STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
@@ -31,8 +33,8 @@ STAR = (
 def levels_figure(levels: pd.DataFrame) -> Figure:
     """Test accuracy at early stop, and the early-stop iteration, against weights remaining.
 
-    One line a branch kind, the mean over replicates, with a band of 95 % where there are several; the dense model's
-    mean is a horizontal line with such a band.
+    One line a branch kind, the mean over replicates, with 95 % intervals where there are several; the dense model's
+    mean is a horizontal line with a band.
 
     Args:
         levels: the levels table, at least one row.
@@ -43,14 +45,16 @@ def levels_figure(levels: pd.DataFrame) -> Figure:
     drawn, more = groups(levels, "study", "studies")
     for number, (study, table) in enumerate(drawn):
         rows = _drawn(table)
+        rows = rows.assign(beside=_beside(rows))
         axes = Axes.of(number, ("branch", kinds), ("mask", donors), rows)
         panels = [_branches(rows, axes, *panel) for panel in enumerate(PANELS)]
         views.append(view(f"{study}, {_replicates(*table['replicates'])}", panels, rows))
     return Figure(
         "levels",
         "Accuracy and speed of training",
-        "Means over replicates, bands their 95% intervals (Student's t). Accuracy is that of test data, with the "
-        "weights at the early-stop iteration, the first minimum of the validation loss. Dashed: the dense model."
+        "Means over replicates, bars their 95% intervals (Student's t); branches of one level stand side by side. "
+        "Accuracy is that of test data, with the weights at the early-stop iteration, the first minimum of the "
+        "validation loss. Dashed: the dense model, with its interval."
         f"{more}",
         tuple(views),
     )
@@ -115,7 +119,7 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
             x=alt.X(
                 "iteration:Q",
                 title="iteration of the dense training",
-                axis=alt.Axis(format="~s", tickMinStep=1),
+                axis=alt.Axis(format="~s", tickMinStep=1, tickCount=8),
                 scale=alt.Scale(zero=True),
             ),
             y=alt.Y("distance:Q", title=value, axis=alt.Axis(tickCount=5)),
@@ -158,23 +162,22 @@ def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str, str, str, str]) -> alt.LayerChart:
-    """A column of the levels table against weights remaining, with bands."""
+    """A column of the levels table against weights remaining, with intervals."""
     key, title, unit, form, axis = panel
     ticks = _ticks(rows["weights_remaining"].tolist())
     x = alt.X(
-        "weights_remaining:Q",
+        "beside:Q",
         title="weights remaining (log scale)",
-        scale=alt.Scale(type="log", reverse=True, nice=False, domain=_span(rows["weights_remaining"])),
+        scale=alt.Scale(type="log", reverse=True, nice=False, domain=_span(rows)),
         axis=alt.Axis(values=ticks, format=".3~p"),
     )
     low, high = f"{key}_low", f"{key}_high"
     y = {"title": unit, "axis": alt.Axis(format=axis, tickCount=5), "scale": alt.Scale(zero=False)}
     dense = alt.Chart().transform_filter("datum.dense")
     base = alt.Chart().encode(x=x, color=axes.colour)
-    band = base.mark_area(aria=False).encode(
-        y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", detail="mask:N", opacity=axes.faded(BAND)
+    bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(
+        y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", opacity=axes.faded(1)
     )
-    bars = base.mark_rule(aria=False).encode(y=alt.Y(f"{low}:Q", **y), y2=f"{high}:Q", opacity=axes.faded(2.5 * BAND))
     line = base.mark_line(aria=False).encode(y=alt.Y(f"{key}:Q", **y), strokeDash=axes.dash, opacity=axes.faded(1))
     tooltip = [
         "branch:N",
@@ -191,17 +194,24 @@ def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str
             rows[rows["dense"]][low],
         ),
         dense.mark_rule(style="dense").encode(y=alt.Y(f"{key}:Q", **y)),
-        *known(band, rows[low]),
-        # A band has no width where a branch has one level, or its neighbours have no interval.
         *known(bars, rows[low]),
         line,
     ]
     return alt.layer(*layers).properties(title=title, **PANEL)
 
 
-def _span(remaining: pd.Series) -> list[float]:
+def _beside(rows: pd.DataFrame) -> pd.Series:
+    """Where branches stand: near their weights remaining, side by side, so that none hides another's interval."""
+    lines = pd.factorize(rows["branch"] + rows["mask"])[0]
+    levels = sorted(rows["weights_remaining"].unique())
+    step = min((high / low for low, high in pairwise(levels)), default=2.0)
+    return rows["weights_remaining"] * step ** (-BESIDE * (lines - lines.max() / 2) / max(lines.max(), 1))
+
+
+def _span(rows: pd.DataFrame) -> list[float]:
     """The domain of an axis of weights remaining; one value alone has neighbours."""
-    low, high = float(remaining.min()), float(remaining.max())
+    places = rows[["weights_remaining", "beside"]]
+    low, high = float(places.min(axis=None)), float(places.max(axis=None))
     return [low, high] if low < high else [low / 2, high]
 
 

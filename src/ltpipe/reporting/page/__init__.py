@@ -16,6 +16,7 @@ from ltpipe.reporting.charts import Figure
 from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, percent, shown_columns, with_baselines
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.sections import SHOWN, Section
+from ltpipe.reporting.study_verdicts import StudyVerdict
 from ltpipe.reporting.theme import DARK, FONT, LIGHT, vega_config
 from ltpipe.reporting.verdicts import verdicts
 
@@ -35,6 +36,7 @@ class Content:
         sections: those that stand after it.
         origin: what the report was made from and with.
         studies: names of the studies that are trained.
+        study_verdicts: what their tickets show.
     """
 
     tickets: pd.DataFrame
@@ -43,6 +45,7 @@ class Content:
     sections: Sequence[Section]
     origin: Origin
     studies: Sequence[str] = ()
+    study_verdicts: Sequence[StudyVerdict] = ()
 
     @property
     def figures(self) -> list[Figure]:
@@ -68,6 +71,7 @@ def render_page(content: Content) -> str:
     return environment.get_template("page.html").render(
         names=[*sorted(tickets["model"].unique()), *content.studies],
         verdicts=verdicts(tickets, content.curves),
+        study_verdicts=content.study_verdicts,
         winning=WINNING_RETENTION,
         columns=shown_columns(tickets),
         rows=with_baselines(shown).to_dict("records") if len(shown) else [],

@@ -1,0 +1,88 @@
+"""The verdict on trained tickets, from trainings made by hand: dense model 97 % accurate after 2,000 iterations."""
+
+from collections.abc import Sequence
+
+import pytest
+from studies import KEPT, TOTAL, record
+
+from ltpipe.reporting.study_verdicts import Mean, StudyVerdict, study_verdicts
+from ltpipe.reporting.trainings import Trainings, levels_table
+from ltpipe.training.record import LearningRecord
+
+DENSE = [record(replicate=replicate, accuracy=0.97 + shift) for replicate, shift in enumerate((-0.001, 0.0, 0.001))]
+
+
+def tickets(level: int, gains: Sequence[float], stop: int = 2000, branch: str = "ticket") -> list[LearningRecord]:
+    """Trainings of three replicates, by how much more accurate than the dense model they are."""
+    return [
+        record(branch, level, replicate, dense.test_accuracy + gain, stop)
+        for replicate, (dense, gain) in enumerate(zip(DENSE, gains, strict=True))
+    ]
+
+
+def verdict(*records: Sequence[LearningRecord]) -> StudyVerdict:
+    (found,) = study_verdicts(levels_table(Trainings([*DENSE, *(one for some in records for one in some)])))
+    return found
+
+
+def test_the_smallest_of_those_that_are_as_accurate_as_early_wins():
+    found = verdict(
+        tickets(1, (0.01, 0.01, 0.01)),
+        tickets(2, (0.003, 0.001, -0.001), stop=1500),
+        tickets(3, (0.01, 0.01, 0.01), stop=2050),  # too slow
+        tickets(4, (0.01, -0.006, -0.006), stop=100),  # too inaccurate
+    )
+    assert found.winner.level == 2
+    assert found.winner.weights_remaining == KEPT[2] / TOTAL
+    assert found.winner.gain.value == pytest.approx(0.001)
+    assert (found.winner.iteration, found.winner.later) == (1500, Mean(-500.0, None, None))
+    assert found.winner.gain.low < 0 < found.winner.gain.high
+    assert not found.winner.gain.tells
+    assert (found.replicates, found.levels, found.smallest) == (3, 4, KEPT[4] / TOTAL)
+    assert (found.dense_accuracy, found.dense_iteration) == (pytest.approx(0.97), 2000)
+
+
+def test_a_ticket_that_is_as_good_wins_whatever_the_rounding():
+    right = [(35, 38), (36, 36), (37, 34)]  # of 60 images; the mean of these differences is -3.7e-17 in floats
+    records = [
+        record(level=level, replicate=replicate, accuracy=both[level] / 60)
+        for level in (0, 1)
+        for replicate, both in enumerate(right)
+    ]
+    (found,) = study_verdicts(levels_table(Trainings(records)))
+    assert found.winner.level == 1
+
+
+def test_without_a_winner_the_most_accurate_is_told_and_of_equals_the_smallest():
+    found = verdict(
+        tickets(1, (-0.02,) * 3), tickets(2, (-0.01,) * 3, stop=1000), tickets(3, (0.01,) * 3, stop=3000),
+        tickets(4, (0.01,) * 3, stop=3000),
+    )  # fmt: skip
+    assert found.winner is None
+    assert found.closest.level == 4
+
+
+def test_controls_are_of_that_level_and_taken_from_the_ticket():
+    found = verdict(
+        tickets(1, (0.02,) * 3, 3000), tickets(2, (0.01,) * 3, 1000),
+        tickets(1, (-0.5,) * 3, branch="shuffled-1"), tickets(2, (-0.01, -0.011, -0.012), 1100, "shuffled-1"),
+        tickets(2, (0.01,) * 3, 1000, "order-1"),
+    )  # fmt: skip
+    (control,) = found.controls
+    assert control.name == "shuffled mask"
+    assert control.gain.value == pytest.approx(0.021)
+    assert control.gain.low < 0.021 < control.gain.high
+    assert control.gain.tells
+    assert control.later.value == -100
+
+
+def test_without_a_dense_model_or_tickets_there_is_nothing_to_judge():
+    assert study_verdicts(levels_table(Trainings(DENSE))) == []
+    assert study_verdicts(levels_table(Trainings(tickets(1, (0.0,) * 3)))) == []
+    assert study_verdicts(levels_table(Trainings([]))) == []
+
+
+def test_one_replicate_has_no_intervals():
+    (found,) = study_verdicts(levels_table(Trainings([DENSE[0], tickets(1, (0.0,) * 3)[0]])))
+    assert found.winner.gain == Mean(0.0, None, None)
+    assert not found.winner.gain.tells
