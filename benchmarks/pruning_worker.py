@@ -19,7 +19,8 @@ from benchmarks import stages
 from benchmarks.mask_speed import SCHEDULE, SPARSITY
 from benchmarks.processes import answer, private_stdout
 from ltpipe.checkpoints.layout import WEIGHTS
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import write_mask

@@ -10,7 +10,8 @@ import numpy as np
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData
 from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_keys
 from ltpipe.pruning.scores import RankKeys, criterion_named

@@ -6,7 +6,7 @@ from pathlib import Path
 from ltpipe.analysis.early_bird import Detector, detect
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime import stage
-from ltpipe.runtime.files import write_record
+from ltpipe.runtime.jsonfiles import write_record
 
 
 def main(*, masks: tuple[Path, ...], output: Path, detector: Detector = Detector()) -> None:  # noqa: B008

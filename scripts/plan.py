@@ -6,7 +6,7 @@ from ltpipe.planning.study import fits, plan_study
 from ltpipe.planning.table import print_plan, verdict, write_plan
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_object
+from ltpipe.runtime.jsonfiles import read_object
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configfile import read_config
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_object
+from ltpipe.runtime.jsonfiles import read_object
 from ltpipe.training.task import prepared_task, write_task
 
 

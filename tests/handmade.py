@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning.masks import FORMAT, Mask
 
 CHECKPOINT = "c0ffee" * 10 + "abcd"

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import _BEFORE_DIGESTS, _DIGESTS, _WIDTH, _hex, _of_header, _with_digests
+from ltpipe.checkpoints.header import BEFORE_DIGESTS, DIGESTS, WIDTH, hexadecimal, seal
 from ltpipe.runtime.digest import digest
-from ltpipe.runtime.files import read_record, write_record
 from ltpipe.runtime.frames import _write
+from ltpipe.runtime.jsonfiles import read_record, write_record
 
 
 def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -28,21 +28,21 @@ def sealed(header: Any, payload: bytes) -> bytes:
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if isinstance(metadata, dict):
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        digests = "".join(["0" * _WIDTH, *(_digest(entry, payload) for entry in entries.values())])
-        said = {key: text for key, text in metadata.items() if key != _DIGESTS}
-        header = {"__metadata__": {_DIGESTS: digests} | said} | entries
+        digests = [_digest(entry, payload) for entry in entries.values()]
+        said = {key: text for key, text in metadata.items() if key != DIGESTS}
+        header = {"__metadata__": {DIGESTS: "0" * WIDTH * (1 + len(digests))} | said} | entries
     text = json.dumps(header, separators=(",", ":")).encode()
-    if text.startswith(_BEFORE_DIGESTS):
-        text = _with_digests(text, _of_header(text))
+    if text.startswith(BEFORE_DIGESTS):
+        text = seal(text, digests)
     return struct.pack("<Q", len(text)) + text + payload
 
 
 def _digest(entry: Any, payload: bytes) -> str:
     try:
         begin, end = entry["data_offsets"]
-        return _hex(digest(np.frombuffer(payload[begin:end], np.uint8)))
+        return hexadecimal(digest(np.frombuffer(payload[begin:end], np.uint8)))
     except (KeyError, TypeError, ValueError):
-        return "0" * _WIDTH
+        return "0" * WIDTH
 
 
 def rewritten(path: Path, **changes: object) -> Path:

@@ -32,7 +32,7 @@ from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scopes import exact_fraction
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_json, read_record, write_record
+from ltpipe.runtime.jsonfiles import read_json, read_record, write_record
 from ltpipe.runtime.sources import Source
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import read_state

@@ -7,7 +7,7 @@ import pytest
 
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import read_record, write_record
+from ltpipe.runtime.jsonfiles import read_record, write_record
 
 ENTRIES = {
     "model.embed.weight": TensorEntry("BF16", (5, 2), "1" * 64, "Embedding"),

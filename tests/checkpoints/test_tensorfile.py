@@ -16,7 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, tensor_writer, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, tensor_writer, write_tensors
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 STORAGE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}

@@ -18,7 +18,7 @@ from checkouts import ROOT, checkout, reruns, snakemake
 from clusters import Job, Slurm
 from tiny import save_tiny
 
-from ltpipe.runtime.files import write_record
+from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.resources import GROWTH, memory_mb, memory_settings
 

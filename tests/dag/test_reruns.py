@@ -11,7 +11,7 @@ import yaml
 from checkouts import checkout, reruns, restored, snakemake
 from tiny import save_tiny
 
-from ltpipe.runtime.files import write_record
+from ltpipe.runtime.jsonfiles import write_record
 
 CONFIG = {
     "models": {"tiny": {"source": "models/tiny"}},

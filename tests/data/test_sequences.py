@@ -13,7 +13,7 @@ from sealed import parts, sealed
 from tiny import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.documents import Document
 from ltpipe.data.sequences import TokenSequences, cut_sequences
 from ltpipe.runtime.errors import DamagedFileError, UserError

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from structured import make, masks
 
 from ltpipe.checkpoints.load import load_checkpoint
-from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.smaller import export_smaller
 from ltpipe.pruning.families import LAYOUTS
 from ltpipe.pruning.masks import load_mask, read_mask

@@ -11,7 +11,7 @@ from structured import make
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
@@ -24,8 +24,9 @@ from ltpipe.planning.table import write_plan
 from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scorefile import score_writer
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import sha256_of, write_record
+from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.frames import frame, write_csv, write_parquet
+from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.runtime.simulation import Peak
 from ltpipe.training.connectivity import Connectivity, Line
 from ltpipe.training.record import LearningRecord

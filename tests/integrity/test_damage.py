@@ -42,8 +42,8 @@ from ltpipe.reporting.report import Sources, write_report
 from ltpipe.reporting.tables import gathered, read_tickets
 from ltpipe.reporting.training_terminal import read_findings, read_levels
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import read_record
 from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
+from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint

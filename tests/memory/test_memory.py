@@ -14,7 +14,7 @@ from torch import nn
 
 import ltpipe
 from ltpipe.api import iterative
-from ltpipe.checkpoints.tensorfile import TensorData
+from ltpipe.checkpoints.tensorwriter import TensorData
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.pruning.masks import unpack
 

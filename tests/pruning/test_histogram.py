@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_keys

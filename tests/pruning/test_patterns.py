@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorFile, TensorSpec
+from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning import kernels
 from ltpipe.pruning.allocation import score_sums
 from ltpipe.pruning.allocations.erk import erk

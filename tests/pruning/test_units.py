@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sealed import rewritten
 from structured import make, masks, units_by_hand
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.families import Family, Part
 from ltpipe.pruning.masks import unpack

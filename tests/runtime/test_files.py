@@ -19,12 +19,11 @@ from ltpipe.runtime.files import (
     atomic_folder,
     atomic_write,
     check_writable,
-    read_json,
     remove,
     sha256_of,
     temporary_folder,
-    write_json,
 )
+from ltpipe.runtime.jsonfiles import read_json, write_json
 
 COUNT_KEYS = Path(__file__).parents[2] / "scripts" / "count_keys.py"
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.runtime import progress
 
 

@@ -7,7 +7,7 @@ from sealed import rewritten
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.files import read_record, write_record
+from ltpipe.runtime.jsonfiles import read_record, write_record
 from ltpipe.training.connectivity import Connectivity, Line
 from ltpipe.training.record import Branch, LearningRecord
 

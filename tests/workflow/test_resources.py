@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import write_record
+from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.resources import (
     CUDA_MB,

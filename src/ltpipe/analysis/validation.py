@@ -15,7 +15,7 @@ from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.pruning.scopes import prune_count
-from ltpipe.runtime.files import read_json
+from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.progress import track
 
 _RANKED = ("global", "layer")

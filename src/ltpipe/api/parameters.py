@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ltpipe.checkpoints.contents import STORED_NAMES
-from ltpipe.checkpoints.tensorfile import TensorSpec
+from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.runtime.errors import UserError
 
 _CHUNK = 1 << 22

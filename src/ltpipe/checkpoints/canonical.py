@@ -7,7 +7,8 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import check_file, read_json
+from ltpipe.runtime.files import check_file
+from ltpipe.runtime.jsonfiles import read_json
 
 
 def open_weights(folder: Path) -> TensorFile:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ltpipe.checkpoints.header import TORCH_NAMES
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
-from ltpipe.checkpoints.tensorfile import TORCH_NAMES
 from ltpipe.runtime.errors import UserError
 
 STORED_NAMES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()}

@@ -19,11 +19,14 @@ import numpy as np
 import torch
 
 from ltpipe.checkpoints.contents import manifest_of, stored_tensors
+from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_write, read_json, sha256_of
+from ltpipe.runtime.files import atomic_write, sha256_of
+from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.progress import track
 from ltpipe.runtime.sources import Source
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.tensorfile import STORAGE
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import check_file, read_record, sha256_of, write_record
+from ltpipe.runtime.files import check_file, sha256_of
+from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT = 2
 

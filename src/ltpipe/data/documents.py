@@ -11,7 +11,7 @@ import numpy as np
 
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_object
+from ltpipe.runtime.jsonfiles import read_object
 from ltpipe.runtime.sources import Source
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")

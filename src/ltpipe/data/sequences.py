@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.documents import JOINT, Document
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_file, sha256_of

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.runtime.errors import UserError
 
 FORMAT = "2"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.files import read_record, write_record
+from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT = 4
 

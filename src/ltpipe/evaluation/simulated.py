@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import read_record, write_record
+from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT, KIND = 2, "simulation of iterative pruning"
 BASELINE_BATCHES, TICKET_BATCHES = 10, 5

@@ -10,12 +10,13 @@ from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.contents import STORED_NAMES
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import tensor_writer
+from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.checkpoint import HubNames, as_arrays, masked_parts
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin, widest_first
 from ltpipe.pruning.masks import check_fits, read_mask
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_folder, write_json
+from ltpipe.runtime.files import atomic_folder
+from ltpipe.runtime.jsonfiles import write_json
 from ltpipe.runtime.progress import track
 
 _WEIGHT = ".weight"

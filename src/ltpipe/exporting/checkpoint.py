@@ -9,13 +9,16 @@ from torch import nn
 
 from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.contents import STORED_NAMES
+from ltpipe.checkpoints.header import TORCH_NAMES
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TORCH_NAMES, TensorFile, tensor_writer
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.exporting.masked import masked_array, masked_blocks
 from ltpipe.pruning.masks import Mask, check_fits, read_mask
-from ltpipe.runtime.files import atomic_folder, write_json
+from ltpipe.runtime.files import atomic_folder
+from ltpipe.runtime.jsonfiles import write_json
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import build_skeleton
 

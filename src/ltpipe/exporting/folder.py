@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ltpipe.checkpoints.canonical import checked
+from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
-from ltpipe.checkpoints.tensorfile import STORAGE
 from ltpipe.pruning.masks import Mask
 
 

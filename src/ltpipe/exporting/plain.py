@@ -12,7 +12,8 @@ import numpy as np
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, origin
 from ltpipe.pruning.masks import Mask, count_kept, pack, read_mask, unpack, write_whole_mask
 from ltpipe.runtime.errors import DamagedFileError, UserError

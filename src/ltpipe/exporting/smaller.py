@@ -11,14 +11,16 @@ import numpy as np
 from ltpipe.checkpoints.canonical import open_weights, read_config
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
 from ltpipe.pruning.masks import Mask, check_fits, read_mask
 from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import atomic_folder, write_json
+from ltpipe.runtime.files import atomic_folder
+from ltpipe.runtime.jsonfiles import write_json
 
 _COPIED = 1 << 22  # elements that are copied at a time
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import STORAGE, TensorData, TensorFile, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, origin, widest_first
 from ltpipe.pruning.masks import Mask, check_fits, read_mask, unpack
 

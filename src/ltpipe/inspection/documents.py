@@ -9,7 +9,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.inspection.description import Description, Listing, describe_file
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.files import read_json, read_record
+from ltpipe.runtime.jsonfiles import read_json, read_record
 
 
 def describe_json(path: Path) -> Description:

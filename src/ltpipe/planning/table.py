@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.planning.study import StagePlan, fits
-from ltpipe.runtime.files import write_record
+from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.runtime.simulation import Peak
 from ltpipe.workflow.config import Config
 from ltpipe.workflow.resources import memory_settings

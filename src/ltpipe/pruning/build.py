@@ -8,7 +8,7 @@ import numpy as np
 
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorData, write_tensors
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning.by_scope import cutter_for, packing_bytes
 from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.histogram import KeyHistogram, changed

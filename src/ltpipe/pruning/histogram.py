@@ -11,7 +11,8 @@ import numpy as np
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.scorefile import rank_keys
 from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys

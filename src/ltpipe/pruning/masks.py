@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning.scopes import exact_fraction
 from ltpipe.runtime.errors import DamagedFileError, UserError
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ltpipe.checkpoints.canonical import open_weights
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorFile, artefact, tensor_writer
+from ltpipe.checkpoints.tensorfile import TensorFile, artefact
+from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, criterion_named, float32_rank_keys
 from ltpipe.runtime.errors import UserError
 

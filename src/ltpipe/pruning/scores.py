@@ -16,7 +16,8 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import TensorFile, TensorSpec
+from ltpipe.checkpoints.header import TensorSpec
+from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.digest import Digest
 from ltpipe.runtime.errors import UserError

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import resource
@@ -13,12 +12,9 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, UserError
-
-_SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
-"""The end of a record."""
+from ltpipe.runtime.errors import UserError
 
 
 @contextmanager
@@ -150,13 +146,6 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as indented JSON, floats at full precision; NaN and infinities raise ValueError."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    with atomic_write(path) as file:
-        file.write(text.encode() + b"\n")
-
-
 def check_file(path: Path) -> None:
     """Refuse what cannot be read as a file: a pipe would be waited for, a device read without end.
 
@@ -173,80 +162,6 @@ def check_file(path: Path) -> None:
 
 def _kind(path: Path) -> str:
     return "a folder" if path.is_dir() else "a pipe, a device or a link to nothing"
-
-
-def read_object(text: str) -> Any:
-    """Parse JSON strictly: a key that is there twice, NaN and infinities are refused.
-
-    Raises:
-        ValueError: it is something else.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ValueError(f"the key '{twice}' is there twice")
-        return content
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
-
-    try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object (`read_object`), naming the file if it is missing or damaged."""
-    return _parsed(path, _read(path))
-
-
-def write_record(path: Path, content: dict[str, Any]) -> None:
-    """As `write_json`, with one more entry at the end: the SHA-256 of all bytes before it.
-
-    Raises:
-        ValueError: `content` is empty, or holds a NaN or an infinity.
-    """
-    if not content:
-        raise ValueError("a record holds something")
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode().removesuffix(b"\n}")
-    with atomic_write(path) as file:
-        file.write(text + b',\n "sha256": "' + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n')
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote, to the byte.
-
-    Raises:
-        UserError: there is no such file.
-        DamagedFileError: it is something else.
-    """
-    text = _read(path)
-    content = _parsed(path, text)
-    start = text.rfind(b',\n "sha256": "')
-    seal = _SEAL.fullmatch(text, max(start, 0))
-    if content.pop("sha256", None) is None:
-        raise DamagedFileError(f"{path}: without checksum, so not written by this version of ltpipe; {MEND}")
-    if seal is None or hashlib.sha256(text[:start]).hexdigest().encode() != seal[1]:
-        raise DamagedFileError(f"{path}: damaged, does not match its checksum; {MEND}")
-    return content
-
-
-def _read(path: Path) -> bytes:
-    check_file(path)
-    return path.read_bytes()
-
-
-def _parsed(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        content = read_object(text.decode())
-    except ValueError as error:
-        raise DamagedFileError(f"{path}: not valid JSON ({error}); {MEND_ANY}") from None
-    if not isinstance(content, dict):
-        raise DamagedFileError(f"{path}: holds a JSON {type(content).__name__}, expected an object; {MEND_ANY}")
-    return content
 
 
 def sha256_of(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import read_record, write_record
+from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT = 2
 

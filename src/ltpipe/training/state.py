@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ltpipe.checkpoints.tensorfile import TensorData, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.training.levels import Tensors, apply_mask
 
 FORMAT = "2"

@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional
 from typeguard import TypeCheckError, check_type
 
-from ltpipe.checkpoints.tensorfile import TensorData, TensorFile, artefact, write_tensors
+from ltpipe.checkpoints.tensorfile import TensorFile, artefact
+from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Kind

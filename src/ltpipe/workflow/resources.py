@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.files import read_record
+from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.workflow import grid
 
 Config = dict[str, Any]

@@ -1,0 +1,209 @@
+"""The header of a safetensors file: which tensors lie where, and the digests of what ltpipe wrote.
+
+The format (https://github.com/huggingface/safetensors) is an 8-byte little-endian header length, a JSON header and
+the tensors' bytes. What ltpipe writes carries digests of its header and of every tensor, as the first entry of the
+metadata. Files of other tools have none.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError
+from ltpipe.runtime.files import check_file
+from ltpipe.runtime.jsonfiles import read_object
+
+STORAGE: dict[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "U16": np.uint16,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
+"""Safetensors dtype names that ltpipe reads and writes, with the NumPy dtype that holds their bits."""
+
+TORCH_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I32": "int32",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+}
+"""What torch calls the dtypes that a canonical checkpoint may hold."""
+
+DIGESTS = "ltpipe_digests"
+"""The entry of the metadata that holds the digests: of the header, then of the tensors in their order."""
+BEFORE_DIGESTS = f'{{"__metadata__":{{"{DIGESTS}":"'.encode()
+WIDTH = 16
+"""Hexadecimal digits of a digest."""
+_NONE = "0" * WIDTH
+_HEADER_LIMIT = 100 * 2**20
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Where a tensor lies in the file: dtype name, shape, byte range relative to the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its elements take."""
+        return bytes_of(self.dtype, self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header says.
+
+    Attributes:
+        metadata: without the digests.
+        specs: tensors by name, in the order of the header.
+        sealed: whether it has digests, so that ltpipe has written the file.
+        digests: of tensors by name.
+        start: where the tensors begin in the file.
+    """
+
+    metadata: dict[str, str]
+    specs: dict[str, TensorSpec]
+    sealed: bool
+    digests: dict[str, str]
+    start: int
+
+
+def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    return prod(shape) * np.dtype(STORAGE[dtype]).itemsize
+
+
+def unsealed(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, Header]:
+    """The header of a file to be written, all digests zeros, so long that the tensors begin at an aligned place.
+
+    Args:
+        layout: name to dtype name and shape of each tensor, in the order in which they are to lie in the file.
+        metadata: of the file.
+    """
+    specs: dict[str, TensorSpec] = {}
+    position = 0
+    for name, (dtype, shape) in layout.items():
+        specs[name] = TensorSpec(dtype, shape, position, position + bytes_of(dtype, shape))
+        position = specs[name].end
+    said = {DIGESTS: _NONE * (1 + len(specs)), **metadata}
+    entries = {
+        name: {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [spec.begin, spec.end]}
+        for name, spec in specs.items()
+    }
+    text = json.dumps({"__metadata__": said, **entries}, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    return text, Header(dict(metadata), specs, True, dict.fromkeys(specs, _NONE), 8 + len(text))
+
+
+def seal(text: bytes, digests: Iterable[str]) -> bytes:
+    """A header that is `unsealed`, with the digests of its tensors, in their order, and its own."""
+    text = _with_digests(text, "".join([_NONE, *digests]))
+    return _with_digests(text, _of_header(text))
+
+
+def hexadecimal(digest: int) -> str:
+    """A digest as it stands in a header."""
+    return f"{digest:0{WIDTH}x}"
+
+
+def _with_digests(text: bytes, digests: str) -> bytes:
+    """A header with these digests in place of the first ones."""
+    start = len(BEFORE_DIGESTS)
+    return text[:start] + digests.encode() + text[start + len(digests) :]
+
+
+def _of_header(text: bytes) -> str:
+    """The digest of a header, its own place in it filled with zeros."""
+    return hashlib.blake2b(_with_digests(text, _NONE), digest_size=WIDTH // 2).hexdigest()
+
+
+def read_header(path: Path) -> Header:
+    """Read a header, and check all of it against the file's length, and against its digest if it has one.
+
+    Raises:
+        UserError: the file does not exist.
+        DamagedFileError: it is truncated, its header is not valid, or a dtype is not in `STORAGE`.
+    """
+    check_file(path)
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file; {MEND_ANY}")
+        size = struct.unpack("<Q", prefix)[0]
+        if size > min(_HEADER_LIMIT, length - 8):
+            raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header; {MEND_ANY}")
+        text = file.read(size)
+    # A tool that copies metadata to a file of its own puts it elsewhere, and its digests mean nothing.
+    sealed = text.startswith(BEFORE_DIGESTS)
+    if sealed and not text.startswith(_of_header(text).encode(), len(BEFORE_DIGESTS)):
+        raise DamagedFileError(f"{path}: damaged, its header does not match its checksum; {MEND}")
+    try:
+        header = read_object(text.decode())
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in [*metadata, *metadata.values()]):
+            raise ValueError("metadata that is not text")
+        specs = {name: _spec(path, name, entry) for name, entry in header.items()}
+        digests = _split(metadata.pop(DIGESTS), specs) if sealed else {}
+        end = _check_contiguous(specs.values())
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: safetensors header is not valid ({error}); {MEND_ANY}") from None
+    if 8 + size + end != length:
+        raise DamagedFileError(
+            f"{path}: {length} bytes, but its header promises {8 + size + end}; "
+            f"the file is truncated or damaged; {MEND_ANY}"
+        )
+    return Header(metadata, specs, sealed, digests, 8 + size)
+
+
+def _split(digests: str, names: Iterable[str]) -> dict[str, str]:
+    """The digests of tensors, behind the header's."""
+    parts = [digests[start : start + WIDTH] for start in range(WIDTH, len(digests), WIDTH)]
+    return dict(zip(names, parts, strict=True))
+
+
+def _check_contiguous(specs: Iterable[TensorSpec]) -> int:
+    """Where the last tensor ends, if the tensors fill the file without gap or overlap, as the format demands."""
+    position = 0
+    for spec in sorted(specs, key=lambda spec: (spec.begin, spec.end)):
+        if spec.begin != position:
+            raise ValueError(f"tensor bytes begin at {spec.begin} where {position} was expected")
+        position = spec.end
+    return position
+
+
+def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
+    if entry["dtype"] not in STORAGE:
+        raise DamagedFileError(f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}")
+    shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
+    if not all(type(number) is int for number in (*shape, begin, end)):
+        raise ValueError(f"tensor {name!r} has a shape or offsets that are not whole numbers")
+    spec = TensorSpec(entry["dtype"], shape, begin, end)
+    if end - begin != spec.nbytes or min(0, begin, *shape) < 0:
+        raise ValueError(f"tensor {name!r} of shape {shape} cannot fill bytes {begin} to {end}")
+    return spec
