@@ -14,8 +14,8 @@ def main(*, sources: Sources, output: Path, config: str = "") -> None:
         output: folder to write tables, figures and index.html to.
         config: the study as YAML, for the page to say and others to run again.
     """
-    write_report(sources, output, config)
-    stage.say(f"report: {len(sources.tickets)} tickets, {len(sources.records)} trainings in {output}")
+    tickets = write_report(sources, output, config)
+    stage.say(f"report: {tickets:,} tickets, {len(sources.records):,} trainings in {output}")
 
 
 if __name__ == "__main__":

@@ -89,3 +89,18 @@ def unit_folder(unit_source, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return made[name, dtype]
 
     return folder
+
+
+FAULTS = ("fault", "what is seen", "remedy", "times tried", "outcome")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of docs/faults.md. It stands here because, with several processes, only this file's hooks are heard."""
+    rows: dict[tuple[str, ...], int] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for _, (fault, seen, remedy, times, outcome) in report.user_properties:
+            rows[fault, seen, remedy, outcome] = rows.get((fault, seen, remedy, outcome), 0) + times
+    if rows:
+        lines = [(*row[:3], str(times), row[3]) for row, times in sorted(rows.items())]
+        for line in (FAULTS, ("---", "---", "---", "---:", "---"), *lines):
+            terminalreporter.write_line(f"| {' | '.join(line)} |")

@@ -28,7 +28,7 @@ def plan(
     teraflops: float | None = None,
     output: Path | None = None,
 ) -> None:
-    """Say what a study will need, from its configuration alone: no weights, no network, no accelerator.
+    """Say what a study will need, from its configuration and the shapes of its models: no weights, no accelerator.
 
     Prints, for each stage and model, the peaks of device and main memory, the disk space, and the batch sizes that
     fit. Ends with status 2 if something does not fit.
@@ -71,7 +71,7 @@ def check(
     config: Path = Path("config/config.yaml"),
     schema: Path = Path("workflow/schemas/config.schema.yaml"),
 ) -> None:
-    """Check the configuration of a study, and run nothing.
+    """Check the configuration of a study, and run nothing; status 0 says that it is sound.
 
     Snakemake reads a `--configfile` before it reads ltpipe: it takes the last of two equal keys, and evaluates a file
     that asks for it as Python. This command does neither.

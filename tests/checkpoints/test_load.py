@@ -190,6 +190,19 @@ def test_tokenizer_of_another_place(canonical_folder, tmp_path):
     assert content(tmp_path / "canonical")[TOKENIZER] == content(canonical_folder("llama"))[TOKENIZER]
 
 
+def test_chat_template_is_kept(tmp_path):
+    from transformers import AutoTokenizer
+
+    tiny_model("llama").save_pretrained(tmp_path / "source")
+    words = tiny_tokenizer()
+    words.chat_template = "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    words.save_pretrained(tmp_path / "source")
+    read(tmp_path / "source", tmp_path / "canonical")
+    again = AutoTokenizer.from_pretrained(tmp_path / "canonical", local_files_only=True)
+    said = again.apply_chat_template([{"role": "user", "content": "w1"}], tokenize=False)
+    assert said == "<w1>"
+
+
 def test_folder_that_was_left_half_written_has_no_manifest(monkeypatch, source_folder, tmp_path):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -380,7 +393,7 @@ def test_hub_downloads_no_pickles_and_no_code(monkeypatch, source_folder, tmp_pa
     wanted = [
         *("config.json", "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
         *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt"),
-        *("special_tokens_map.json", "spiece.model", "generation_config.json"),
+        *("special_tokens_map.json", "spiece.model", "generation_config.json", "chat_template.jinja"),
     ]
     unwanted = ["pytorch_model.bin", "modeling_x.py", "model.gguf", "model.onnx", "flax_model.msgpack", "README.md"]
     asked = {}

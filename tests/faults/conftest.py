@@ -1,4 +1,4 @@
-"""A finished run to compare with, and the table of what was tried."""
+"""A finished run to compare with, and rows for the table of what was tried."""
 
 import fcntl
 import os
@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 from disturbed import Run, study
-
-HEADINGS = ("fault", "what is seen", "remedy", "times tried", "outcome")
 
 
 @pytest.fixture(scope="session")
@@ -55,15 +53,3 @@ def same(finished: Run) -> Callable[[Run], None]:
 def tried(record_property: Callable) -> Callable[..., None]:
     """Function that gives the table a row; rows that differ in the times only become one."""
     return lambda fault, seen, remedy, times, outcome: record_property("fault", (fault, seen, remedy, times, outcome))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    rows: dict[tuple[str, ...], int] = {}
-    for report in terminalreporter.stats.get("passed", []):
-        for name, (fault, seen, remedy, times, outcome) in report.user_properties:
-            assert name == "fault"
-            rows[fault, seen, remedy, outcome] = rows.get((fault, seen, remedy, outcome), 0) + times
-    if rows:
-        lines = [(*row[:3], str(times), row[3]) for row, times in sorted(rows.items())]
-        for line in (HEADINGS, ("---", "---", "---", "---:", "---"), *lines):
-            terminalreporter.write_line(f"| {' | '.join(line)} |")

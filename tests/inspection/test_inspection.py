@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.exporting.formats import export_ticket
+from ltpipe.inspection.description import Listing, describe_file
 from ltpipe.inspection.masks import describe_pair
 from ltpipe.inspection.recognise import describe
 from ltpipe.inspection.tables import TABLES
@@ -188,6 +190,15 @@ def test_strange_tensors_and_folders(canonical_folder, tmp_path):
         file.truncate(5000)
     with pytest.raises(UserError, match="truncated"):
         describe(tmp_path / "half")
+
+
+def test_tables_are_as_wide_as_they_are(capsys, monkeypatch):
+    """In a narrow terminal, and where there is none: no name is broken and no digit is cut."""
+    monkeypatch.setenv("COLUMNS", "40")
+    rows = [{"tensor": f"model.layers.{block}.self_attn.q_proj.weight", "kept": 123456789} for block in (1, 10)]
+    describe_file(Path("a"), "mask", {}, Listing.of("tensors", rows)).show()
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in printed[-2:]] == [[row["tensor"], "123,456,789"] for row in rows]
 
 
 # --- two masks

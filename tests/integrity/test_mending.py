@@ -50,7 +50,8 @@ LLAMA, SMALL = "checkpoints/tiny", "imp/small/replicate-0"
 TICKET = "tickets/tiny/words/magnitude/layer/seed-none/0.5.json"
 MASK = "masks/tiny/magnitude/layer/seed-none/0.5.safetensors"
 PERTURBED = "robustness/tiny/words/noise-0.1/seed-0/dense.json"
-MAGNITUDES, PAGE = "histograms/tiny/magnitude/seed-none.safetensors", "report/index.html"
+MAGNITUDES = "histograms/tiny/magnitude/seed-none.safetensors"
+TABLES, PAGE = "analysis/tables/tiny/tickets.parquet", "report/index.html"
 CASES = {
     f"{LLAMA}/model.safetensors": MAGNITUDES,
     f"{LLAMA}/manifest.json": MAGNITUDES,
@@ -63,12 +64,13 @@ CASES = {
     MASK: TICKET,
     "baselines/tiny/words.json": TICKET,
     "baselines/tiny/words.top.safetensors": PERTURBED,
-    TICKET: PAGE,
-    PERTURBED: PAGE,
+    TICKET: TABLES,
+    PERTURBED: TABLES,
     "analysis/overlap/tiny.csv": PAGE,
     "analysis/validation/tiny.csv": PAGE,
     "analysis/validation/tiny.parquet": PAGE,
-    "simulations/tiny/words.json": PAGE,
+    "simulations/tiny/words.json": TABLES,
+    TABLES: PAGE,
     "imp/small/task.safetensors": f"{SMALL}/point.safetensors",
     f"{SMALL}/point.safetensors": f"{SMALL}/level-0/order-1.safetensors",
     f"{SMALL}/level-0/ticket.safetensors": f"{SMALL}/level-1/mask.safetensors",

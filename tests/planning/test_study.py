@@ -99,7 +99,7 @@ def test_a_70b_fits_12_gib_at_16_x_2048_tokens(text):
 def test_a_card_that_is_too_small_is_said_to_be(text):
     plan = plan_study(study("hub:Qwen/Qwen2.5-0.5B", text, device_memory=0.1))
     assert not fits(plan)
-    assert "device_memory allows 0.10 GiB" in evaluation(plan).problem
+    assert "device_memory allows 0.1 GiB" in evaluation(plan).problem
 
 
 def test_every_stage_is_planned_and_disk_is_counted(text):
@@ -138,10 +138,27 @@ def test_a_folder_with_a_configuration_is_enough(text, source_folder, tmp_path):
     assert fits(plan_study(study(str(tmp_path / "model"), text)))
 
 
-def test_unknown_shapes_are_refused_in_one_line(text):
-    with pytest.raises(UserError, match=r"models\.m\.source: the shapes of 'hub:no/such' are not known") as caught:
-        plan_study(study("hub:no/such", text))
+def test_unknown_shapes_are_refused_in_one_line(text, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text('{"model_type": "no such"}')
+    with pytest.raises(UserError, match=r"models\.m\.source: the shapes of '.*/model' are not known") as caught:
+        plan_study(study(str(tmp_path / "model"), text))
     assert "\n" not in str(caught.value)
+
+
+def test_of_a_hub_model_the_configuration_alone_is_fetched(text, source_folder, tmp_path, monkeypatch):
+    """The Hub's client is replaced: tests have no network."""
+    (tmp_path / "config.json").write_bytes((source_folder("gpt2") / "config.json").read_bytes())
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: asked.append(how) or str(tmp_path))
+    assert fits(plan_study(study("hub:some/one@main", text)))
+    assert [(how["revision"], how["allow_patterns"]) for how in asked] == [("main", ["config.json"])]
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(text, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"models\.m\.source: cannot fetch 'hub:no/such' from the Hub"):
+        plan_study(study("hub:no/such", text))
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

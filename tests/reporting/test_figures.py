@@ -207,6 +207,15 @@ def test_the_overlap_is_a_matrix_of_means_over_seeds():
     assert overlap_figure(overlap_frame().query("sparsity_a != sparsity_b")) is None
 
 
+@pytest.mark.parametrize(("jaccard", "most"), [(0.3301, 0.05), (None, 0.47)])
+def test_noise_has_hardly_any_colour(jaccard, most):
+    overlap = overlap_frame() if jaccard is None else overlap_frame().assign(jaccard=jaccard)
+    panel = overlap_figure(overlap).views[0].spec["concat"][0]
+    cells = panel["layer"][0]
+    assert cells["mark"]["type"] == "rect"
+    assert cells["encoding"]["color"]["scale"]["domain"] == pytest.approx([-most, most])
+
+
 def test_costs_have_a_panel_of_memory_only_where_someone_planned_it():
     costs = tables()["costs"]
     assert rows(costs_figure(costs))["planned"].tolist()[0] == 128

@@ -9,7 +9,7 @@ from checkouts import ROOT
 
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.figures import figures
-from ltpipe.workflow.study import as_asked
+from ltpipe.workflow.study import as_text
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
@@ -25,7 +25,7 @@ def checked(**changes):
 
 
 def text(config):
-    return yaml.safe_dump(as_asked(config), sort_keys=False)
+    return as_text(config)
 
 
 def test_a_study_written_otherwise_or_run_elsewhere_asks_for_the_same():
@@ -45,6 +45,12 @@ def test_what_was_asked_for_can_be_asked_again():
     assert config == before, "the configuration itself is left as it is"
     assert text(again) == text(config)
     assert again["evaluate"] == config["evaluate"]
+
+
+def test_the_text_has_no_anchors_and_line_breaks_stay_on_their_line():
+    shared: list[str] = []
+    written = as_text({"models": {"a": {"exclude": shared}, "b": {"exclude": shared, "separator": "\n\n"}}})
+    assert written == 'models:\n  a:\n    exclude: []\n  b:\n    exclude: []\n    separator: "\\n\\n"\n'
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def study_plan() -> resources.Plan:
         for model, sections in plan.outdated.items():
             logger.warning(
                 f"{grid.PLAN}/plan.json is not for this configuration of the model {model} ({', '.join(sections)}"
-                " changed): what its jobs ask for is estimated from file sizes; make plan says it again"
+                " changed): what its jobs ask a cluster for is estimated from file sizes; make plan says it again"
             )
     return plan
 

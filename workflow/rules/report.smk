@@ -1,7 +1,5 @@
-import yaml
-
 from ltpipe.workflow.figures import figures
-from ltpipe.workflow.study import as_asked
+from ltpipe.workflow.study import as_text
 
 
 # Gather every ticket, every training, and what the analyses say, in tables, figures and a page.
@@ -105,7 +103,7 @@ rule report:
         connectivities=listed("connectivities"),
         early_birds=listed("early_birds"),
         # What was asked for, in words: however it is written, the same study is the same text.
-        config=yaml.safe_dump(as_asked(config), allow_unicode=True, sort_keys=False),
+        config=as_text(config),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {params.baselines} --tickets {params.tickets}"
         " --comparisons {params.comparisons} --curves {params.curves} --robustness {params.robustness} --simulations {params.simulations}"

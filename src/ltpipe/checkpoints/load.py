@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*"]
+_HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "chat_template.jinja"]
 _CHUNK = 1 << 24
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -230,5 +230,6 @@ def _write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None
     with atomic_write(folder / TOKENIZER) as file:
         file.write(backend.to_str(pretty=False).encode())
     with atomic_write(folder / TOKENIZER_CONFIG) as file:
-        content = {"tokenizer_class": type(tokenizer).__name__, **special}
+        chat = {"chat_template": template} if isinstance(template := tokenizer.chat_template, str) else {}
+        content = {"tokenizer_class": type(tokenizer).__name__, **special, **chat}
         file.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ltpipe.checkpoints.header import TORCH_NAMES
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TORCH_NAMES
 from ltpipe.evaluation.loss import Observer, walk
 from ltpipe.evaluation.perturbation import Perturbation, perturbing
 from ltpipe.pruning.apply import place
@@ -127,8 +127,8 @@ class EvaluationPlanner:
                 return sizes, peak
             sizes = self.smaller(sizes, peak.parts)
         raise UserError(
-            f"{self.what} of sequences of {length} tokens needs {peak.total / GIB:.2f} GiB at the least batch sizes; "
-            f"device_memory allows {limit / GIB:.2f} GiB"
+            f"{self.what} of sequences of {length} tokens needs {peak.total / GIB:.4g} GiB at the least batch sizes; "
+            f"device_memory allows {limit / GIB:.4g} GiB"
         )
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:

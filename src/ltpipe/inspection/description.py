@@ -53,8 +53,12 @@ class Description:
         for name, value in self.facts.items():
             console.print(Text(f"  {name:<{width}}  {shown(value)}"), soft_wrap=True)
         for listing in self.listings:
+            table = _table(listing)
+            # As wide as it is: in a narrow terminal lines go on below, but no digit and no name is cut.
+            unlimited = console.options.update(width=10_000)
+            console.width = max(console.width, console.measure(table, options=unlimited).maximum)
             console.print()
-            console.print(_table(listing))
+            console.print(table)
 
 
 def describe_file(path: Path, kind: str, facts: Mapping[str, Any], *listings: Listing) -> Description:

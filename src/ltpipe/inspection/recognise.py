@@ -46,4 +46,4 @@ def _describe_folder(folder: Path) -> Description:
         from ltpipe.inspection.tensors import describe_tensors
 
         return describe_tensors(folder / WEIGHTS)
-    raise UserError(f"{folder}: no checkpoint folder of ltpipe; name a file in it")
+    raise UserError(f"{folder}: no checkpoint folder of ltpipe (results/checkpoints/MODEL is one); name a file in it")

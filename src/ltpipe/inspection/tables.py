@@ -45,8 +45,8 @@ def describe_table(path: Path, parquet: bool) -> Description:
         check_digest(path)
     try:
         table = pd.read_parquet(path) if parquet else pd.read_csv(path)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parse errors are ValueErrors
-        raise UserError(f"{path}: no artefact of ltpipe ({' '.join(str(error).split())[:80]})") from None
+    except (ValueError, OSError):  # pandas' and pyarrow's parse errors are ValueErrors
+        raise UserError(f"{path}: no artefact of ltpipe, nor a table; docs/cli.md says what can be inspected") from None
     for kind, columns in TABLES.items():
         if list(columns) == list(table.columns):
             values = {axis: sorted(map(str, table[axis].dropna().unique())) for axis in _AXES if axis in columns}

@@ -27,32 +27,26 @@ def known_architectures() -> list[str]:
 
 
 def architecture(source: Source) -> "PretrainedConfig":
-    """The configuration of a model: from its folder or GGUF header, from ltpipe, or from the Hub's local cache.
+    """The configuration of a model: from its folder or GGUF header, from ltpipe, from the Hub's local cache or the Hub.
 
     Raises:
-        UserError: it is none of these.
+        UserError: it is none of these, or the Hub cannot be reached.
     """
     from transformers import AutoConfig
 
+    if source.is_hub and (name := source.repository[0]) in known_architectures():
+        return _from_facts(name)
+    place = source.local([CONFIG], "model")
+    where = {"gguf_file": place.name} if place.is_file() else {}
     try:
-        if not source.is_hub:
-            place = source.path
-            if place.is_file():
-                return AutoConfig.from_pretrained(
-                    place.parent, gguf_file=place.name, local_files_only=True, trust_remote_code=False
-                )
-            return AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
-        name, revision = source.repository
-        if name in known_architectures():
-            return _from_facts(name)
-        return AutoConfig.from_pretrained(name, revision=revision, local_files_only=True, trust_remote_code=False)
-    except UserError:
-        raise
+        return AutoConfig.from_pretrained(
+            place.parent if where else place, local_files_only=True, trust_remote_code=False, **where
+        )
     except Exception as error:  # transformers raises anything about a configuration that is not one
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"{source.key}: the shapes of '{source.text}' are not known ({reason}); allowed are a folder with "
-            f"{CONFIG}, a .gguf file, a repository in the Hub's local cache, {', '.join(known_architectures())}"
+            f"{CONFIG}, a .gguf file and a repository of the Hub"
         ) from None
 
 

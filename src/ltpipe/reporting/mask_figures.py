@@ -18,6 +18,8 @@ CELL = 18
 """Height of a cell of a heat map, in pixels."""
 MOST_MASKS, ALL_MASKS, FEWEST_MASKS = 24, 96, 6
 """Criteria and scopes of a model's matrix, of those of all models together, and of one of very many."""
+LEAST_SHADED = 0.05
+"""The least distance from chance that has the full colour: were it less, noise would look like agreement."""
 MOST_WRITTEN = 8
 """Matrices of more masks than this have no numbers in their cells."""
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -174,8 +176,7 @@ def _overlap_view(view: int, model: str, overlap: pd.DataFrame, room: int) -> Vi
 
 
 def _matrix(rows: pd.DataFrame, names: Sequence[str], sparsity: alt.Parameter) -> alt.LayerChart:
-    most = float(rows["above"].abs().max())
-    most = most if most > 0 else 1.0  # nothing to compare, or all at chance
+    most = max(LEAST_SHADED, float(rows["above"].abs().max()))
     base = (
         alt.Chart(rows)
         .transform_filter(f"datum.sparsity == {sparsity.name}")

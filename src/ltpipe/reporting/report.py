@@ -84,7 +84,7 @@ class Sources:
     early_birds: tuple[Path, ...] = ()
 
 
-def write_report(sources: Sources, folder: Path, config: str = "") -> None:
+def write_report(sources: Sources, folder: Path, config: str = "") -> int:
     """Write all tables as CSV, most as Parquet too, the figures as PNG and SVG, and `index.html`.
 
     Every table is written, empty where nothing was given for it; a figure only where there is something to draw.
@@ -93,6 +93,9 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> None:
         sources: what to report on: tickets with their dense models, or records of trainings, or both.
         folder: where to write.
         config: the study as YAML, written too if given.
+
+    Returns:
+        The number of tickets.
 
     Raises:
         UserError: a file is missing or damaged, or there are neither tickets nor records.
@@ -121,6 +124,7 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> None:
             file.write(config.encode())
     with atomic_write(folder / "index.html") as file:
         file.write(render_page(content).encode())
+    return len(content.tickets)
 
 
 def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, studies: Sequence[str]) -> Content:

@@ -112,7 +112,7 @@ def sections(
                 "second": _ticket("_b", sparsity=True),
                 "Jaccard": _with_chance("jaccard"),
                 "Hamming": _with_chance("hamming"),
-                "Spearman": lambda row: MISSING if pd.isna(row["spearman"]) else f"{row['spearman']:.4f}",
+                "Spearman": lambda row: MISSING if pd.isna(row["spearman"]) else f"{row['spearman']:z.4f}",
             },
             file="overlap",
             figure=figures.get("overlap"),

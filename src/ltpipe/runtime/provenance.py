@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+_CODE = (":/src", ":/scripts", ":/workflow")  # of the clone
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "numba", "snakemake")
 
 
@@ -35,7 +36,10 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the code that runs, with `+changes` if tracked files differ from it; None outside a git clone."""
+    """Commit of the code that runs; None outside a git clone.
+
+    `+changes` follows it if tracked files differ from it, or code lies beside them that no commit has.
+    """
     source = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -44,6 +48,7 @@ def _git_commit() -> str | None:
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+        added = git("ls-files", "--others", "--exclude-standard", *_CODE)
+        return git("rev-parse", "HEAD") + ("+changes" if changed or added else "")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -54,7 +54,8 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
     check_plain(config)
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        others = len(errors) - 1
+        more = f" ({others} more mistake{'s' if others > 1 else ''} in the file)" if others else ""
         raise UserError(_one_line(errors[0], schema) + more)
     filled = _with_defaults(config, schema, schema)
     if filled["grid"] or not filled["imp"]:

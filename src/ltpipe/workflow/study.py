@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import yaml
+
 AXES = frozenset({"criteria", "scopes", "sparsities", "seeds", "data", "perturbations", "replicates", "transplanted"})
 """Lists whose order says nothing."""
 ELSEWHERE = (
@@ -18,6 +20,23 @@ def as_asked(config: dict[str, Any]) -> dict[str, Any]:
     for path in ELSEWHERE:
         config = _without(config, *path)
     return _ordered(config)
+
+
+def as_text(config: dict[str, Any]) -> str:
+    """What is asked for as YAML without anchors, line breaks as escapes: equal studies, equal text."""
+    return yaml.dump(as_asked(config), Dumper=_Plain, allow_unicode=True, sort_keys=False)
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, _: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Plain, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
+
+
+_Plain.add_representer(str, _text)
 
 
 def _without(config: dict[str, Any], key: str, *below: str) -> dict[str, Any]:
