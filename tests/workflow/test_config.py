@@ -147,6 +147,7 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
     [
         ("evaluate/sequence_lenght", 5, ["evaluate", "'sequence_lenght'", "did you mean 'sequence_length'"]),
         ("gird", {}, ["'gird'", "did you mean 'grid'"]),
+        ("models/m", "source:models/m", ["models.m", "'source:models/m' is not allowed; is a space missing behind"]),
         ("grid/sparsities", [0.1, 1.5], ["grid.sparsities[1]", "1.5", "0 to 1"]),
         ("grid/sparsities", [-0.1], ["grid.sparsities[0]", "-0.1", "0 to 1"]),
         ("grid/sparsities", [0.5, 0.50], ["grid.sparsities", "0.5 is there twice", "each once"]),
@@ -208,7 +209,7 @@ def test_schema_allows_the_perturbations_that_there_are(name: str):
 
 def test_several_mistakes_are_counted():
     config = changed("grid/sparsities", [2]) | {"threads": 0}
-    with pytest.raises(UserError, match=r"\(and 1 more\)"):
+    with pytest.raises(UserError, match=r"\(1 more mistake in the file\)"):
         check_config(config, SCHEMA)
 
 

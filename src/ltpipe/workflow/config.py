@@ -206,7 +206,9 @@ def _one_line(error: ValidationError, schema: dict[str, Any]) -> str:
     if error.validator == "uniqueItems":
         twice = next(item for index, item in enumerate(error.instance) if item in error.instance[:index])
         return f"{where}: {twice!r} is there twice; allowed: {allowed}"
-    return f"{where}: {error.instance!r} is not allowed; allowed: {allowed}"
+    glued = isinstance(error.instance, str) and error.validator == "type" and re.search(r"\w:\S", error.instance)
+    hint = "; is a space missing behind its ':'?" if glued else ""
+    return f"{where}: {error.instance!r} is not allowed{hint}; allowed: {allowed}"
 
 
 def _parent_description(error: ValidationError, schema: dict[str, Any]) -> str:
