@@ -61,7 +61,7 @@ def marks(figure: Figure, kind: str) -> list[list[tuple[float, float]]]:
 
 def rows(figure: Figure, view: int = 0) -> pd.DataFrame:
     """All rows of the data of a view."""
-    (found,) = (values for values in figure.views[view].spec["datasets"].values() if len(values[0]) > 3)
+    (found,) = (values for values in figure.views[view].spec["datasets"].values() if len(values[0]) > 4)
     return pd.DataFrame(found)
 
 
@@ -109,9 +109,11 @@ def test_lines_are_means_over_seeds_with_the_seeds_as_points():
     """The first panel: retention from 0 at the bottom to 1 at the top."""
     figure = FIGURES["tradeoff"]()
     lines = marks(figure, "line")
-    assert len(lines) == 4 * 3  # panels; magnitude in two scopes, random in one
-    heights = [[round(1 - y / HEIGHT, 3) for _, y in line] for line in lines[:3]]
-    assert sorted(heights) == [[0.55, 0.4], [0.95, 0.85], [0.98, 0.92, 0.25]]
+    assert len(lines) == 4 * 2 * 3  # panels; from the dense model, and on; magnitude in two scopes, random in one
+    heights = [[round(1 - y / HEIGHT, 3) for _, y in line] for line in lines[:6]]
+    assert sorted(heights[3:]) == [[0.55, 0.4], [0.95, 0.85], [0.98, 0.92, 0.25]]
+    assert sorted(heights[:3]) == [[1, 0.55], [1, 0.95], [1, 0.98]]
+    assert {line[0][0] for line in lines[:3]} == {0}
     points = [round(1 - y / HEIGHT, 3) for ((_, y),) in marks(figure, "symbol")[:11]]
     assert sorted(points) == sorted(tickets_frame()["performance_retention"])
 

@@ -85,9 +85,9 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
         "tradeoff",
         "What sparsity costs",
         "Points are tickets, vertical bars their 95% intervals (paired bootstrap over sequences; those of loss, "
-        "perplexity and accuracy are of the difference from the dense model). Lines are means over seeds. Dashed: the "
-        f"dense model; solid grey: a retention of {WINNING_RETENTION}, from which a ticket wins."
-        f"{more}",
+        "perplexity and accuracy are of the difference from the dense model). Lines are means over seeds and begin at "
+        f"the dense model. Dashed: the dense model; solid grey: a retention of {WINNING_RETENTION}, from which a "
+        f"ticket wins.{more}",
         tuple(views),
     )
 
@@ -156,9 +156,8 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     """One measure against sparsity: bars of intervals, a mean line, points."""
     key = measure.key
     y_axis = _axis(measure, pd.concat([rows[key], rows[measure.dense]]).dropna())
-    base = alt.Chart().encode(
-        x=alt.X("sparsity:Q", title=SPARSITY, axis=alt.Axis(format="~%", tickCount=6)), color=axes.colour
-    )
+    x = alt.X("sparsity:Q", title=SPARSITY, axis=alt.Axis(format="~%", tickCount=6))
+    base = alt.Chart().encode(x=x, color=axes.colour)
     note = "above" if measure.positive else "below"  # the side on which tickets are worse
     layers = [
         *(level(value, "dense model", note=note) for value in sorted(rows[measure.dense].dropna().unique())),
@@ -171,8 +170,13 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(
         y=alt.Y(f"{key}_low:Q", **y_axis), y2=f"{key}_high:Q", opacity=axes.faded(1)
     )
-    line = base.mark_line(aria=False).encode(
-        y=alt.Y(f"mean({key}):Q", **y_axis), strokeDash=axes.dash, opacity=axes.faded(1)
+    joined = {"strokeDash": axes.dash, "opacity": axes.faded(1)}
+    line = base.mark_line(aria=False).encode(y=alt.Y(f"mean({key}):Q", **y_axis), **joined)
+    beginnings = _beginnings(rows, measure)
+    begin = (
+        alt.Chart(beginnings)
+        .mark_line(aria=False)
+        .encode(x=x, y=alt.Y(f"{key}:Q", **y_axis), color=axes.colour, **joined)
     )
     tooltip = [
         "criterion:N",
@@ -183,8 +187,21 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     ]
     points = axes.points(base, MEASURES.index(measure), key, measure.form, y_axis, tooltip)
     return alt.layer(
-        points, *(part for parts in layers for part in parts), *known(bars, rows[f"{key}_low"]), line
+        points,
+        *(part for parts in layers for part in parts),
+        *known(bars, rows[f"{key}_low"]),
+        *known(begin, beginnings[key]),
+        line,
     ).properties(title=measure.title, **PANEL)
+
+
+def _beginnings(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """The line of each criterion and scope from the dense model, at sparsity 0, to the mean at its least sparsity."""
+    pairs = ["criterion", "scope"]
+    least = rows[rows["sparsity"] == rows.groupby(pairs)["sparsity"].transform("min")]
+    means = least.groupby([*pairs, "sparsity"], as_index=False)[[measure.key, measure.dense]].mean()
+    dense = means.assign(**{"sparsity": 0.0, measure.key: means[measure.dense]})
+    return rounded(pd.concat([dense, means[means["sparsity"] > 0]])).drop(columns=measure.dense)
 
 
 def _axis(measure: Measure, values: pd.Series) -> dict[str, object]:
