@@ -79,7 +79,8 @@ def against_plain_read(
             for name, taken in seconds.items()
         ],
     )
-    return table, Bar(f"threshold + pack ÷ plain read, {preset}, {scope}", all_steps.over(fastest), _LIMIT, True)
+    name = f"count + threshold + pack ÷ plain read, {preset}, {scope}"
+    return table, Bar(name, all_steps.over(fastest), _LIMIT, True)
 
 
 def schedule(folders: Sequence[Path], rounds: int) -> Table:
