@@ -143,6 +143,28 @@ def test_clicking_the_legend_fades_the_others(page):
     page.locator('.chart[data-view="tradeoff-0"]').get_by_text("random", exact=True).click(force=True)
     page.wait_for_timeout(300)
     assert opacities() == {"1", "0.08"}
+    page.locator('.chart[data-view="tradeoff-0"] svg').click(position={"x": 3, "y": 3}, force=True)
+    page.wait_for_timeout(300)
+    assert opacities() == {"1"}
+
+
+@pytest.mark.slow
+def test_legends_are_reached_and_pressed_by_keys(page):
+    points = page.locator('.chart[data-view="tradeoff-0"] .mark-symbol.role-mark path')
+    opacities = lambda: {mark.get_attribute("opacity") for mark in points.all()}  # noqa: E731
+    entries = page.locator('.chart[data-view="tradeoff-0"] [role=button]')
+    assert [entry.get_attribute("aria-label") for entry in entries.all()][:2] == [
+        "Show magnitude alone", "Show random alone",
+    ]  # fmt: skip
+    entries.first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert opacities() == {"1", "0.08"}
+    assert points.first.get_attribute("opacity") == "0.08", "magnitude"
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert opacities() == {"1"}
 
 
 @pytest.mark.slow

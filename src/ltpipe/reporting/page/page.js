@@ -55,7 +55,23 @@
       made = await embed(place, width, excess + 2);
     }
     if (drawn.get(place)?.look === look) drawn.set(place, { look, forget: () => made.finalize() });
+    place.querySelectorAll(".role-legend-symbol > *").forEach(typed);
     place.dataset.drawn = theme();
+  }
+  // Legends that can be clicked can be reached and pressed by keys; Escape is the click beside them that shows all.
+  function typed(symbol) {
+    const item = symbol.__data__;
+    if (!item?.mark?.interactive) return;
+    symbol.closest(".role-legend").setAttribute("role", "group");  // to Vega an image, which may hold no buttons
+    symbol.setAttribute("tabindex", "0");
+    symbol.setAttribute("role", "button");
+    symbol.setAttribute("aria-label", `Show ${item.datum.label} alone`);
+    symbol.addEventListener("keydown", (event) => {
+      const target = { Enter: symbol, " ": symbol, Escape: symbol.ownerSVGElement }[event.key];
+      if (!target) return;
+      event.preventDefault();
+      target.dispatchEvent(new MouseEvent("click", { bubbles: true, shiftKey: event.shiftKey }));
+    });
   }
   const near = new Set();
   const redraw = (place) => near.has(place) && draw(place);
