@@ -250,8 +250,8 @@ def test_the_page_says_what_was_measured_and_its_limits(tickets):
     assert "git checkout abc123 snakemake --cores all --resources gpu=1 --configfile config.yaml" in text
     assert "models: {}" in text
     assert "checkpoint f00" in text
-    assert "Tracked files differed" not in text
-    assert "Tracked files differed" in page(tickets, replace(origin, changed=True)).text
+    assert "The code was not that of the commit" not in text
+    assert "The code was not that of the commit" in page(tickets, replace(origin, changed=True)).text
     unknown = page(tickets, replace(origin, commit=None)).text
     assert "git checkout" not in unknown
     assert "is not known" in unknown
