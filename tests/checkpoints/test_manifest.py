@@ -105,6 +105,9 @@ def test_in_blocks(name, inside):
         (lambda c: c["tensors"]["model.norm.weight"].update(shape=3), "not a checkpoint manifest"),
         (lambda c: c["tensors"]["model.norm.weight"].update(colour="red"), "not a checkpoint manifest"),
         (lambda c: c.pop("blocks"), "not a checkpoint manifest"),
+        (lambda c: c.update(blocks=7), "not a checkpoint manifest"),
+        (lambda c: c.update(tied=None), "not a checkpoint manifest"),
+        (lambda c: c.update(files={"config.json": 7}), "not a checkpoint manifest"),
         (lambda c: c.update(colour="red"), "not a checkpoint manifest"),
     ],
 )

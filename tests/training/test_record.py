@@ -48,6 +48,7 @@ def test_a_record_knows_its_early_stop_and_density():
         (RECORD, {"study": 7}, "study: '7' is not allowed"),
         (RECORD, {"test_loss": float("nan")}, "NaN is no JSON number"),
         (RECORD, {"test_loss": "0.1"}, "test_loss: '0.1'"),
+        (RECORD, {"test_loss": 10**400}, "test_loss: '1000"),
         (RECORD, {"iterations": 5}, "iterations: '5'"),
         (RECORD, {"iterations": [0, 100, 200]}, "differ in length"),
         (RECORD, {"iterations": [0, 100, 200, "300"]}, "iterations: '300'"),

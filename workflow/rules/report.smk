@@ -102,8 +102,9 @@ rule report:
         records=listed("records"),
         connectivities=listed("connectivities"),
         early_birds=listed("early_birds"),
-        # What was asked for, in words: however it is written, the same study is the same text.
-        config=as_text(config),
+        # What was asked for, in words: however it is written, the same study is the same text. Snakemake looks for
+        # wildcards in text, but not in what functions give.
+        config=lambda wildcards: as_text(config),
     shell:
         "LTPIPE_LOG={log:q} python {input.script} --baselines {params.baselines} --tickets {params.tickets}"
         " --comparisons {params.comparisons} --curves {params.curves} --robustness {params.robustness} --simulations {params.simulations}"

@@ -126,9 +126,13 @@ class Manifest:
                 for name, entry in content.pop("tensors").items()
             }
             manifest = cls(tensors=tensors, **content)
+            words = (manifest.architecture, manifest.source, manifest.blocks)
+            if not all(isinstance(word, str) for word in (*words, *manifest.tied.values(), *manifest.files.values())):
+                raise TypeError("a value that is not text")
+            found = manifest.fingerprint
         except (TypeError, KeyError, AttributeError) as error:
             raise DamagedFileError(f"{path}: not a checkpoint manifest ({error}); {MEND}") from None
-        if manifest.fingerprint != fingerprint:
+        if found != fingerprint:
             raise DamagedFileError(f"{path}: contents do not match the fingerprint; {MEND}")
         return manifest
 

@@ -1,9 +1,9 @@
 """Small JSON files that hold one dataclass each, read strictly: what `Record.write` did not write is refused."""
 
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
@@ -11,6 +11,7 @@ from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT = 2
+_MOST = sys.float_info.max  # NaN is not below it, nor is a whole number that no float can hold
 
 
 class Record:
@@ -60,7 +61,7 @@ def _checked(value: Any, wanted: Any, name: str) -> Any:
             return tuple(_checked(item, kind, name) for item, kind in zip(value, kinds, strict=True))
     if origin is Mapping and isinstance(value, dict):
         return value
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST:
         return float(value)
     # bool is a subclass of int: 1 is no bool here, and true no number.
     if type(value) is wanted and wanted is not float:
