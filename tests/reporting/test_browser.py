@@ -10,7 +10,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from reports import tables, ticket, tickets_frame
+from reports import TRAININGS, tables, ticket, tickets_frame
 
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import render_page
@@ -39,7 +39,7 @@ def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
     more = pd.concat([tickets_frame(), *(pd.DataFrame([ticket(0.2 + 0.01 * each, criterion="</script>", seed=each)])
                                          for each in range(30))])  # fmt: skip
-    path.write_text(render_page(page_content(tables(more), ORIGIN, ["lenet"])), encoding="utf-8")
+    path.write_text(render_page(page_content(tables(more), ORIGIN, TRAININGS)), encoding="utf-8")
     return path
 
 

@@ -1,12 +1,13 @@
 """The verdict on trained tickets, from trainings made by hand: dense model 97 % accurate after 2,000 iterations."""
 
 from collections.abc import Sequence
+from math import isnan
 
 import pytest
 from studies import KEPT, TOTAL, record
 
-from ltpipe.reporting.study_verdicts import Mean, StudyVerdict, study_verdicts
-from ltpipe.reporting.trainings import Trainings, levels_table
+from ltpipe.reporting.study_verdicts import StudyVerdict, study_verdicts
+from ltpipe.reporting.trainings import Trainings
 from ltpipe.training.record import LearningRecord
 
 DENSE = [record(replicate=replicate, accuracy=0.97 + shift) for replicate, shift in enumerate((-0.001, 0.0, 0.001))]
@@ -21,7 +22,7 @@ def tickets(level: int, gains: Sequence[float], stop: int = 2000, branch: str = 
 
 
 def verdict(*records: Sequence[LearningRecord]) -> StudyVerdict:
-    (found,) = study_verdicts(levels_table(Trainings([*DENSE, *(one for some in records for one in some)])))
+    (found,) = study_verdicts(Trainings([*DENSE, *(one for some in records for one in some)]))
     return found
 
 
@@ -34,10 +35,11 @@ def test_the_smallest_of_those_that_are_as_accurate_as_early_wins():
     )
     assert found.winner.level == 2
     assert found.winner.weights_remaining == KEPT[2] / TOTAL
-    assert found.winner.gain.value == pytest.approx(0.001)
-    assert (found.winner.iteration, found.winner.later) == (1500, Mean(-500.0, None, None))
-    assert found.winner.gain.low < 0 < found.winner.gain.high
-    assert not found.winner.gain.tells
+    gain, later = found.winner.over_dense.accuracy, found.winner.over_dense.iteration
+    assert gain.mean == pytest.approx(0.001)
+    assert not gain.interval.excludes(0)
+    assert (found.winner.iteration, later.mean) == (1500, -500)
+    assert isnan(later.interval.low)
     assert (found.replicates, found.levels, found.smallest) == (3, 4, KEPT[4] / TOTAL)
     assert (found.dense_accuracy, found.dense_iteration) == (pytest.approx(0.97), 2000)
 
@@ -49,7 +51,7 @@ def test_a_ticket_that_is_as_good_wins_whatever_the_rounding():
         for level in (0, 1)
         for replicate, both in enumerate(right)
     ]
-    (found,) = study_verdicts(levels_table(Trainings(records)))
+    (found,) = study_verdicts(Trainings(records))
     assert found.winner.level == 1
 
 
@@ -68,21 +70,20 @@ def test_controls_are_of_that_level_and_taken_from_the_ticket():
         tickets(1, (-0.5,) * 3, branch="shuffled-1"), tickets(2, (-0.01, -0.011, -0.012), 1100, "shuffled-1"),
         tickets(2, (0.01,) * 3, 1000, "order-1"),
     )  # fmt: skip
-    (control,) = found.controls
-    assert control.name == "shuffled mask"
-    assert control.gain.value == pytest.approx(0.021)
-    assert control.gain.low < 0.021 < control.gain.high
-    assert control.gain.tells
-    assert control.later.value == -100
+    (control,) = found.controls.values()
+    assert found.controls.keys() == {"shuffled mask"}
+    assert control.accuracy.mean == pytest.approx(0.021)
+    assert control.accuracy.interval.excludes(0)
+    assert control.iteration.mean == -100
 
 
 def test_without_a_dense_model_or_tickets_there_is_nothing_to_judge():
-    assert study_verdicts(levels_table(Trainings(DENSE))) == []
-    assert study_verdicts(levels_table(Trainings(tickets(1, (0.0,) * 3)))) == []
-    assert study_verdicts(levels_table(Trainings([]))) == []
+    assert study_verdicts(Trainings(DENSE)) == []
+    assert study_verdicts(Trainings(tickets(1, (0.0,) * 3))) == []
+    assert study_verdicts(Trainings([])) == []
 
 
 def test_one_replicate_has_no_intervals():
-    (found,) = study_verdicts(levels_table(Trainings([DENSE[0], tickets(1, (0.0,) * 3)[0]])))
-    assert found.winner.gain == Mean(0.0, None, None)
-    assert not found.winner.gain.tells
+    (found,) = study_verdicts(Trainings([DENSE[0], tickets(1, (0.0,) * 3)[0]]))
+    assert found.winner.over_dense.accuracy.mean == 0
+    assert isnan(found.winner.over_dense.accuracy.interval.low)

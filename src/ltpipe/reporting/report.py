@@ -1,6 +1,6 @@
 """The report stage: tables, figures and page from the tables of models and the records of trainings."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,7 +104,8 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
         raise UserError("tickets: the table of at least one model's tickets is needed, or the record of a training")
     dense = [Metrics.read(path) for path in sources.baselines]
     records = [LearningRecord.read(path) for path in sources.records]
-    one_shot, trained = _one_shot_tables(sources), _training_tables(sources, records)
+    trainings = Trainings(records)
+    one_shot, trained = _one_shot_tables(sources), _training_tables(sources, trainings)
     one_shot["costs"] = all_costs(one_shot["costs"], training_costs(records))
     tables = one_shot | trained
     for name, table in tables.items():
@@ -112,8 +113,7 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
             write_csv(table, folder / f"{name}.csv")
         if name not in CSV_ONLY:
             write_parquet(table, folder / f"{name}.parquet")
-    studies = sorted({record.study for record in records})
-    content = page_content(tables, origin(dense, records, config), studies)
+    content = page_content(tables, origin(dense, records, config), trainings)
     for figure in content.figures:
         figure.save(folder)
     for name in FIGURES.keys() - {figure.name for figure in content.figures}:
@@ -127,13 +127,13 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
     return len(content.tickets)
 
 
-def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, studies: Sequence[str]) -> Content:
+def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, trainings: Trainings) -> Content:
     """What the page says of tables: findings of studies and the trade-off of tickets first.
 
     Args:
         tables: all tables, by the names of their files.
         source: where they come from.
-        studies: names of the studies that are trained.
+        trainings: of the studies that are trained.
     """
     drawn = {name: draw(tables[table]) for name, (table, draw) in FIGURES.items() if len(tables[table])}
     figures = {name: figure for name, figure in drawn.items() if figure}
@@ -144,8 +144,8 @@ def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, studies: Se
         leading=shown([*training_sections(tables, figures), pictured(figures.get("tradeoff"), "tickets")]),
         sections=shown([*sections(**one_shot, figures=figures), costs_section(tables["costs"], figures.get("costs"))]),
         origin=source,
-        studies=studies,
-        study_verdicts=study_verdicts(tables["levels"]),
+        studies=trainings.studies,
+        study_verdicts=study_verdicts(trainings),
     )
 
 
@@ -166,9 +166,8 @@ def _one_shot_tables(sources: Sources) -> dict[str, pd.DataFrame]:
     }
 
 
-def _training_tables(sources: Sources, records: Sequence[LearningRecord]) -> dict[str, pd.DataFrame]:
+def _training_tables(sources: Sources, trainings: Trainings) -> dict[str, pd.DataFrame]:
     """Tables of studies, by the names of their files."""
-    trainings = Trainings(records)
     lines = [Connectivity.read(path) for path in sources.connectivities]
     birds = [EarlyBird.read(path) for path in sources.early_birds]
     return {

@@ -1,12 +1,10 @@
 """The verdict on the tickets of each study that is trained."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
 
-import pandas as pd
-
-from ltpipe.reporting.trainings import label
+from ltpipe.analysis.replicates import Estimate, paired
+from ltpipe.reporting.trainings import Trainings, Treatment, label
 from ltpipe.training.record import TICKET
 
 CONTROLS = ("reinitialised", "shuffled", "random")
@@ -14,55 +12,28 @@ CONTROLS = ("reinitialised", "shuffled", "random")
 
 
 @dataclass(frozen=True)
-class Mean:
-    """A mean over replicates, and the bounds of its 95 % interval; None where there is none."""
+class Difference:
+    """Tickets minus other trainings, paired by replicate: accuracy on test data, and iterations to the early stop."""
 
-    value: float
-    low: float | None
-    high: float | None
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any], measure: str) -> "Mean":
-        """A measure of a row of the levels table."""
-        bounds = (row[f"{measure}_{bound}"] for bound in ("low", "high"))
-        return cls(row[measure], *(None if pd.isna(bound) else bound for bound in bounds))
-
-    def __neg__(self) -> "Mean":
-        """The mean of a difference the other way round."""
-        return Mean(-self.value, *(None if bound is None else -bound for bound in (self.high, self.low)))
-
-    @property
-    def tells(self) -> bool:
-        """Whether 0 lies outside of the interval."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+    accuracy: Estimate
+    iteration: Estimate
 
 
 @dataclass(frozen=True)
 class TrainedTicket:
-    """The tickets of one level: accuracies are fractions of test data, iterations those of the early stop."""
+    """The tickets of one level: means over replicates, and what they have over the dense model."""
 
     level: int
     weights_remaining: float
     accuracy: float
     iteration: float
-    gain: Mean
-    """Of accuracy over the dense model."""
-    later: Mean
-    """Iterations after the dense model's early stop."""
+    over_dense: Difference
 
     @property
     def wins(self) -> bool:
         """As accurate as the dense model after as many iterations, or better: Frankle & Carbin 2019, section 1."""
-        return round(self.gain.value, 9) >= 0 and self.later.value <= 0  # equal accuracies differ by their rounding
-
-
-@dataclass(frozen=True)
-class Control:
-    """A ticket minus what was trained at its level in its place: accuracy, and iterations to the early stop."""
-
-    name: str
-    gain: Mean
-    later: Mean
+        # Equal accuracies differ by their rounding.
+        return round(self.over_dense.accuracy.mean, 9) >= 0 and self.over_dense.iteration.mean <= 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +48,7 @@ class StudyVerdict:
         dense_accuracy, dense_iteration: the dense model's means.
         winner: the smallest winning ticket; None if there is none.
         closest: the most accurate ticket, of equals the smallest.
-        controls: of the winner, or else of the closest.
+        controls: what the winner, or else the closest, has over those of its level, by their names.
     """
 
     study: str
@@ -88,58 +59,57 @@ class StudyVerdict:
     dense_iteration: float
     winner: TrainedTicket | None
     closest: TrainedTicket
-    controls: tuple[Control, ...]
+    controls: dict[str, Difference]
 
 
-def study_verdicts(levels: pd.DataFrame) -> list[StudyVerdict]:
-    """Judge the tickets of each study, by its name; one without a dense model or without tickets has no verdict.
-
-    Args:
-        levels: the levels table.
-    """
-    found = (_verdict(str(study), rows) for study, rows in levels[levels["donor"].isna()].groupby("study"))
-    return [verdict for verdict in found if verdict]
+def study_verdicts(trainings: Trainings) -> list[StudyVerdict]:
+    """Judge the tickets of each study, by its name; one without a dense model or without tickets has no verdict."""
+    return [verdict for study in trainings.studies if (verdict := _verdict(study, trainings))]
 
 
-def _verdict(study: str, rows: pd.DataFrame) -> StudyVerdict | None:
-    dense = rows[(rows["branch"] == TICKET) & (rows["level"] == 0)]
-    pruned = rows[(rows["branch"] == TICKET) & (rows["level"] > 0)].dropna(subset="test_accuracy_minus_dense")
-    if dense.empty or pruned.empty:
+def _verdict(study: str, trainings: Trainings) -> StudyVerdict | None:
+    dense = trainings.treatment(study, 0)
+    pruned = [found for found in trainings if (found.study, found.kind) == (study, TICKET) and found.level > 0]
+    tickets = [ticket for found in pruned if dense and (ticket := _ticket(found, dense))]
+    if dense is None or not tickets:
         return None
-    tickets = [_ticket(row) for row in pruned.to_dict("records")]
     winner = min((ticket for ticket in tickets if ticket.wins), key=_size, default=None)
     closest = min(tickets, key=lambda ticket: (-ticket.accuracy, _size(ticket)))
-    best = winner or closest
-    beside = rows[(rows["level"] == best.level) & rows["branch"].isin(CONTROLS)]
+    level = (winner or closest).level
+    own = trainings.treatment(study, level)
+    beside = {kind: trainings.treatment(study, level, kind) for kind in CONTROLS}
+    controls = {label(kind): _difference(own, control) for kind, control in beside.items() if own and control}
+    accuracies = dense.values("test_accuracy")
     return StudyVerdict(
         study=study,
-        replicates=int(dense["replicates"].iloc[0]),
+        replicates=len(accuracies),
         levels=len(tickets),
         smallest=min(map(_size, tickets)),
-        dense_accuracy=float(dense["test_accuracy"].iloc[0]),
-        dense_iteration=float(dense["early_stop_iteration"].iloc[0]),
+        dense_accuracy=fmean(accuracies.values()),
+        dense_iteration=fmean(dense.values("early_stop_iteration").values()),
         winner=winner,
         closest=closest,
-        controls=tuple(
-            Control(
-                label(row["branch"]),
-                -Mean.of(row, "test_accuracy_minus_ticket"),
-                -Mean.of(row, "early_stop_iteration_minus_ticket"),
-            )
-            for row in beside.dropna(subset="test_accuracy_minus_ticket").to_dict("records")
-        ),
+        controls={name: difference for name, difference in controls.items() if difference},
     )
 
 
-def _ticket(row: Mapping[str, Any]) -> TrainedTicket:
-    return TrainedTicket(
-        level=int(row["level"]),
-        weights_remaining=row["weights_remaining"],
-        accuracy=row["test_accuracy"],
-        iteration=row["early_stop_iteration"],
-        gain=Mean.of(row, "test_accuracy_minus_dense"),
-        later=Mean.of(row, "early_stop_iteration_minus_dense"),
+def _ticket(found: Treatment, dense: Treatment) -> TrainedTicket | None:
+    difference = _difference(found, dense)
+    return difference and TrainedTicket(
+        level=found.level,
+        weights_remaining=found.weights_remaining,
+        accuracy=fmean(found.values("test_accuracy").values()),
+        iteration=fmean(found.values("early_stop_iteration").values()),
+        over_dense=difference,
     )
+
+
+def _difference(ticket: Treatment, other: Treatment) -> Difference | None:
+    """None where no replicate has both."""
+    accuracy, iteration = (
+        paired(ticket.values(measure), other.values(measure)) for measure in ("test_accuracy", "early_stop_iteration")
+    )
+    return Difference(accuracy, iteration) if accuracy and iteration else None
 
 
 def _size(ticket: TrainedTicket) -> float:
