@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import ltpipe
+from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.closure import import_closure
 
 ROOT = Path(__file__).parents[2]
@@ -81,22 +82,42 @@ def test_two_processes_find_the_same_bits():
     assert run(PROGRAM, PYTHONHASHSEED="1") == run(PROGRAM, PYTHONHASHSEED="2") != ""
 
 
-def test_ensure_deterministic_pruning():
+SEEDS = (0, 42, -1, 1, 2**40, -(2**40), 2**32, 2**63, 2**70, -(2**63) + 1)
+
+
+@pytest.fixture
+def global_randomness():
+    """Brings back what the call changes in the process."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags
+
+
+def test_ensure_deterministic_pruning(global_randomness):  # noqa: ARG001
     def draw():
         return random.random(), float(np.random.random()), float(torch.rand(()))
 
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    try:
-        draws = []
-        for seed in (42, 2**40, 42):
-            ltpipe.ensure_deterministic_pruning(seed)
-            draws.append(draw())
-        assert torch.are_deterministic_algorithms_enabled()
-        assert draws[0] == draws[2] != draws[1]
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags
+    draws = {}
+    for seed in SEEDS:
+        for again in (seed, np.int64(seed) if abs(seed) < 2**63 else seed):
+            ltpipe.ensure_deterministic_pruning(again)
+            draws.setdefault(seed, set()).add(draw())
+    assert torch.are_deterministic_algorithms_enabled()
+    assert all(len(drawn) == 1 for drawn in draws.values())
+    assert draws[-1] != draws[1], "the sign counts"
+
+
+@pytest.mark.parametrize("seed", [1.0, "1", None, True, np.True_, np.float32(2), torch.ones(2)], ids=str)
+def test_a_seed_that_is_no_integer_is_refused_before_anything_is_seeded(seed, global_randomness):  # noqa: ARG001
+    def states():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+    before = states(), torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(UserError, match="is no integer; allowed is any integer"):
+        ltpipe.ensure_deterministic_pruning(seed)
+    assert (states(), torch.are_deterministic_algorithms_enabled()) == before
 
 
 def test_the_quick_start_runs_as_it_is_printed(source_folder):

@@ -1,10 +1,13 @@
 """One call that makes a run of other people's code repeatable."""
 
+import operator
 import os
 import random
 
 import numpy as np
 import torch
+
+from ltpipe.runtime.errors import UserError
 
 
 def ensure_deterministic_pruning(seed: int = 42) -> None:
@@ -15,12 +18,28 @@ def ensure_deterministic_pruning(seed: int = 42) -> None:
     call it before the first matrix product: cuBLAS reads its workspace setting once.
 
     Args:
-        seed: any integer; NumPy takes its lowest 32 bits.
+        seed: any integer, of Python or NumPy, negative or large. Python and torch are seeded with its lowest 64 bits
+            (of the two's complement), NumPy's global generator with the lowest 32, which is all that it takes. Seeds
+            that are equal in those bits draw the same.
+
+    Raises:
+        UserError: it is no integer. Nothing has been seeded then.
     """
+    whole = _integer(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    random.seed(whole % 2**64)
+    np.random.seed(whole % 2**32)
+    torch.manual_seed(whole % 2**64)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def _integer(seed: object) -> int:
+    """A seed as an int; True and False are flags in the wrong place."""
+    try:
+        if not isinstance(seed, bool | np.bool_):
+            return operator.index(seed)
+    except TypeError:
+        pass
+    raise UserError(f"seed: {seed!r} is no integer; allowed is any integer, negative and large ones too")
