@@ -207,7 +207,7 @@ def test_folder_that_was_left_half_written_has_no_manifest(monkeypatch, source_f
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(load, "_write_tokenizer", interrupted)
+    monkeypatch.setattr(load, "write_tokenizer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(source_folder("llama"), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, CONFIG}
