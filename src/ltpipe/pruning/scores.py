@@ -29,8 +29,23 @@ BFLOAT16_INFINITY, FLOAT16_INFINITY, FLOAT32_INFINITY = 0x7F80, 0x7C00, 0x7F8000
 """Bit patterns from where on a float is not finite."""
 
 
-Mapped = Callable[[str], tuple[Iterator[np.ndarray], Callable[[int], None]]]
-"""A tensor's name to its blocks, not checked yet, and what has to be told their digest."""
+Blocks = Callable[[str], Iterator[np.ndarray]]
+"""A tensor's name to its keys in row-major order, in blocks whose sizes, but for the last, are multiples of 8."""
+
+
+@dataclass(frozen=True)
+class MappedBlocks:
+    """Blocks of keys that are the very bytes of a file, which a reader can check on its way."""
+
+    file: TensorFile
+
+    def __call__(self, name: str) -> Iterator[np.ndarray]:
+        """The blocks, checked before the first is given."""
+        return _patterns(self.file.array(name))
+
+    def unchecked(self, name: str) -> tuple[Iterator[np.ndarray], Callable[[int], None]]:
+        """The blocks, not checked yet, and what has to be told their digest."""
+        return _patterns(self.file.unchecked(name)), partial(self.file.check, name)
 
 
 @dataclass(frozen=True)
@@ -43,19 +58,17 @@ class RankKeys:
         bits: 15 or 31, the width of every key.
         infinite: keys from here on stand for scores that are not finite. Tells what kind of float the keys are; keys
             without such scores (2^31) are uniform numbers.
-        blocks: name to the tensor's keys in row-major order, in blocks whose sizes, but for the last, are multiples
-            of 8.
+        blocks: of the keys. That they are bytes of a file is theirs to say, so that keys which are computed from
+            others never pass for these.
         signed: whether keys stand for scores with a sign; those order, but say nothing about size.
-        mapped: for readers that digest blocks on their way; None where keys are no bytes of a file.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     bits: int
     infinite: int
-    blocks: Callable[[str], Iterator[np.ndarray]]
+    blocks: Blocks
     signed: bool = False
-    mapped: Mapped | None = None
 
     @contextmanager
     def digested(self, name: str) -> Iterator[tuple[Iterator[np.ndarray], Digest | None]]:
@@ -64,10 +77,10 @@ class RankKeys:
         Raises:
             DamagedFileError: they are not the bytes that were written.
         """
-        if self.mapped is None:
+        if not isinstance(self.blocks, MappedBlocks):
             yield self.blocks(name), None
             return
-        blocks, check = self.mapped(name)
+        blocks, check = self.blocks.unchecked(name)
         seen = Digest()
         yield blocks, seen
         check(seen.value)
@@ -180,14 +193,7 @@ class Magnitude:
         shapes = tuple(weights.spec(name).shape for name in names)
         if dtypes == {"BF16"} or dtypes == {"F16"}:
             infinite = BFLOAT16_INFINITY if dtypes == {"BF16"} else FLOAT16_INFINITY
-            return RankKeys(
-                tuple(names),
-                shapes,
-                15,
-                infinite,
-                lambda name: _patterns(weights.array(name)),
-                mapped=_mapped(weights),
-            )
+            return RankKeys(tuple(names), shapes, 15, infinite, _own_bits(weights))
         return float32_rank_keys(weights, names, shapes)
 
 
@@ -215,15 +221,15 @@ class Random:
 def float32_rank_keys(weights: Weights, names: Sequence[str], shapes: tuple[tuple[int, ...], ...]) -> RankKeys:
     """Rank keys of 31 bits of the magnitudes of tensors of BF16, F16 or F32."""
     stored = {weights.spec(name).dtype for name in names}
-    mapped = _mapped(weights) if stored == {"F32"} else None
-    return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, lambda name: float32_keys(weights, name), mapped=mapped)
+    blocks = _own_bits(weights) if stored == {"F32"} else lambda name: float32_keys(weights, name)
+    return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, blocks)
 
 
-def _mapped(weights: Weights) -> Mapped | None:
-    """For `RankKeys.mapped`, where keys are the weights' own bits."""
-    if not (isinstance(weights, TensorFile) and weights.has_digests):
-        return None
-    return lambda name: (_patterns(weights.unchecked(name)), partial(weights.check, name))
+def _own_bits(weights: Weights) -> Blocks:
+    """Keys that are the weights' own bit patterns, read in place."""
+    if isinstance(weights, TensorFile) and weights.has_digests:
+        return MappedBlocks(weights)
+    return lambda name: _patterns(weights.array(name))
 
 
 def _patterns(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,0 +1,158 @@
+"""Every scope with every criterion in every dtype, through the functions of the scripts, on a real checkpoint."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltpipe.checkpoints.load import load_checkpoint
+from ltpipe.pruning.allocations import allocation_names
+from ltpipe.pruning.masks import load_mask
+from ltpipe.pruning.scopes import own_sparsity, prune_count, scopes
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
+from ltpipe.scoring.criterion import every_criterion, scored_criterion
+
+SCRIPTS = str(Path(__file__).parents[2] / "scripts")
+SCOPES = [*scopes(), "2of4", "block4x8"]
+SPARSITIES = ("0.3", "0.5")
+DTYPES = ("float32", "bfloat16", "float16")
+HYBRID = "mix"
+NESTED = {"global", "layer", "row", "lamp", "lamp-row", "block4x8"}
+NEEDS_SIZES = {"importance", "lamp", "owl", "importance-row", "lamp-row", "owl-row", "block4x8",
+               "heads", "channels", "blocks"}  # fmt: skip
+QUICK = {("magnitude", dtype) for dtype in DTYPES} | {
+    ("random", "bfloat16"),
+    ("wanda", "float16"),
+    ("grasp", "float32"),
+}
+KEY_VALUE_HEADS, CHANNELS, BLOCKS = 2, 48, 3
+
+
+def main_of(script):
+    sys.path.insert(0, SCRIPTS)
+    try:
+        return import_module(script).main
+    finally:
+        sys.path.remove(SCRIPTS)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(source_folder, tmp_path_factory):
+    """Function from a dtype to the canonical folder of a tiny Llama."""
+    made = {}
+
+    def folder(dtype):
+        if dtype not in made:
+            made[dtype] = tmp_path_factory.mktemp(dtype)
+            load_checkpoint(Source(str(source_folder("llama"))), None, dtype, made[dtype])
+        return made[dtype]
+
+    return folder
+
+
+def scored(folder, criterion, sequences, out):
+    """The score file of a criterion that has one."""
+    from ltpipe.evaluation.computing import Settings
+
+    def score(name):
+        given = sequences if scored_criterion(name).needs_data else None
+        main_of("score_weights")(
+            checkpoint=folder, criterion=name, output=out / name, sequences=given, settings=Settings(device="cpu")
+        )
+        return out / name
+
+    if criterion == HYBRID:
+        parts = ("magnitude", str(score("taylor")))
+        main_of("combine_scores")(checkpoint=folder, name=HYBRID, scores=parts, weights=(1.0, 0.5), output=out / HYBRID)
+        return out / HYBRID
+    return None if criterion in ("magnitude", "random") else score(criterion)
+
+
+def promised(scope, sparsity, kept):
+    """What docs/scopes.md says of counts, looked at weight by weight."""
+    total = sum(array.size for array in kept.values())
+    pruned = total - sum(int(array.sum()) for array in kept.values())
+    by_name = {name: array.size - int(array.sum()) for name, array in kept.items()}
+    if scope == "global" or scope.removesuffix("-row") in allocation_names():
+        assert pruned == prune_count(sparsity, total)
+    if scope.endswith("-row"):
+        assert all(np.ptp(array.sum(1)) <= 1 for array in kept.values())
+    if scope == "layer":
+        assert all(by_name[name] == prune_count(sparsity, array.size) for name, array in kept.items())
+    if scope == "row":
+        assert all(((~array).sum(1) == prune_count(sparsity, array.shape[1])).all() for array in kept.values())
+    if scope == "2of4":
+        assert all((array.reshape(-1, 4).sum(1) == 2).all() for array in kept.values())
+    if scope == "block4x8":
+        tiles = np.concatenate(
+            [array.reshape(len(array) // 4, 4, -1, 8).swapaxes(1, 2).reshape(-1, 32) for array in kept.values()]
+        ).sum(1)
+        assert set(tiles) <= {0, 32}
+        assert int((tiles == 0).sum()) == prune_count(sparsity, tiles.size)
+    if scope == "blocks":
+        dead = {
+            block
+            for block in range(BLOCKS)
+            if not any(array.any() for name, array in kept.items() if f".{block}." in name)
+        }
+        assert len(dead) == prune_count(sparsity, BLOCKS)
+    if scope in ("heads", "channels"):
+        units, leaf = (KEY_VALUE_HEADS, "k_proj") if scope == "heads" else (CHANNELS, "gate_proj")
+        for name, array in kept.items():
+            if leaf in name:
+                whole = array.reshape(units, -1)
+                assert int((~whole.any(1)).sum()) == prune_count(sparsity, units)
+                assert (whole.all(1) == whole.any(1)).all()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "dtype"),
+    [
+        pytest.param(criterion, dtype, marks=() if (criterion, dtype) in QUICK else pytest.mark.slow)
+        for criterion in [*every_criterion(), HYBRID]
+        for dtype in DTYPES
+    ],
+)
+def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoint, calibration, tmp_path):
+    import pandas as pd
+
+    folder, seed = checkpoint(dtype), 3 if criterion == "random" else None
+    scores = scored(folder, criterion, calibration("llama"), tmp_path)
+    main_of("count_keys")(
+        checkpoint=folder, criterion=criterion, seed=seed, scores=scores, output=tmp_path / "histogram", threads=1
+    )
+    signed = criterion == "grasp"
+    made = []
+    for scope in SCOPES:
+        denser = None
+        for sparsity in SPARSITIES if own_sparsity(scope) is None else ("0.5",):
+            output = tmp_path / f"{scope}-{sparsity}"
+            ask = {
+                "checkpoint": folder,
+                "histogram": tmp_path / "histogram",
+                "scores": scores,
+                "output": output,
+                "threads": 1,
+            }
+            if signed and scope in NEEDS_SIZES:
+                with pytest.raises(
+                    UserError, match="this scope adds up scores, and those of this criterion have a sign"
+                ):
+                    main_of("make_mask")(**ask, scope=scope, sparsity=sparsity)
+                continue
+            main_of("make_mask")(**ask, scope=scope, sparsity=sparsity)
+            kept = {name: tensor.numpy() for name, tensor in load_mask(output).items()}
+            promised(scope, sparsity, kept)
+            if denser is not None and scope in NESTED:
+                assert not any((array & ~denser[name]).any() for name, array in kept.items()), scope
+            denser = kept
+            made.append(output)
+    main_of("validate_masks")(
+        masks=tuple(made), manifest=folder / "manifest.json", config=folder / "config.json", output=tmp_path / "csv"
+    )
+    table = pd.read_csv(tmp_path / "csv")
+    assert len(table) == len(made)
+    assert not table["verdict"].eq("broken").any(), table[table["verdict"] == "broken"]["reasons"].tolist()
