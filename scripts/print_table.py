@@ -1,18 +1,18 @@
-"""Print the tables of tickets and of trained levels, findings, and where the page is."""
+"""Print the tables of tickets and of trained levels, verdicts and findings, and where the page is."""
 
 from pathlib import Path
 
-from ltpipe.reporting.tables import read_tickets
-from ltpipe.reporting.terminal import print_page, print_tickets
+from ltpipe.reporting.tables import read_beside, read_tickets
+from ltpipe.reporting.terminal import print_page, print_tickets, print_verdicts
 from ltpipe.reporting.training_terminal import print_studies, read_findings, read_levels
 from ltpipe.runtime import stage
 
 
 def main(*, tickets: Path, levels: Path | None = None, findings: Path | None = None, page: Path | None = None) -> None:
-    """Print the tables of tickets and of trained levels, findings, and where the page is.
+    """Print the tables of tickets and of trained levels, verdicts and findings, and where the page is.
 
     Args:
-        tickets: tickets.csv of a report.
+        tickets: tickets.csv of a report, with its curves.csv and comparisons.csv beside it.
         levels: its levels.csv.
         findings: its findings.csv.
         page: the report's page.
@@ -21,6 +21,7 @@ def main(*, tickets: Path, levels: Path | None = None, findings: Path | None = N
     trained = (read_levels(levels), read_findings(findings)) if levels and findings else None
     if len(table):
         print_tickets(table)
+        print_verdicts(table, *read_beside(tickets))
     if trained:
         print_studies(*trained)
     if page:

@@ -1,6 +1,7 @@
 """Made-up tables of a report, and what a page of them would hold."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ def ticket(retention, **changes):
     row = {
         "model": "org/small", "data": "wiki", "criterion": "magnitude", "scope": "global", "seed": pd.NA,
         "sparsity": 0.5, "total": 1_000_000, "parameters": 1_200_000, "accuracy": 0.25, "baseline_loss": 3.0,
+        "baseline_loss_low": 2.9, "baseline_loss_high": 3.1, "uniform_loss": math.log(49_152),
         "baseline_perplexity": math.exp(3.0), "baseline_accuracy": 0.4, "tokens": 16_368, "sequences": 16,
         "protocol": "documents", "precision": "float32", "device": "cpu", "execution": "streamed",
         "peak_host_bytes": 3 * 2**30,
@@ -75,15 +77,47 @@ def tickets_frame():
 
 def curves_frame(**changes):
     """Two curves: one that falls below 0.9, and one that does not."""
-    row = {"model": "org/small", "data": "wiki", "criterion": "magnitude", "largest_sparsity": 0.7, "area_low": 0.2}
+    row = {"model": "org/small", "data": "wiki", "criterion": "magnitude", "largest_sparsity": 0.7, "area_low": 0.2,
+           "total": 1_000_000}  # fmt: skip
     falls = {
         "scope": "global",
-        "critical_sparsity": 0.51,
-        "critical_sparsity_low": 0.48,
-        "critical_sparsity_high": 0.53,
+        "last_winning_sparsity": 0.5,
+        "last_winning_kept": 500_000,
+        "last_winning_distinct": True,
+        "first_losing_sparsity": 0.7,
+        "first_losing_kept": 300_000,
+        "first_losing_distinct": True,
+        "crossings": 1,
+        "critical_sparsity_estimate": 0.51,
+        "critical_sparsity_estimate_low": 0.48,
+        "critical_sparsity_estimate_high": 0.53,
     }
-    holds = {"scope": "layer", "critical_sparsity_low": 0.66}
+    holds = {
+        "scope": "layer",
+        "last_winning_sparsity": 0.7,
+        "last_winning_kept": 300_000,
+        "last_winning_distinct": False,
+        "crossings": 0,
+        "critical_sparsity_estimate_low": 0.66,
+    }
     return typed([row | falls | changes, row | holds | changes], CURVES)
+
+
+def comparisons_frame(tickets=(), apart=0.02):
+    """All pairs of tickets of one model, text and sparsity, told apart where retentions differ by more than `apart`."""
+    rows = [] if len(tickets) == 0 else tickets.to_dict("records")
+    return typed(
+        [
+            {"model": a["model"], "data": a["data"], "sparsity": a["sparsity"],
+             "loss_difference": a["loss"] - b["loss"],
+             "distinct": abs(a["performance_retention"] - b["performance_retention"]) > apart,
+             **{f"{axis}_{side}": one[axis] for side, one in (("a", a), ("b", b))
+                for axis in ("criterion", "scope", "seed")}}
+            for a, b in combinations(rows, 2)
+            if [a[key] for key in ("model", "data", "sparsity")] == [b[key] for key in ("model", "data", "sparsity")]
+        ],
+        COMPARISONS,
+    )  # fmt: skip
 
 
 def layers_frame(blocks=4, model="org/small", uneven=0.05):
@@ -124,9 +158,10 @@ def overlap_frame():
 def tables(tickets=None):
     """All tables of a report of tickets and of a study, by their names."""
     none = {"robustness": {}, "simulations": {}}
+    tickets = tickets_frame() if tickets is None else tickets
     return {
-        "tickets": tickets_frame() if tickets is None else tickets,
-        "comparisons": typed([], COMPARISONS),
+        "tickets": tickets,
+        "comparisons": comparisons_frame(tickets),
         "curves": curves_frame(),
         **{name: pd.DataFrame(columns=list(columns)) for name, columns in none.items()},
         "overlap": overlap_frame(),

@@ -34,7 +34,8 @@ def record(
         "study": study, "replicate": replicate, "level": level, "branch": branch, "iterations": iterations,
         "validation_losses": losses, "validation_accuracies": tuple(1 - loss / 4 for loss in losses),
         "early_stop_iteration": stop, "test_loss": 1.05 - accuracy, "test_accuracy": accuracy,
-        "final_test_loss": 1.1 - accuracy, "final_test_accuracy": accuracy - 0.001, "kept": KEPT[level],
+        "final_test_loss": 1.1 - accuracy, "final_test_accuracy": accuracy - 0.001,
+        "test_majority": 0.11, "kept": KEPT[level],
         "total": TOTAL, "seconds": 60.0,
         "provenance": {
             "inputs": {"task": "abc", "mask": f"{replicate}-{level}"},

@@ -54,7 +54,7 @@ def place(canonical_folder, tmp_path_factory):
     with score_writer(here / "scores", manifest, [up], "snip", True, {"precision": "float32"}) as deliver:
         deliver(up, np.linspace(-1, 2, 48 * 32, dtype=np.float32))
     LearningRecord(
-        "s", 0, 1, "ticket", (0, 10), (2.3, 0.1), (0.1, 0.9), 10, 0.1, 0.9, 0.1, 0.9, 50, 100, 1.5, PROVENANCE
+        "s", 0, 1, "ticket", (0, 10), (2.3, 0.1), (0.1, 0.9), 10, 0.1, 0.9, 0.1, 0.9, 0.1, 50, 100, 1.5, PROVENANCE
     ).write(here / "learned")
     Connectivity.of("s", 0, 1, ("ticket", "order-1"), Line((0.0, 1.0), (0.1, 0.2))).write(here / "line")
     EarlyBird("s", 0, "0.5", "hamming", 0.1, 2, 1, False, (10, 20), (None, 0.07), 20).write(here / "bird")

@@ -179,11 +179,13 @@ def test_infinite_losses_and_single_points_can_be_drawn():
 
 def test_critical_sparsities_without_an_end_are_at_the_largest():
     drawn = rows(FIGURES["critical"]()).set_index("name")
-    assert drawn.loc["magnitude, layer", ["critical_sparsity", "beyond"]].tolist() == [0.7, True]
-    assert drawn.loc["magnitude, layer", ["critical_sparsity_low", "critical_sparsity_high"]].tolist() == [0.66, 0.7]
-    assert drawn.loc["magnitude, global", ["critical_sparsity", "beyond"]].tolist() == [0.51, False]
+    holds, falls = drawn.loc["magnitude, layer"], drawn.loc["magnitude, global"]
+    assert holds[["last_winning", "estimate", "beyond"]].tolist() == [0.7, 0.7, True]
+    assert holds[["estimate_low", "estimate_high"]].tolist() == [0.66, 0.7]
+    assert falls[["last_winning", "first_losing", "estimate", "beyond"]].tolist() == [0.5, 0.7, 0.51, False]
     alone = rows(critical_figure(curves_frame(area_low=math.nan)))
-    assert alone[["critical_sparsity_low", "critical_sparsity_high"]].isna().all(axis=None)
+    assert alone[["estimate_low", "estimate_high"]].isna().all(axis=None)
+    assert alone["first_losing"].notna().any(), "brackets are measured, whatever the number of sequences"
 
 
 def test_layers_stand_by_block_and_kind_and_even_masks_only_if_there_are_no_others():
@@ -347,7 +349,7 @@ def test_of_very_many_tickets_whole_curves_are_drawn_those_that_retain_most(monk
     assert sorted({row["criterion"] for row in rows_of(view) if "criterion" in row}) == ["c", "d"]
     assert "6 of 12 tickets" in view.title
     curves = pd.concat([curves_frame().iloc[:1].assign(criterion=name) for name in criteria])
-    (view,) = critical_figure(curves.assign(critical_sparsity=[0.1, 0.4, 0.3, 0.2])).views
+    (view,) = critical_figure(curves.assign(last_winning_sparsity=[0.1, 0.4, 0.3, 0.2])).views
     assert {row["criterion"] for row in rows_of(view)} == {"b", "c"}
     assert "the largest 2 of 4" in view.title
     pairs = overlap_frame().iloc[:1]

@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from reports import curves_frame, frame, seeds, ticket, tickets_frame
+from reports import comparisons_frame, curves_frame, frame, seeds, ticket, tickets_frame
 from rich.console import Console
 
 from ltpipe.reporting.columns import percent, perplexity, short_count
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.sections import SHOWN, Section, section, word
-from ltpipe.reporting.terminal import summary_table
+from ltpipe.reporting.terminal import summary_table, verdict_lines
 from ltpipe.reporting.verdicts import verdicts
 
 EVIL = '</title></script><!--<script>alert("x")</script><img src="http://evil.example/x">'
@@ -56,7 +56,7 @@ class Parsed(HTMLParser):
 
 def rendered(tickets, origin=NOWHERE, curves=None, leading=(), sections=()):
     curves = curves_frame().iloc[:0] if curves is None else curves
-    return render_page(Content(tickets, curves, leading, sections, origin))
+    return render_page(Content(tickets, curves, comparisons_frame(tickets), leading, sections, origin))
 
 
 def page(tickets, *others, **more):
@@ -72,8 +72,8 @@ def printed(tickets, width=160, **options):
 # Verdicts
 
 
-def judged(tickets):
-    return verdicts(tickets, curves_frame().iloc[:0])
+def judged(tickets, apart=0.02):
+    return verdicts(tickets, curves_frame().iloc[:0], comparisons_frame(tickets, apart))
 
 
 def test_the_winner_is_the_sparsest_ticket_that_wins_not_the_one_that_retains_most(tickets):
@@ -151,20 +151,102 @@ def test_each_model_and_text_has_its_own_verdict():
 
 
 def test_the_critical_sparsity_is_that_of_the_curve_that_falls_last(tickets):
-    """A curve that never falls is ahead of one that falls where it ends."""
-    (verdict,) = verdicts(tickets, curves_frame())
-    assert (verdict.critical.scope, verdict.critical.sparsity, verdict.critical.largest) == ("layer", None, 0.7)
-    falls = curves_frame().iloc[:1]
-    assert verdicts(tickets, falls)[0].critical.sparsity == 0.51
-    assert (
-        verdicts(tickets, pd.concat([falls.assign(critical_sparsity=0.7), curves_frame()]))[0].critical.scope == "layer"
-    )
-    assert verdicts(tickets, curves_frame(data="other"))[0].critical is None
+    """A curve that never falls is ahead of one that falls where it ends; of one bracket the estimate decides."""
+
+    def farthest(*curves):
+        (verdict,) = verdicts(tickets, pd.concat(curves), comparisons_frame())
+        return verdict.critical.scope, verdict.critical.estimate, verdict.critical_shared
+
+    falls, holds = curves_frame().iloc[:1], curves_frame().iloc[1:]
+    assert farthest(falls, holds) == ("layer", None, 0)
+    assert farthest(falls) == ("global", 0.51, 0)
+    assert farthest(falls.assign(last_winning_sparsity=0.7, first_losing_sparsity=0.75), holds)[0] == "layer"
+    assert farthest(falls, falls.assign(scope="row", critical_sparsity_estimate=0.6)) == ("row", 0.6, 1)
+    assert verdicts(tickets, curves_frame(data="other"), comparisons_frame())[0].critical is None
     text = page(tickets, curves=falls).text
-    assert "is that of magnitude , scope global : 51.0% (95% interval 48.0% to 53.0%)." in text
-    text = page(tickets, curves=curves_frame().iloc[1:]).text
-    assert "scope layer : at least 70% , the sparsest ticket of the curve (95% interval 66.0% to beyond 70%)." in text
-    assert "interval 48" not in page(tickets, curves=falls.assign(area_low=math.nan)).text
+    assert "lies between 50% and 70% , the last winning and the first losing ticket." in text
+    assert "gives an estimate of 51.0% [48.0%, 53.0%]; in brackets how it would vary with other text" in text
+    assert "falls:" not in text
+    assert "the first of 2 falls" in page(tickets, curves=falls.assign(crossings=2)).text
+    unsure = falls.assign(last_winning_distinct=False, last_winning_kept=432_100)
+    assert "between 50% (prunes 56.8%), not told apart from 0.9 and 70%" in page(tickets, curves=unsure).text
+    text = page(tickets, curves=holds).text
+    assert "its critical sparsity is at least 70% , the sparsest ticket of the curve." in text
+    assert "[48" not in page(tickets, curves=falls.assign(area_low=math.nan)).text
+
+
+def standing(tickets, **options):
+    (verdict,) = judged(tickets, **options)
+    return verdict.standing
+
+
+def test_a_ticket_wins_only_beside_a_control_and_over_a_dense_model_that_knows_something(tickets):
+    """Told apart, or it says nothing: at chance nothing wins, and without a control nobody knows what it means."""
+    assert standing(tickets) == "won"
+    assert standing(tickets, apart=0.5) == "control", "0.92 against 0.5, but not told apart"
+    assert standing(tickets[tickets.criterion != "random"]) == "uncontrolled"
+    assert standing(tickets[(tickets.criterion != "random") | (tickets.sparsity != 0.5)]) == "uncontrolled"
+    assert standing(frame(ticket(0.95), *seeds([0.96]))) == "control", "the winner is a random mask"
+    assert standing(frame(ticket(0.8), *seeds([0.3]))) == "none"
+    uniform = tickets["uniform_loss"].iloc[0]
+    for loss, high, expected in (
+        (uniform - 0.1, uniform + 0.1, "chance"),
+        (uniform + 0.3, uniform + 0.4, "chance"),  # worse than guessing
+        (uniform - 0.2, uniform - 0.1, "won"),
+        (uniform - 0.2, math.nan, "won"),  # a single sequence: nothing but the number itself
+        (uniform + 0.2, math.nan, "chance"),
+    ):
+        assert standing(tickets.assign(baseline_loss=loss, baseline_loss_high=high)) == expected
+
+
+def test_no_verdict_is_said_on_the_page_and_in_the_terminal(tickets):
+    guessing = tickets.assign(baseline_loss=10.81, baseline_loss_low=10.7, baseline_loss_high=10.9)
+    parsed = page(guessing)
+    assert "No verdict: the dense model is not told apart from a uniform guess." in parsed.text
+    assert "10.8100 nats/token (95% interval 10.7000 to 10.9000)" in parsed.text
+    assert "alike gives 10.8027" in parsed.text
+    assert "sparsest winning" not in parsed.text
+    assert not any("win" in cell.get("class", "").split() for cell in parsed.attributes("td"))
+    bare = tickets[tickets.criterion != "random"]
+    text = page(bare).text
+    assert "No verdict: the study has no control, no random ticket that removes 50%" in text
+    for table, words in (
+        (guessing, "no verdict: the dense model (loss 10.8100 nats/token) is not told apart from a uniform guess"),
+        (bare, "no verdict: no random ticket removes 50%; the sparsest that would win: magnitude, global, 50%"),
+        (tickets, "sparsest winning ticket: magnitude, global, 50%, retention 0.920"),
+    ):
+        lines = "\n".join(verdict_lines(judged(table)[0]))
+        assert words in lines
+        assert ("winning ticket" in lines) == (table is tickets)
+    for article, won in ((page(guessing), False), (page(bare), False), (page(tickets), True)):
+        (shown,) = article.attributes("article")
+        assert ("won" in shown["class"].split()) == won
+    green = printed(tickets, force_terminal=True, color_system="standard").count("\x1b[32m")
+    assert green == 3
+    assert "\x1b[32m" not in printed(guessing, force_terminal=True, color_system="standard")
+
+
+def test_a_winner_is_named_with_those_that_it_is_not_told_apart_from():
+    rivals = frame(ticket(0.92), ticket(0.915, criterion="taylor"), ticket(0.85, criterion="snip"), *seeds([0.3]))
+    (verdict,) = judged(rivals)
+    assert [one.criterion for one in verdict.beside] == ["taylor"]
+    assert "Not told apart from it at this sparsity: taylor , scope global (retention 0.9150)." in page(rivals).text
+    assert "  not told apart from taylor, global" in list(verdict_lines(verdict))
+    many = frame(*(ticket(0.92 - index / 1000, criterion=name) for index, name in enumerate("abcdef")), *seeds([0.3]))
+    assert "(retention 0.9170) and 2 more." in page(many).text
+    assert "told apart from it" not in page(rivals.assign(sequences=1)).text, "one sequence tells nothing apart"
+
+
+def test_a_winner_near_the_threshold_is_said_to_be():
+    near = frame(ticket(0.905), *seeds([0.3]))
+    assert "It is not told apart from a retention of 0.9" in page(near).text
+    assert "  it is not told apart from a retention of 0.9" in list(verdict_lines(judged(near)[0]))
+    assert "told apart from a retention" not in page(frame(ticket(0.95), *seeds([0.3]))).text
+
+
+def test_the_winner_of_many_is_said_to_be_chosen_on_the_text_it_is_measured_on(tickets):
+    assert "chosen among them by this very text" in page(tickets).text
+    assert "chosen among them" not in page(frame(ticket(0.95))).text
 
 
 # Page
@@ -186,7 +268,6 @@ def test_the_verdict_gives_exact_numbers_and_the_lead_over_random(tickets):
     assert "by 0.4200 in retention and 2.7391 nats/token in loss" in text
     assert "No sparser ticket was evaluated" not in text
     assert "No sparser ticket was evaluated" in page(tickets[tickets.sparsity <= 0.5]).text
-    assert "random ticket" not in page(tickets[tickets.criterion != "random"]).text
 
 
 def test_the_table_holds_the_dense_model_and_every_ticket(tickets):

@@ -1,11 +1,13 @@
 """The verdict on trained tickets, from trainings made by hand: dense model 97 % accurate after 2,000 iterations."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isnan
 
 import pytest
 from studies import KEPT, TOTAL, record
 
+from ltpipe.reporting.findings import findings_table
 from ltpipe.reporting.study_verdicts import StudyVerdict, study_verdicts
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.training.record import LearningRecord
@@ -81,6 +83,31 @@ def test_without_a_dense_model_or_tickets_there_is_nothing_to_judge():
     assert study_verdicts(Trainings(DENSE)) == []
     assert study_verdicts(Trainings(tickets(1, (0.0,) * 3))) == []
     assert study_verdicts(Trainings([])) == []
+
+
+@pytest.mark.parametrize(
+    ("majority", "beats"),
+    [(0.5, True), (0.967, True), (0.969, False), (0.99, False)],  # accuracy 97 %, give or take 0.25 points
+)
+def test_a_dense_model_that_names_the_most_frequent_label_decides_nothing(majority, beats):
+    """Neither a verdict nor a finding."""
+    alike = [
+        replace(one, test_majority=majority)
+        for one in [*DENSE, *tickets(7, (0.01, 0.011, 0.012)), *tickets(7, (-0.02,) * 3, branch="shuffled-1")]
+    ]
+    trainings = Trainings(alike)
+    (found,) = study_verdicts(trainings)
+    assert (found.beats_chance, found.winner.level) == (beats, 7)
+    table = findings_table(trainings, [])
+    assert len(table) == 2
+    learned = table["evidence"].str.startswith("The dense model is not told apart from naming the most frequent label")
+    assert learned.all() == (not beats)
+    assert ("yes" in set(table["holds"])) == beats
+
+
+def test_a_study_without_controls_is_known():
+    assert not verdict(tickets(1, (0.01,) * 3), tickets(1, (0.01,) * 3, branch="order-1")).controlled
+    assert verdict(tickets(2, (0.01,) * 3), tickets(1, (0.01,) * 3, branch="shuffled-1")).controlled
 
 
 def test_one_replicate_has_no_intervals():

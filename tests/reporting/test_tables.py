@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from reports import curves_frame, layers_frame
+from reports import comparisons_frame, curves_frame, layers_frame
 
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.samples import samples
@@ -15,10 +15,11 @@ from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting.columns import best_tickets
 from ltpipe.reporting.costs import all_costs, evaluation_costs
-from ltpipe.reporting.one_shot import TABLES
+from ltpipe.reporting.one_shot import CELLS, TABLES
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.robustness import COLUMNS as ROBUSTNESS
+from ltpipe.reporting.robustness import robustness_table
 from ltpipe.reporting.sections import section, sections, word
 from ltpipe.reporting.simulations import COLUMNS as SIMULATIONS
 from ltpipe.reporting.tables import (
@@ -46,6 +47,7 @@ def metrics(shift=0.0, noise=0.0, **changes):
     loss = float(losses.sum() / sum(TOKENS))
     described = {
         "model": "m", "data": "d", "criterion": None, "scope": None, "seed": None, "sparsity": None, "kept": 50,
+        "perturbation": None, "perturbation_seed": None, "vocabulary": 49_152,
         "total": 100, "loss": loss, "perplexity": float(np.exp(loss)), "accuracy": sum(correct) / sum(TOKENS),
         "performance_retention": 1.0, "tokens": sum(TOKENS), "protocol": "documents", "precision": "float32",
         "device": "cpu",
@@ -121,11 +123,50 @@ def test_curves_one_for_each_criterion_scope_and_seed():
     assert len(table) == 4
     first = table.iloc[0]
     r20, r50 = (one.performance_retention for one in TICKETS[:2])
-    assert first["critical_sparsity"] == pytest.approx(0.2 + 0.3 * (r20 - 0.9) / (r20 - r50))
+    estimate = table["critical_sparsity_estimate"]
+    assert estimate[0] == pytest.approx(0.2 + 0.3 * (r20 - 0.9) / (r20 - r50))
     assert first["area"] == pytest.approx(0.2 * (1 + r20) / 2 + 0.3 * (r20 + r50) / 2)
-    assert (table["critical_sparsity_low"] < table["critical_sparsity"]).all()
-    assert (table["critical_sparsity"] < table["critical_sparsity_high"]).all()
+    assert (table["critical_sparsity_estimate_low"] < estimate).all()
+    assert (estimate < table["critical_sparsity_estimate_high"]).all()
+    assert (table["last_winning_sparsity"] < estimate).all()
+    assert (estimate < table["first_losing_sparsity"]).all()
+    assert first[["last_winning_sparsity", "last_winning_kept", "last_winning_distinct"]].tolist() == [0.2, 50, True]
+    dense = table.iloc[1]  # the dense model is no ticket
+    assert dense["last_winning_sparsity"] == 0
+    assert dense[["last_winning_kept", "last_winning_distinct"]].isna().all()
+    assert set(table["first_losing_sparsity"]) == {0.5}
+    assert table["first_losing_distinct"].all()
+    assert set(table["crossings"]) == {1}
     assert set(table["largest_sparsity"]) == {0.5}
+
+
+def test_a_scope_with_a_sparsity_of_its_own_gives_no_curve():
+    measured = samples([DENSE], [*TICKETS, ticket(1.0, scope="2of4"), ticket(1.0, scope="imported")])
+    assert set(curves_table(measured)["scope"]) == {"global", "layer", "imported"}
+    assert len(tickets_table(measured)) == 7
+
+
+def test_two_rows_of_one_cell_are_refused_by_name(tmp_path):
+    """They are no seeds."""
+    cell = r"one cell \(model m, data d, criterion random, scope global, seed 1, sparsity 0.5\)"
+    again = replace(TICKETS[3], loss=TICKETS[3].loss + 1)
+    with pytest.raises(UserError, match=f"tickets: two metrics of {cell}"):
+        samples([DENSE], [*TICKETS, again])
+    with pytest.raises(UserError, match=r"baselines: two metrics of one cell \(model m, data d\)"):
+        samples([DENSE, DENSE], TICKETS)
+    perturbed = replace(DENSE, perturbation="int4")
+    with pytest.raises(UserError, match=r"perturbed: two metrics of one cell \(model m, data d, perturbation int4\)"):
+        robustness_table([DENSE], TICKETS, [perturbed, perturbed])
+    one, other = samples([DENSE], TICKETS), samples([DENSE], TICKETS[3:4])
+    for name, table in (("tickets", tickets_table), ("curves", curves_table)):
+        paths = [tmp_path / f"{name}-{index}.parquet" for index in range(2)]
+        for path, measured in zip(paths, (one, other), strict=True):
+            write_parquet(table(measured), path)
+        read = partial(read_parquet, what="a table", stage="tables")
+        both = rf"{paths[0]} and {paths[1]}: two rows of one cell \(model m, .* seed 1"
+        with pytest.raises(UserError, match=both):
+            gathered(paths, TABLES[name], read, CELLS[name])
+        assert len(gathered(paths[:1], TABLES[name], read, CELLS[name]))
 
 
 def test_tickets_without_their_dense_model_are_refused():
@@ -206,7 +247,9 @@ def test_a_large_report_shows_the_best_tickets_and_says_so():
     assert best_tickets(table, len(table)) is table
     assert len(best_tickets(table, 7)) == 7
     long = section("Title", "Note.", table, {"model": word("model")}, file="long")
-    html = render_page(Content(table, curves_frame().iloc[:0], [], [long], Origin(None, False, "", {})))
+    html = render_page(
+        Content(table, curves_frame().iloc[:0], comparisons_frame(), [], [long], Origin(None, False, "", {}))
+    )
     assert f"40 of {len(table):,} tickets" in html
     assert f'the first 1,000 of {len(table):,} rows; <a href="long.csv">' in html
     assert html.count("<tr") < 1100
@@ -237,8 +280,10 @@ def test_sections_show_every_row_with_its_interval_or_chance():
     found = {section.title: section for section in sections(comparisons, curves, *masks_tables(), figures={})}
     assert len(found) == 6
     lines = {row[2]: row for row in found["Critical sparsity"].rows}
-    assert lines["safe, global"][3] == "≥ 50%"
-    assert lines["random, global, seed 0"][3].count("%") == 3
+    assert lines["safe, global"][3:6] == ("50%", "none up to 50%", "–")
+    assert lines["magnitude, global"][3:5] == ("20% (prunes 50.0%)", "50%")
+    assert lines["random, global, seed 0"][3:5] == ("dense model", "50%")
+    assert lines["random, global, seed 0"][5].count("%") == 3
     pair = found["Overlap of masks"].rows[0]
     assert pair[1:] == (
         "magnitude, global, 50%",
@@ -261,7 +306,7 @@ def test_sections_show_every_row_with_its_interval_or_chance():
     (iteration,) = found["Simulation of iterative pruning"].rows
     assert iteration[2:] == ("3 (best)", "80.0%", "3.0000", "0.7500", "5", "3")
     nowhere = Origin(None, False, "", {})
-    page = render_page(Content(tickets_table(measured), curves, [], list(found.values()), nowhere))
+    page = render_page(Content(tickets_table(measured), curves, comparisons, [], list(found.values()), nowhere))
     assert "&lt;b&gt;2 rows" in page
     assert all(f">{title}</h2>" in page for title in found)
 

@@ -13,7 +13,7 @@ from ltpipe.training.record import Branch, LearningRecord
 
 RECORD = LearningRecord(
     "lenet", 2, 7, "reinitialised-3", (0, 100, 200, 300), (2.3, 0.1, 0.1, 0.4), (0.1, 0.97, 0.98, 0.96), 100,
-    0.11, 0.9712345678901234, 0.3, 0.96, 56_169, 266_200, 12.5, {"inputs": {"task": "abc"}, "git_commit": None},
+    0.11, 0.9712345678901234, 0.3, 0.96, 0.11, 56_169, 266_200, 12.5, {"inputs": {"task": "abc"}, "git_commit": None},
 )  # fmt: skip
 LINE = Connectivity.of("lenet", 0, 3, ("ticket", "order-1"), Line((0.0, 0.5, 1.0), (0.02, 0.06, 0.04)))
 BIRD = EarlyBird(
@@ -55,6 +55,7 @@ def test_a_record_knows_its_early_stop_and_density():
         (RECORD, {"early_stop_iteration": 200}, "200 is not the first minimum"),
         (RECORD, {"iterations": [], "validation_losses": [], "validation_accuracies": []}, "first minimum"),
         (RECORD, {"test_accuracy": 97.1}, "not between 0 and 1"),
+        (RECORD, {"test_majority": 1.5}, "not between 0 and 1"),
         (RECORD, {"kept": 266_201}, "266201 of 266200"),
         (RECORD, {"branch": "reinitialised"}, "branch: 'reinitialised'; allowed are ticket"),
         (RECORD, {"provenance": []}, "provenance: "),

@@ -68,6 +68,14 @@ def test_masks_are_compared_where_two_of_one_sparsity_differ_in_one_respect(grid
     assert names == ["tradeoff", "critical", "layers", *["overlap"] * compared, "costs"]
 
 
+def test_scopes_with_a_sparsity_of_their_own_have_no_critical_one():
+    names = [
+        drawn.name
+        for drawn in figures(checked(grid={"criteria": ["magnitude"], "sparsities": [0.5], "scopes": ["2of4"]}))
+    ]
+    assert names == ["tradeoff", "layers", "costs"]
+
+
 def test_studies_have_the_figures_of_what_they_train(tmp_path: Path):
     (tmp_path / "digits.csv").write_text("1,2")
     study = {

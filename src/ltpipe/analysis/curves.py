@@ -1,6 +1,8 @@
 """Numbers that sum up a curve of retention against sparsity.
 
-A curve goes through (0, 1), the dense model, and the tickets by rising sparsity, with straight lines between them.
+A curve goes through (0, 1), the dense model, and the tickets by rising sparsity. What was measured is a bracket: the
+last winning and the first losing ticket. Straight lines between the points give estimates, no more: the curve is not
+straight, and how far an estimate is off is bounded by the bracket alone.
 """
 
 from dataclasses import dataclass
@@ -28,16 +30,43 @@ class Curve:
     sequences: int
 
     @property
-    def critical_sparsity(self) -> float | None:
-        """Where retention first falls below that of a winning ticket; None: at least the largest sparsity."""
-        return _finite(float(critical_sparsity(self.sparsities, self.retentions[None])[0]))
+    def first_losing(self) -> int | None:
+        """Index of the first ticket that loses, the end of the bracket; None if none does."""
+        losing = np.flatnonzero(_losing(self.retentions))
+        return int(losing[0]) if len(losing) else None
 
     @property
-    def critical_interval(self) -> tuple[float | None, float | None]:
-        """Its interval; a bound is None where it is at least the largest sparsity."""
+    def last_winning(self) -> int | None:
+        """Index of the ticket before that, the beginning of the bracket; None where that is the dense model."""
+        first = len(self.retentions) if self.first_losing is None else self.first_losing
+        return first - 1 if first else None
+
+    @property
+    def crossings(self) -> int:
+        """How often the curve falls from winning to losing; after the first it has recovered in between."""
+        losing = np.concatenate([[False], _losing(self.retentions)])
+        return int((losing[1:] & ~losing[:-1]).sum())
+
+    def is_distinct(self, ticket: int) -> bool | None:
+        """Whether the interval of a ticket's retention excludes that of a winning ticket; None if it has none."""
+        if self.sequences < 2:
+            return None
+        return interval(self.resampled[:, ticket], self.sequences).excludes(WINNING_RETENTION)
+
+    @property
+    def critical_estimate(self) -> float | None:
+        """Where the line through the bracket's ends falls below a winning retention; None if no ticket loses."""
+        return _finite(float(interpolated_crossing(self.sparsities, self.retentions[None])[0]))
+
+    @property
+    def estimate_interval(self) -> tuple[float | None, float | None]:
+        """Interval of that estimate over samples of text; a bound is None where it is at least the largest sparsity.
+
+        It says how the interpolated number would vary, and nothing of the error of interpolating.
+        """
         if self.sequences < 2:
             return None, None
-        crossings = critical_sparsity(self.sparsities, self.resampled)
+        crossings = interpolated_crossing(self.sparsities, self.resampled)
         # Between a number and "beyond the largest sparsity" there is nothing to interpolate: observed values only.
         levels = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
         low, high = np.quantile(crossings, levels, method="inverted_cdf")
@@ -45,19 +74,19 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Area under the curve from 0 to the largest sparsity, which it equals if nothing is lost."""
+        """Area under the lines from 0 to the largest sparsity, which it equals if nothing is lost."""
         return float(area(self.sparsities, self.retentions[None])[0])
 
     @property
     def area_interval(self) -> Interval:
-        """Its interval."""
+        """Its interval over samples of text."""
         return interval(area(self.sparsities, self.resampled), self.sequences)
 
 
-def critical_sparsity(
+def interpolated_crossing(
     sparsities: np.ndarray, retentions: np.ndarray, threshold: float = WINNING_RETENTION
 ) -> np.ndarray:
-    """Smallest sparsity at which each curve crosses from at least `threshold` to below it.
+    """Smallest sparsity at which the lines of each curve cross from at least `threshold` to below it.
 
     Args:
         sparsities: [tickets], rising.
@@ -69,7 +98,7 @@ def critical_sparsity(
         whose ticket of sparsity 0 lies below it.
     """
     x, y = _from_dense(sparsities, retentions)
-    below = y < threshold
+    below = _losing(y, threshold)
     after = below.argmax(axis=1)  # the first below; 0 also if none is
     before = np.maximum(after - 1, 0)
     curves = np.arange(len(y))
@@ -83,6 +112,10 @@ def area(sparsities: np.ndarray, retentions: np.ndarray) -> np.ndarray:
     """Area under each curve [curves, tickets] by the trapezoidal rule: float64 [curves]."""
     x, y = _from_dense(sparsities, retentions)
     return np.trapezoid(y, x, axis=1)
+
+
+def _losing(retentions: np.ndarray, threshold: float = WINNING_RETENTION) -> np.ndarray:
+    return retentions < threshold
 
 
 def _from_dense(sparsities: np.ndarray, retentions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

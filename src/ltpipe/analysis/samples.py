@@ -1,11 +1,18 @@
 """Dense models and their tickets, text by text, resampled together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from ltpipe.analysis.confidence import Resampled, resample
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.errors import UserError
+
+ONCE = "give each cell once; models of two studies go together under different names"
+"""What to do about two results of one cell: nothing says which of them is meant."""
+_AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,13 @@ def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sa
     """Put the tickets of each model and text with their dense model, by model and text.
 
     Raises:
-        UserError: a ticket's dense model, on the same sequences, is not among the baselines.
+        UserError: a ticket's dense model, on the same sequences, is not among the baselines, or two metrics are of one
+            cell of the grid.
     """
     if not tickets or any(ticket.sparsity is None for ticket in tickets):
         raise UserError("tickets: metrics of at least one ticket are needed, and none of a dense model")
+    check_once("baselines", baselines)
+    check_once("tickets", tickets)
     dense = {(baseline.model, baseline.data): baseline for baseline in baselines}
     groups: dict[tuple[str, str], list[Metrics]] = {}
     for ticket in sorted(tickets, key=_order):
@@ -50,6 +60,21 @@ def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sa
         baseline.check_measured_on(measured, f"{ticket.model} on {ticket.data}")
         groups.setdefault((ticket.model, ticket.data), []).append(ticket)
     return [_sample(dense[key], group) for key, group in groups.items()]
+
+
+def cell_named(cell: Mapping[str, Any]) -> str:
+    """A cell of the grid in words, from the values of its axes."""
+    return "one cell (" + ", ".join(f"{axis} {value}" for axis, value in cell.items() if pd.notna(value)) + ")"
+
+
+def check_once(what: str, measured: Sequence[Metrics]) -> None:
+    """Raise UserError if two metrics are of one cell: they would pass for seeds."""
+    found: set[tuple[Any, ...]] = set()
+    for metrics in measured:
+        cell = {axis: getattr(metrics, axis) for axis in _AXES}
+        if tuple(cell.values()) in found:
+            raise UserError(f"{what}: two metrics of {cell_named(cell)}; {ONCE}")
+        found.add(tuple(cell.values()))
 
 
 def _sample(dense: Metrics, tickets: Sequence[Metrics]) -> Sample:

@@ -60,7 +60,8 @@ def evaluate_checkpoint(
     skeleton = build_skeleton(folder, here.dtype)
     masked = inputs.mask.bits if inputs.mask else ()
     count, length = inputs.sequences.shape
-    observe = _observe(inputs, top_tokens, top_k, skeleton.config.get_text_config().vocab_size)
+    vocabulary = skeleton.config.get_text_config().vocab_size
+    observe = _observe(inputs, top_tokens, top_k, vocabulary)
     planner = EvaluationPlanner(
         skeleton,
         inputs.manifest,
@@ -108,6 +109,7 @@ def evaluate_checkpoint(
         kept=pruning.total_kept if pruning else None,
         total=pruning.total if pruning else None,
         parameters=inputs.manifest.parameters,
+        vocabulary=vocabulary,
         loss=loss,
         perplexity=perplexity(loss),
         accuracy=losses.accuracy(),

@@ -11,7 +11,7 @@ from typing import Any
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.jsonfiles import read_record, write_record
 
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Metrics:
         perturbation_seed: of the noise; None where there is none.
         kept, total: prunable weights kept, and in all; None for the dense model.
         parameters: all parameters of the model, tied ones once.
+        vocabulary: tokens that the model chooses from; a uniform guess among them has a loss of ln(vocabulary).
         loss: nats per token.
         perplexity: exp(loss); None above the range of float64.
         accuracy: fraction of next tokens predicted right.
@@ -85,6 +86,7 @@ class Metrics:
     kept: int | None
     total: int | None
     parameters: int
+    vocabulary: int
     loss: float
     perplexity: float | None
     accuracy: float

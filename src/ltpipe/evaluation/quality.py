@@ -18,6 +18,22 @@ def performance_retention(baseline_loss: float, pruned_loss: float) -> float:
     return baseline_loss / pruned_loss
 
 
+def uniform_loss(vocabulary: int) -> float:
+    """Loss of a uniform guess among so many tokens, nats/token: ln(vocabulary)."""
+    return math.log(vocabulary)
+
+
+def beats_chance(loss: float, loss_high: float, uniform: float) -> bool:
+    """Whether a dense model is told apart from a uniform guess, and is the better one.
+
+    Args:
+        loss: of the model, nats/token.
+        loss_high: upper bound of its interval; NaN where there is none, then the loss itself decides.
+        uniform: loss of a uniform guess, nats/token.
+    """
+    return (loss if math.isnan(loss_high) else loss_high) < uniform
+
+
 def best_ticket(sparsities: Sequence[float], retentions: Sequence[float]) -> int:
     """Index of the sparsest winning ticket, or if none wins of the one that retains most; of equals the first."""
 

@@ -116,6 +116,14 @@ def own_sparsity(name: str) -> float | None:
     return scope.sparsity if isinstance(scope, NOfM) else None
 
 
+def has_own_sparsity(name: str) -> bool:
+    """Whether a scope has one sparsity only, so that its tickets are no curve; names of imported masks have not."""
+    try:
+        return own_sparsity(name) is not None
+    except UserError:
+        return False
+
+
 @dataclass(frozen=True)
 class Group:
     """Tensors (by index) that are ranked together, and the number of weights to prune among them."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance
 
 MISSING = "–"
 
@@ -164,6 +164,15 @@ def cell(column: Column, row: Mapping[str, Any]) -> str:
         return MISSING
     low, high = (row[f"{column.key}_{bound}"] if column.interval else pd.NA for bound in ("low", "high"))
     return column.show(value) if pd.isna(low) else f"{column.show(value)} [{column.show(low)}, {column.show(high)}]"
+
+
+def wins(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of a winning ticket, of a dense model that is told apart from a uniform guess."""
+    return (
+        row["criterion"] != "dense"
+        and row["performance_retention"] >= WINNING_RETENTION
+        and beats_chance(row["baseline_loss"], row["baseline_loss_high"], row["uniform_loss"])
+    )
 
 
 def shown_columns(tickets: pd.DataFrame) -> list[Column]:

@@ -93,7 +93,7 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
 
 
 def critical_figure(curves: pd.DataFrame) -> Figure:
-    """Draw the sparsity at which each curve of tickets stops winning, with its interval.
+    """Draw the bracket in which each curve of tickets stops winning, and the estimate inside it.
 
     Args:
         curves: the curves table, at least one row.
@@ -102,18 +102,17 @@ def critical_figure(curves: pd.DataFrame) -> Figure:
     views = []
     drawn_groups, more = groups(curves, ["model", "data"], "models and texts")
     for number, ((model, data), every) in enumerate(drawn_groups):
-        rows = every.assign(reached=every["critical_sparsity"].fillna(every["largest_sparsity"])).nlargest(
-            ROWS, "reached"
-        )
+        rows = _critical(every).nlargest(ROWS, ["last_winning", "estimate"])
         missing = "" if len(rows) == len(every) else f", the largest {ROWS} of {len(every):,}"
-        axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), rows)
-        views.append(View(f"{model} on {data}{missing}", alt.concat(_dots(_critical(rows), axes))))
+        axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), every)
+        views.append(View(f"{model} on {data}{missing}", alt.concat(_dots(rows, axes))))
     return Figure(
         "critical",
         "Critical sparsity",
-        f"Where retention falls below {WINNING_RETENTION}, interpolated between tickets, with its 95% interval "
-        "(paired bootstrap over sequences). A triangle: no ticket falls below it, the critical sparsity is at least "
-        f"the largest one evaluated.{more}",
+        f"Where retention falls below {WINNING_RETENTION}: broad bars go from the last winning to the first losing "
+        "ticket, between which it lies. Dots are estimates inside, interpolated by a straight line; their thin bars "
+        "are 95% intervals over samples of text, which know nothing of the error of that line. A triangle: no ticket "
+        f"falls below it, the critical sparsity is at least the largest one evaluated.{more}",
         tuple(views),
     )
 
@@ -220,14 +219,16 @@ def _axis(measure: Measure, values: pd.Series) -> dict[str, object]:
 def _critical(curves: pd.DataFrame) -> pd.DataFrame:
     """Rows of dots: named, and with the largest sparsity in place of what lies beyond it."""
     names = [_name(*key) for key in zip(curves["criterion"], curves["scope"], curves["seed"], strict=True)]
-    shown = curves[["criterion", "scope", "largest_sparsity", "area_low"]].assign(
-        name=names, beyond=curves["critical_sparsity"].isna()
+    shown = curves[["criterion", "scope"]].assign(
+        name=names,
+        beyond=curves["first_losing_sparsity"].isna(),
+        last_winning=curves["last_winning_sparsity"],
+        first_losing=curves["first_losing_sparsity"],
     )
     for bound in ("", "_low", "_high"):
-        key = f"critical_sparsity{bound}"
-        known = curves[key].fillna(curves["largest_sparsity"])
+        found = curves[f"critical_sparsity_estimate{bound}"].fillna(curves["largest_sparsity"])
         # One sequence gives no interval at all.
-        shown[key] = known if not bound else known.where(curves["area_low"].notna())
+        shown[f"estimate{bound}"] = found if not bound else found.where(curves["area_low"].notna())
     return rounded(shown)
 
 
@@ -236,33 +237,36 @@ def _name(criterion: str, scope: str, seed: object) -> str:
 
 
 def _dots(rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
-    order = rows.sort_values(["critical_sparsity", "name"], ascending=[False, True])["name"].tolist()
+    order = rows.sort_values(["last_winning", "estimate", "name"], ascending=[False, False, True])["name"].tolist()
     x = {"title": "critical sparsity", "axis": alt.Axis(format="~%", tickCount=6)}
     base = alt.Chart(rows).encode(y=alt.Y("name:N", sort=order, title=None), color=alt.Color(**_silent(axes)))
-    bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("critical_sparsity_low:Q", **x, scale=alt.Scale(zero=True)), x2="critical_sparsity_high:Q"
+    brackets = base.mark_rule(strokeWidth=ROW / 2, opacity=0.3).encode(
+        x=alt.X("last_winning:Q", **x, scale=alt.Scale(zero=True)), x2="first_losing:Q"
     )
-    beyond = "datum.beyond ? 'at least ' : ''"
+    intervals = base.mark_rule(strokeWidth=2).encode(x=alt.X("estimate_low:Q", **x), x2="estimate_high:Q")
     dots = (
         base.transform_calculate(
-            shown=f"{beyond} + format(datum.critical_sparsity, '.1%')",
-            interval="isValid(datum.critical_sparsity_low) ? format(datum.critical_sparsity_low, '.1%') + ' to ' + "
-            "format(datum.critical_sparsity_high, '.1%') : '–'",
+            bracket="datum.beyond ? 'at least ' + format(datum.last_winning, '~%') : "
+            "format(datum.last_winning, '~%') + ' to ' + format(datum.first_losing, '~%')",
+            shown="datum.beyond ? '–' : format(datum.estimate, '.1%')",
+            interval="isValid(datum.estimate_low) && !datum.beyond ? format(datum.estimate_low, '.1%') + ' to ' + "
+            "format(datum.estimate_high, '.1%') : '–'",
         )
         .mark_point(filled=True, size=70, opacity=1, style="halo")
         .encode(
-            x=alt.X("critical_sparsity:Q", **x),
+            x=alt.X("estimate:Q", **x),
             shape=alt.Shape(
                 "beyond:N", scale=alt.Scale(domain=[False, True], range=["circle", "triangle-right"]), legend=None
             ),
             tooltip=[
                 "name:N",
-                alt.Tooltip("shown:N", title="critical sparsity"),
-                alt.Tooltip("interval:N", title="95% interval"),
+                alt.Tooltip("bracket:N", title="last winning to first losing"),
+                alt.Tooltip("shown:N", title="estimate inside"),
+                alt.Tooltip("interval:N", title="95% interval over text"),
             ],
         )
     )
-    return alt.layer(*known(bars, rows["critical_sparsity_low"]), dots).properties(
+    return alt.layer(*known(brackets, rows["first_losing"]), *known(intervals, rows["estimate_low"]), dots).properties(
         width=2 * PANEL["width"], height=alt.Step(ROW)
     )
 

@@ -7,10 +7,13 @@ barrier itself. Nothing is corrected for the number of findings or levels.
 
 That tickets are no worse than the dense model is a claim of non-inferiority: their difference in accuracy lies above
 -0.2 points. It is "yes" only if every level down to 8.7 % shows it, and "no" if any one of these levels excludes it.
+
+Where the dense model has learned nothing, since its accuracy is not told apart from that of naming the most frequent
+label always, every finding of the study is "undecided".
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
 import pandas as pd
@@ -48,7 +51,21 @@ class Finding:
 def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> pd.DataFrame:
     """One row a study and finding; a finding whose trainings or lines are not in the study has none."""
     studies = sorted({*trainings.studies, *(line.study for line in lines)})
-    return frame([asdict(found) for study in studies for found in _findings(study, trainings, lines)], FINDINGS)
+    found = [
+        _at_chance(finding, dense) if (dense := trainings.treatment(study, 0)) and not dense.beats_chance else finding
+        for study in studies
+        for finding in _findings(study, trainings, lines)
+    ]
+    return frame([asdict(finding) for finding in found], FINDINGS)
+
+
+def _at_chance(finding: Finding, dense: Treatment) -> Finding:
+    """Nothing is found of a model that has learned nothing."""
+    learned = (
+        "The dense model is not told apart from naming the most frequent label always: difference in accuracy "
+        f"{_points(dense.over_majority)}. "
+    )
+    return replace(finding, holds="undecided", evidence=learned + finding.evidence)
 
 
 def _findings(study: str, trainings: Trainings, lines: Sequence[Connectivity]) -> Iterator[Finding]:

@@ -21,6 +21,15 @@ TABLES: Mapping[str, dict[str, str]] = {
 }
 """Columns of each table, by its name."""
 
+CELLS: Mapping[str, tuple[str, ...]] = {
+    "tickets": tables.CELL,
+    "comparisons": ("model", "data", "sparsity", *(f"{axis}_{side}" for side in "ab" for axis in tables.CELL[2:5])),
+    "curves": tables.CELL[:5],
+    "robustness": ("perturbation", "perturbation_seed", *tables.CELL),
+    "simulations": ("model", "data", "iteration"),
+}
+"""What rows of these tables are told apart by."""
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -17,12 +17,12 @@ from ltpipe.reporting.costs import all_costs, training_costs
 from ltpipe.reporting.figures import critical_figure, tradeoff_figure
 from ltpipe.reporting.findings import findings_table
 from ltpipe.reporting.mask_figures import layers_figure, overlap_figure
-from ltpipe.reporting.one_shot import TABLES
+from ltpipe.reporting.one_shot import CELLS, TABLES
 from ltpipe.reporting.origin import Origin, origin
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.sections import costs_section, pictured, sections, shown
 from ltpipe.reporting.study_verdicts import study_verdicts
-from ltpipe.reporting.tables import gathered
+from ltpipe.reporting.tables import CELL, gathered
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.training_sections import training_sections
 from ltpipe.reporting.trainings import (
@@ -141,6 +141,7 @@ def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, trainings: 
     return Content(
         tickets=tables["tickets"],
         curves=tables["curves"],
+        comparisons=tables["comparisons"],
         leading=shown([*training_sections(tables, figures), pictured(figures.get("tradeoff"), "tickets")]),
         sections=shown([*sections(**one_shot, figures=figures), costs_section(tables["costs"], figures.get("costs"))]),
         origin=source,
@@ -154,13 +155,19 @@ def _one_shot_tables(sources: Sources) -> dict[str, pd.DataFrame]:
     return {
         **{
             name: gathered(
-                getattr(sources, name), columns, partial(read_parquet, what=f"a table of {name}", stage="tables")
+                getattr(sources, name),
+                columns,
+                partial(read_parquet, what=f"a table of {name}", stage="tables"),
+                CELLS.get(name, ()),
             )
             for name, columns in TABLES.items()
         },
         "overlap": gathered(sources.overlaps, OVERLAP, partial(read_csv, what="an overlap table", stage="overlap")),
         "validation": gathered(
-            sources.validations, VALIDATION, partial(read_csv, what="a validation table", stage="validation")
+            sources.validations,
+            VALIDATION,
+            partial(read_csv, what="a validation table", stage="validation"),
+            ("model", *CELL[2:]),
         ),
         "layers": gathered(sources.layers, LAYERS, partial(read_parquet, what="a layers table", stage="validation")),
     }

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from ltpipe.analysis.confidence import bounds, interval, loss_difference, resample, retention
+from ltpipe.analysis.samples import check_once
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import frame
@@ -55,8 +56,9 @@ def robustness_table(
     no criterion and a sparsity of 0.
 
     Raises:
-        UserError: one of these was not given, or is of another checkpoint or other sequences.
+        UserError: one of these was not given, or is of another checkpoint or other sequences, or two are of one cell.
     """
+    check_once("perturbed", perturbed)
     known = {_cell(metrics): metrics for metrics in (*baselines, *tickets, *perturbed)}
 
     def beside(metrics: Metrics, **axes: None) -> Metrics:

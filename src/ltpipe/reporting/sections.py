@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.evaluation.simulated import SIMULATION
 from ltpipe.reporting.charts import Figure
 from ltpipe.reporting.columns import MISSING, percent
+from ltpipe.reporting.critical import NOTE, CriticalSparsity
 
 Row = Mapping[str, Any]
 
@@ -70,15 +70,17 @@ def sections(
     found = [
         section(
             "Critical sparsity",
-            f"Critical sparsity: where retention falls below {WINNING_RETENTION}, interpolated between tickets. Area: "
-            "under retention from sparsity 0 to the largest, which it equals if nothing is lost. In brackets 95% "
-            "intervals.",
+            f"{NOTE} Area: under straight lines from the dense model to the largest sparsity, which it equals if "
+            "nothing is lost, with its interval over text.",
             curves,
             {
                 "model": word("model"),
                 "text": word("data"),
                 "tickets": _ticket(""),
-                "critical sparsity": _critical,
+                "last winning": lambda row: CriticalSparsity.of(row).winning_text,
+                "first losing": lambda row: CriticalSparsity.of(row).losing_text,
+                "estimate": lambda row: CriticalSparsity.of(row).estimate_text,
+                **({"times it falls": word("crossings")} if (curves["crossings"] > 1).any() else {}),
                 "area": with_interval("area", "{:.4f}"),
                 "largest sparsity": lambda row: percent(row["largest_sparsity"]),
             },
@@ -87,8 +89,8 @@ def sections(
         ),
         section(
             "Tickets against tickets",
-            "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. Tickets are told "
-            "apart where 0 lies outside; of twenty pairs of equals, about one will look different.",
+            "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. They are told "
+            "apart where 0 lies outside, each pair by itself: of twenty pairs of equals, about one looks different.",
             comparisons,
             {
                 "model": word("model"),
@@ -258,12 +260,3 @@ def with_interval(key: str, form: str, scale: float = 1) -> Callable[[Row], str]
 
 def _with_chance(key: str) -> Callable[[Row], str]:
     return lambda row: MISSING if pd.isna(row[key]) else f"{row[key]:.4f} [{row[f'{key}_chance']:.4f}]"
-
-
-def _critical(row: Row) -> str:
-    values = [row[f"critical_sparsity{bound}"] for bound in ("", "_low", "_high")]
-    value, low, high = (
-        f"≥ {percent(row['largest_sparsity'])}" if pd.isna(value) else percent(value, 1) for value in values
-    )
-    # One sequence gives no interval at all.
-    return value if pd.isna(row["area_low"]) or low == high == value else f"{value} [{low}, {high}]"

@@ -46,8 +46,11 @@ class StudyVerdict:
         levels: at which tickets were trained.
         smallest: least weights remaining of any ticket, a fraction.
         dense_accuracy, dense_iteration: the dense model's means.
+        over_majority: what the dense model's accuracy is above that of naming the most frequent label always.
+        beats_chance: whether that is told apart from nothing; without it no ticket is judged.
         winner: the smallest winning ticket; None if there is none.
         closest: the most accurate ticket, of equals the smallest.
+        controlled: whether the study has controls, at that or another level; without any no ticket is judged.
         controls: what the winner, or else the closest, has over those of its level, by their names.
     """
 
@@ -57,8 +60,11 @@ class StudyVerdict:
     smallest: float
     dense_accuracy: float
     dense_iteration: float
+    over_majority: Estimate
+    beats_chance: bool
     winner: TrainedTicket | None
     closest: TrainedTicket
+    controlled: bool
     controls: dict[str, Difference]
 
 
@@ -87,8 +93,11 @@ def _verdict(study: str, trainings: Trainings) -> StudyVerdict | None:
         smallest=min(map(_size, tickets)),
         dense_accuracy=fmean(accuracies.values()),
         dense_iteration=fmean(dense.values("early_stop_iteration").values()),
+        over_majority=dense.over_majority,
+        beats_chance=dense.beats_chance,
         winner=winner,
         closest=closest,
+        controlled=any(found.study == study and found.kind in CONTROLS for found in trainings),
         controls={name: difference for name, difference in controls.items() if difference},
     )
 

@@ -10,8 +10,11 @@ import pandas as pd
 
 from ltpipe.analysis.confidence import accuracy_difference, bounds, interval, loss_difference, retention
 from ltpipe.analysis.curves import Curve
-from ltpipe.analysis.samples import Evaluated, Sample
+from ltpipe.analysis.samples import ONCE, Evaluated, Sample, cell_named
 from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.quality import uniform_loss
+from ltpipe.pruning.scopes import has_own_sparsity
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import frame, read_csv
 from ltpipe.runtime.progress import track
 
@@ -44,6 +47,9 @@ COLUMNS: dict[str, str] = {
     "accuracy_difference_low": "float64",
     "accuracy_difference_high": "float64",
     "baseline_loss": "float64",
+    "baseline_loss_low": "float64",
+    "baseline_loss_high": "float64",
+    "uniform_loss": "float64",
     "baseline_perplexity": "float64",
     "baseline_accuracy": "float64",
     "tokens": "Int64",
@@ -61,7 +67,7 @@ COLUMNS: dict[str, str] = {
     "seconds": "float64",
 }
 """Columns of the tickets table and their dtypes. Losses and divergences are nats per token; accuracies, retentions and
-agreements fractions.
+agreements fractions. `uniform_loss` is that of a uniform guess among the vocabulary.
 
 Columns in `_low` and `_high` are the bounds of 95 % intervals.
 """
@@ -88,15 +94,32 @@ CURVES: dict[str, str] = {
     "criterion": "string",
     "scope": "string",
     "seed": "Int64",
+    "total": "Int64",
     "largest_sparsity": "float64",
-    "critical_sparsity": "float64",
-    "critical_sparsity_low": "float64",
-    "critical_sparsity_high": "float64",
+    "last_winning_sparsity": "float64",
+    "last_winning_kept": "Int64",
+    "last_winning_distinct": "boolean",
+    "first_losing_sparsity": "float64",
+    "first_losing_kept": "Int64",
+    "first_losing_distinct": "boolean",
+    "crossings": "Int64",
+    "critical_sparsity_estimate": "float64",
+    "critical_sparsity_estimate_low": "float64",
+    "critical_sparsity_estimate_high": "float64",
     "area": "float64",
     "area_low": "float64",
     "area_high": "float64",
 }
-"""Columns of the curves table. A critical sparsity or bound that is missing is at least the largest sparsity."""
+"""Columns of the curves table.
+
+The critical sparsity lies between the last winning ticket, the dense model of sparsity 0 where all lose, and the first
+losing one, missing where all win; `distinct` says whether the interval of a ticket's retention excludes that of a
+winning ticket. The estimate is interpolated between the two. It and its bounds, which are over samples of text and know
+no error of interpolating, are missing where they are at least the largest sparsity.
+"""
+
+CELL = ("model", "data", "criterion", "scope", "seed", "sparsity")
+"""What a row of the tickets table is told apart by."""
 
 
 def tickets_table(samples: Sequence[Sample]) -> pd.DataFrame:
@@ -116,6 +139,8 @@ def tickets_table(samples: Sequence[Sample]) -> pd.DataFrame:
                     "sparsity": float(ticket.sparsity or 0),
                     "sequences": sample.sequences,
                     "baseline_loss": baseline.loss,
+                    **bounds("baseline_loss", interval(sample.dense.resampled.loss, sample.sequences)),
+                    "uniform_loss": uniform_loss(baseline.vocabulary),
                     "baseline_perplexity": baseline.perplexity,
                     "baseline_accuracy": baseline.accuracy,
                 }
@@ -149,32 +174,53 @@ def comparisons_table(samples: Sequence[Sample]) -> pd.DataFrame:
 
 
 def curves_table(samples: Sequence[Sample]) -> pd.DataFrame:
-    """One row for all tickets that differ only in sparsity: their critical sparsity and area, with intervals."""
+    """One row for all tickets that differ only in sparsity: where they stop winning, and the area under their curve.
+
+    A scope with a sparsity of its own gives no curve.
+    """
     rows = []
     for sample in samples:
         for _, group in groupby(sample.tickets, key=lambda ticket: tuple(_named(ticket.metrics).values())):
             tickets = list(group)
+            if has_own_sparsity(str(tickets[0].metrics.scope)):
+                continue
             curve = Curve(
                 sparsities=np.array([float(ticket.metrics.sparsity or 0) for ticket in tickets]),
                 retentions=np.array([ticket.metrics.performance_retention for ticket in tickets]),
                 resampled=np.stack([retention(ticket.resampled, sample.dense.resampled) for ticket in tickets], axis=1),
                 sequences=sample.sequences,
             )
-            low, high = curve.critical_interval
+            low, high = curve.estimate_interval
             rows.append(
                 {
                     "model": sample.dense.metrics.model,
                     "data": sample.dense.metrics.data,
                     **_named(tickets[0].metrics),
+                    "total": tickets[0].metrics.total,
                     "largest_sparsity": curve.sparsities[-1],
-                    "critical_sparsity": curve.critical_sparsity,
-                    "critical_sparsity_low": low,
-                    "critical_sparsity_high": high,
+                    "last_winning_sparsity": 0.0,  # the dense model, unless a ticket wins
+                    **_end("last_winning", curve, tickets, curve.last_winning),
+                    **_end("first_losing", curve, tickets, curve.first_losing),
+                    "crossings": curve.crossings,
+                    "critical_sparsity_estimate": curve.critical_estimate,
+                    "critical_sparsity_estimate_low": low,
+                    "critical_sparsity_estimate_high": high,
                     "area": curve.area,
                     **bounds("area", curve.area_interval),
                 }
             )
     return frame(rows, CURVES)
+
+
+def _end(name: str, curve: Curve, tickets: Sequence[Evaluated], index: int | None) -> dict[str, Any]:
+    """One end of a curve's bracket."""
+    if index is None:
+        return {}
+    return {
+        f"{name}_sparsity": curve.sparsities[index],
+        f"{name}_kept": tickets[index].metrics.kept,
+        f"{name}_distinct": curve.is_distinct(index),
+    }
 
 
 def read_tickets(path: Path) -> pd.DataFrame:
@@ -187,16 +233,34 @@ def read_tickets(path: Path) -> pd.DataFrame:
     return read_csv(path, COLUMNS, "a tickets table", "report")
 
 
-def gathered(paths: Sequence[Path], columns: dict[str, str], read: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+def read_beside(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the tables of curves and comparisons that lie beside a tickets table; raises as `read_tickets` does."""
+    return (
+        read_csv(path.with_name("curves.csv"), CURVES, "a curves table", "report"),
+        read_csv(path.with_name("comparisons.csv"), COMPARISONS, "a comparisons table", "report"),
+    )
+
+
+def gathered(
+    paths: Sequence[Path], columns: dict[str, str], read: Callable[..., pd.DataFrame], cell: Sequence[str] = ()
+) -> pd.DataFrame:
     """The rows of several tables that stages wrote, one after the other.
 
     Args:
         paths: of the tables.
         columns: that each has.
         read: `read_csv` or `read_parquet`, with what it says of a file that is something else.
+        cell: columns that tell each row from all others; none where rows may be alike.
+
+    Raises:
+        UserError: two rows are of one cell.
     """
     tables = [read(path, columns) for path in paths]
     found = pd.concat([table for table in tables if len(table)] or [frame([], columns)], ignore_index=True)
+    if cell and (twice := found.duplicated(list(cell))).any():
+        row = found.loc[twice, list(cell)].iloc[:1]
+        where = [str(path) for path, table in zip(paths, tables, strict=True) if len(table.merge(row))]
+        raise UserError(f"{' and '.join(where)}: two rows of {cell_named(row.iloc[0].to_dict())}; {ONCE}")
     return found.astype(columns)  # categories of several files have become words
 
 

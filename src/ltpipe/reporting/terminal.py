@@ -1,5 +1,6 @@
 """The ticket table in a terminal."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import MEMORY, best_tickets, cell, mebi, shown_columns, with_baselines
+from ltpipe.reporting.columns import MEMORY, best_tickets, cell, mebi, percent, shown_columns, wins, with_baselines
+from ltpipe.reporting.verdicts import Verdict, named, verdicts
 
 # Most terminals are 80 characters wide: there, short headings and the columns that matter most.
 TERMINAL: dict[str, dict[str, Any]] = {
@@ -36,9 +38,49 @@ def print_tickets(tickets: pd.DataFrame) -> None:
     console.print(Text(memory_line(tickets)), soft_wrap=True)
 
 
+def print_verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> None:
+    """Print the verdict on each model and text, as the page has it, in a few lines."""
+    console = Console()
+    for verdict in verdicts(tickets, curves, comparisons):
+        lines = [f"\n{verdict.model} on {verdict.data}", *verdict_lines(verdict)]
+        console.print(Text("\n".join(lines)), soft_wrap=True)
+
+
 def print_page(page: Path) -> None:
     """Print where the page is."""
     Console().print(Text(f"report: {page}"), soft_wrap=True)
+
+
+def verdict_lines(verdict: Verdict) -> Iterator[str]:
+    """What a verdict says, a sentence or two a line."""
+    best, standing = verdict.winner or verdict.closest, verdict.standing
+    if standing == "chance":
+        yield (
+            f"  no verdict: the dense model (loss {verdict.dense.loss:.4f} nats/token) is not told apart from a "
+            f"uniform guess ({verdict.dense.uniform:.4f})"
+        )
+        return
+    if best is None or standing == "none":
+        yield f"  none of the {verdict.evaluated} tickets is a winning ticket"
+    else:
+        found = f"{named(best)}, {percent(best.sparsity)}, retention {best.performance_retention:.3f}"
+        yield {
+            "uncontrolled": f"  no verdict: no random ticket removes {percent(best.sparsity)}; the sparsest that "
+            f"would win: {found}",
+            "control": f"  not told apart from a random mask: {found}",
+            "won": f"  sparsest winning ticket: {found}",
+        }[standing]
+        if verdict.sequences > 1 and not best.is_distinct:
+            yield f"  it is not told apart from a retention of {WINNING_RETENTION}"
+        if verdict.sequences > 1 and verdict.beside:
+            others = len(verdict.beside) - 1
+            yield f"  not told apart from {named(verdict.beside[0])}" + (f" and {others} more" if others else "")
+    if critical := verdict.critical:
+        inside = "" if critical.first_losing is None else f"; estimate inside: {critical.estimate_text}"
+        yield (
+            f"  critical sparsity of {named(critical)}: last winning {critical.winning_text}, first losing "
+            f"{critical.losing_text}{inside}"
+        )
 
 
 def memory_line(tickets: pd.DataFrame) -> str:
@@ -81,7 +123,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         else:
             # Long names stand once, on the dense row that leads their tickets.
             cells.update(dict.fromkeys(shown & {"model", "data"}, Text()))
-            if row["performance_retention"] >= WINNING_RETENTION:
+            if wins(row):
                 cells["performance_retention"].stylize("green")
         table.add_row(*cells.values(), style="dim" if dense else "")
     return table

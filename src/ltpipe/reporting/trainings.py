@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import pandas as pd
@@ -109,6 +110,18 @@ class Treatment:
     def values(self, measure: str) -> dict[int, float]:
         """A field of the records by replicate, averaged over a replicate's seeds."""
         return averaged((record.replicate, getattr(record, measure)) for record in self.records)
+
+    @property
+    def over_majority(self) -> Estimate:
+        """Test accuracy minus that of naming the most frequent label always."""
+        accuracy, majority = self.values("test_accuracy"), self.values("test_majority")
+        return estimate([accuracy[replicate] - majority[replicate] for replicate in accuracy])
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether it is told apart from naming the most frequent label; without an interval the mean decides."""
+        found = self.over_majority
+        return found.mean > 0 if isnan(found.interval.low) else found.above(0) == "yes"
 
 
 class Trainings:

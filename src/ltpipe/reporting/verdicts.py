@@ -1,11 +1,22 @@
 """The verdict on the tickets of each model and text."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.analysis.confidence import Interval
+from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance
+from ltpipe.reporting.critical import CriticalSparsity
+
+RANDOM = "random"
+"""The criterion of the control."""
+
+Standing = Literal["chance", "none", "uncontrolled", "control", "won"]
+"""What a verdict may say: nothing, since the dense model is not told apart from a uniform guess; that no ticket wins;
+nothing, since no random ticket of the winner's sparsity was evaluated; that the winner is not told apart from a random
+ticket; that it wins."""
 
 
 @dataclass(frozen=True)
@@ -28,40 +39,31 @@ class Ticket:
     baseline_perplexity: float
     baseline_accuracy: float
 
+    @property
+    def wins(self) -> bool:
+        """Whether it retains enough, by what was measured."""
+        return self.performance_retention >= WINNING_RETENTION
+
+    @property
+    def is_distinct(self) -> bool:
+        """Whether its interval excludes the retention that is just enough; False also where there is no interval."""
+        low, high = self.performance_retention_low, self.performance_retention_high
+        return Interval(low, high).excludes(WINNING_RETENTION)
+
 
 @dataclass(frozen=True)
-class Critical:
-    """The curve that stops winning last: criterion, scope and seed, and the sparsity, a fraction, at which it does.
+class Dense:
+    """The dense model: its loss with its interval over sequences, and the loss of a uniform guess, nats/token."""
 
-    None where no ticket of the curve falls below the limit: then it is at least `largest`.
-    """
+    loss: float
+    low: float
+    high: float
+    uniform: float
 
-    criterion: str
-    scope: str
-    seed: int | None
-    sparsity: float | None
-    low: float | None
-    high: float | None
-    largest: float
-    sure: bool
-
-    @classmethod
-    def of(cls, row: dict[str, Any]) -> "Critical":
-        """A row of the curves table."""
-
-        def known(key: str) -> float | None:
-            return None if pd.isna(row[key]) else float(row[key])
-
-        return cls(
-            criterion=row["criterion"],
-            scope=row["scope"],
-            seed=None if pd.isna(row["seed"]) else int(row["seed"]),
-            sparsity=known("critical_sparsity"),
-            low=known("critical_sparsity_low"),
-            high=known("critical_sparsity_high"),
-            largest=float(row["largest_sparsity"]),
-            sure=known("area_low") is not None,  # one sequence gives no interval at all
-        )
+    @property
+    def beats_chance(self) -> bool:
+        """Whether it is told apart from a uniform guess."""
+        return beats_chance(self.loss, self.high, self.uniform)
 
 
 @dataclass(frozen=True)
@@ -71,43 +73,116 @@ class Verdict:
     Attributes:
         model: name of the model.
         data: name of the text.
+        dense: the dense model.
         evaluated: number of tickets.
         sparsest: highest sparsity (fraction) of any ticket, winning or not.
         winner: the sparsest winning ticket, of several the one that retains most; None if there is none.
+        beside: tickets of its sparsity that are not told apart from it, random ones aside, by falling retention.
         seeds: number of tickets that differ from the winner at most by their seed (0 without a winner).
         seeds_winning: how many of those are winning tickets.
         randoms: number of random tickets at the winner's sparsity, the winner aside.
         random: of those the one that retains most; None if there is none.
+        random_distinct: whether that one is told apart from the winner; with a single sequence nothing is.
         closest: the ticket that retains most; None if none removes weights and has a loss that is a number.
-        critical: where the best curve stops winning; None if there are no curves.
+        critical: where the curve that wins farthest stops winning; None if there are no curves.
+        critical_shared: number of other curves with the same bracket.
         tokens, sequences: what was predicted, and the windows it lies in.
         protocol: how the text became windows.
     """
 
     model: str
     data: str
+    dense: Dense
     evaluated: int
     sparsest: float
     winner: Ticket | None
+    beside: tuple[Ticket, ...]
     seeds: int
     seeds_winning: int
     randoms: int
     random: Ticket | None
+    random_distinct: bool
     closest: Ticket | None
-    critical: Critical | None
+    critical: CriticalSparsity | None
+    critical_shared: int
     tokens: int
     sequences: int
     protocol: str
 
+    @property
+    def standing(self) -> Standing:
+        """What may be said."""
+        if not self.dense.beats_chance:
+            return "chance"
+        if self.winner is None:
+            return "none"
+        if self.winner.criterion == RANDOM:
+            return "control"
+        if self.random is None:
+            return "uncontrolled"
+        ahead = self.winner.performance_retention > self.random.performance_retention
+        return "won" if ahead and (self.random_distinct or self.sequences < 2) else "control"
 
-def _wins(ticket: Ticket) -> bool:
-    return ticket.performance_retention >= WINNING_RETENTION
+
+def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> list[Verdict]:
+    """Judge the tickets of each model and text, by model and text.
+
+    Args:
+        tickets: the tickets table.
+        curves: the curves table.
+        comparisons: the comparisons table.
+    """
+
+    def of(table: pd.DataFrame, model: str, data: str) -> pd.DataFrame:
+        return table[(table["model"] == model) & (table["data"] == data)]
+
+    return [
+        _verdict(model, data, rows, of(curves, model, data), of(comparisons, model, data))
+        for (model, data), rows in tickets.groupby(["model", "data"])
+    ]
+
+
+def named(ticket: Any) -> str:
+    """A ticket, or a curve of tickets, in words."""
+    return ", ".join([ticket.criterion, ticket.scope, *([] if ticket.seed is None else [f"seed {ticket.seed}"])])
+
+
+def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> Verdict:
+    # A loss that is no number has no place in an order; a mask that removes nothing shows nothing.
+    sound = rows[rows["performance_retention"].notna() & (rows["kept"] < rows["total"])]
+    tickets = sorted(map(_ticket, sound.to_dict("records")), key=_preference)
+    winner = min((one for one in tickets if one.wins), key=lambda ticket: -ticket.sparsity, default=None)
+    rivals = [ticket for ticket in tickets if winner and ticket.sparsity == winner.sparsity and ticket != winner]
+    alike = [one for one in rivals if winner and (one.criterion, one.scope) == (winner.criterion, winner.scope)]
+    randoms = [ticket for ticket in rivals if ticket.criterion == RANDOM]
+    told_apart = _told_apart(winner, comparisons) if winner else set()
+    critical, shared = _critical(curves)
+    return Verdict(
+        model=model,
+        data=data,
+        dense=_dense(rows.iloc[0].to_dict()),
+        evaluated=len(rows),
+        sparsest=float(rows["sparsity"].max()),
+        winner=winner,
+        beside=tuple(one for one in rivals if one.criterion != RANDOM and _identity(one) not in told_apart),
+        seeds=len(alike) + (winner is not None),
+        seeds_winning=sum(one.wins for one in alike) + (winner is not None),
+        randoms=len(randoms),
+        random=randoms[0] if randoms else None,
+        random_distinct=bool(randoms) and _identity(randoms[0]) in told_apart,
+        closest=tickets[0] if tickets else None,
+        critical=critical,
+        critical_shared=shared,
+        tokens=int(rows["tokens"].max()),
+        sequences=int(rows["sequences"].max()),
+        protocol=" or ".join(sorted(rows["protocol"].unique())),
+    )
 
 
 def _preference(ticket: Ticket) -> tuple[float, bool, str, str, int]:
     """Sort key of tickets: most retention first; among equals those not random, then by name and seed."""
     seed = -1 if ticket.seed is None else ticket.seed
-    return -ticket.performance_retention, ticket.criterion == "random", ticket.criterion, ticket.scope, seed
+    return -ticket.performance_retention, ticket.criterion == RANDOM, ticket.criterion, ticket.scope, seed
 
 
 def _ticket(row: dict[str, Any]) -> Ticket:
@@ -115,59 +190,42 @@ def _ticket(row: dict[str, Any]) -> Ticket:
     return Ticket(**{**values, "seed": None if pd.isna(row["seed"]) else int(row["seed"])})
 
 
-def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame) -> Verdict:
-    # A loss that is no number has no place in an order; a mask that removes nothing shows nothing.
-    sound = rows[rows["performance_retention"].notna() & (rows["kept"] < rows["total"])]
-    tickets = sorted(map(_ticket, sound.to_dict("records")), key=_preference)
-    winner = min(filter(_wins, tickets), key=lambda ticket: -ticket.sparsity, default=None)
-    alike = [
-        ticket
-        for ticket in tickets
-        if winner
-        and (ticket.criterion, ticket.scope, ticket.sparsity) == (winner.criterion, winner.scope, winner.sparsity)
-    ]
-    randoms = [
-        ticket
-        for ticket in tickets
-        if winner and ticket.criterion == "random" and ticket.sparsity == winner.sparsity and ticket != winner
-    ]
-    return Verdict(
-        model=model,
-        data=data,
-        evaluated=len(rows),
-        sparsest=float(rows["sparsity"].max()),
-        winner=winner,
-        seeds=len(alike),
-        seeds_winning=sum(map(_wins, alike)),
-        randoms=len(randoms),
-        random=randoms[0] if randoms else None,
-        closest=tickets[0] if tickets else None,
-        critical=_critical(curves),
-        tokens=int(rows["tokens"].max()),
-        sequences=int(rows["sequences"].max()),
-        protocol=" or ".join(sorted(rows["protocol"].unique())),
-    )
+def _dense(row: Mapping[str, Any]) -> Dense:
+    return Dense(*(row[key] for key in ("baseline_loss", "baseline_loss_low", "baseline_loss_high", "uniform_loss")))
 
 
-def _critical(curves: pd.DataFrame) -> Critical | None:
-    """The curve of the largest critical sparsity, of equals the first by name; one that never falls is ahead."""
-    if curves.empty:
-        return None
-    reached = curves["critical_sparsity"].fillna(curves["largest_sparsity"])
-    ordered = curves.assign(reached=reached, falls=curves["critical_sparsity"].notna()).sort_values(
-        ["reached", "falls", "criterion", "scope", "seed"], ascending=[False, True, True, True, True]
-    )
-    return Critical.of(ordered.iloc[0].to_dict())
+Identity = tuple[str, str, int | None]
 
 
-def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame) -> list[Verdict]:
-    """Judge the tickets of each model and text, by model and text.
+def _identity(ticket: Ticket) -> Identity:
+    return ticket.criterion, ticket.scope, ticket.seed
 
-    Args:
-        tickets: the tickets table.
-        curves: the curves table.
+
+def _told_apart(winner: Ticket, comparisons: pd.DataFrame) -> set[Identity]:
+    """Tickets of the winner's sparsity whose paired interval of the difference in loss excludes 0."""
+    found = set()
+    apart = comparisons[(comparisons["sparsity"] == winner.sparsity) & comparisons["distinct"]]
+    for row in apart.to_dict("records"):
+        seeds = [None if pd.isna(row[f"seed_{side}"]) else int(row[f"seed_{side}"]) for side in "ab"]
+        pair = [(row[f"criterion_{side}"], row[f"scope_{side}"], seed) for side, seed in zip("ab", seeds, strict=True)]
+        if _identity(winner) in pair:
+            pair.remove(_identity(winner))
+            found.update(pair)
+    return found
+
+
+def _critical(curves: pd.DataFrame) -> tuple[CriticalSparsity | None, int]:
+    """The curve that wins farthest, of equals that of the largest estimate, and how many others share its bracket.
+
+    A curve that never falls is ahead of one that falls.
     """
-    return [
-        _verdict(model, data, rows, curves[(curves["model"] == model) & (curves["data"] == data)])
-        for (model, data), rows in tickets.groupby(["model", "data"])
-    ]
+    if curves.empty:
+        return None, 0
+    ends = ["last_winning_sparsity", "first_losing_sparsity"]
+    ordered = curves.assign(falls=curves[ends[1]].notna()).sort_values(
+        [ends[0], "falls", "critical_sparsity_estimate", "criterion", "scope", "seed"],
+        ascending=[False, True, False, True, True, True],
+    )
+    best = ordered.iloc[0]
+    same = (curves[ends].fillna(1.0) == best[ends].fillna(1.0)).all(axis=1)
+    return CriticalSparsity.of(best.to_dict()), int(same.sum()) - 1

@@ -24,6 +24,11 @@ class Examples:
         return len(self.labels)
 
     @property
+    def majority(self) -> float:
+        """Share of the most frequent label."""
+        return int(self.labels.flatten().bincount().max()) / self.labels.numel()
+
+    @property
     def digest(self) -> str:
         """SHA-256 of inputs and labels."""
         return digest({"inputs": self.inputs, "labels": self.labels})

@@ -56,6 +56,7 @@ class LearningRecord(Record):
         early_stop_iteration: where the validation loss is smallest, the first if there are several.
         test_loss, test_accuracy: of the weights at that iteration; nats a label, a fraction.
         final_test_loss, final_test_accuracy: of the weights at the end.
+        test_majority: share of the most frequent label of the test data, which is the accuracy of naming it always.
         kept, total: prunable weights kept, and in all.
         seconds: wall time of the training since it was last started.
         provenance: versions, commit, input hashes, settings.
@@ -75,6 +76,7 @@ class LearningRecord(Record):
     test_accuracy: float
     final_test_loss: float
     final_test_accuracy: float
+    test_majority: float
     kept: int
     total: int
     seconds: float
@@ -88,7 +90,7 @@ class LearningRecord(Record):
             raise ValueError("the parts of the validation curve differ in length")
         if not self.iterations or self.early_stop_iteration != self.iterations[self._early_stop]:
             raise ValueError(f"early_stop_iteration: {self.early_stop_iteration} is not the first minimum of the curve")
-        accuracies = (*self.validation_accuracies, self.test_accuracy, self.final_test_accuracy)
+        accuracies = (*self.validation_accuracies, self.test_accuracy, self.final_test_accuracy, self.test_majority)
         if not all(0 <= accuracy <= 1 for accuracy in accuracies):
             raise ValueError("an accuracy is not between 0 and 1")
         if not 0 <= self.kept <= self.total or not self.total:

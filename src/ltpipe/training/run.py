@@ -213,6 +213,7 @@ def _recorded(
         test_accuracy=best[1],
         final_test_loss=final[0],
         final_test_accuracy=final[1],
+        test_majority=test.majority,
         kept=sum(int(kept.sum()) for kept in state.mask.values()) if state.mask else total,
         total=total,
         seconds=time.perf_counter() - begun,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ltpipe.pruning.scopes import has_own_sparsity
 from ltpipe.workflow import grid, studies
 
 TICKETS, MASKS, TRAININGS, COSTS = "Tickets", "Masks", "Trainings", "Time and memory"
@@ -27,7 +28,8 @@ def _figures(config: dict[str, Any]) -> Iterator[Drawn]:
     tickets = grid.tickets(config)
     if tickets:
         yield Drawn("tradeoff", TICKETS)
-        yield Drawn("critical", TICKETS)
+        if not all(has_own_sparsity(ticket.scope) for ticket in tickets):
+            yield Drawn("critical", TICKETS)
         yield Drawn("layers", MASKS)
     if _compared(tickets):
         yield Drawn("overlap", MASKS)

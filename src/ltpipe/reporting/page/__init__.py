@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.charts import Figure
-from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, percent, shown_columns, with_baselines
+from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, percent, shown_columns, wins, with_baselines
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.sections import SHOWN, Section
 from ltpipe.reporting.study_verdicts import StudyVerdict
@@ -32,6 +32,7 @@ class Content:
     Attributes:
         tickets: one row a ticket; losses in nats/token, fractions as 0..1, memory in bytes, times in seconds.
         curves: one row for all tickets that differ only in sparsity.
+        comparisons: one row a pair of tickets of one sparsity.
         leading: sections that stand before the table of tickets.
         sections: those that stand after it.
         origin: what the report was made from and with.
@@ -41,6 +42,7 @@ class Content:
 
     tickets: pd.DataFrame
     curves: pd.DataFrame
+    comparisons: pd.DataFrame
     leading: Sequence[Section]
     sections: Sequence[Section]
     origin: Origin
@@ -70,7 +72,7 @@ def render_page(content: Content) -> str:
     scripts = [library(), asset("page.js")] if content.figures else [asset("page.js")]
     return environment.get_template("page.html").render(
         names=[*sorted(tickets["model"].unique()), *content.studies],
-        verdicts=verdicts(tickets, content.curves),
+        verdicts=verdicts(tickets, content.curves, content.comparisons),
         study_verdicts=content.study_verdicts,
         winning=WINNING_RETENTION,
         columns=shown_columns(tickets),
@@ -78,6 +80,7 @@ def render_page(content: Content) -> str:
         shown=len(shown),
         evaluated=len(tickets),
         cell=cell,
+        wins=wins,
         missing=pd.isna,
         measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),
         leading=content.leading,
