@@ -22,7 +22,8 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.loss import token_losses
 from ltpipe.pruning.apply import fetch_from
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 _CPU = torch.device("cpu")
 

@@ -30,7 +30,8 @@ from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.simulation import ByteCounter
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,8 @@ from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.sources import Source
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

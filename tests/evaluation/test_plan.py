@@ -17,7 +17,8 @@ from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 CPU = torch.device("cpu")
 LENGTH = 64

@@ -17,8 +17,8 @@ from ltpipe.runtime import device
 from ltpipe.runtime.device import devices_named
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.score import score_checkpoint
-from ltpipe.streaming.model import build_skeleton
 from ltpipe.streaming.shards import Spread
+from ltpipe.streaming.skeleton import build_skeleton
 
 NAMES = {"model": "tiny", "data": "words"}
 SETTINGS = Settings(device="auto-shard", device_memory=1.0, threads=1)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ltpipe.api import evaluator, losses, magnitude, masking, quality
 from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
-from ltpipe.streaming.model import skeleton_of
+from ltpipe.streaming.skeleton import skeleton_of
 
 WEIGHTS = 2 * 1_543_714_304
 """Bytes of Qwen2.5-1.5B in bfloat16."""

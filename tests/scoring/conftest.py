@@ -11,7 +11,8 @@ from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.scoring.criterion import scored_criterion
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 CPU = torch.device("cpu")
 

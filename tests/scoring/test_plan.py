@@ -12,7 +12,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criteria.snip import Snip
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
 from ltpipe.scoring.plan import ACCUMULATORS, GRADIENTS, ScorePlanner
-from ltpipe.streaming.model import build_skeleton
+from ltpipe.streaming.skeleton import build_skeleton
 
 
 def qwen(**changes):

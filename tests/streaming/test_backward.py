@@ -18,7 +18,8 @@ from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.simulation import ByteCounter
 from ltpipe.streaming.backward import walk_gradients
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,9 @@ from ltpipe.evaluation.loss import token_losses
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.errors import UserError
 from ltpipe.streaming.backward import walk_gradients
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.shards import Spread
+from ltpipe.streaming.skeleton import build_skeleton
 
 FLOAT = torch.float32
 

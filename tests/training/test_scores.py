@@ -20,7 +20,8 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names, every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 from ltpipe.training import levels, models, scores
 from ltpipe.training.examples import Examples
 from ltpipe.training.randomness import generator

@@ -15,8 +15,8 @@ from ltpipe.runtime.device import devices_named, free_bytes, is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.threads import available_threads
-from ltpipe.streaming.model import stored_precision
 from ltpipe.streaming.shards import Spread
+from ltpipe.streaming.skeleton import stored_precision
 
 logger = logging.getLogger(__name__)
 

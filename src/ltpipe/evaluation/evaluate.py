@@ -23,7 +23,8 @@ from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes
 from ltpipe.runtime.provenance import provenance
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 
 def evaluate_checkpoint(

@@ -26,7 +26,8 @@ from ltpipe.runtime.files import sha256_of, temporary_folder
 from ltpipe.runtime.memory import PrivateMemory
 from ltpipe.runtime.progress import track
 from ltpipe.runtime.provenance import provenance
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 
 def simulate_iterative_pruning(

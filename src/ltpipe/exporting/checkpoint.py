@@ -20,7 +20,7 @@ from ltpipe.pruning.masks import Mask, check_fits, read_mask
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
 from ltpipe.runtime.progress import track
-from ltpipe.streaming.model import build_skeleton
+from ltpipe.streaming.skeleton import build_skeleton
 
 
 class HubNames:

@@ -12,7 +12,7 @@ from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
-from ltpipe.streaming.model import skeleton_of
+from ltpipe.streaming.skeleton import skeleton_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

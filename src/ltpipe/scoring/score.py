@@ -19,7 +19,8 @@ from ltpipe.runtime.simulation import Peak
 from ltpipe.scoring.criterion import Criterion, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
-from ltpipe.streaming.model import CausalModel, build_skeleton
+from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import build_skeleton
 
 _NO_DATA = np.zeros((1, 2), np.int32)  # a criterion without data needs a token to run the model on
 

@@ -1,0 +1,65 @@
+"""The model of a checkpoint without its weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ltpipe.checkpoints.canonical import checked, read_config
+from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.runtime.errors import MEND, DamagedFileError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The model of a canonical checkpoint folder, in eval mode: parameters without storage, buffers with values.
+
+    Raises:
+        UserError: the configuration or the manifest is missing.
+        DamagedFileError: one of them is damaged, or the configuration is of no model that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    checked(folder, CONFIG)
+    try:
+        return skeleton_of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False), dtype)
+    except Exception as error:  # a damaged configuration raises anything
+        raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); {MEND}") from None
+
+
+def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
+    """The model that a configuration describes, in eval mode: parameters without storage, buffers with values.
+
+    No parameter has storage even for a moment: the largest embedding may be more than there is memory.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False), _EmptyOnMeta():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
+    model.tie_weights()
+    return model
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Makes empty tensors without storage; what modules compute for their buffers is not empty and keeps its values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+
+
+def stored_precision(folder: Path) -> str:
+    """The dtype in which a canonical checkpoint is kept, as its configuration says.
+
+    Raises:
+        DamagedFileError: the configuration does not say it.
+    """
+    precision = read_config(folder).get("dtype")
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise DamagedFileError(f"{folder / CONFIG}: dtype is {precision!r}; {MEND}")
+    return precision
