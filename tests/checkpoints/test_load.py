@@ -6,15 +6,13 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import gguf
 import huggingface_hub
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
-from tiny import ARCHITECTURES, VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer
 
 from ltpipe.checkpoints import load
@@ -225,118 +223,6 @@ def test_blocks_are_the_largest_list():
     assert blocks_name(model) == "layers"
     with pytest.raises(UserError, match="no module list of blocks"):
         blocks_name(block.mixer)
-
-
-# --- GGUF
-
-_BLOCK = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-GGUF_NAMES = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"} | {
-    f"model.layers.{block}.{ours}": f"blk.{block}.{theirs}" for block in range(3) for ours, theirs in _BLOCK.items()
-}
-Q8_0 = gguf.GGMLQuantizationType.Q8_0
-
-
-def interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp's order of the rows of queries and keys: the two halves of every head in turn."""
-    return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def quantisable(weight: np.ndarray) -> bool:
-    return weight.ndim == 2 and weight.shape[1] % 32 == 0
-
-
-def write_gguf(path: Path, *, quantised: bool = False, without: str = "") -> Path:
-    """The tiny Llama model as llama.cpp's converter would write it, with a byte-level tokenizer of one merge."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    configuration = ARCHITECTURES["llama"][1]
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(configuration["max_position_embeddings"])
-    writer.add_embedding_length(configuration["hidden_size"])
-    writer.add_block_count(configuration["num_hidden_layers"])
-    writer.add_feed_forward_length(configuration["intermediate_size"])
-    writer.add_head_count(configuration["num_attention_heads"])
-    writer.add_head_count_kv(configuration["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(VOCABULARY)
-    letters = sorted(bytes_to_unicode().values())[: VOCABULARY - 3]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(["<s>", "</s>", *letters, "ab"])
-    writer.add_token_types([3, 3] + [1] * (VOCABULARY - 2))  # 3: control
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    weights = tiny_model("llama").state_dict()
-    for ours, theirs in GGUF_NAMES.items():
-        weight = weights[f"{ours}.weight"].numpy()
-        if theirs.endswith("attn_q"):
-            weight = interleaved(weight, configuration["num_attention_heads"])
-        elif theirs.endswith("attn_k"):
-            weight = interleaved(weight, configuration["num_key_value_heads"])
-        if ours == without:
-            continue
-        if quantised and quantisable(weight):
-            writer.add_tensor(f"{theirs}.weight", gguf.quants.quantize(weight, Q8_0), raw_dtype=Q8_0)
-        else:
-            writer.add_tensor(f"{theirs}.weight", np.ascontiguousarray(weight))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_gguf_is_the_same_checkpoint_as_the_folder(canonical_folder, tmp_path):
-    manifest = read(write_gguf(tmp_path / "tiny.gguf"), tmp_path / "canonical")
-    assert manifest.fingerprint == Manifest.read(canonical_folder("llama") / MANIFEST).fingerprint
-    assert manifest.source == str(tmp_path / "tiny.gguf")
-    tokenizer = Tokenizer.from_file(str(tmp_path / "canonical" / TOKENIZER))
-    assert tokenizer.encode("ab", add_special_tokens=False).ids == [VOCABULARY - 1]
-    assert tokenizer.token_to_id("</s>") == 1
-    assert json.loads((tmp_path / "canonical" / TOKENIZER_CONFIG).read_text())["eos_token"] == "</s>"
-    assert json.loads((tmp_path / "canonical" / CONFIG).read_text())["rms_norm_eps"] == pytest.approx(1e-6)
-
-
-@pytest.mark.parametrize(("asked", "stored"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_quantised_gguf_is_dequantised(asked, stored, tmp_path):
-    """To float32 exactly as the gguf library does it, unless another dtype is asked for."""
-    read(write_gguf(tmp_path / "tiny.gguf", quantised=True), tmp_path / "canonical", asked)
-    live = tiny_model("llama").state_dict()
-    for name, tensor in safetensors.torch.load_file(tmp_path / "canonical" / WEIGHTS).items():
-        weight = live[name].numpy()
-        if quantisable(weight):  # blocks lie along rows, so that the order of the rows does not matter
-            weight = gguf.quants.dequantize(gguf.quants.quantize(weight, Q8_0), Q8_0)
-            assert not np.array_equal(weight, live[name].numpy())
-        assert torch.equal(bits(tensor), bits(torch.from_numpy(weight).to(stored))), name
-    assert "quantization_config" not in json.loads((tmp_path / "canonical" / CONFIG).read_text())
-
-
-def test_gguf_without_output_is_tied(tmp_path):
-    manifest = read(write_gguf(tmp_path / "tiny.gguf", without="lm_head"), tmp_path / "canonical")
-    assert manifest.tied == {"lm_head.weight": "model.embed_tokens.weight"}
-
-
-def test_damaged_gguf(tmp_path):
-    path = write_gguf(tmp_path / "tiny.gguf", without="model.layers.1.mlp.up_proj")
-    refused(path, tmp_path / "canonical", KEY, "missing keys model.layers.1.mlp.up_proj.weight;")
-    whole = write_gguf(path).read_bytes()
-    for kept in (0, 4, 100, 2000, len(whole) // 2, len(whole) - 10):
-        path.write_bytes(whole[:kept])
-        refused(path, tmp_path / "canonical", KEY, str(path))
-    path.write_bytes(b"\x89PNG" + whole[4:])
-    refused(path, tmp_path / "canonical", KEY, str(path))
 
 
 # --- the Hub, without a network

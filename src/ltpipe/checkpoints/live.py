@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ltpipe.checkpoints.gguf import check_arrived, check_whole
 from ltpipe.checkpoints.plainfolder import check_folder, unloadable
 from ltpipe.runtime.errors import UserError
 
@@ -36,7 +37,9 @@ def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     where = {"gguf_file": place.name} if place.is_file() else {}
     if place.is_file() and place.suffix != ".gguf":
         raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")
-    if place.is_dir():
+    if where:
+        check_whole(place, key)
+    else:
         check_folder(place, key)
     kept = getattr(torch, dtype) if dtype != "auto" else torch.float32 if where else "auto"
     try:
@@ -68,4 +71,6 @@ def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
             ", ".join(unused[:3]),
             " …" * (len(unused) > 3),
         )
+    if where:
+        check_arrived(place, model, key)
     return model.eval()
