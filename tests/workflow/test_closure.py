@@ -1,7 +1,6 @@
 """The import closure is what makes reruns right: it must miss nothing that a script runs."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -91,17 +90,3 @@ def test_digest_is_of_names_and_contents_alone(tmp_path):
     assert len({before, edited, digest([a, b]), digest([a])}) == 4
     write(tmp_path, {"a.py": "1", "b.py": "2"})
     assert digest([a, b]) == before, "an edit that is taken back reruns nothing"
-
-
-def test_every_rule_with_a_script_tracks_the_code_of_that_script():
-    """A rule that takes over another one's inputs and has params of its own has to name the code once more."""
-    rules: dict[str, tuple[str, str]] = {}
-    for file in sorted((ROOT / "workflow/rules").glob("*.smk")):
-        for base, name, body in re.findall(
-            r"^(?:use rule (\w+) as |rule )(\w+)(?: with)?:\n((?:(?:    .*)?\n)+)", file.read_text(), re.MULTILINE
-        ):
-            script = re.search(r'^        script="(.*)",$', body, re.MULTILINE)
-            tracked = re.search(r'^        code=(?:lambda wildcards: )?code\(\s*"(.*?)"', body, re.MULTILINE)
-            rules[name] = (script[1] if script else rules[base][0], tracked[1] if tracked else "")
-    assert {"mask", "calibration", "perturbed_ticket", "training", "report"} <= rules.keys()
-    assert {name: found for name, found in rules.items() if found[0] != found[1]} == {}

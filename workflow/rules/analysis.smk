@@ -13,10 +13,10 @@ rule overlap:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/compare_masks.py"),
+        settings=settings("overlap", "scripts/compare_masks.py"),
         masks=listed("masks"),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --masks {params.masks} --model {wildcards.model}"
+        TOLD + "python {input.script} --masks {params.masks} --model {wildcards.model}"
         " --output {output.pairs} --layers {output.layers}"
 
 
@@ -38,10 +38,10 @@ rule validation:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/validate_masks.py"),
+        settings=settings("validation", "scripts/validate_masks.py"),
         masks=listed("masks"),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --masks {params.masks} --manifest {input.manifest}"
+        TOLD + "python {input.script} --masks {params.masks} --manifest {input.manifest}"
         " --config {input.config} --model {wildcards.model} --output {output.verdicts}"
         " --layers {output.layers}"
 
@@ -73,10 +73,10 @@ rule tables:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/make_tables.py"),
+        settings=settings("tables", "scripts/make_tables.py"),
         folder=subpath(output.tickets, parent=True),
         tickets=listed("tickets"),
         perturbed=listed("perturbed"),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --baselines {input.baselines} --tickets {params.tickets}"
+        TOLD + "python {input.script} --baselines {input.baselines} --tickets {params.tickets}"
         " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"

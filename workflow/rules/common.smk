@@ -1,6 +1,5 @@
 """What all rules share: the checked configuration and the code that a stage depends on. No rules."""
 
-import json
 import re
 import shlex
 from functools import cache
@@ -16,6 +15,7 @@ from ltpipe.workflow.arguments import braced
 from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configfile import read_config
+from ltpipe.workflow.settings import Settings, level_mask_of, rewinds_weights
 
 # Jobs run the code of this checkout, with the Python that runs snakemake, whatever the caller's PATH says.
 shell.prefix(
@@ -35,6 +35,7 @@ def checked(config: dict) -> dict:
 
 
 config.update(checked(config))
+SETTINGS = Settings(config)
 
 
 @cache  # the same for every job of a rule
@@ -49,12 +50,49 @@ def code(script: str, *plugins: Path) -> str:
     return digest(found | set(plugins))
 
 
+def no_modules(wildcards) -> list[Path]:
+    return []
+
+
+def settings(rule: str, script: str, modules=no_modules, **texts: str):
+    """The one param of a rule that Snakemake records: all that a job is told, with the code that it runs.
+
+    A dict, since of several params Snakemake compares the set of their values: their names, order and number are
+    lost. What else stands under `params` is made of input and output, and such params are not recorded.
+
+    Args:
+        rule: name of the rule; which keys of the configuration it depends on is in src/ltpipe/workflow/settings.py.
+        script: that it runs.
+        modules: those that the script of a job finds by name.
+        texts: that the rule is told besides.
+    """
+    return lambda wildcards: {
+        "code": code(script, *modules(wildcards)),
+        **SETTINGS.of(rule, dict(wildcards.items())),
+        **texts,
+    }
+
+
+# Begins the command of every stage: where it writes its log to, and what its results are made with.
+TOLD = "LTPIPE_LOG={log:q} LTPIPE_MADE_WITH={params.settings[made_with]:q} "
+
+
 # Modules that find sources, which stages import by the names in the configuration.
 PLACES = sorted(Path("src/ltpipe/runtime/places").glob("*.py"))
 
 
-def model_source(wildcards) -> Source:
-    return Source(config["models"][wildcards.model]["source"], f"models.{wildcards.model}.source")
+def places(wildcards) -> list[Path]:
+    return PLACES
+
+
+def model_sources(wildcards) -> list[Source]:
+    """Where a model comes from, and its tokenizer if that lies elsewhere."""
+    model = config["models"][wildcards.model]
+    return [
+        Source(model[key], f"models.{wildcards.model}.{key}")
+        for key in ("source", "tokenizer")
+        if model[key]
+    ]
 
 
 def text_source(wildcards) -> Source:
@@ -162,10 +200,14 @@ def runtime(wildcards, input, attempt, rulename, threads) -> int:
     )
 
 
-def perturbation_seed(wildcards) -> str | None:
-    """The seed of a perturbation's noise; None for rounding."""
-    seed = wildcards.perturbation_seed
-    return None if seed == grid.NO_SEED else seed
+def seed_option(axis: str, option: str):
+    """A param: the option that says a seed; none where nothing is drawn. Made of the output's name, so not recorded."""
+
+    def of(wildcards, output):
+        seed = wildcards[axis]
+        return "" if seed == grid.NO_SEED else f"--{option} {seed}"
+
+    return of
 
 
 def top_tokens() -> list[str]:
@@ -173,15 +215,8 @@ def top_tokens() -> list[str]:
     return [grid.TOP_TOKENS] if config["evaluate"]["top_k"] else []
 
 
-def evaluation_settings() -> dict[str, object]:
-    """The params of an evaluation, as plain values."""
-    settings = config["evaluate"]
-    return {
-        "precision": settings["precision"],
-        "micro_batch": 0 if settings["micro_batch"] == "auto" else settings["micro_batch"],
-        "execution": settings["execution"],
-        "device": settings["device"],
-    }
+def top_tokens_option(files) -> str:
+    return f"--top-tokens {files}" if files else ""
 
 
 def criterion_file(criterion: str) -> Path:
@@ -189,9 +224,13 @@ def criterion_file(criterion: str) -> Path:
     return Path("src/ltpipe/scoring/criteria", criterion.replace("-", "_")).with_suffix(".py")
 
 
-def allocation_file(scope: str) -> list[Path]:
+def criterion_files(wildcards) -> list[Path]:
+    return [criterion_file(wildcards.criterion)]
+
+
+def allocation_files(wildcards) -> list[Path]:
     """The module of a scope's allocation, for scopes that have one."""
-    name = getattr(scope_named(scope), "allocation", None)
+    name = getattr(scope_named(wildcards.scope), "allocation", None)
     return (
         [Path("src/ltpipe/pruning/allocations", name.replace("-", "_")).with_suffix(".py")]
         if name
@@ -202,27 +241,6 @@ def allocation_file(scope: str) -> list[Path]:
 def score_file(wildcards) -> list[str]:
     """The scores that a criterion ranks by; none where it ranks the weights themselves."""
     return [grid.SCORES] if grid.has_scores(config, wildcards.criterion) else []
-
-
-def options(settings: dict) -> str:
-    """Settings as a command's options: what is null is left out, a list or a mapping gives several words."""
-    words = []
-    for name, value in settings.items():
-        if value is None:
-            continue
-        parts = (
-            [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
-        )
-        if isinstance(value, bool):
-            words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
-        else:
-            several = parts if isinstance(parts, list) else [parts]
-            words.append(
-                " ".join(
-                    [f"--{name.replace('_', '-')}", *(shlex.quote(str(part)) for part in several)]
-                )
-            )
-    return " ".join(words)
 
 
 def listed(name: str):

@@ -19,9 +19,9 @@ rule smaller:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/export_smaller.py"),
+        settings=settings("smaller", "scripts/export_smaller.py"),
         folder=subpath(input.weights, parent=True),
         output=subpath(output.weights, parent=True),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --mask {input.mask}"
-        " --output {params.output}"
+        TOLD + "python {input.script} --checkpoint {params.folder} --mask {input.mask}"
+        " {params.settings[options]} --output {params.output}"

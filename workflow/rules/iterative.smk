@@ -23,18 +23,12 @@ rule simulation:
         gpu=gpus(),
         device_memory=device_memory(),
     params:
-        **evaluation_settings(),
-        code=code("scripts/simulate_pruning.py"),
+        settings=settings("simulation", "scripts/simulate_pruning.py"),
         folder=subpath(input.weights, parent=True),
-        target_sparsity=lookup("simulation/target_sparsity", within=config, default=None),
-        iterations=lookup("simulation/iterations", within=config, default=None),
-        batch=lookup("simulation/batch", within=config, default=None),
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
         + "python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
-        " --sequences {input.sequences} --model {wildcards.model} --data {wildcards.data}"
-        " --target-sparsity {params.target_sparsity} --iterations {params.iterations} --batch {params.batch}"
-        " --precision {params.precision} --micro-batch {params.micro_batch} --execution {params.execution}"
-        " --device {params.device:q} --device-memory {resources.device_memory}"
-        " --threads {resources.compute_threads} --output {output.found} --ticket {output.ticket}"
+        " --sequences {input.sequences} --model {wildcards.model} --data {wildcards.data} {params.settings[options]}"
+        " --device-memory {resources.device_memory} --threads {resources.compute_threads}"
+        " --output {output.found} --ticket {output.ticket}"

@@ -15,17 +15,14 @@ rule histogram:
         runtime=runtime,
         compute_threads=compute_threads,
     params:
-        code=code("scripts/count_keys.py"),
+        settings=settings("histogram", "scripts/count_keys.py"),
         folder=subpath(input.weights, parent=True),
-        seed=lambda wildcards: None if wildcards.seed == grid.NO_SEED else wildcards.seed,
+        seed=seed_option("seed", "seed"),
         scores=lambda wildcards, input: f"--scores {input.scores}" if input.scores else "",
-        preset=lookup("models/{model}/prunable/preset", within=config),
-        include=lookup("models/{model}/prunable/include", within=config),
-        exclude=lookup("models/{model}/prunable/exclude", within=config),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion}"
-        " --seed {params.seed} {params.scores} --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
-        " --threads {resources.compute_threads} --output {output}"
+        TOLD
+        + "python {input.script} --checkpoint {params.folder} --criterion {wildcards.criterion} {params.seed}"
+        " {params.scores} {params.settings[options]} --threads {resources.compute_threads} --output {output}"
 
 
 # Make the mask of one sparsity.
@@ -47,13 +44,14 @@ rule mask:
         runtime=runtime,
         compute_threads=compute_threads,
     params:
-        code=lambda wildcards: code("scripts/make_mask.py", *allocation_file(wildcards.scope)),
+        settings=settings("mask", "scripts/make_mask.py", allocation_files),
         folder=subpath(input.weights, parent=True),
         scores=lambda wildcards, input: f"--scores {input.scores}" if input.scores else "",
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --checkpoint {params.folder} --histogram {input.histogram}"
-        " {params.scores} --scope {wildcards.scope} --sparsity {wildcards.sparsity} --threads {resources.compute_threads}"
-        " --output {output}"
+        TOLD
+        + "python {input.script} --checkpoint {params.folder} --histogram {input.histogram} {params.scores}"
+        " --scope {wildcards.scope} --sparsity {wildcards.sparsity} {params.settings[options]}"
+        " --threads {resources.compute_threads} --output {output}"
 
 
 # Evaluate the dense model.
@@ -78,18 +76,14 @@ rule baseline:
         gpu=gpus(),
         device_memory=device_memory(),
     params:
-        **evaluation_settings(),
-        code=code("scripts/evaluate.py"),
+        settings=settings("baseline", "scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
-        top_tokens=lambda wildcards, output: str(output.top_tokens) or None,
-        top_k=lookup("evaluate/top_k", within=config),
+        top_tokens=lambda wildcards, output: top_tokens_option(output.top_tokens),
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
-        + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
-        " --top-tokens {params.top_tokens} --top-k {params.top_k}"
-        " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
-        " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
+        + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences} {params.top_tokens}"
+        " --model {wildcards.model} --data {wildcards.data} {params.settings[options]}"
         " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output.metrics}"
 
 
@@ -117,18 +111,14 @@ rule ticket:
         gpu=gpus(),
         device_memory=device_memory(),
     params:
-        **evaluation_settings(),
-        code=code("scripts/evaluate.py"),
+        settings=settings("ticket", "scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
-        top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
-        perturbation=None,
-        perturbation_seed=None,
+        top_tokens=lambda wildcards, input: top_tokens_option(input.top_tokens),
+        perturbed=lambda wildcards, output: "",
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
         + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
-        " --mask {input.mask} --baseline {input.baseline} --top-tokens {params.top_tokens}"
-        " --perturbation {params.perturbation} --perturbation-seed {params.perturbation_seed}"
-        " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
-        " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
+        " --mask {input.mask} --baseline {input.baseline} {params.top_tokens} {params.perturbed}"
+        " --model {wildcards.model} --data {wildcards.data} {params.settings[options]}"
         " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output}"

@@ -1,3 +1,6 @@
+import json
+
+
 localrules:
     plan,  # a cluster is not needed to say what a job on it will need
 
@@ -14,7 +17,6 @@ rule plan:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/plan.py"),
-        study=json.dumps(config, sort_keys=True),
+        settings=settings("plan", "scripts/plan.py", study=json.dumps(config, sort_keys=True)),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --study {params.study:q} --output {output}"
+        "LTPIPE_LOG={log:q} python {input.script} --study {params.settings[study]:q} --output {output}"

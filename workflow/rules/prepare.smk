@@ -2,7 +2,11 @@
 rule checkpoint:
     input:
         script="scripts/load_model.py",
-        files=lambda wildcards: files_of(model_source(wildcards), ".safetensors", ".json"),
+        files=lambda wildcards: [
+            file
+            for source in model_sources(wildcards)
+            for file in files_of(source, ".safetensors", ".json")
+        ],
     output:
         weights=f"{grid.CHECKPOINT}/model.safetensors",
         manifest=f"{grid.CHECKPOINT}/manifest.json",
@@ -15,15 +19,11 @@ rule checkpoint:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/load_model.py", *PLACES),
+        settings=settings("checkpoint", "scripts/load_model.py", places),
         folder=subpath(output.weights, parent=True),
-        source=lookup("models/{model}/source", within=config),
-        identity=lambda wildcards: model_source(wildcards).identity,
-        tokenizer=lookup("models/{model}/tokenizer", within=config),
-        dtype=lookup("models/{model}/dtype", within=config),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --source={params.source:q} --tokenizer={params.tokenizer:q}"
-        " --dtype {params.dtype} --name {wildcards.model} --output {params.folder}"
+        TOLD
+        + "python {input.script} --name {wildcards.model} {params.settings[options]} --output {params.folder}"
 
 
 # Cut a text into fixed token sequences with a model's tokenizer.
@@ -41,18 +41,8 @@ rule sequences:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/prepare_data.py", *PLACES),
-        source=lookup("data/{data}/source", within=config),
-        identity=lambda wildcards: text_source(wildcards).identity,
-        files=lookup("data/{data}/files", within=config),
-        field=lookup("data/{data}/field", within=config),
-        documents=lookup("data/{data}/documents", within=config),
-        separator=lookup("data/{data}/separator", within=config),
-        protocol=lookup("data/{data}/protocol", within=config),
-        sequence_length=lookup("evaluate/sequence_length", within=config),
-        num_sequences=lambda wildcards: grid.evaluated_sequences(config, wildcards.data),
+        settings=settings("sequences", "scripts/prepare_data.py", places),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --source={params.source:q} --tokenizer {input.tokenizer}"
-        " --files={params.files:q} --field={params.field:q} --documents {params.documents}"
-        " --separator={params.separator:q} --sequence-length {params.sequence_length} --num-sequences {params.num_sequences}"
-        " --protocol {params.protocol} --name {wildcards.data} --output {output}"
+        TOLD
+        + "python {input.script} --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}"
+        " --output {output}"

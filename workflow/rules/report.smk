@@ -87,7 +87,8 @@ rule report:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=code("scripts/make_report.py"),
+        # What was asked for, in words: however it is written, the same study is the same text.
+        settings=settings("report", "scripts/make_report.py", config=as_text(config)),
         folder=subpath(output.table, parent=True),
         baselines=listed("baselines"),
         tickets=listed("tickets"),
@@ -102,12 +103,9 @@ rule report:
         records=listed("records"),
         connectivities=listed("connectivities"),
         early_birds=listed("early_birds"),
-        # What was asked for, in words: however it is written, the same study is the same text. Snakemake looks for
-        # wildcards in text, but not in what functions give.
-        config=lambda wildcards: as_text(config),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --baselines {params.baselines} --tickets {params.tickets}"
+        TOLD + "python {input.script} --baselines {params.baselines} --tickets {params.tickets}"
         " --comparisons {params.comparisons} --curves {params.curves} --robustness {params.robustness} --simulations {params.simulations}"
         " --costs {params.costs} --overlaps {params.overlaps} --validations {params.validations} --layers {params.layers}"
         " --records {params.records} --connectivities {params.connectivities} --early-birds {params.early_birds}"
-        " --output {params.folder} --config {params.config:q}"
+        " --output {params.folder} --config {params.settings[config]:q}"

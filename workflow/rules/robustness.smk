@@ -21,23 +21,16 @@ rule perturbed_dense:
         gpu=gpus(),
         device_memory=device_memory(),
     params:
-        **evaluation_settings(),
-        code=code("scripts/evaluate.py"),
+        settings=settings("perturbed_dense", "scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
-        top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
-        perturbation_seed=perturbation_seed,
-        preset=lookup("models/{model}/prunable/preset", within=config),
-        include=lookup("models/{model}/prunable/include", within=config),
-        exclude=lookup("models/{model}/prunable/exclude", within=config),
+        top_tokens=lambda wildcards, input: top_tokens_option(input.top_tokens),
+        seed=seed_option("perturbation_seed", "perturbation-seed"),
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
         + "python {input.script} --checkpoint {params.folder} --sequences {input.sequences}"
-        " --baseline {input.baseline} --top-tokens {params.top_tokens}"
-        " --perturbation {wildcards.perturbation} --perturbation-seed {params.perturbation_seed}"
-        " --preset {params.preset} --include {params.include:q} --exclude {params.exclude:q}"
-        " --model {wildcards.model} --data {wildcards.data} --precision {params.precision}"
-        " --micro-batch {params.micro_batch} --execution {params.execution} --device {params.device:q}"
+        " --baseline {input.baseline} {params.top_tokens} --perturbation {wildcards.perturbation} {params.seed}"
+        " --model {wildcards.model} --data {wildcards.data} {params.settings[options]}"
         " --device-memory {resources.device_memory} --threads {resources.compute_threads} --output {output}"
 
 
@@ -48,9 +41,10 @@ use rule ticket as perturbed_ticket with:
     log:
         "results/logs/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     params:
-        **evaluation_settings(),
-        code=code("scripts/evaluate.py"),
+        settings=settings("perturbed_ticket", "scripts/evaluate.py"),
         folder=subpath(input.weights, parent=True),
-        top_tokens=lambda wildcards, input: str(input.top_tokens) or None,
-        perturbation=lambda wildcards: wildcards.perturbation,
-        perturbation_seed=perturbation_seed,
+        top_tokens=lambda wildcards, input: top_tokens_option(input.top_tokens),
+        perturbed=lambda wildcards, output: (
+            f"--perturbation {wildcards.perturbation} "
+            + seed_option("perturbation_seed", "perturbation-seed")(wildcards, output)
+        ),

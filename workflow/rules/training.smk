@@ -15,16 +15,14 @@ rule task:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=lambda wildcards: code("scripts/prepare_task.py", task_file(wildcards), *PLACES),
-        task=lookup("imp/{study}/task/kind", within=config),
-        options=task_options,
-        identity=task_identity,
+        settings=settings("task", "scripts/prepare_task.py", preparing_modules),
         checkpoint=lambda wildcards, input: (
             f"--checkpoint {Path(input.checkpoint[0]).parent}" if input.checkpoint else ""
         ),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --task {params.task} --options {params.options:q}"
-        " {params.checkpoint} --study {wildcards.study} --output {output}"
+        TOLD
+        + "python {input.script} {params.settings[options]} {params.checkpoint} --study {wildcards.study}"
+        " --output {output}"
 
 
 # Train a replicate from its initial weights to the step that levels are rewound to.
@@ -44,17 +42,13 @@ rule rewind_point:
         gpu=training_gpus,
         save_every=save_every,
     params:
-        code=lambda wildcards: code("scripts/rewind_point.py", task_file(wildcards)),
+        settings=settings("rewind_point", "scripts/rewind_point.py", task_modules),
         launch=launch,
-        step=lookup("imp/{study}/rewind/step", within=config),
-        train=train,
-        compute=computing,
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
-        + "{params.launch} {input.script} --task {input.task} --step {params.step}"
-        " --seed {wildcards.replicate} {params.train} {params.compute} --save-every {resources.save_every}"
-        " --output {output}"
+        + "{params.launch} {input.script} --task {input.task} --seed {wildcards.replicate}"
+        " {params.settings[options]} --save-every {resources.save_every} --output {output}"
 
 
 # Prune a fraction of the weights that the ticket of the level before has left.
@@ -72,14 +66,11 @@ rule level_mask:
         mem_mb=memory,
         runtime=runtime,
     params:
-        code=lambda wildcards: code(
-            "scripts/prune_level.py", task_file(wildcards), *level_criterion_file(wildcards)
-        ),
-        rule=lambda wildcards: options(study_of(wildcards)["prune"]),
-        compute=computing,
+        settings=settings("level_mask", "scripts/prune_level.py", pruning_modules),
     shell:
-        "LTPIPE_LOG={log:q} python {input.script} --task {input.task} --trained {input.trained}"
-        " --replicate {wildcards.replicate} {params.rule} {params.compute} --output {output}"
+        TOLD
+        + "python {input.script} --task {input.task} --trained {input.trained} --replicate {wildcards.replicate}"
+        " {params.settings[options]} --output {output}"
 
 
 # Train a branch of a level to the end: the ticket, a control, or a ticket with another data order.
@@ -104,23 +95,18 @@ rule training:
         gpu=training_gpus,
         save_every=save_every,
     params:
-        code=lambda wildcards: code("scripts/train_branch.py", task_file(wildcards)),
+        settings=settings("training", "scripts/train_branch.py", task_modules),
         launch=launch,
-        given=lambda wildcards, input: options(
+        given=lambda wildcards, input: as_options(
             {name: input.get(name) or None for name in ("mask", "trained", "teacher")}
         ),
-        rewind=rewind_mode,
-        train=train,
-        own=branch_options,
-        compute=computing,
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
-        + "{params.launch} {input.script} --task {input.task} --point {input.point}"
-        " {params.given} --rewind {params.rewind} --study {wildcards.study} --replicate {wildcards.replicate}"
-        " --level {wildcards.level} --branch {wildcards.branch} --seed {wildcards.replicate} {params.train}"
-        " {params.own} {params.compute} --save-every {resources.save_every} --output {output.state}"
-        " --record {output.record}"
+        + "{params.launch} {input.script} --task {input.task} --point {input.point} {params.given}"
+        " --study {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
+        " --branch {wildcards.branch} --seed {wildcards.replicate} {params.settings[options]}"
+        " --save-every {resources.save_every} --output {output.state} --record {output.record}"
 
 
 # Follow the error along the line from a ticket to one that saw the data in another order.
@@ -140,14 +126,13 @@ rule connectivity:
         runtime=runtime,
         gpu=training_gpus,
     params:
-        code=lambda wildcards: code("scripts/connect.py", task_file(wildcards)),
-        compute=computing,
+        settings=settings("connectivity", "scripts/connect.py", task_modules),
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
         + "python {input.script} --task {input.task} --first {input.ticket} --second {input.other}"
         " --study {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
-        " --branches ticket order-{wildcards.order} {params.compute} --output {output}"
+        " --branches ticket order-{wildcards.order} {params.settings[options]} --output {output}"
 
 
 # Train a dense model until the masks that would be drawn from it have stopped changing.
@@ -166,14 +151,9 @@ rule early_bird:
         runtime=runtime,
         gpu=training_gpus,
     params:
-        code=lambda wildcards: code("scripts/watch_early_bird.py", task_file(wildcards)),
-        train=train_alone,
-        detector=detector,
-        scope=lookup("imp/{study}/prune/scope", within=config),
-        compute=computing,
+        settings=settings("early_bird", "scripts/watch_early_bird.py", task_modules),
     shell:
-        "LTPIPE_LOG={log:q} "
+        TOLD
         + WITH_DEVICES
-        + "python {input.script} --task {input.task} --study {wildcards.study}"
-        " --seed {wildcards.replicate} {params.train} --sparsity {wildcards.sparsity} --scope {params.scope}"
-        " {params.detector} {params.compute} --output {output.found} --ticket {output.ticket}"
+        + "python {input.script} --task {input.task} --study {wildcards.study} --seed {wildcards.replicate}"
+        " --sparsity {wildcards.sparsity} {params.settings[options]} --output {output.found} --ticket {output.ticket}"

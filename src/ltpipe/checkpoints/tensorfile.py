@@ -6,6 +6,7 @@ out in the dtypes of `STORAGE`: BF16 as uint16 bit patterns, everything else as 
 What has digests is checked when it is read: the header on opening, a tensor when it is first asked for.
 """
 
+import json
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import numpy as np
 
 from ltpipe.checkpoints.header import STORAGE, TensorSpec, hexadecimal, read_header
 from ltpipe.runtime.digest import digest
-from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, UserError
+from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, OtherSettingsError, UserError
+from ltpipe.runtime.made_with import ENTRY, check_made_with
 
 
 class TensorFile:
@@ -86,11 +88,18 @@ class TensorFile:
 
 
 @contextmanager
-def artefact(path: Path, kind: str, version: str) -> Iterator[TensorFile]:
+def artefact(path: Path, kind: str, version: str, *, however_made: bool = False) -> Iterator[TensorFile]:
     """Open one of ltpipe's own files; whatever goes wrong while it is read is damage, and said in one line.
+
+    Args:
+        path: of the file.
+        kind: what it has to be.
+        version: of that kind's format.
+        however_made: accept it whatever settings it was made with.
 
     Raises:
         UserError: there is no such file.
+        OtherSettingsError: it was made with other settings than the configuration asks for.
         DamagedFileError: it is not a `kind` of format `version`, or its metadata or tensors do not fit together.
     """
     file = TensorFile(path)
@@ -99,8 +108,10 @@ def artefact(path: Path, kind: str, version: str) -> Iterator[TensorFile]:
     if not file.has_digests:
         raise DamagedFileError(f"{path}: a {kind} without checksums, which ltpipe has not written; {MEND}")
     try:
+        if not however_made:
+            check_made_with(path, json.loads(file.metadata.get(ENTRY, "null")))
         yield file
-    except DamagedFileError:
+    except (DamagedFileError, OtherSettingsError):
         raise
     except (
         UserError,

@@ -1,5 +1,6 @@
 """Safetensors files, written tensor by tensor, with a digest of each and of the header."""
 
+import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import numpy as np
 from ltpipe.checkpoints.header import STORAGE, bytes_of, hexadecimal, seal, unsealed
 from ltpipe.runtime.digest import Digest
 from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.made_with import ENTRY, asked
 from ltpipe.runtime.progress import track
 
 
@@ -58,7 +60,7 @@ def tensor_writer(
     Args:
         path: of the file; it is there when all is written.
         layout: name to dtype name and shape of each tensor, in the order in which they are to lie in the file.
-        metadata: of the file.
+        metadata: of the file; that of an artefact, which has a kind, will say too what it is made with.
 
     Yields:
         Function of a tensor's name and its contents in row-major order, in pieces of any size. Tensors may be written
@@ -67,7 +69,10 @@ def tensor_writer(
     Raises:
         ValueError: a tensor's chunks hold more or fewer bytes than its shape says, or a tensor was not written.
     """
-    text, header = unsealed(layout, metadata or {})
+    said = dict(metadata or {})
+    if "kind" in said and (settings := asked()) is not None:
+        said[ENTRY] = json.dumps(settings, ensure_ascii=False)
+    text, header = unsealed(layout, said)
     missing, digests = dict(header.specs), dict(header.digests)
     with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)

@@ -16,3 +16,7 @@ MEND_ANY = f"fetch it again, or if it lies in the results folder {MEND}"
 
 class DamagedFileError(UserError):
     """An artefact or input file that is not what it claims to be."""
+
+
+class OtherSettingsError(UserError):
+    """An artefact that was made with other settings than the configuration asks for."""

@@ -1,10 +1,11 @@
 """Tables on disk: CSV for people and other tools, Parquet for programs.
 
 Neither has room for a digest that every reader would pass over, so a table has its SHA-256 beside it, in a file as
-`sha256sum --check` reads it.
+`sha256sum --check` reads it. What the table was made with stands there too, in a comment.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,9 @@ import pandas as pd
 
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.files import atomic_write, check_file, sha256_of
+from ltpipe.runtime.made_with import asked, check_made_with
+
+_COMMENT = b"# made with "
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
@@ -74,13 +78,33 @@ def read_parquet(path: Path, columns: Mapping[str, str], what: str, stage: str) 
 def check_digest(path: Path) -> None:
     """Raise DamagedFileError unless a table is what the SHA-256 beside it was computed of."""
     beside = digest_file(path)
-    if beside.read_bytes() != _sum(path, sha256_of(path)):
+    lines = beside.read_bytes().splitlines(keepends=True)
+    if lines[:1] != [_sum(path, sha256_of(path))]:
         raise DamagedFileError(f"{path}: damaged, does not match {beside.name}; {MEND}")
 
 
+def made_with(path: Path) -> dict[str, Any] | None:
+    """What a table was made with, as the file beside it says; None where it says nothing.
+
+    Raises:
+        DamagedFileError: it says something else.
+    """
+    beside = digest_file(path)
+    comment = beside.read_bytes().partition(b"\n")[2].strip()
+    if not comment:
+        return None
+    try:
+        settings: dict[str, Any] = dict(json.loads(comment.removeprefix(_COMMENT)))
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{beside}: damaged ({error}); delete it and {path.name}, and run again") from None
+    return settings
+
+
 def _write(path: Path, content: bytes) -> None:
+    settings = asked()
+    said = b"" if settings is None else _COMMENT + json.dumps(settings, ensure_ascii=False).encode() + b"\n"
     with atomic_write(digest_file(path)) as file:
-        file.write(_sum(path, hashlib.sha256(content).hexdigest()))
+        file.write(_sum(path, hashlib.sha256(content).hexdigest()) + said)
     with atomic_write(path) as file:
         file.write(content)
 
@@ -94,6 +118,7 @@ def _check(path: Path, what: str, stage: str) -> None:
     if not beside.is_file():
         raise DamagedFileError(f"{path}: not {what} ({beside.name} is not beside it); {MEND}")
     check_digest(path)
+    check_made_with(path, made_with(path))
 
 
 def _sum(path: Path, digest: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError
 from ltpipe.runtime.files import atomic_write, check_file
+from ltpipe.runtime.made_with import ENTRY, asked, check_made_with
 
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n')
 """The end of a record."""
@@ -49,23 +50,25 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
-    """As `write_json`, with one more entry at the end: the SHA-256 of all bytes before it.
+    """As `write_json`, with what it was made with, if that is known, and in the end the SHA-256 of all bytes before it.
 
     Raises:
         ValueError: `content` is empty, or holds a NaN or an infinity.
     """
     if not content:
         raise ValueError("a record holds something")
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode().removesuffix(b"\n}")
+    said = content if (settings := asked()) is None else {**content, ENTRY: settings}
+    text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False).encode().removesuffix(b"\n}")
     with atomic_write(path) as file:
         file.write(text + b',\n "sha256": "' + hashlib.sha256(text).hexdigest().encode() + b'"\n}\n')
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote, to the byte.
+    """Read what `write_record` wrote, to the byte; what it was made with is left out.
 
     Raises:
         UserError: there is no such file.
+        OtherSettingsError: it was made with other settings than the configuration asks for.
         DamagedFileError: it is something else.
     """
     text = _read(path)
@@ -76,6 +79,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise DamagedFileError(f"{path}: without checksum, so not written by this version of ltpipe; {MEND}")
     if seal is None or hashlib.sha256(text[:start]).hexdigest().encode() != seal[1]:
         raise DamagedFileError(f"{path}: damaged, does not match its checksum; {MEND}")
+    check_made_with(path, content.pop(ENTRY, None))
     return content
 
 

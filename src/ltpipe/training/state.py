@@ -101,7 +101,8 @@ def read_state(path: Path, training: str | None = None) -> TrainingState | None:
         UserError: there is no such file.
         DamagedFileError: the file is something else.
     """
-    with artefact(path, KIND, FORMAT) as file:
+    # Whoever says which training it is to be says more than the configuration does.
+    with artefact(path, KIND, FORMAT, however_made=training is not None) as file:
         if training not in (None, file.metadata["training"]):
             return None
         # Copies, since the file is mapped read-only and replaced while training goes on.

@@ -1,9 +1,31 @@
-"""Many files on one command line."""
+"""Options and many files on one command line."""
 
 import re
-from collections.abc import Iterable, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
+
+
+def as_options(values: Mapping[str, Any]) -> str:
+    """Values as a command's options, as words of a shell: `--top-k=8 --include 'a*' b`.
+
+    Args:
+        values: by the names of the command's arguments. What is None is left out; a list gives several words, a mapping
+            each name and its value, and a truth value `--name` or `--no-name`.
+    """
+    return " ".join(_option(name.replace("_", "-"), value) for name, value in values.items() if value is not None)
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{name}"
+    if isinstance(value, Mapping):
+        value = [part for pair in value.items() for part in pair]
+    if isinstance(value, list):
+        return " ".join([f"--{name}", *(shlex.quote(str(part)) for part in value)])
+    return f"--{name}={shlex.quote(str(value))}"  # with =, since a value may begin with a dash
 
 
 def braced(paths: Iterable[str]) -> str:

@@ -1,0 +1,413 @@
+"""Any two configurations that differ run again what they touch, and nothing else: over all rules and keys."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from checkouts import ROOT, plain_environment
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltpipe.workflow.config import check_config
+from ltpipe.workflow.reference import keys
+from ltpipe.workflow.settings import RULES, Settings
+from ltpipe.workflow.study import ELSEWHERE
+
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+COMPUTING = frozenset({"score", "baseline", "ticket", "perturbed_dense", "perturbed_ticket", "simulation"})
+TRAINING = frozenset({"rewind_point", "level_mask", "training", "connectivity", "early_bird"})
+
+TOUCHES: dict[str, frozenset[str]] = {
+    "models.<name>.source": frozenset({"checkpoint"}),
+    "models.<name>.tokenizer": frozenset({"checkpoint"}),
+    "models.<name>.dtype": frozenset({"checkpoint"}),
+    "models.<name>.prunable": frozenset({"score", "hybrid", "histogram", "perturbed_dense"}),
+    "data.<name>": frozenset({"sequences", "calibration"}),
+    "score.sequence_length": frozenset({"calibration"}),
+    "score.num_sequences": frozenset({"calibration"}),
+    "score.iterations": frozenset({"score"}),
+    "score.hybrids": frozenset({"hybrid"}),
+    "evaluate.sequence_length": frozenset({"sequences"}),
+    "evaluate.num_sequences": frozenset({"sequences"}),
+    "evaluate.precision": COMPUTING,
+    "evaluate.micro_batch": COMPUTING,
+    "evaluate.execution": COMPUTING,
+    "evaluate.device": COMPUTING,
+    "evaluate.top_k": frozenset({"baseline"}),
+    "simulation": frozenset({"simulation"}),
+    "imp.<name>.task": frozenset({"task"}),
+    "imp.<name>.train": frozenset({"rewind_point", "training", "early_bird"}),
+    "imp.<name>.train.trainer_fn": frozenset({"rewind_point", "training"}),
+    "imp.<name>.compute": TRAINING,
+    "imp.<name>.compute.processes": frozenset({"rewind_point", "training"}),
+    "imp.<name>.rewind.step": frozenset({"rewind_point"}),
+    "imp.<name>.rewind.mode": frozenset({"training"}),
+    "imp.<name>.prune": frozenset({"level_mask"}),
+    "imp.<name>.prune.scope": frozenset({"level_mask", "early_bird"}),
+    "imp.<name>.branches.gradual": frozenset({"training"}),
+    "imp.<name>.branches.distilled": frozenset({"training"}),
+    "imp.<name>.early_bird": frozenset({"early_bird"}),
+}
+"""The rules that a key, or all keys below it, are said to; what reads their results follows. The longest fits."""
+
+AXES = (
+    "grid", "score.data", "evaluate.data", "robustness", "imp.<name>.levels", "imp.<name>.replicates",
+    "imp.<name>.branches.reinitialised", "imp.<name>.branches.shuffled", "imp.<name>.branches.random",
+    "imp.<name>.branches.order", "imp.<name>.branches.transplanted", "imp.<name>.branches.levels",
+    "imp.<name>.early_bird.sparsities",
+)  # fmt: skip
+"""Keys that say which jobs there are, not what one of them does."""
+
+NO_RESULT = tuple(".".join(path).replace("*", "<name>") for path in ELSEWHERE)
+"""Keys that change no result."""
+
+ROUNDING = ("evaluate.micro_batch", "evaluate.execution", "evaluate.device", "imp.<name>.compute.device",
+            "imp.<name>.compute.threads")  # fmt: skip
+"""Keys that change results by float rounding: their jobs run again, but what others read is not refused."""
+
+BASE = {
+    "models": {"a": {"source": "m.gguf", "tokenizer": "t"}, "b": {"source": "m.gguf"}},
+    "data": {
+        "words": {"source": "w.txt"},
+        "lit": {"source": "l.txt", "protocol": "wikitext2"},
+        "calib": {"source": "c.txt"},
+    },
+    "grid": {"criteria": ["magnitude", "wanda", "synflow", "mix"], "sparsities": [0.5]},
+    "score": {"data": "calib", "hybrids": {"mix": {"snip": 1, "magnitude": 2}}},
+    "simulation": {},
+    "robustness": {"perturbations": ["int4"]},
+    "imp": {
+        "small": {
+            "task": {"kind": "images", "model": "lenet-300-100", "source": "d.csv", "validation": 1, "test": 1},
+            "train": {"optimizer": "sgd", "learning_rate": 0.1, "iterations": 300, "batch_size": 10},
+            "levels": 3,
+            "branches": {"order": 1, "gradual": {"end": 200}, "distilled": {}, "transplanted": ["other"]},
+            "early_bird": {"sparsities": [0.5]},
+        },
+        "other": {
+            "task": {"kind": "text", "source": "d.txt", "pretrained": "a"},
+            "train": {"optimizer": "sgd", "learning_rate": 0.1, "iterations": 300, "batch_size": 10},
+            "levels": 3,
+        },
+    },
+}
+
+Job = tuple[str, dict[str, str]]
+
+
+def jobs() -> Iterator[Job]:
+    """At least one job of every rule, of each kind that depends on other keys."""
+    for model in "ab":
+        for rule in ("checkpoint", "overlap", "validation", "tables"):
+            yield rule, {"model": model}
+        yield "calibration", {"model": model, "data": "calib"}
+        for criterion in ("wanda", "synflow", "snip"):
+            yield "score", {"model": model, "criterion": criterion}
+        yield "hybrid", {"model": model, "criterion": "mix"}
+        for data in ("words", "lit"):
+            for rule in ("sequences", "baseline", "simulation"):
+                yield rule, {"model": model, "data": data}
+            yield "perturbed_dense", {"model": model, "data": data, "perturbation": "int4", "perturbation_seed": "none"}
+        for criterion in BASE["grid"]["criteria"]:
+            drawn = {"model": model, "criterion": criterion, "seed": "none"}
+            yield "histogram", drawn
+            masked = {**drawn, "scope": "global", "sparsity": "0.5"}
+            yield "mask", masked
+            yield "smaller", masked
+            yield "ticket", {**masked, "data": "words"}
+            yield (
+                "perturbed_ticket",
+                {**masked, "data": "lit", "perturbation": "int4", "perturbation_seed": "none"},
+            )
+    for study in ("small", "other"):
+        yield "task", {"study": study}
+        yield "rewind_point", {"study": study, "replicate": "0"}
+        yield "early_bird", {"study": "small", "replicate": "0", "sparsity": "0.5"}
+        for level in "0123":
+            place = {"study": study, "replicate": "0", "level": level}
+            if level != "0":
+                yield "level_mask", place
+            yield "training", {**place, "branch": "ticket"}
+            for branch in ("order-1", *(["gradual", "distilled", "transplanted-other"] if level != "0" else [])):
+                if study == "small":
+                    yield "training", {**place, "branch": branch}
+        yield "connectivity", {"study": "small", "replicate": "0", "level": "1", "order": "1"}
+    yield "report", {}
+    yield "plan", {}
+
+
+JOBS = list(jobs())
+
+
+@cache
+def schema_keys() -> dict[str, Any]:
+    """Every key that has a value, with the schema of that value; those of tasks too."""
+    found = {key.path for name, section in SCHEMA["properties"].items() for key in keys(name, section, SCHEMA["$defs"])}
+    for kind in ("images", "text"):
+        options = {name: each for name, each in SCHEMA["$defs"][kind]["properties"].items() if "const" not in each}
+        found |= {
+            key.path
+            for name, option in options.items()
+            for key in keys(f"imp.<name>.task.{name}", option, SCHEMA["$defs"])
+        }
+    return {path: schema_of(path) for path in sorted(found)}
+
+
+def schema_of(path: str) -> Any:
+    node, parts = SCHEMA, path.split(".")
+    for index, part in enumerate(parts):
+        node = resolved(node)
+        if part == "<name>":
+            node = node["additionalProperties"]
+        elif parts[index - 1] == "task" and part != "kind":
+            node = next(
+                SCHEMA["$defs"][kind]["properties"][part]
+                for kind in ("images", "text")
+                if part in SCHEMA["$defs"][kind]["properties"]
+            )
+        else:
+            node = node["properties"][part]
+    return resolved(node)
+
+
+def resolved(node: Any) -> Any:
+    return SCHEMA["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+
+
+def longest(path: str, table: Any) -> str | None:
+    """The entry of a table that is the key or the nearest above it."""
+    fitting = [entry for entry in table if path == entry or path.startswith(f"{entry}.")]
+    return max(fitting, key=len, default=None)
+
+
+def test_every_key_is_said_to_rules_or_known_to_say_nothing_to_them():
+    unknown = [path for path in schema_keys() if not longest(path, (*TOUCHES, *AXES, *NO_RESULT))]
+    assert not unknown, (
+        f"{', '.join(unknown)}: which jobs does it change? Add it to the rules in src/ltpipe/workflow/settings.py and "
+        "to TOUCHES here; to AXES if it says which jobs there are; to ELSEWHERE in src/ltpipe/workflow/study.py if it "
+        "changes no result (docs/extending.md)"
+    )
+
+
+NAMES = {"models": "a", "data": "words", "imp": "small", "score": "mix"}
+
+
+def concrete(path: str, name: str) -> list[str]:
+    return path.replace("<name>", name).split(".")
+
+
+@cache
+def base() -> dict[str, Any]:
+    """All keys with their values. That sources are there is asked elsewhere."""
+    filled = deepcopy(BASE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ltpipe.workflow.config.Source.check", lambda _: None)
+        patch.setattr("ltpipe.workflow.config._apart", lambda *_: True)
+        return check_config(filled, SCHEMA)
+
+
+def get(config: Any, path: list[str]) -> Any:
+    for part in path:
+        config = config[part]
+    return config
+
+
+def put(config: Any, path: list[str], value: Any) -> None:
+    get(config, path[:-1])[path[-1]] = value
+
+
+WORDS = st.sampled_from(["x", "-x", "a b", "*mlp*", "{model}", "it's", "", "\n\n", "1", "None", "auto", "é"])
+
+
+def values(node: Any, path: str) -> st.SearchStrategy[Any]:
+    """What the schema allows a key, and what looks like another value."""
+    node = resolved(node)
+    if "enum" in node:
+        return st.sampled_from(node["enum"])
+    if "const" in node:
+        return st.just(node["const"])
+    if "oneOf" in node:
+        return st.one_of([values(each, path) for each in node["oneOf"]])
+    kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+    least = node.get("minimum", node.get("exclusiveMinimum", 0))
+    made = {
+        "null": st.none(),
+        "boolean": st.booleans(),
+        "integer": st.integers(least, least + 9),
+        "number": st.sampled_from([least, least + 0.5, least + 1, least + 1.0]),
+        "string": WORDS,
+        "array": st.lists(st.integers(0, 9) if path.endswith("milestones") else WORDS, max_size=3),
+        "object": st.dictionaries(st.sampled_from(["convolution", "hidden", "output"]), st.sampled_from([0, 0.5, 1])),
+    }
+    return st.one_of([made[kind] for kind in kinds])
+
+
+def branches_off(node: Any) -> bool:
+    """Whether a key says, by being null, that a kind of job is not there; the keys below it say how it works."""
+    return "object" in node.get("type", ()) and "null" in node["type"] and node.get("additionalProperties") is False
+
+
+ASKED = [
+    (concrete(path, name), values(schema, path))
+    for path, schema in schema_keys().items()
+    for name in (["a", "b"] if path.startswith("models") else ["words", "lit", "calib"] if path.startswith("data")
+                 else ["small", "other"] if path.startswith("imp") else ["mix"])
+    if longest(path, AXES) is None and path != "score.hybrids" and not branches_off(schema)
+]  # fmt: skip
+
+
+def there(path: list[str]) -> bool:
+    try:
+        get(base(), path)
+    except (KeyError, TypeError):
+        return False
+    return True
+
+
+ASKED = [(path, drawn) for path, drawn in ASKED if there(path) and path[-1] not in ("kind", "pretrained", "protocol")]
+HYBRID = (["score", "hybrids", "mix"], st.permutations(["snip", "magnitude", "taylor"]).map(
+    lambda names: {names[0]: 1, names[1]: 2}
+))  # fmt: skip
+
+
+@st.composite
+def changes(draw: Any) -> dict[str, Any]:
+    """A configuration that differs from the base in one key, in several, or in two whose values have changed places."""
+    config = deepcopy(base())
+    kind = draw(st.sampled_from(["one", "one", "several", "swap", "hybrid"]))
+    if kind == "swap":
+        first = draw(st.sampled_from([path for path, _ in ASKED]))
+        mine = get(config, first)
+        others = [path for path, _ in ASKED if path != first and type(get(config, path)) is type(mine)]
+        second = draw(st.sampled_from(others or [first]))
+        put(config, first, get(base(), second))
+        put(config, second, mine)
+        return config
+    chosen = [HYBRID] if kind == "hybrid" else draw(
+        st.lists(st.sampled_from(ASKED), min_size=1, max_size=1 if kind == "one" else 4)
+    )  # fmt: skip
+    for path, value in chosen:
+        put(config, path, draw(value))
+    return config
+
+
+def changed_keys(one: Any, other: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Keys with a value of their own that two configurations give other values; 1.0 is 1, and true is not."""
+    if isinstance(one, dict) and isinstance(other, dict) and path[:2] != ("score", "hybrids"):
+        for name in one.keys() | other.keys():
+            yield from changed_keys(one.get(name), other.get(name), (*path, name))
+    elif text(one) != text(other):
+        yield path
+
+
+def text(value: Any) -> str:
+    whole = json.loads(
+        json.dumps(value), parse_float=lambda found: int(float(found)) if float(found) % 1 == 0 else float(found)
+    )
+    return json.dumps(whole)
+
+
+def says(path: tuple[str, ...], rule: str, axes: dict[str, str]) -> bool:
+    """Whether a changed key is said to a job itself."""
+    entry = longest(generic(path), (*TOUCHES, *NO_RESULT))
+    if entry is None or rule not in TOUCHES.get(entry, ()):
+        return False
+    axis = {"models": "model", "data": "data", "imp": "study"}.get(path[0])
+    if axis and axes[axis] != path[1]:
+        return False
+    if path == ("score", "iterations"):
+        return axes["criterion"] == "synflow"
+    if path == ("evaluate", "num_sequences"):
+        return axes["data"] != "lit"
+    if path[2:3] == ("branches",):
+        return axes["branch"] == path[3]
+    return path[2:] != ("rewind", "mode") or (axes["level"] != "0" and axes["branch"] != "gradual")
+
+
+class Touched:
+    """Whether changed keys are said to a job, or, but for those of rounding, to one whose results it goes back to."""
+
+    def __init__(self, changed: list[tuple[str, ...]], config: dict[str, Any]) -> None:
+        self.changed, self.config = changed, config
+        self.exact = [path for path in changed if longest(generic(path), ROUNDING) is None]
+        self.known: dict[Any, bool] = {}
+
+    def __call__(self, rule: str, axes: dict[str, str]) -> bool:
+        return any(says(path, rule, axes) for path in self.changed) or self.below(rule, axes)
+
+    def below(self, rule: str, axes: dict[str, str]) -> bool:
+        place = rule, tuple(sorted(axes.items()))
+        if place not in self.known:
+            self.known[place] = any(
+                any(says(path, *job) for path in self.exact) or self.below(*job)
+                for job in RULES[rule].inputs(self.config, axes)
+            )
+        return self.known[place]
+
+
+def generic(path: tuple[str, ...]) -> str:
+    """A key as the schema has it."""
+    return ".".join((path[0], "<name>", *path[2:]) if path[0] in ("models", "data", "imp") else path)
+
+
+BEFORE = Settings(base())
+
+
+def recorded(study: Settings, rule: str, axes: dict[str, str]) -> str:
+    """What Snakemake keeps of a job's one param."""
+    return repr(study.of(rule, axes))
+
+
+@settings(deadline=None, max_examples=50)
+@given(other=changes())
+def test_what_a_change_touches_runs_again_and_nothing_else(other: dict[str, Any]):
+    changed = list(changed_keys(base(), other))
+    touched, now = Touched(changed, other), Settings(other)
+    for rule, axes in JOBS:
+        assert (recorded(now, rule, axes) != recorded(BEFORE, rule, axes)) == touched(rule, axes), (rule, axes, changed)
+
+
+RECORDED = """
+import inspect, json, sys
+from pathlib import Path
+from snakemake.api import SnakemakeApi
+from snakemake.rules import Rule
+from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
+
+with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+    workflow = api.workflow(
+        ResourceSettings(cores=1), ConfigSettings(configfiles=[Path("study.yaml")]), snakefile=Path(sys.argv[1])
+    )._workflow
+    found = {}
+    for rule in workflow.rules:
+        kept = {name: value for name, value in rule.params.items() if not Rule._is_deriving_function(value)}
+        told = inspect.getclosurevars(kept["settings"]).nonlocals if "settings" in kept else {}
+        script = next((str(file) for name, file in rule.input.items() if name == "script"), None)
+        found[rule.name] = [sorted(kept), told.get("rule"), told.get("script"), script]
+    print(json.dumps(found))
+"""
+
+
+def test_every_rule_records_its_settings_and_nothing_else(tmp_path: Path):
+    """Of several params Snakemake would compare the set of values. A rule that takes over another's names itself."""
+    (tmp_path / "w.txt").write_text("words")
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({
+        "models": {"a": {"source": "."}},
+        "data": {"words": {"source": "w.txt"}},
+        "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
+    }))  # fmt: skip
+    command = [sys.executable, "-c", RECORDED, ROOT / "Snakefile"]
+    done = subprocess.run(command, cwd=tmp_path, env=plain_environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rules = json.loads(done.stdout.splitlines()[-1])
+    assert rules.pop("all") == [[], None, None, None]
+    assert rules.keys() == RULES.keys()
+    wrong = {name: told for name, (*told, script) in rules.items() if told != [["settings"], name, script]}
+    assert not wrong
