@@ -390,7 +390,7 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         kept = {name: value for name, value in rule.params.items() if not Rule._is_deriving_function(value)}
         told = inspect.getclosurevars(kept["settings"]).nonlocals if "settings" in kept else {}
         script = next((str(file) for name, file in rule.input.items() if name == "script"), None)
-        found[rule.name] = [sorted(kept), told.get("rule"), told.get("script"), script]
+        found[rule.name] = [sorted(kept), told.get("name"), told.get("script"), script]
     print(json.dumps(found))
 """
 

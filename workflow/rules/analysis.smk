@@ -16,8 +16,9 @@ rule overlap:
         settings=settings("overlap", "scripts/compare_masks.py"),
         masks=listed("masks"),
     shell:
-        TOLD + "python {input.script} --masks {params.masks} --model {wildcards.model}"
-        " --output {output.pairs} --layers {output.layers}"
+        TOLD
+        + "python {input.script} --masks {params.masks} --model {wildcards.model} --output {output.pairs}"
+        " --layers {output.layers}"
 
 
 # Check that the masks of a model are what they say they are.
@@ -41,9 +42,9 @@ rule validation:
         settings=settings("validation", "scripts/validate_masks.py"),
         masks=listed("masks"),
     shell:
-        TOLD + "python {input.script} --masks {params.masks} --manifest {input.manifest}"
-        " --config {input.config} --model {wildcards.model} --output {output.verdicts}"
-        " --layers {output.layers}"
+        TOLD
+        + "python {input.script} --masks {params.masks} --manifest {input.manifest} --config {input.config}"
+        " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
 
 
 # Put what was measured of a model and its tickets in tables, with all intervals.

@@ -54,21 +54,21 @@ def no_modules(wildcards) -> list[Path]:
     return []
 
 
-def settings(rule: str, script: str, modules=no_modules, **texts: str):
-    """The one param of a rule that Snakemake records: all that a job is told, with the code that it runs.
+def settings(name: str, script: str, modules=no_modules, **texts: str):
+    """The one param that Snakemake records of a rule, which is all that a job is told, with the code that it runs.
 
     A dict, since of several params Snakemake compares the set of their values: their names, order and number are
     lost. What else stands under `params` is made of input and output, and such params are not recorded.
 
     Args:
-        rule: name of the rule; which keys of the configuration it depends on is in src/ltpipe/workflow/settings.py.
+        name: of the rule; which keys of the configuration it depends on is in src/ltpipe/workflow/settings.py.
         script: that it runs.
         modules: those that the script of a job finds by name.
         texts: that the rule is told besides.
     """
     return lambda wildcards: {
         "code": code(script, *modules(wildcards)),
-        **SETTINGS.of(rule, dict(wildcards.items())),
+        **SETTINGS.of(name, dict(wildcards.items())),
         **texts,
     }
 
