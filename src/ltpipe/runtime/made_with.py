@@ -1,9 +1,8 @@
 """What artefacts were made with: values of the configuration, written into every artefact and compared by every reader.
 
-A stage is told by the environment variable `LTPIPE_MADE_WITH` what the configuration asks for, as a JSON object from
-configuration keys (`evaluate.sequence_length`) to values: all that its results depend on, through its inputs too. What
-it writes carries this object, and what it reads has to carry a part of it. Without the variable, by hand or in a
-program, nothing is written or compared.
+A stage is told by the environment variable `LTPIPE_MADE_WITH` what the configuration asks for, as JSON: the part of the
+configuration that its results depend on, through its inputs too. What it writes carries this part, and what it reads
+has to carry a part of it. Without the variable, by hand or in a program, nothing is written or compared.
 """
 
 import json

@@ -21,17 +21,19 @@ from ltpipe.workflow.arguments import as_options
 Config = dict[str, Any]
 Axes = Mapping[str, str]
 """Wildcards of a job, by name."""
+Path = tuple[str, ...]
+"""A key of the configuration, part by part: names may hold dots."""
 
 
 def _always(_: Config, __: Axes) -> bool:
     return True
 
 
-def _by_name(key: str, value: Any) -> dict[str, Any]:
-    return {key.rpartition(".")[2]: value}
+def _by_name(values: dict[str, Any]) -> dict[str, Any]:
+    return values
 
 
-def _not_said(_: str, __: Any) -> dict[str, Any]:
+def _not_said(_: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
@@ -42,7 +44,7 @@ class Key:
     Attributes:
         pattern: the key, with wildcards for the names that a job has; `.*` at the end means all keys below.
         when: whether the key says something to a job; where it does not, changing it reruns nothing.
-        options: of the command, by the key and its value; usually one that is called as the key is.
+        options: of the command, from values by the last parts of their keys; usually options that are called so too.
         rounding: the key changes no result beyond float rounding: jobs run again, but what is there is not refused.
         without: of the keys below those that say nothing to the rule.
         ordered: the value is a mapping whose order says something: it becomes a list of pairs.
@@ -50,25 +52,25 @@ class Key:
 
     pattern: str
     when: Callable[[Config, Axes], bool] = _always
-    options: Callable[[str, Any], dict[str, Any]] = _by_name
+    options: Callable[[dict[str, Any]], dict[str, Any]] = _by_name
     rounding: bool = False
     without: frozenset[str] = frozenset()
     ordered: bool = False
 
-    def values(self, config: Config, axes: Axes) -> Iterator[tuple[str, Any]]:
+    def values(self, config: Config, axes: Axes) -> Iterator[tuple[Path, Any]]:
         """The keys that a job depends on, with the wildcards filled in, and their values."""
         if not self.when(config, axes):
             return
-        path = [part.format(**axes) for part in self.pattern.split(".")]
+        path = tuple(part.format(**axes) for part in self.pattern.split("."))
         below = path[-1] == "*"
         value: Any = config
         for part in path[: -1 if below else None]:
             value = value[part]
         if not below:
-            yield ".".join(path), _plain([[*pair] for pair in value.items()] if self.ordered else value)
+            yield path, _plain([[*pair] for pair in value.items()] if self.ordered else value)
             return
         for name in sorted((value or {}).keys() - self.without):
-            yield ".".join([*path[:-1], name]), _plain(value[name])
+            yield (*path[:-1], name), _plain(value[name])
 
 
 Job = tuple[str, Axes]
@@ -96,8 +98,8 @@ def _from(*rules: str) -> Callable[[Config, Axes], Iterable[Job]]:
     return lambda _, axes: [(rule, axes) for rule in rules]
 
 
-def _micro_batch(_: str, value: Any) -> dict[str, Any]:
-    return {"micro_batch": 0 if value == "auto" else value}
+def _micro_batch(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: 0 if value == "auto" else value for name, value in values.items()}
 
 
 _PRUNABLE = Key("models.{model}.prunable.*")
@@ -135,14 +137,14 @@ def _parts(config: Config, axes: Axes) -> list[Job]:
     return [("score", {**axes, "criterion": part}) for part in parts if grid.has_scores(config, part)]
 
 
-def _weights(_: str, value: Any) -> dict[str, Any]:
-    return {"weights": [weight for _, weight in value]}
+def _weights(values: dict[str, Any]) -> dict[str, Any]:
+    return {"weights": [weight for parts in values.values() for _, weight in parts]}
 
 
-def _task(_: str, value: Any) -> dict[str, Any]:
+def _task(values: dict[str, Any]) -> dict[str, Any]:
     """A task's kind, and its other options as JSON."""
-    options = {name: each for name, each in value.items() if name not in ("kind", "pretrained")}
-    return {"task": value["kind"], "options": json.dumps(options)}
+    options = {name: value for name, value in values.items() if name not in ("kind", "pretrained")}
+    return {"task": values["kind"], "options": json.dumps(options)}
 
 
 def _pretrained(config: Config, axes: Axes) -> list[Job]:
@@ -273,7 +275,7 @@ RULES: Mapping[str, Rule] = {
     "validation": Rule((), partial(_tickets, "mask")),
     "tables": Rule((), _measured),
     "smaller": Rule((), _from("mask")),
-    "task": Rule((Key("imp.{study}.task", options=_task),), _pretrained),
+    "task": Rule((Key("imp.{study}.task.*", options=_task),), _pretrained),
     "rewind_point": Rule((_TRAIN, *_TRAINING, _PROCESSES, Key("imp.{study}.rewind.step")), _from("task")),
     "level_mask": Rule((Key("imp.{study}.prune.*"), *_TRAINING), _before),
     "training": Rule(
@@ -284,7 +286,7 @@ RULES: Mapping[str, Rule] = {
             Key(
                 "imp.{study}.rewind.mode",
                 when=_has_mode,
-                options=lambda _, value: {"rewind": value},
+                options=lambda values: {"rewind": values["mode"]},
             ),
             _branch("gradual"),
             _branch("distilled"),
@@ -320,7 +322,7 @@ class Settings:
 
     config: Config
     _texts: dict[Any, dict[str, str]] = field(default_factory=dict, repr=False)
-    _made_with: dict[Any, dict[str, Any]] = field(default_factory=dict, repr=False)
+    _known: dict[Any, dict[Path, Any]] = field(default_factory=dict, repr=False)
 
     def of(self, rule: str, axes: Axes) -> dict[str, Any]:
         """What a job is told: `axes`, `options` (words of a shell command) and `made_with` (JSON).
@@ -332,38 +334,54 @@ class Settings:
         if place not in self._texts:
             options: dict[str, Any] = {}
             for key in RULES[rule].keys:
-                for name, value in key.values(self.config, axes):
-                    options |= key.options(name, value)
+                values = {path[-1]: value for path, value in key.values(self.config, axes)}
+                options |= key.options(values) if values else {}
             made_with = json.dumps(self.made_with(rule, axes), ensure_ascii=False)
             self._texts[place] = {"options": as_options(options), "made_with": made_with}
         return {"axes": dict(axes), **self._texts[place]}
 
     def made_with(self, rule: str, axes: Axes) -> dict[str, Any]:
-        """What the results of a job depend on: configuration keys and their values, those of its inputs too."""
+        """The part of the configuration that the results of a job depend on, what its inputs depend on included.
+
+        Beside a source stands its version, where it has one.
+        """
+        part: dict[str, Any] = {}
+        for path, value in sorted(self._depends_on(rule, axes).items()):
+            below = part
+            for name in path[:-1]:
+                below = below.setdefault(name, {})
+            below[path[-1]] = value
+        return part
+
+    def _depends_on(self, rule: str, axes: Axes) -> dict[Path, Any]:
         place = _place(rule, axes)
-        if place not in self._made_with:
-            found: dict[str, Any] = {}
+        if place not in self._known:
+            found: dict[Path, Any] = {}
             for job in RULES[rule].inputs(self.config, axes):
-                found |= self.made_with(*job)
+                found |= self._depends_on(*job)
             for key in RULES[rule].keys:
                 if not key.rounding:
-                    for name, value in key.values(self.config, axes):
-                        found |= {name: value} | dict(_versions(name, value))
-            self._made_with[place] = dict(sorted(found.items()))
-        return self._made_with[place]
+                    for path, value in key.values(self.config, axes):
+                        found |= {path: _paired(value)} | dict(_versions(path, value))
+            self._known[place] = found
+        return self._known[place]
 
 
 def _place(rule: str, axes: Axes) -> tuple[str, frozenset[tuple[str, str]]]:
     return rule, frozenset((name, value) for name, value in axes.items() if name not in _DRAWS)
 
 
-def _versions(key: str, value: Any) -> Iterator[tuple[str, str]]:
+def _versions(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
     """What pins the content of a source beside its text: the version of a package."""
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            yield from _versions(f"{key}.{name}", each)
-    elif value and key.endswith((".source", ".tokenizer")) and (identity := Source(value, key).identity) != value:
-        yield f"version of {key}", identity
+    if value and path[-1] in ("source", "tokenizer"):
+        identity = Source(value, ".".join(path)).identity
+        if identity != value:
+            yield (*path[:-1], f"{path[-1]} version"), identity.removeprefix(value).strip()
+
+
+def _paired(value: Any) -> Any:
+    """A mapping that is a value, not keys of the configuration, as pairs: one that lacks some is another."""
+    return [[*pair] for pair in value.items()] if isinstance(value, Mapping) else value
 
 
 def _plain(value: Any) -> Any:
