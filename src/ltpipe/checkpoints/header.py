@@ -32,6 +32,23 @@ STORAGE: dict[str, type[np.generic]] = {
 }
 """Safetensors dtype names that ltpipe reads and writes, with the NumPy dtype that holds their bits."""
 
+FOREIGN = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "I16": 16,
+    "U32": 32,
+    "U64": 64,
+    "C64": 64,
+}
+"""Further dtype names that other tools write, with their bits: such tensors may be there, but are no arrays of ours."""
+
 TORCH_NAMES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -95,7 +112,8 @@ class Header:
 
 def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor."""
-    return prod(shape) * np.dtype(STORAGE[dtype]).itemsize
+    bits = FOREIGN[dtype] if dtype in FOREIGN else 8 * np.dtype(STORAGE[dtype]).itemsize
+    return prod(shape) * bits // 8
 
 
 def unsealed(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, Header]:
@@ -147,7 +165,7 @@ def read_header(path: Path) -> Header:
 
     Raises:
         UserError: the file does not exist.
-        DamagedFileError: it is truncated, its header is not valid, or a dtype is not in `STORAGE`.
+        DamagedFileError: it is truncated, its header is not valid, or a dtype is of neither `STORAGE` nor `FOREIGN`.
     """
     check_file(path)
     length = path.stat().st_size
@@ -198,7 +216,7 @@ def _check_contiguous(specs: Iterable[TensorSpec]) -> int:
 
 
 def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
-    if entry["dtype"] not in STORAGE:
+    if entry["dtype"] not in STORAGE and entry["dtype"] not in FOREIGN:
         raise DamagedFileError(f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}")
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(number) is int for number in (*shape, begin, end)):

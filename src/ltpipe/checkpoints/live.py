@@ -1,14 +1,16 @@
 """A source's model as transformers builds it, or one line that says why it cannot."""
 
 import logging
+import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from ltpipe.checkpoints.gguf import check_arrived, check_whole
-from ltpipe.checkpoints.plainfolder import check_folder, unloadable
+from ltpipe.checkpoints.plainfolder import PlainFolder, read_folder, unloadable
 from ltpipe.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,9 +18,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WHOLE_NUMBERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+
 
 def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     """The model of a local source, on the CPU, in evaluation mode.
+
+    Of a checkpoint that reads images or sound too it is the language model, if transformers has a class for that.
 
     Args:
         place: folder or GGUF file.
@@ -28,30 +34,92 @@ def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     Raises:
         UserError: it cannot be built, or not with all of its weights.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # what it warns of is refused below, in one line
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
-    where = {"gguf_file": place.name} if place.is_file() else {}
-    if place.is_file() and place.suffix != ".gguf":
-        raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")
-    if where:
-        check_whole(place, key)
+    if place.is_dir():
+        model = _of_folder(read_folder(place, key), dtype, key)
+    elif place.suffix == ".gguf":
+        model = _of_gguf(place, dtype, key)
     else:
-        check_folder(place, key)
-    kept = getattr(torch, dtype) if dtype != "auto" else torch.float32 if where else "auto"
+        raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")
+    return model.eval()
+
+
+def _of_gguf(path: Path, dtype: str, key: str) -> "PreTrainedModel":
+    check_whole(path, key)
+    kept = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    model, unused = _from_pretrained(path, key, path.parent, gguf_file=path.name, dtype=kept)
+    _warn_of_unused(unused, path, key)
+    check_arrived(path, model, key)
+    return model
+
+
+def _of_folder(folder: PlainFolder, dtype: str, key: str) -> "PreTrainedModel":
+    place = folder.path
+    eights = [name for name, spec in folder.specs.items() if spec.dtype.startswith("F8")]
+    if eights and dtype == "auto" and folder.config.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise UserError(
+            f"{key}: '{eights[0]}' in '{place}' is {folder.specs[eights[0]].dtype}, in which no model computes; set "
+            "the model's dtype to bfloat16 or float32"
+        )
+    model, unused = _from_pretrained(
+        place,
+        key,
+        place,
+        config=folder.config,
+        key_mapping=dict(folder.renames) or None,
+        variant=folder.variant,
+        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+        use_safetensors=True,
+    )
+    _check_no_codes(folder, model, unused if eights else (), key)
+    if lost := {ours for name, ours in _renamed(folder).items() if name != ours}.intersection(unused):
+        raise UserError(f"{key}: '{min(lost)}' of the text in '{place}' is no part of {type(model).__name__}")
+    _warn_of_unused(unused, place, key)
+    return model
+
+
+def _check_no_codes(folder: PlainFolder, model: "PreTrainedModel", unused: Collection[str], key: str) -> None:
+    """Refuse numbers that mean something only together with scales, which transformers would take as they are."""
+    floating = {name for name, weight in model.named_parameters() if weight.is_floating_point()}
+    for name, ours in _renamed(folder).items():
+        if (kind := folder.specs[name].dtype) in _WHOLE_NUMBERS and ours in floating:
+            raise UserError(
+                f"{key}: '{name}' in '{folder.path}' is {kind}, a weight that is quantised; load an unquantised model"
+            )
+    if scales := [name for name in unused if "scale" in name]:
+        raise UserError(
+            f"{key}: '{folder.path}' holds float8 weights with scales ({scales[0]}), so it is quantised; load an "
+            "unquantised model"
+        )
+
+
+def _renamed(folder: PlainFolder) -> dict[str, str]:
+    """What the text model calls each tensor of a folder's files."""
+
+    def ours(name: str) -> str:
+        for pattern, prefix in folder.renames.items():
+            name = re.sub(pattern, prefix, name)
+        return name
+
+    return {name: ours(name) for name in folder.specs}
+
+
+def _from_pretrained(place: Path, key: str, folder: Path, **options: object) -> tuple["PreTrainedModel", list[str]]:
+    """A model with all of its weights, and the names of those that it has no place for."""
+    from transformers import AutoModelForCausalLM
+
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
-            place.parent if where else place,
-            dtype=kept,
-            use_safetensors=None if where else True,
+            folder,
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
-            **where,
+            **options,
         )
     except Exception as error:  # damaged configurations and GGUF files raise anything, struct.error included
         raise UserError(unloadable(place, error, key)) from None
@@ -62,15 +130,16 @@ def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
                 f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])}{' …' * (len(names) > 3)}; "
                 "it is incomplete or does not fit its configuration"
             )
-    if unused := sorted(report.get("unexpected_keys") or ()):
+    return model, sorted(report.get("unexpected_keys") or ())
+
+
+def _warn_of_unused(names: Collection[str], place: Path, key: str) -> None:
+    if names:
         logger.warning(
             "%s: %d tensors of '%s' are no part of the model and are left out: %s%s",
             key,
-            len(unused),
+            len(names),
             place,
-            ", ".join(unused[:3]),
-            " …" * (len(unused) > 3),
+            ", ".join(list(names)[:3]),
+            " …" * (len(names) > 3),
         )
-    if where:
-        check_arrived(place, model, key)
-    return model.eval()

@@ -1,64 +1,187 @@
 """A folder as Hugging Face tools write it, looked at before transformers reads it."""
 
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_json
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_ADAPTER = "adapter_config.json"
+_INDEX = f"{WEIGHTS}.index.json"
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_QUANTISED = ("quantization_config", "compression_config")
+_SHARD = re.compile(r"model.*-\d{5}-of-(\d{5}).*\.safetensors")
+_VARIANT = re.compile(r"model\.safetensors\.index\.([\w-]+)\.json|model\.([\w-]+?)\.safetensors")
 
 
-def check_folder(folder: Path, key: str) -> None:
-    """Refuse what transformers would stumble over later, or read in a way that we do not allow."""
+@dataclass(frozen=True)
+class PlainFolder:
+    """A folder that transformers can read, with all its files.
+
+    Attributes:
+        path: of the folder.
+        config: of the causal language model: that of the text, where the checkpoint reads images or sound too.
+        specs: the tensors of its files.
+        variant: of the weights' file names (`fp16` of `model.fp16.safetensors`), None for the plain ones.
+        renames: patterns of names in the files, and what the text's own model calls them.
+    """
+
+    path: Path
+    config: "PreTrainedConfig"
+    specs: Mapping[str, TensorSpec]
+    variant: str | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_folder(folder: Path, key: str) -> PlainFolder:
+    """Look at a folder, and refuse what transformers would stumble over later, or read in a way that we do not allow.
+
+    Args:
+        folder: to look at.
+        key: configuration key of the source, for messages.
+
+    Raises:
+        UserError: it is incomplete or damaged, quantised, an adapter, or describes a far larger model than it holds.
+    """
+    if (folder / _ADAPTER).is_file():
+        raise UserError(
+            f"{key}: '{folder}' holds an adapter ({_ADAPTER}); merge the adapter first: "
+            "peft.AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…)"
+        )
     if not (folder / CONFIG).is_file():
         raise UserError(f"{key}: '{folder}' holds no {CONFIG}; allowed is a folder that save_pretrained wrote")
-    if "quantization_config" in read_json(folder / CONFIG):
+    content = read_json(folder / CONFIG)
+    parts = (content, *(part for part in content.values() if isinstance(part, dict)))
+    if any(part.get(name) for part in parts for name in _QUANTISED):
         raise UserError(f"{key}: '{folder}' is quantised; masks need the original weights, load an unquantised model")
-    index = folder / f"{WEIGHTS}.index.json"
-    single = (folder / WEIGHTS).is_file()
-    if not single and not index.is_file():
-        raise UserError(f"{key}: '{folder}' holds no {WEIGHTS}; pickled weights are never read, convert to safetensors")
-    named = {"": WEIGHTS} if single else read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
-        raise UserError(f"{key}: '{index}' has no weight_map from tensors to shards; fetch it again")
-    sizes: list[int] = []
-    for shard in sorted(set(named.values())):
-        if not shard or shard != Path(shard).name or "\0" in shard:
-            raise UserError(f"{key}: '{index}' names {shard!r}; allowed are files beside its index, fetch it again")
-        if not (folder / shard).is_file():
-            raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
+    variant = _variant(folder, key)
+    specs: dict[str, TensorSpec] = {}
+    for shard in _shards(folder, variant, key):
         file = TensorFile(folder / shard)
         file.check_all()
-        sizes += [spec.size for spec in file.specs.values()]
-    _check_size(folder, sizes, key)
-
-
-def _check_size(folder: Path, sizes: list[int], key: str) -> None:
-    """Refuse a configuration of a far larger model than the files hold, before room is made for it."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    content = read_json(folder / CONFIG)
+        specs |= file.specs
     for name in _LAYERS:
-        if isinstance(layers := content.get(name), int) and layers > len(sizes):
-            raise UserError(f"{key}: '{folder}' has {len(sizes)} tensors, too few for {name} {layers} in {CONFIG}")
-    try:
-        with torch.device("meta"):
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # a damaged configuration raises anything
-        raise UserError(unloadable(folder, error, key)) from None
-    if (described := sum(parameter.numel() for parameter in model.parameters())) > 2 * sum(sizes):
-        raise UserError(
-            f"{key}: '{folder}' holds {sum(sizes):,} weights, its {CONFIG} describes a model of {described:,}; "
-            "it is incomplete or does not fit its configuration"
-        )
+        if isinstance(layers := content.get(name), int) and layers > len(specs):
+            raise UserError(f"{key}: '{folder}' has {len(specs)} tensors, too few for {name} {layers} in {CONFIG}")
+    return _described(folder, specs, variant, key)
 
 
 def unloadable(place: Path, error: Exception, key: str) -> str:
     """What is said where transformers raises; `key` is the configuration key of the source."""
     reason = str(error).strip().split("\n")[0]
     return f"{key}: transformers cannot load '{place}' as a causal language model: {reason}"
+
+
+def _variant(folder: Path, key: str) -> str | None:
+    """Which of several sets of weights to read: the plain one, or the only other one."""
+    if (folder / WEIGHTS).is_file() or (folder / _INDEX).is_file():
+        return None
+    names = sorted(path.name for path in folder.iterdir())
+    shards = [name for name in names if _SHARD.fullmatch(name)]
+    found = [match for name in names if name not in shards and (match := _VARIANT.fullmatch(name))]
+    if len(variants := {match[1] or match[2] for match in found}) == 1:
+        return variants.pop()
+    if found:
+        raise UserError(
+            f"{key}: '{folder}' holds no {WEIGHTS}, but {' and '.join(match[0] for match in found)}; leave one"
+        )
+    if shards:
+        raise UserError(
+            f"{key}: '{folder}' holds {shards[0]} but no {_INDEX}, which says what lies in which shard; fetch it too"
+        )
+    others = [name for name in names if name.endswith(".safetensors")]
+    if others:
+        raise UserError(
+            f"{key}: '{folder}' holds no {WEIGHTS}, but {', '.join(others[:3])}, which transformers does not look for; "
+            f"allowed are {WEIGHTS} and shards with {_INDEX}"
+        )
+    raise UserError(f"{key}: '{folder}' holds no {WEIGHTS}; pickled weights are never read, convert to safetensors")
+
+
+def _shards(folder: Path, variant: str | None, key: str) -> Iterator[str]:
+    """Names of the files of a set of weights, each of which is there."""
+    single = f"model.{variant}.safetensors" if variant else WEIGHTS
+    if (folder / single).is_file():
+        yield single
+        return
+    index = folder / (f"{WEIGHTS}.index.{variant}.json" if variant else _INDEX)
+    content = read_json(index)
+    named = content.get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        raise UserError(f"{key}: '{index}' has no weight_map from tensors to shards; fetch it again")
+    if not isinstance(content.get("metadata"), dict):
+        raise UserError(f"{key}: '{index}' has no metadata, which transformers asks for; add \"metadata\": {{}} to it")
+    for shard in sorted(set(named.values())):
+        if not shard or shard != Path(shard).name or "\0" in shard:
+            raise UserError(f"{key}: '{index}' names {shard!r}; allowed are files beside its index, fetch it again")
+        if not (folder / shard).is_file():
+            raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
+        yield shard
+
+
+def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | None, key: str) -> PlainFolder:
+    """What a folder's configuration describes; not far more than its files hold, before room is made for it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged configuration raises anything
+        raise UserError(unloadable(folder, error, key)) from None
+    text = _of_text(config, folder, key)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(text, trust_remote_code=False)
+    except Exception as error:  # a damaged configuration raises anything
+        raise UserError(unloadable(folder, error, key)) from None
+    held = sum(spec.size for spec in specs.values())
+    if (described := sum(parameter.numel() for parameter in model.parameters())) > 2 * held:
+        raise UserError(
+            f"{key}: '{folder}' holds {held:,} weights, its {CONFIG} describes a model of {described:,}; "
+            "it is incomplete or does not fit its configuration"
+        )
+    return PlainFolder(folder, text, specs, variant, {} if text is config else _renames(specs, model))
+
+
+def _of_text(config: "PreTrainedConfig", folder: Path, key: str) -> "PreTrainedConfig":
+    """The configuration of the causal model of text in a larger one, where transformers has such a class."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    text = config.get_text_config()
+    if text is config or (
+        type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        return config
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{key}: '{folder}' is a {config.model_type}, and transformers has no class for its language model alone "
+            f"({text.model_type}); load a model of text"
+        )
+    text.tie_word_embeddings = config.tie_word_embeddings  # the outer one is what ties the head
+    text.dtype = text.dtype or config.dtype
+    return text
+
+
+def _renames(names: Collection[str], model: "PreTrainedModel") -> dict[str, str]:
+    """Patterns of a larger model's names, and what its text model calls them: embedding and head tell the prefixes."""
+    owners = {id(module): name for name, module in model.named_modules()}
+    embedding, head = owners[id(model.get_input_embeddings())], owners[id(model.get_output_embeddings())]
+    base = f"{model.base_model_prefix}."
+    renames = {}
+    for prefix, rest in ((base, embedding.removeprefix(base)), ("", head)):
+        found = [name for name in names if name.endswith(f".{rest}.weight")]
+        if f"{prefix}{rest}.weight" not in names and len(found) == 1:
+            theirs = found[0].removesuffix(f"{rest}.weight")
+            only = "" if prefix else f"{rest}."  # a head has no prefix of its own
+            renames[f"^{re.escape(theirs + only)}"] = prefix + only
+    return renames

@@ -30,7 +30,8 @@ class TensorFile:
 
     Raises:
         UserError: the file does not exist.
-        DamagedFileError: it is truncated, its header is not valid, or a dtype is not in `STORAGE`.
+        DamagedFileError: it is truncated, its header is not valid, or a dtype is unknown. A tensor that is no array of
+            ours, int16 for example, is refused when it is asked for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,6 +84,10 @@ class TensorFile:
     def unchecked(self, name: str) -> np.ndarray:
         """As `array`, for a reader that computes the digest on its way and says it to `check`."""
         spec = self.spec(name)
+        if spec.dtype not in STORAGE:
+            raise DamagedFileError(
+                f"{self.path}: tensor '{name}' has dtype {spec.dtype}; readable are {', '.join(STORAGE)}"
+            )
         flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
         return flat.reshape(spec.shape)
 
