@@ -109,6 +109,13 @@ def test_refused_in_one_line(case, tmp_path):
     refused(tmp_path / "source", tmp_path / "canonical", str(tmp_path / "source"), *words)
 
 
+def test_a_sentencepiece_model_alone(tmp_path):
+    """transformers says that tiktoken is missing; what helps is something else."""
+    tiny_model("llama").save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    refused(tmp_path / "source", tmp_path / "canonical", KEY, "no tokenizer.json but tokenizer.model", "sentencepiece")
+
+
 # What lies beside the model, and is not read.
 BESIDE = {
     "int16": torch.ones(3, dtype=torch.int16),
@@ -187,7 +194,7 @@ LARGER: dict[str, tuple[str, dict]] = {  # class of its text alone, and a config
 
 
 def larger(kind: str, **settings: object) -> torch.nn.Module:
-    configuration = {name: value for name, value in (LARGER[kind][1] | settings).items()}
+    configuration = LARGER[kind][1] | settings
     text = configuration.pop("text_config", {}) | TEXT
     vision = configuration.pop("vision_config", {}) | VISION
     config = AutoConfig.for_model(kind, text_config=text, vision_config=vision, **configuration)

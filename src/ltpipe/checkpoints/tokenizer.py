@@ -1,15 +1,38 @@
 """Tokenizers: read from any source, written as a canonical folder holds them."""
 
 import json
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write
+from ltpipe.runtime.jsonfiles import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_PLAIN = "PreTrainedTokenizerFast"
+_OF_THE_SOURCE = {"is_local", "local_files_only", "name_or_path", "tokenizer_file", "auto_map"}
+_PROBES = (
+    "",
+    " ",
+    "a",
+    " a",
+    "  a  b ",
+    "Hello, world! It's 1984; isn't it? I'LL see 12345.",
+    "two\nlines\n\n and\ttabs\r\n",
+    "\n",
+    "def f(x):\n    return x ** 2  # 3.14",
+    "caf\u00e9 cafe\u0301 na\u00efve \u00c5 \ufb01 \uff21",
+    "\u4f60\u597d\u4e16\u754c \u0917\u0941\u0930\u0941 \u0627\u0644\u0633\u0644\u0627\u0645 \U0001f600\u200d",
+    "\u2581under_score -- <tag> [UNK] [MASK]",
+)
+"""Texts in which tokenizers differ that split, normalise or begin texts in different ways."""
 
 
 def read_tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
@@ -31,13 +54,27 @@ def read_tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
         )
     except Exception as error:  # tokenizer back ends raise anything, ImportError and TypeError included
         reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{key}: no tokenizer in '{place}' ({reason}); name one with the model's key tokenizer"
-        ) from None
+        raise UserError(f"{key}: {_missing(place, reason)}, or name one with the model's key tokenizer") from None
+
+
+def _missing(place: Path, reason: str) -> str:
+    """What is wrong with a place whose tokenizer cannot be read, and a way out."""
+    models = sorted(path.name for path in place.glob("*.model")) if place.is_dir() else []
+    if models and not (place / TOKENIZER).is_file():
+        return (
+            f"'{place}' has no {TOKENIZER} but {models[0]}, which transformers converts with the packages "
+            "sentencepiece and protobuf; install them"
+        )
+    return f"no tokenizer in '{place}' ({reason}); fetch its {TOKENIZER}"
 
 
 def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Write a tokenizer into a canonical folder.
+    """Write a tokenizer into a canonical folder, beside its `config.json`, so that transformers reads it back as it is.
+
+    Many classes of transformers build their splitting and their special tokens anew from what stands in
+    `tokenizer_config.json`, and some types of models have a class that is taken whatever stands there. So everything
+    that the tokenizer was made with is written, it is read back, and if that encodes otherwise, the plain class that
+    takes `tokenizer.json` as it is takes its place.
 
     Raises:
         UserError: it has no fast form.
@@ -45,10 +82,54 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"{type(tokenizer).__name__} has no fast form (tokenizer.json); name another tokenizer")
-    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     with atomic_write(folder / TOKENIZER) as file:
         file.write(backend.to_str(pretty=False).encode())
-    with atomic_write(folder / TOKENIZER_CONFIG) as file:
-        chat = {"chat_template": template} if isinstance(template := tokenizer.chat_template, str) else {}
-        content = {"tokenizer_class": type(tokenizer).__name__, **special, **chat}
-        file.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    said = _said(tokenizer)
+    for content in (said, _plain(said)):
+        with atomic_write(folder / TOKENIZER_CONFIG) as file:
+            file.write(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+        if _encodes_alike(tokenizer, folder):
+            return
+    logger.warning(
+        "%s: transformers reads this tokenizer back as one that encodes otherwise; evaluations are not affected, but "
+        "take the model's own tokenizer with an exported ticket",
+        type(tokenizer).__name__,
+    )
+
+
+def _said(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """What a tokenizer was made with, as `save_pretrained` writes it, with its special tokens and chat templates."""
+    with TemporaryDirectory() as place:
+        tokenizer.save_pretrained(place)
+        content = read_json(Path(place) / TOKENIZER_CONFIG)
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        templates = [{"name": name, "template": template} for name, template in templates.items()]
+    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    name = content.get("tokenizer_class", _PLAIN)
+    return {
+        **{key: value for key, value in content.items() if key not in _OF_THE_SOURCE},
+        **special,
+        **({"chat_template": templates} if templates else {}),
+        "tokenizer_class": _PLAIN if name == "TokenizersBackend" else name,  # its name in all versions
+    }
+
+
+def _plain(said: dict[str, Any]) -> dict[str, Any]:
+    """The same for the class that takes `tokenizer.json` as it is; without what would change that again."""
+    return {**{key: value for key, value in said.items() if not key.startswith("add_")}, "tokenizer_class": _PLAIN}
+
+
+def _encodes_alike(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> bool:
+    """Whether a folder's tokenizer is read back as one that encodes as another does."""
+    try:
+        again = read_tokenizer(folder, "")
+    except UserError:
+        return False
+    special = [str(token) for token in tokenizer.all_special_tokens]
+    texts = [*_PROBES, "".join(special), " ".join(special), *(f"a{token} b" for token in special)]
+    return all(
+        again(text, add_special_tokens=added)["input_ids"] == tokenizer(text, add_special_tokens=added)["input_ids"]
+        for text in texts
+        for added in (True, False)
+    )

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from ltpipe.checkpoints.layout import TOKENIZER_CONFIG
 from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.documents import JOINT, Document
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_file, sha256_of
+from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.progress import track
 
 FORMAT = "2"
@@ -120,6 +122,8 @@ def cut_sequences(
 def read_tokenizer(path: Path) -> Tokenizer:
     """Read a tokenizer.json. What it says of truncation and padding is left out, as transformers does.
 
+    Whether special tokens are found in a text is said beside it, in `tokenizer_config.json` if that is there.
+
     Raises:
         UserError: it is missing or none.
     """
@@ -130,7 +134,14 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: not a readable tokenizer.json ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = bool(_said_beside(path).get("split_special_tokens"))
     return tokenizer
+
+
+def _said_beside(path: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` beside a tokenizer.json says; nothing if it is not there."""
+    beside = path.with_name(TOKENIZER_CONFIG)
+    return read_json(beside) if beside.is_file() else {}
 
 
 def cut_windows(
