@@ -136,7 +136,7 @@ def _called(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[list[int]] 
     """Tokens with and without special ones around a text; None where a tokenizer has none for it."""
     try:
         return [tokenizer(text, add_special_tokens=added)["input_ids"] for added in (True, False)]
-    except Exception:  # noqa: BLE001 (tokenizers raises nothing more special, of an unknown character for example)
+    except Exception:  # tokenizers raises nothing more special, of an unknown character for example
         return None
 
 
@@ -144,5 +144,5 @@ def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int] | Non
     """The same of the fast form alone: some classes do more when they are called with their special tokens."""
     try:
         return tokenizer.backend_tokenizer.encode(text).ids
-    except Exception:  # noqa: BLE001 (as above)
+    except Exception:  # as above
         return None
