@@ -29,7 +29,7 @@ run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tic
 	@$(if $(CONFIG),$(BIN)/ltpipe check --config $(CONFIG))
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
 	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --levels $(REPORT)/levels.csv \
-	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html
+	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html --config $(or $(CONFIG),config/config.yaml)
 
 .PHONY: imp
 imp: ## train, prune and rewind a small network, with controls, and say what holds (config/digits-imp.yaml)

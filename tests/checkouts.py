@@ -45,11 +45,21 @@ def plain_environment() -> dict[str, str]:
 
 def snakemake(folder: Path, *arguments: str) -> str:
     """Run it in a checkout to its end; gives all that it printed."""
+    done = _run(folder, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def refused(folder: Path, *arguments: str) -> list[str]:
+    """Run it in a checkout, where a stage has to refuse what it is given; gives the errors of the stages."""
+    done = _run(folder, *arguments)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return re.findall(r"^\s*error: (.*)$", done.stdout + done.stderr, re.MULTILINE)
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", *arguments]
-    done = subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=500)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    return output
+    return subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=500)
 
 
 def reruns(folder: Path, *arguments: str) -> set[str]:

@@ -2,22 +2,24 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import checkout, reruns, restored, snakemake
+from checkouts import checkout, plain_environment, refused, reruns, restored, snakemake
 from tiny import save_tiny
 
 from ltpipe.runtime.jsonfiles import write_record
 
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
+    "models": {"tiny": {"source": "models/tiny", "prunable": {"include": ["*mlp*"], "exclude": []}}},
     "data": {"words": {"source": "texts/words.txt"}},
     "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer"], "sparsities": [0.25, 0.5], "seeds": [3]},
-    "evaluate": {"sequence_length": 16, "num_sequences": 4},
+    "evaluate": {"sequence_length": 16, "num_sequences": 4, "micro_batch": 8, "top_k": 4},
     "robustness": {"perturbations": []},
     "score": {},
     "threads": 2,
@@ -30,6 +32,7 @@ def write_config(folder: Path, **changes: object) -> None:
     config = {
         key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in CONFIG.items()
     }
+    config |= {key: value for key, value in changes.items() if key not in CONFIG}
     (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
 
 
@@ -182,6 +185,58 @@ def test_seed_added(finished: Path, configure: Callable):
 def test_evaluation_length_changed(finished: Path, configure: Callable):
     configure(evaluate={"sequence_length": 12})
     assert reruns(finished) == SEQUENCES | EVALUATIONS
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"sequence_length": 4, "num_sequences": 16}, SEQUENCES | EVALUATIONS),
+        ({"num_sequences": 16}, SEQUENCES | EVALUATIONS),
+        ({"micro_batch": 4, "top_k": 8}, EVALUATIONS),
+    ],
+    ids=str,
+)
+def test_values_that_change_places_or_become_equal(finished: Path, configure: Callable, settings, expected):
+    """Snakemake compares the set of a job's params: names, order and number of values are lost."""
+    configure(evaluate=settings)
+    assert reruns(finished) == expected
+
+
+def test_patterns_that_change_places(finished: Path, configure: Callable):
+    configure(models={"tiny": {"source": "models/tiny", "prunable": {"include": [], "exclude": ["*mlp*"]}}})
+    assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS
+
+
+@pytest.mark.slow
+def test_numbers_of_a_simulation_that_change_places(finished: Path, tmp_path: Path):
+    folder = shutil.copytree(finished, tmp_path / "study")
+    write_config(folder, simulation={"iterations": 3, "batch": 2})
+    snakemake(folder)
+    write_config(folder, simulation={"iterations": 2, "batch": 3})
+    assert reruns(folder) == {"simulation tiny/words"} | TABLES
+    write_config(folder, simulation={"iterations": 3, "batch": 3})
+    assert reruns(folder) == {"simulation tiny/words"} | TABLES
+
+
+def test_old_numbers_are_refused_though_snakemake_was_told_that_they_are_new(finished: Path, tmp_path: Path):
+    """After --touch nothing is to be done, and no stage hands on or prints what another configuration asked for."""
+    folder = shutil.copytree(finished, tmp_path / "study")
+    write_config(folder, evaluate={"num_sequences": "all"})
+    snakemake(folder, "--touch")
+    assert reruns(folder) == set()
+    why = "made with evaluate.num_sequences 4, the configuration asks for all; delete it and run again"
+    table = ["--tickets", "results/report/tickets.csv", "--config", "config/config.yaml"]
+    printed = subprocess.run(
+        [sys.executable, "scripts/print_table.py", *table],
+        cwd=folder, env=plain_environment() | {"PYTHONPATH": "src"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert printed.returncode == 1
+    assert not printed.stdout
+    assert printed.stderr.startswith(f"error: results/report/tickets.csv: {why}")
+    for rule, first in (("report", "baselines/tiny/words.json"), ("tables", "baselines/tiny/words.json"),
+                        ("baseline", "sequences/tiny/words.safetensors")):  # fmt: skip
+        (error,) = set(refused(folder, "--forcerun", rule))  # a log may be shown besides
+        assert error.startswith(f"results/{first}: {why}")
 
 
 def test_precision_changed(finished: Path, configure: Callable):

@@ -1,6 +1,10 @@
 """Any two configurations that differ run again what they touch, and nothing else: over all rules and keys."""
 
+import contextlib
+import importlib.util
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tyro
 import yaml
 from checkouts import ROOT, plain_environment
 from hypothesis import given, settings
@@ -395,19 +400,49 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
 """
 
 
-def test_every_rule_records_its_settings_and_nothing_else(tmp_path: Path):
-    """Of several params Snakemake would compare the set of values. A rule that takes over another's names itself."""
-    (tmp_path / "w.txt").write_text("words")
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump({
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Of every rule the params that Snakemake records, what its settings say that it is and runs, and its script."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "w.txt").write_text("words")
+    (folder / "study.yaml").write_text(yaml.safe_dump({
         "models": {"a": {"source": "."}},
         "data": {"words": {"source": "w.txt"}},
         "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
     }))  # fmt: skip
     command = [sys.executable, "-c", RECORDED, ROOT / "Snakefile"]
-    done = subprocess.run(command, cwd=tmp_path, env=plain_environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rules = json.loads(done.stdout.splitlines()[-1])
-    assert rules.pop("all") == [[], None, None, None]
+    found: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
+    assert found.pop("all") == [[], None, None, None]
+    return found
+
+
+def test_every_rule_records_its_settings_and_nothing_else(rules: dict[str, list[Any]]):
+    """Of several params Snakemake would compare the set of values. A rule that takes over another's names itself."""
     assert rules.keys() == RULES.keys()
-    wrong = {name: told for name, (*told, script) in rules.items() if told != [["settings"], name, script]}
-    assert not wrong
+    assert {name: told for name, (*told, script) in rules.items() if told != [["settings"], name, script]} == {}
+
+
+@cache
+def help_of(script: str) -> str:
+    """What a script says of its options."""
+    specification = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
+        tyro.cli(module.main, args=["--help"], config=(tyro.conf.OmitArgPrefixes,))
+    return printed.getvalue()
+
+
+def test_every_option_is_one_of_the_script_and_comes_from_one_key(rules: dict[str, list[Any]]):
+    for rule, axes in JOBS:
+        said = [
+            name
+            for key in RULES[rule].keys
+            if (values := {path[-1]: value for path, value in key.values(base(), axes)})
+            for name in key.options(values)
+        ]
+        assert len(said) == len(set(said)), (rule, said)
+        known = set(re.findall(r"--([a-z-]+)", help_of(rules[rule][-1]))) if said else set()
+        assert {name.replace("_", "-") for name in said} <= known, (rule, said)

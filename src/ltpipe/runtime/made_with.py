@@ -48,7 +48,7 @@ def check_made_with(path: Path, found: Mapping[str, Any] | None, wanted: Mapping
             raise OtherSettingsError(
                 f"{path}: made with {key} {_shown(value)}, which the configuration does not ask for; {_ADVICE}"
             )
-        if _shown(wanted[key]) != _shown(value):  # 1 is not true
+        if json.dumps(wanted[key]) != json.dumps(value):  # 1 is not true
             raise OtherSettingsError(
                 f"{path}: made with {key} {_shown(value)}, the configuration asks for {_shown(wanted[key])}; {_ADVICE}"
             )

@@ -10,7 +10,7 @@ A key of the configuration that a rule is to know is a line in `RULES` (docs/ext
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from ltpipe.runtime.sources import Source
@@ -374,9 +374,14 @@ def _place(rule: str, axes: Axes) -> tuple[str, frozenset[tuple[str, str]]]:
 def _versions(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
     """What pins the content of a source beside its text: the version of a package."""
     if value and path[-1] in ("source", "tokenizer"):
-        identity = Source(value, ".".join(path)).identity
+        identity = _identity(value)
         if identity != value:
             yield (*path[:-1], f"{path[-1]} version"), identity.removeprefix(value).strip()
+
+
+@cache  # of thousands of jobs
+def _identity(source: str) -> str:
+    return Source(source).identity
 
 
 def _paired(value: Any) -> Any:
