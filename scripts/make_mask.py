@@ -16,6 +16,7 @@ def main(
     sparsity: str,
     output: Path,
     scores: Path | None = None,
+    options: dict[str, str] = {},  # noqa: B006
     threads: int = 0,
 ) -> int:
     """Make one mask, exact to the last weight.
@@ -27,11 +28,13 @@ def main(
         sparsity: fraction to prune, 0 to 1; an N:M pattern has one of its own.
         output: safetensors file to write.
         scores: what the score stage wrote, if the criterion has one.
+        options: of the scope, names and values (docs/scopes.md).
         threads: CPU threads; 0 takes all.
     """
     kernels.use_threads(available_threads(threads))
-    made = make_mask(checkpoint, histogram, scope, sparsity, output, scores)
-    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights")
+    made = make_mask(checkpoint, histogram, scope, sparsity, output, scores, options)
+    ties = f"; only their place told {made.tied:,} of them apart" if made.tied else ""
+    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights{ties}")
     return made.planned_bytes
 
 

@@ -17,7 +17,7 @@ def main(
     preset: Preset = "linear",
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
-    iterations: int = 100,
+    options: dict[str, str] = {},  # noqa: B006
     settings: Settings = Settings(),  # noqa: B008
 ) -> int | None:
     """Score all prunable weights by one criterion, once for every sparsity and scope.
@@ -30,11 +30,11 @@ def main(
         preset: linear or all-weights.
         include: patterns of further tensors to prune.
         exclude: patterns of tensors to leave alone.
-        iterations: steps of a criterion that prunes as it scores.
+        options: of the criterion, names and values (docs/criteria.md).
         settings: how to compute.
     """
     selection = Selection(preset, include, exclude)
-    planned = score_checkpoint(checkpoint, criterion, output, selection, sequences, settings, iterations)
+    planned = score_checkpoint(checkpoint, criterion, output, selection, sequences, settings, options)
     stage.say(f"{criterion}: scored with a planned peak of {planned.total / 2**20:,.0f} MiB of tensors on the device")
     return planned.total
 

@@ -167,7 +167,13 @@ def test_scores_are_made_once_for_all_scopes_and_sparsities(finished: Path, tmp_
     assert ask(0.5) == set()
     assert ask(0.75) == below("0.75", "mix", "wanda")
     assert ask(0.5, num_sequences=3) == made
-    assert ask(0.5, iterations=3) == {"report tickets"}, "the page shows it; neither criterion prunes as it scores"
+    assert ask(0.5, options={"synflow": {"iterations": 3}}) == {"report tickets"}, (
+        "the page shows it; it is not asked for"
+    )
+    assert ask(0.5, options={"snip": {"mode": "eval"}}) == set(), "the default"
+    assert ask(0.5, options={"snip": {"mode": "train"}}) == {
+        "score tiny/snip", "hybrid tiny/mix", "histogram tiny/mix/seed-none",
+    } | below("0.5", "mix")  # fmt: skip
     edit("fisher")
     assert ask(0.5) == set()
     edit("wanda")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ltpipe.pruning.allocation import apportion, by_shares
 from ltpipe.pruning.allocations.erk import erk
 from ltpipe.pruning.allocations.importance import importance
-from ltpipe.pruning.allocations.owl import owl
+from ltpipe.pruning.allocations.owl import Options, owl
 
 PROPERTY = settings(max_examples=200, deadline=None)
 
@@ -136,6 +136,25 @@ def test_owl_is_exact_in_the_window_and_falls_with_outliers(
         for other_size, other, more in zip(sizes, counts, outliers, strict=True):
             if ratio is not None and more is not None and ratio <= more:
                 assert Fraction(count + 1, size) > Fraction(other - 1, other_size)
+
+
+def test_owl_as_the_code_of_the_paper_computes_it() -> None:
+    """Without clipping: the code's formula in float64, with blocks of one size, λ and M of one's own."""
+    import numpy as np
+
+    ratios = [Fraction(number, 100) for number in (1, 2, 3, 30)]
+    for window, sparsity in ((0.08, "0.7"), (0.2, "0.5")):
+        d = np.array([float(ratio) for ratio in ratios])
+        kept = (d - d.min()) * (1 / (d.max() - d.min()) * window * 2)
+        kept = kept - np.mean(kept) + (1 - float(sparsity))
+        size = 10_000
+        unclipped = owl([size] * 4, list("abcd"), ratios, Fraction(sparsity), round(float(sparsity) * 4 * size),
+                        Options(window=window, clip=False))  # fmt: skip
+        np.testing.assert_allclose(unclipped, size * (1 - kept), atol=1)
+        clipped = owl([size] * 4, list("abcd"), ratios, Fraction(sparsity), round(float(sparsity) * 4 * size),
+                      Options(window=window))  # fmt: skip
+        assert max(abs(count / size - float(sparsity)) for count in clipped) <= window + 1 / size
+        assert max(abs(count / size - float(sparsity)) for count in unclipped) > window + 1 / size
 
 
 def test_owl_of_equal_outliers_is_uniform() -> None:

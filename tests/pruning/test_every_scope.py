@@ -1,15 +1,17 @@
 """Every scope with every criterion in every dtype, through the functions of the scripts, on a real checkpoint."""
 
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ltpipe.analysis.validation import validate_files
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.pruning.allocations import allocation_names
-from ltpipe.pruning.masks import load_mask
+from ltpipe.pruning.masks import load_mask, pack, read_mask, unpack, write_whole_mask
 from ltpipe.pruning.scopes import own_sparsity, prune_count, scopes
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -69,6 +71,40 @@ def scored(folder, criterion, sequences, out):
         main_of("combine_scores")(checkpoint=folder, name=HYBRID, scores=parts, weights=(1.0, 0.5), output=out / HYBRID)
         return out / HYBRID
     return None if criterion in ("magnitude", "random") else score(criterion)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_validation_knows_what_every_scope_promises(scope, checkpoint, tmp_path):
+    folder, histogram = checkpoint("float32"), tmp_path / "histogram"
+    main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
+    path = tmp_path / "mask"
+    main_of("make_mask")(checkpoint=folder, histogram=histogram, scope=scope, sparsity="0.5", output=path, threads=1)
+    mask = read_mask(path)
+
+    def broken(change):
+        arrays = {name: change(unpack(bits, mask.shapes[name]).copy()) for name, bits in mask.bits.items()}
+        bits = {name: pack(array) for name, array in arrays.items()}
+        kept = {name: int(array.sum()) for name, array in arrays.items()}
+        write_whole_mask(tmp_path / "changed", replace(mask, bits=bits, kept=kept))
+        (found,) = validate_files([tmp_path / "changed"], folder / "manifest.json", folder / "config.json")
+        return found.broken
+
+    def one_more(array):
+        array.flat[np.flatnonzero(~array)[:1]] = True
+        return array
+
+    def elsewhere(array):
+        """The same number in the tensor, three of them in other rows."""
+        kept, pruned = np.flatnonzero(array), np.flatnonzero(~array)
+        moved = min(3, kept.size, pruned.size)
+        array.flat[pruned[:moved]], array.flat[kept[kept.size - moved :]] = True, False
+        return array
+
+    assert broken(lambda array: array) == ()
+    assert broken(lambda array: array | True) != ()  # twice as many
+    assert broken(one_more) != ()
+    if scope != "blocks":  # whose tensors are whole or gone
+        assert (broken(elsewhere) == ()) == (scope in ("global", "layer", *allocation_names()))
 
 
 def promised(scope, sparsity, kept):
@@ -156,3 +192,53 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
     table = pd.read_csv(tmp_path / "csv")
     assert len(table) == len(made)
     assert not table["verdict"].eq("broken").any(), table[table["verdict"] == "broken"]["reasons"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("scope", "options", "differs"),
+    [
+        ("row", {"counts": "truncated"}, True),
+        ("row", {"counts": "exact"}, False),
+        ("owl", {"multiple": "2", "window": "0.2"}, True),
+        ("owl-row", {"clip": "false", "multiple": "2"}, True),
+        ("owl", {"window": 0.08, "multiple": 5, "clip": True}, False),
+    ],
+)
+def test_options_of_a_scope_are_in_its_masks_and_known_to_validation(scope, options, differs, checkpoint, tmp_path):
+    folder, histogram = checkpoint("float32"), tmp_path / "histogram"
+    main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
+    masks = {}
+    for name, given in {"plain": {}, "chosen": options}.items():
+        ask = {"checkpoint": folder, "histogram": histogram, "output": tmp_path / name, "threads": 1}
+        main_of("make_mask")(**ask, scope=scope, sparsity="0.55", options=given)
+        masks[name] = read_mask(tmp_path / name)
+    assert ({**masks["plain"].kept} != {**masks["chosen"].kept}) == differs
+    assert masks["chosen"].options["scope"].keys() >= options.keys()
+    paths = [tmp_path / name for name in masks]
+    assert [found.broken for found in validate_files(paths, folder / "manifest.json")] == [(), ()]
+    if scope == "row":
+        pruned = {}
+        for name, shape in masks["chosen"].shapes.items():
+            rows = ~unpack(masks["chosen"].bits[name], shape)
+            (pruned[shape[1]],) = set(rows.sum(1).tolist())
+        truncated = {columns: int(columns * 0.55) for columns in (32, 48)}
+        assert pruned == (truncated if differs else {columns: prune_count("0.55", columns) for columns in (32, 48)})
+        if differs:  # the mask must not pass for one that was rounded
+            write_whole_mask(tmp_path / "lies", replace(masks["chosen"], options={}))
+            (found,) = validate_files([tmp_path / "lies"], folder / "manifest.json")
+            assert found.broken != ()
+
+
+def test_options_that_a_scope_does_not_have_are_one_line(checkpoint, tmp_path):
+    folder, histogram = checkpoint("float32"), tmp_path / "histogram"
+    main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
+    for scope, options, message in (
+        ("global", {"counts": "exact"}, r"^scope global: unknown option 'counts'; allowed: none$"),
+        ("row", {"counts": "up"}, r"^scope row\.counts: 'up' is not allowed; allowed: exact or truncated$"),
+        ("owl", {"window": "2"}, r"^scope owl\.window: 2 is not allowed; allowed are numbers from 0 to 1$"),
+        ("owl-row", {"clip": "maybe"}, r"^scope owl-row\.clip: 'maybe' is not allowed; allowed: true or false$"),
+    ):
+        ask = {"checkpoint": folder, "histogram": histogram, "output": tmp_path / "none", "threads": 1}
+        with pytest.raises(UserError, match=message):
+            main_of("make_mask")(**ask, scope=scope, sparsity="0.5", options=options)
+        assert not (tmp_path / "none").exists()

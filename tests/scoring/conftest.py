@@ -9,7 +9,8 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
-from ltpipe.scoring.criterion import scored_criterion
+from ltpipe.runtime.options import NoOptions
+from ltpipe.scoring.criterion import criterion_options, scored_criterion
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
@@ -21,7 +22,7 @@ CPU = torch.device("cpu")
 def subject(canonical_folder, token_ids, tmp_path):
     """Function from an architecture to a subject on its tiny model: seven sequences, three a micro-batch."""
 
-    def made(architecture, *, streamed=True, micro_batch=3, iterations=4, ids=token_ids, exclude=()):
+    def made(architecture, *, streamed=True, micro_batch=3, ids=token_ids, exclude=()):
         folder = canonical_folder(architecture)
         file, manifest = TensorFile(folder / WEIGHTS), Manifest.read(folder / MANIFEST)
         fetch = ChangingFetch(fetch_from(file, None, CPU, torch.float32))
@@ -29,7 +30,7 @@ def subject(canonical_folder, token_ids, tmp_path):
         names = Selection(exclude=exclude).names(manifest)
         weight = fetch_from(file, None, CPU, torch.float32)
         sizes = BatchSizes(len(ids), micro_batch, 10)
-        return StreamedSubject(model, fetch, names, ids, sizes, weight, tmp_path, iterations)
+        return StreamedSubject(model, fetch, names, ids, sizes, weight, tmp_path, NoOptions())
 
     return made
 
@@ -38,8 +39,9 @@ def subject(canonical_folder, token_ids, tmp_path):
 def scores():
     """Function from a criterion's name and a subject to name and score, float64 NumPy arrays."""
 
-    def found(criterion, subject):
+    def found(criterion, subject, **options):
         delivered = {}
+        subject.options = criterion_options(criterion, options, criterion)
         scored_criterion(criterion).score(
             subject, lambda name, values: delivered.update({name: values.double().numpy()})
         )

@@ -5,7 +5,9 @@ import pytest
 import torch
 from tiny import some_quick
 
-from ltpipe.scoring.criterion import criterion_names
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import as_given, beyond_defaults
+from ltpipe.scoring.criterion import criterion_names, criterion_options
 
 
 def summed_loss(model, ids):
@@ -80,16 +82,19 @@ def test_wanda_is_weight_times_norm_of_input(architecture, streamed, subject, sc
     close(scores("wanda", there), wanted)
 
 
+@pytest.mark.parametrize("temperature", [200, 1, None])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_grasp_is_weight_times_hessian_times_gradient(architecture, subject, scores, plain, token_ids):
+def test_grasp_is_weight_times_hessian_times_gradient(architecture, temperature, subject, scores, plain, token_ids):
     """Against a second derivative by autograd; the rest is the error of a difference quotient in float32."""
     model, there = plain(architecture), subject(architecture)
     model.set_attn_implementation("eager")
     weights = [model.get_parameter(name) for name in there.names]
-    first = torch.autograd.grad(summed_loss(model, token_ids), weights, create_graph=True)
+    logits = model(input_ids=token_ids).logits[:, :-1] / (temperature or 200)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), token_ids[:, 1:].flatten(), reduction="sum")
+    first = torch.autograd.grad(loss, weights, create_graph=True)
     norm = sum((g * g.detach()).sum() for g in first)
     second = torch.autograd.grad(norm, weights)
-    found = scores("grasp", there)
+    found = scores("grasp", there, **{"temperature": temperature} if temperature else {})
     wanted = np.concatenate([(w * h).detach().numpy().reshape(-1) for w, h in zip(weights, second, strict=True)])
     error = np.concatenate([found[name].reshape(-1) for name in there.names]) - wanted
     assert np.linalg.norm(error) <= 1e-3 * np.linalg.norm(wanted)
@@ -107,12 +112,12 @@ def absolute(model, left):
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "in-memory"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])
-def test_synflow_falls_step_by_step(architecture, streamed, subject, scores, plain):
+@pytest.mark.parametrize(("architecture", "density"), [("llama", 0.01), ("gpt2", 0.2), ("qwen2", 0.01)])
+def test_synflow_falls_step_by_step(architecture, density, streamed, subject, scores, plain):
     """Three steps by hand: at each the least flow goes, computed among what is left."""
     one = torch.zeros((1, 2), dtype=torch.long)
-    there = subject(architecture, streamed=streamed, iterations=3, ids=one)
-    found = scores("synflow", there)
+    there = subject(architecture, streamed=streamed, ids=one)
+    found = scores("synflow", there, iterations=3, density=density)
     names, step_of = there.names, {name: values.astype(int) for name, values in found.items()}
     total = sum(values.size for values in found.values())
     left = {name: torch.ones(values.shape, dtype=torch.float64) for name, values in found.items()}
@@ -126,7 +131,7 @@ def test_synflow_falls_step_by_step(architecture, streamed, subject, scores, pla
                 for name, g, w in zip(names, flow, weights, strict=True)
             ]
         )
-        fallen = round((1 - 0.01 ** ((step + 1) / 3)) * total)
+        fallen = round((1 - density ** ((step + 1) / 3)) * total)
         limit = np.sort(live)[fallen - 1]
         for name, g, w in zip(names, flow, weights, strict=True):
             value = (g * w).abs().detach().numpy()
@@ -142,12 +147,38 @@ def test_synflow_falls_step_by_step(architecture, streamed, subject, scores, pla
 
 
 def test_synflow_says_when_there_is_no_flow(subject, scores, monkeypatch):
-    from ltpipe.runtime.errors import UserError
-
     there = subject("llama", ids=torch.zeros((1, 2), dtype=torch.long))
     monkeypatch.setattr("ltpipe.scoring.criteria.synflow._summed", lambda logits, _: logits.sum(-1) * 0)
     with pytest.raises(UserError, match="no weight has a score above 0"):
         scores("synflow", there)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "options", "message"),
+    [
+        ("grasp", {"temperature": 0}, r"^mine\.temperature: 0 is not allowed; allowed are numbers above 0"),
+        ("grasp", {"temperature": "warm"}, r"^mine\.temperature: 'warm' is not allowed; allowed: a number"),
+        ("grasp", {"temperature": True}, r"^mine\.temperature: True is not allowed; allowed: a number"),
+        ("grasp", {"heat": 1}, r"^mine: unknown option 'heat'; allowed: temperature, mode"),
+        ("snip", {"mode": "test"}, r"^mine\.mode: 'test' is not allowed; allowed: eval or train"),
+        ("synflow", {"iterations": 1.5}, r"^mine\.iterations: 1\.5 is not allowed; allowed: a whole number"),
+        ("synflow", {"iterations": 0}, r"^mine\.iterations: 0 is not allowed; allowed are 1 and more"),
+        ("synflow", {"density": float("nan")}, r"^mine\.density: nan is not allowed; allowed: a number"),
+        ("synflow", {"density": 1}, r"^mine\.density: 1 is not allowed"),
+        ("magnitude", {"power": 2}, r"^mine: unknown option 'power'; allowed: none"),
+    ],
+)
+def test_options_that_a_criterion_does_not_have_are_one_line(criterion, options, message):
+    with pytest.raises(UserError, match=message):
+        criterion_options(criterion, options, "mine")
+
+
+def test_options_are_the_same_in_words_and_in_numbers():
+    words = criterion_options("synflow", {"iterations": "7", "density": "0.5"}, "")
+    assert words == criterion_options("synflow", {"iterations": 7, "density": 0.5}, "")
+    assert criterion_options("synflow", as_given(words), "") == words
+    assert not beyond_defaults(criterion_options("synflow", {"iterations": 100}, ""))
+    assert beyond_defaults(words) == {"iterations": 7, "density": 0.5}
 
 
 def test_every_file_is_a_criterion():

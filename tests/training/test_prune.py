@@ -5,7 +5,8 @@ import pytest
 import torch
 from trainings import toy
 
-from ltpipe.pruning.masks import load_mask, read_mask, write_whole_mask
+from ltpipe.analysis.validation import validate_alone
+from ltpipe.pruning.masks import load_mask, read_mask, unpack, write_whole_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.prune import PruningRule, prune_level
 from ltpipe.training.state import rewind, start_of
@@ -45,6 +46,53 @@ def test_the_lowest_of_all_go_under_scope_global():
     for name, values in kept.items():
         bits = np.unpackbits(mask.bits[name], count=len(values), bitorder="little").astype(bool)
         assert (bits == (values >= threshold).numpy()).all()
+
+
+def test_kinds_with_a_fraction_of_their_own_compete_apart_under_scope_global():
+    """The whole of the others competes: with a fraction of 0 the output stays whole, as in open_lth's LeNet."""
+    task = toy("conv-2")
+    state, kinds = start_of(task.build(0)), task.kinds(task.build(0))
+    mask = prune_level(task, state, PruningRule(scope="global", fractions={"convolution": "0.1", "output": "0"}), 0)
+    for among, fraction in ((["convolution"], 0.1), (["hidden"], 0.2), (["output"], 0)):
+        names = [name for name, kind in kinds.items() if kind in among]
+        scores = torch.cat([state.weights[name].abs().flatten() for name in names])
+        bits = np.concatenate([np.unpackbits(mask.bits[name], count=state.weights[name].numel(), bitorder="little")
+                               for name in names])  # fmt: skip
+        lowest = scores.argsort(stable=True)[: round(fraction * len(scores))]
+        assert not bits[lowest].any()
+        assert bits.sum() == len(scores) - len(lowest)
+    assert mask.options["level"] == {
+        "fraction": "0.2",
+        "fractions": {"convolution": "0.1", "output": "0"},
+        "exclude": [],
+    }
+
+
+def test_what_is_excluded_is_not_prunable():
+    task = toy()
+    state, kinds = start_of(task.build(0)), task.kinds(task.build(0))
+    mask = prune_level(task, state, PruningRule(scope="global", exclude=("out*",)), 0)
+    assert list(mask.shapes) == [name for name in kinds if not name.startswith("out")]
+    again = prune_level(task, rewind(state, mask_tensors(mask)), PruningRule(scope="global", exclude=("out*",)), 0)
+    assert again.total == mask.total
+    assert again.total_kept == mask.total_kept - round(0.2 * mask.total_kept)
+    for exclude, message in (
+        (("conv9*",), "exclude: 'conv9\\*' fits none of the prunable"),
+        (("*",), "leaves nothing"),
+    ):
+        with pytest.raises(UserError, match=message):
+            prune_level(task, state, PruningRule(exclude=exclude), 0)
+
+
+def test_a_level_with_fractions_of_kinds_is_no_broken_mask():
+    task = toy()
+    state = start_of(task.build(0))
+    mask = prune_level(task, state, PruningRule(fractions={"output": "0.5"}), 0)
+    assert validate_alone(mask).broken == ()
+
+
+def mask_tensors(mask):
+    return {name: torch.from_numpy(unpack(bits, mask.shapes[name])) for name, bits in mask.bits.items()}
 
 
 def test_a_criterion_of_the_registry_prunes_as_many():

@@ -17,7 +17,8 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import criterion_names, every_criterion, scored_criterion
+from ltpipe.runtime.options import NoOptions
+from ltpipe.scoring.criterion import criterion_names, criterion_options, every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
@@ -75,8 +76,12 @@ def ready(request):
     return replace(task, validation=Untouchable(), test=Untouchable()), state
 
 
+def options_for(criterion):
+    return {"iterations": STEPS} if criterion == "synflow" else {}
+
+
 def scored(task, state, criterion, **changes):
-    given = {"examples": EXAMPLES, "seed": SEED, "iterations": STEPS} | changes
+    given = {"examples": EXAMPLES, "seed": SEED, "options": options_for(criterion)} | changes
     return level_scores(task, state.weights, state.buffers, criterion, state.mask, **given)
 
 
@@ -91,11 +96,11 @@ class Plain:
         chosen = torch.randperm(len(task.train), generator=generator(SEED, "calibration"))[:EXAMPLES]
         self.inputs, self.labels = task.train.inputs[chosen].double(), task.train.labels[chosen]
 
-    def gradients(self, size, **options):
+    def gradients(self, size, temperature=1, **options):
         """Of the summed loss of each batch, by name [batches, *shape]; those of pruned weights are 0."""
         weights, rows = list(self.weights.values()), []
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
-            loss = functional.cross_entropy(self.model(inputs), labels, reduction="sum")
+            loss = functional.cross_entropy(self.model(inputs) / temperature, labels, reduction="sum")
             rows.append(torch.autograd.grad(loss, weights, **options))
         columns = zip(*rows, strict=True)
         return {name: torch.stack(column) * self.kept[name] for name, column in zip(self.weights, columns, strict=True)}
@@ -105,8 +110,8 @@ def clipped(gradient):
     return gradient * min(1, 1 / float(gradient.norm()))
 
 
-def grasp(plain):
-    first = plain.gradients(EXAMPLES, create_graph=True)
+def grasp(plain, temperature=200):
+    first = plain.gradients(EXAMPLES, temperature, create_graph=True)
     along = sum((gradient * gradient.detach()).sum() for gradient in first.values())
     second = torch.autograd.grad(along, list(plain.weights.values()))
     return {name: w * h for (name, w), h in zip(plain.weights.items(), second, strict=True)}
@@ -212,6 +217,19 @@ def test_scores_are_those_of_plain_autograd(criterion, ready):
     close(kept, wanted)
 
 
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("temperature", [1, 200])
+def test_options_of_papers_whose_codes_differ(temperature, mode, ready):
+    """A temperature of GraSP, and the normalisation of training in SNIP and GraSP, against the same few lines."""
+    task, state = ready
+    plain = Plain(task, state)
+    for layer in plain.model.modules():
+        layer.train(mode == "train" and isinstance(layer, nn.BatchNorm2d))
+    wanted = {name: (g.sum(0) * plain.weights[name]).abs() for name, g in plain.gradients(EXAMPLES).items()}
+    close(scored(task, state, "snip", options={"mode": mode}), wanted)
+    close(scored(task, state, "grasp", options={"mode": mode, "temperature": temperature}), grasp(plain, temperature))
+
+
 @pytest.mark.parametrize("criterion", sorted(REFERENCES))
 def test_a_level_keeps_the_promised_number(criterion, ready):
     task, state = ready
@@ -272,7 +290,7 @@ def test_pruned_weights_are_seen_as_zero(criterion, ready):
 
 def test_a_subject_is_changed_for_a_while_only(ready):
     task, state = ready
-    subject = scores.LiveSubject(task, state.weights, state.buffers, state.mask, task.train, None, STEPS)
+    subject = scores.LiveSubject(task, state.weights, state.buffers, state.mask, task.train, None, NoOptions())
 
     def gradients():
         found = {}
@@ -311,7 +329,8 @@ def streamed_scores(folder, criterion, sequences, scratch):
     if not rule.needs_data:
         sequences = torch.zeros((1, 2), dtype=torch.long)
     sizes = BatchSizes(len(sequences), rule.batch or 3, 10)
-    rule.score(StreamedSubject(model, fetch, names, sequences, sizes, weight, scratch, STEPS), found.__setitem__)
+    options = criterion_options(criterion, options_for(criterion), criterion)
+    rule.score(StreamedSubject(model, fetch, names, sequences, sizes, weight, scratch, options), found.__setitem__)
     return found
 
 
@@ -335,7 +354,7 @@ def test_text_is_scored_as_a_streamed_checkpoint_is(
     for criterion in criteria:
         wanted = streamed_scores(canonical_folder(architecture), criterion, token_ids, tmp_path)
         mask = levels.dense_mask(state.weights, wanted)
-        found = level_scores(task, state.weights, state.buffers, criterion, mask, 7, SEED, STEPS)
+        found = level_scores(task, state.weights, state.buffers, criterion, mask, 7, SEED, options_for(criterion))
         if criterion == "synflow":  # queries and keys have no flow but for rounding
             wanted |= {name: found[name] for name in wanted if "q_proj" in name or "k_proj" in name}
         close(found, wanted, 2e-2 if criterion == "grasp" else 1e-3)

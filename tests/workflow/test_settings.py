@@ -37,7 +37,8 @@ TOUCHES: dict[str, frozenset[str]] = {
     "data.<name>": frozenset({"sequences", "calibration"}),
     "score.sequence_length": frozenset({"calibration"}),
     "score.num_sequences": frozenset({"calibration"}),
-    "score.iterations": frozenset({"score"}),
+    "score.options": frozenset({"score"}),
+    "grid.scope_options": frozenset({"mask"}),
     "score.hybrids": frozenset({"hybrid"}),
     "evaluate.sequence_length": frozenset({"sequences"}),
     "evaluate.num_sequences": frozenset({"sequences"}),
@@ -282,11 +283,24 @@ HYBRID = (["score", "hybrids", "mix"], st.permutations(["snip", "magnitude", "ta
 ))  # fmt: skip
 
 
+OPTIONS = st.sampled_from([
+    (["score", "options", "synflow"], {"iterations": 7, "density": 0.01}),
+    (["score", "options", "synflow"], {"iterations": 100, "density": 0.5}),
+    (["score", "options", "snip"], {"mode": "train"}),
+    (["score", "options", "grasp"], {"temperature": 1, "mode": "eval"}),
+    (["grid", "scope_options", "global"], {"counts": "truncated"}),
+    (["imp", "small", "prune", "options"], {"temperature": 1}),
+])  # fmt: skip
+
+
 @st.composite
 def changes(draw: Any) -> dict[str, Any]:
     """A configuration that differs from the base in one key, in several, or in two whose values have changed places."""
     config = deepcopy(base())
-    kind = draw(st.sampled_from(["one", "one", "several", "swap", "hybrid"]))
+    kind = draw(st.sampled_from(["one", "one", "several", "swap", "hybrid", "options"]))
+    if kind == "options":
+        put(config, *draw(OPTIONS))
+        return config
     if kind == "swap":
         first = draw(st.sampled_from([path for path, _ in ASKED]))
         mine = get(config, first)
@@ -327,8 +341,8 @@ def says(path: tuple[str, ...], rule: str, axes: dict[str, str]) -> bool:
     axis = {"models": "model", "data": "data", "imp": "study"}.get(path[0])
     if axis and axes[axis] != path[1]:
         return False
-    if path == ("score", "iterations"):
-        return axes["criterion"] == "synflow"
+    if path[1:2] in (("options",), ("scope_options",)):
+        return axes["criterion" if path[0] == "score" else "scope"] == path[2]
     if path == ("evaluate", "num_sequences"):
         return axes["data"] != "lit"
     if path[2:3] == ("branches",):

@@ -39,7 +39,7 @@ rule validation:
         mem_mb=memory,
         runtime=runtime,
     params:
-        settings=settings("validation", "scripts/validate_masks.py"),
+        settings=settings("validation", "scripts/validate_masks.py", all_allocation_files),
         masks=listed("masks"),
     shell:
         TOLD

@@ -228,14 +228,24 @@ def criterion_files(wildcards) -> list[Path]:
     return [criterion_file(wildcards.criterion)]
 
 
-def allocation_files(wildcards) -> list[Path]:
+def allocation_file(scope: str) -> list[Path]:
     """The module of a scope's allocation, for scopes that have one."""
-    name = getattr(scope_named(wildcards.scope), "allocation", None)
+    name = getattr(scope_named(scope), "allocation", None)
     return (
         [Path("src/ltpipe/pruning/allocations", name.replace("-", "_")).with_suffix(".py")]
         if name
         else []
     )
+
+
+def allocation_files(wildcards) -> list[Path]:
+    return allocation_file(wildcards.scope)
+
+
+def all_allocation_files(wildcards) -> list[Path]:
+    """Those of all scopes of the grid."""
+    scopes = config["grid"]["scopes"] if config["grid"] else []
+    return [file for scope in sorted(scopes) for file in allocation_file(scope)]
 
 
 def score_file(wildcards) -> list[str]:

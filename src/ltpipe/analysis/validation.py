@@ -1,6 +1,5 @@
 """Whether a mask is what it says it is, and whether it has cut the model somewhere."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -11,19 +10,16 @@ from typing import Any, Literal
 import numpy as np
 
 from ltpipe.analysis.overlap import compare, total
+from ltpipe.analysis.promises import broken_promises
 from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.pruning.scopes import prune_count
+from ltpipe.pruning.scopes import Scope, prune_count, scope_named
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.progress import track
 
-_RANKED = ("global", "layer")
-"""Scopes that only rank: their masks are nested without fail."""
-_ALLOCATED = re.compile(r"(erk|importance|lamp|owl)(-row)?")
-"""Scopes that share a sparsity out among tensors, and keep to the total."""
-_STRUCTURED = re.compile(r"heads|channels|blocks|block\d+x\d+")
-"""Scopes whose purpose is to empty rows, heads or whole blocks."""
+_UNKNOWN = "scope '{}' is unknown here, so that its counts cannot be checked"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -86,47 +82,57 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
         DamagedFileError: a file is no mask, or damaged.
     """
     model = Manifest.read(manifest)
-    size = head_size(read_json(model.checked(config))) if config else None
+    settings = read_json(model.checked(config)) if config else None
     verdicts: list[Verdict] = []
     links = track(sorted(map(_link, paths)), "validating", "mask")
     for _, chain in groupby(links, key=lambda link: link[0]):
         denser: Mask | None = None
         for _, _, path in chain:
             mask = read_mask(path)
-            verdicts.append(validate(mask, model, size, denser))
+            verdicts.append(validate(mask, model, settings, denser))
             denser = mask
     return verdicts
 
 
-def validate(mask: Mask, manifest: Manifest, head_size: int | None = None, denser: Mask | None = None) -> Verdict:
+def validate(
+    mask: Mask, manifest: Manifest, config: Mapping[str, Any] | None = None, denser: Mask | None = None
+) -> Verdict:
     """Validate one mask.
 
     Args:
         mask: to look at.
         manifest: of the model that it is meant for.
-        head_size: rows of one attention head, if known.
+        config: of that model, which tells where heads and other units are; None leaves them out.
         denser: the mask of the next smaller sparsity of the same criterion, scope and seed, if there is one.
     """
     stranger = list(_stranger(mask, manifest))
     if stranger:
         return Verdict(replace(mask, bits={}), tuple(stranger), (), None)
-    broken, warnings = list(_miscounts(mask)), []
+    broken, warnings = [*_stray_bits(mask)], []
+    scope = _scope(mask)
+    if scope is None:
+        warnings.append(_UNKNOWN.format(mask.scope))
+    else:
+        broken += broken_promises(mask, scope, manifest, config)
     if denser is not None and denser.shapes != mask.shapes:
         warnings.append(f"prunes other tensors than sparsity {denser.sparsity}")
     elif denser is not None:
         overlap = total(compare(mask, denser).values())
         if overlap.both < overlap.kept_a:
             alone = f"keeps {overlap.kept_a - overlap.both:,} weights that sparsity {denser.sparsity} does not"
-            (broken if mask.scope in _RANKED else warnings).append(f"not nested: {alone}")
-    found = structure(mask, manifest, head_size)
-    return Verdict(replace(mask, bits={}), tuple(broken), (*warnings, *_damage(mask, found)), found)
+            (broken if scope and scope.nested else warnings).append(f"not nested: {alone}")
+    found = structure(mask, manifest, head_size(config) if config else None)
+    return Verdict(replace(mask, bits={}), tuple(broken), (*warnings, *_damage(mask, found, scope)), found)
 
 
 def validate_alone(mask: Mask) -> Verdict:
-    """Validate a mask without its model: counts, and tensors that keep nothing; not rows, heads and blocks."""
+    """Validate a mask without its model: counts in all and of tensors, and tensors that keep nothing."""
     dead = tuple(name for name, kept in mask.kept.items() if not kept)
     found = Structure(dead, dead_blocks=(), rows=0, dead_rows=0, heads=None, dead_heads=None)
-    return Verdict(replace(mask, bits={}), tuple(_miscounts(mask)), tuple(_damage(mask, found)), None)
+    scope = _scope(mask)
+    broken = [*_stray_bits(mask), *(broken_promises(mask, scope, None) if scope else ())]
+    unknown = [] if scope else [_UNKNOWN.format(mask.scope)]
+    return Verdict(replace(mask, bits={}), tuple(broken), (*unknown, *_damage(mask, found, scope)), None)
 
 
 def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> Structure:
@@ -171,26 +177,27 @@ def _stranger(mask: Mask, manifest: Manifest) -> Iterator[str]:
             yield f"wrong model: '{name}' has shape {list(entry.shape)}, in the mask {list(shape)}"
 
 
-def _miscounts(mask: Mask) -> Iterator[str]:
-    """Where the mask keeps another number of weights than its scope promises."""
+def _stray_bits(mask: Mask) -> Iterator[str]:
     for name, bits in mask.bits.items():
         size = prod(mask.shapes[name])
         if size % 8 and bits[-1] >> np.uint8(size % 8):
             yield f"'{name}' has bits set behind its last weight"
-        promised = size - prune_count(mask.sparsity, size)
-        if mask.scope == "layer" and mask.kept[name] != promised:
-            yield f"'{name}' keeps {mask.kept[name]:,} weights, promised are {promised:,}"
-    promised = mask.total - prune_count(mask.sparsity, mask.total)
-    if (mask.scope == "global" or _ALLOCATED.fullmatch(mask.scope)) and mask.total_kept != promised:
-        yield f"keeps {mask.total_kept:,} weights, promised are {promised:,}"
 
 
-def _damage(mask: Mask, found: Structure) -> Iterator[str]:
+def _scope(mask: Mask) -> Scope | None:
+    """The scope that the mask was made in; None if it is not there any more."""
+    try:
+        return scope_named(mask.scope)
+    except UserError:
+        return None
+
+
+def _damage(mask: Mask, found: Structure, scope: Scope | None) -> Iterator[str]:
     """What the mask has emptied without being made to."""
     if not mask.total_kept:
         yield "keeps nothing"
         return
-    if _STRUCTURED.fullmatch(mask.scope):
+    if scope is not None and scope.empties:
         return
     if found.dead_blocks:
         yield f"layer collapse: nothing kept in {_listed(found.dead_blocks)}"

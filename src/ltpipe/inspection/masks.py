@@ -1,12 +1,13 @@
 """Masks, one and two: what they keep, tensor by tensor."""
 
+import json
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
-from ltpipe.analysis.validation import Verdict, head_size, validate, validate_alone
+from ltpipe.analysis.validation import Verdict, validate, validate_alone
 from ltpipe.checkpoints.canonical import read_config
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
@@ -38,6 +39,7 @@ def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
         "scope": mask.scope,
         "sparsity": mask.sparsity,
         "seed": mask.seed,
+        **{f"options of {what}": json.dumps(options) for what, options in mask.options.items()},
         "kept": mask.total_kept,
         "prunable": mask.total,
         "pruned share": _share(mask.total - mask.total_kept, mask.total),
@@ -85,7 +87,7 @@ def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
         return _verdict(verdict) | {
             "looked at": "the mask alone; --checkpoint FOLDER looks for dead rows and heads too"
         }
-    verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), head_size(read_config(checkpoint)))
+    verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), read_config(checkpoint))
     facts = _verdict(verdict)
     if (found := verdict.structure) is not None:
         facts |= {"dead rows": found.dead_rows, "rows": found.rows, "dead heads": found.dead_heads}

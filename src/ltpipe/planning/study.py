@@ -23,7 +23,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import ActivationCriterion, scored_criterion
+from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.streaming.shards import Spread
 from ltpipe.workflow import grid
@@ -197,6 +197,7 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
     disk = 4 * sum(model.manifest.tensors[tensor].size for tensor in model.prunable)
     for criterion in grid.scored_criteria(model.config):
         rule = scored_criterion(criterion)
+        options = criterion_options(criterion, model.config["score"]["options"][criterion], criterion)
         dtype = getattr(torch, rule.precision) if rule.precision else model.precision
         planner = ScorePlanner(
             model.skeleton(dtype),
@@ -207,11 +208,12 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
             model.accelerator,
             model.streamed,
             model.kept_by_device(dtype),
+            options,
         )
         shape = (count, length) if rule.needs_data else (1, 2)
         wanted = BatchSizes.generous(*shape, rule.batch or model.micro_batch)
         fitted = _fit(model, planner, wanted, shape[1], BatchSizes(shape[0], rule.batch or 1, 1))
-        passes = (model.config["score"]["iterations"] if rule.iterative else 1) * shape[0] * shape[1]
+        passes = rule.passes(options) * shape[0] * shape[1]
         work = passes * (FORWARD if issubclass(rule, ActivationCriterion) else BACKWARD)
         yield model.on_device(f"score {criterion}", None, 1, disk, fitted, work)
     hybrids = set(model.config["grid"]["criteria"]) & model.config["score"]["hybrids"].keys()

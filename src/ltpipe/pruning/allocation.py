@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from importlib import import_module
 from math import fsum
+from typing import Any
 
 import numpy as np
 
 from ltpipe.pruning import matrix_kernels
+from ltpipe.pruning.allocations import allocation_named
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import exact_fraction, prune_count
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
 from ltpipe.runtime.errors import UserError
-
-_FOLDER = "ltpipe.pruning.allocations"
+from ltpipe.runtime.options import NoOptions
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,14 @@ class Request:
         keys: of all prunable weights.
         histogram: of these keys.
         layout: of the model.
+        options: of the allocation's type.
     """
 
     written: str
     keys: RankKeys
     histogram: KeyHistogram
     layout: Layout
+    options: Any = NoOptions()  # noqa: RUF009
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -75,15 +77,14 @@ class Allocation:
     Attributes:
         counts: how many weights each tensor loses.
         copies: of the largest tensor's keys that it holds in memory, for the plan; 0 if it streams them.
+        options: dataclass of what can be chosen, as in `ltpipe.runtime.options`.
+        nested: whether no tensor ever loses less at a larger sparsity.
     """
 
     counts: Callable[[Request], list[int]]
     copies: int = 0
-
-
-def allocation_named(name: str) -> Allocation:
-    """Look an allocation up, one of `ltpipe.pruning.allocations.allocation_names`."""
-    return import_module(f"{_FOLDER}.{name.replace('-', '_')}").ALLOCATION
+    options: type = NoOptions
+    nested: bool = False
 
 
 def allocate(name: str, request: Request) -> list[int]:

@@ -1,8 +1,10 @@
 """The mask stage: rank, cut, pack and write, streaming from the mapped checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -15,25 +17,34 @@ from ltpipe.pruning.histogram import KeyHistogram, changed
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask, count_kept, header
 from ltpipe.pruning.scopes import Units, scope_named
-from ltpipe.pruning.scorefile import rank_keys
+from ltpipe.pruning.scorefile import ScoreFile, rank_keys
 from ltpipe.pruning.scores import RankKeys
 from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import Given, as_given, options_of
 
 _LINEAR = Layout()
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Made:
-    """A mask's kept and prunable weights, and the most bytes that making it was foreseen to take."""
+    """A mask's kept and prunable weights, those that only their place told apart, and the most bytes foreseen."""
 
     kept: int
     total: int
+    tied: int
     planned_bytes: int
 
 
 def make_mask(
-    folder: Path, histogram: Path, scope: str, sparsity: str, output: Path, scores: Path | None = None
+    folder: Path,
+    histogram: Path,
+    scope: str,
+    sparsity: str,
+    output: Path,
+    scores: Path | None = None,
+    options: Given = _NONE,
 ) -> Made:
     """Make the mask of one sparsity from a canonical checkpoint and the histogram that was counted on it.
 
@@ -44,6 +55,7 @@ def make_mask(
         sparsity: fraction to prune.
         output: where to write the mask.
         scores: file of the criterion's scores, if it has a score stage.
+        options: of the scope.
 
     Raises:
         UserError: the histogram is of another checkpoint, scope or sparsity are not allowed, or the model has no units
@@ -55,11 +67,16 @@ def make_mask(
         raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
     keys = rank_keys(folder, manifest.fingerprint, counted.criterion, counted.seed, counted.names, scores)
     planned = packing_bytes(counted.bits, scope, max(counted.sizes))
-    if isinstance(scope_named(scope), Units):
-        kept = write_cut(output, counted, scope, sparsity, cut_units(folder, keys, scope, sparsity))
+    found = scope_named(scope)
+    chosen = options_of(found.options, options, f"scope {scope}")
+    if isinstance(found, Units):
+        cutter = cut_units(folder, keys, scope, sparsity)
     else:
-        kept = write_mask(output, keys, counted, scope, sparsity, Layout.of(manifest))
-    return Made(kept, counted.total, planned)
+        _check_counted(keys, counted)
+        cutter = cutter_for(scope, sparsity, keys, counted, Layout.of(manifest), chosen)
+    given = {"scope": as_given(chosen), "criterion": {} if scores is None else ScoreFile(scores).options}
+    kept = write_cut(output, counted, scope, sparsity, cutter, {what: each for what, each in given.items() if each})
+    return Made(kept, counted.total, cutter.tied, planned)
 
 
 def write_mask(
@@ -81,13 +98,19 @@ def write_mask(
     Raises:
         UserError: the weights are not those that the histogram counted, or scope or sparsity are not allowed.
     """
-    if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
-        raise UserError("the histogram was counted on other weights; run the histogram stage again")
+    _check_counted(keys, histogram)
     return write_cut(path, histogram, scope, sparsity, cutter_for(scope, sparsity, keys, histogram, layout))
 
 
-def write_cut(path: Path, histogram: KeyHistogram, scope: str, sparsity: str, cutter: Cutter) -> int:
-    """Write the mask that a cutter makes of the weights that were counted.
+def write_cut(
+    path: Path,
+    histogram: KeyHistogram,
+    scope: str,
+    sparsity: str,
+    cutter: Cutter,
+    options: Mapping[str, Mapping[str, Any]] = _NONE,
+) -> int:
+    """Write the mask that a cutter makes of the weights that were counted; `options` as in `Mask`.
 
     Returns:
         Number of weights kept.
@@ -97,7 +120,9 @@ def write_cut(path: Path, histogram: KeyHistogram, scope: str, sparsity: str, cu
     """
     kept = dict(cutter.kept)
     shapes = dict(zip(histogram.names, histogram.shapes, strict=True))
-    promised = Mask({}, shapes, kept, histogram.criterion, scope, sparsity, histogram.seed, histogram.checkpoint)
+    promised = Mask(
+        {}, shapes, kept, histogram.criterion, scope, sparsity, histogram.seed, histogram.checkpoint, options
+    )
     write_tensors(
         path,
         [
@@ -107,6 +132,11 @@ def write_cut(path: Path, histogram: KeyHistogram, scope: str, sparsity: str, cu
         header(promised),
     )
     return sum(kept.values())
+
+
+def _check_counted(keys: RankKeys, histogram: KeyHistogram) -> None:
+    if (keys.names, keys.shapes, keys.bits) != (histogram.names, histogram.shapes, histogram.bits):
+        raise UserError("the histogram was counted on other weights; run the histogram stage again")
 
 
 def _counted(cutter: Cutter, name: str, kept: int) -> Iterator[np.ndarray]:

@@ -1,11 +1,15 @@
 """From the name of a scope to its cutter."""
 
-from ltpipe.pruning.allocation import Request, allocate, allocation_named
+from typing import Any
+
+from ltpipe.pruning.allocation import Request, allocate
+from ltpipe.pruning.allocations import allocation_named
 from ltpipe.pruning.cutters import Cutter, RunCutter, threshold_cutter
 from ltpipe.pruning.histogram import KeyHistogram, streaming_bytes
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import (
     Allocated,
+    AllocatedRows,
     Group,
     NOfM,
     Rows,
@@ -14,7 +18,6 @@ from ltpipe.pruning.scopes import (
     Unstructured,
     exact_fraction,
     groups,
-    prune_count,
     scope_named,
 )
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
@@ -22,7 +25,9 @@ from ltpipe.pruning.tiles import TiledKeys, tile_cutter
 from ltpipe.runtime.errors import UserError
 
 
-def cutter_for(scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogram, layout: Layout) -> Cutter:
+def cutter_for(
+    scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogram, layout: Layout, options: Any = None
+) -> Cutter:
     """The cutter of a scope.
 
     Args:
@@ -31,25 +36,28 @@ def cutter_for(scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogra
         keys: of all prunable weights.
         histogram: of these keys.
         layout: of the model.
+        options: of the scope; None takes its defaults.
 
     Raises:
         UserError: scope or sparsity are not allowed, or do not fit a tensor.
     """
-    match scope_named(scope):
+    found = scope_named(scope)
+    options = found.options() if options is None else options
+    match found:
         case Unstructured(competition):
             return threshold_cutter(keys, histogram, groups(competition, sparsity, keys.sizes))
+        case AllocatedRows(allocation):
+            counts = allocate(allocation, Request(sparsity, keys, histogram, layout, options))
+            return RunCutter(keys, histogram, layout, _columns(keys, layout), counts)
         case Allocated(allocation):
-            counts = allocate(allocation, Request(sparsity, keys, histogram, layout))
+            counts = allocate(allocation, Request(sparsity, keys, histogram, layout, options))
             return threshold_cutter(keys, histogram, [Group((index,), count) for index, count in enumerate(counts)])
-        case Rows(allocation):
+        case Rows() as rows:
             columns = _columns(keys, layout)
-            if allocation is None:
-                counts = [
-                    size // width * prune_count(sparsity, width)
-                    for size, width in zip(keys.sizes, columns, strict=True)
-                ]
-            else:
-                counts = allocate(allocation, Request(sparsity, keys, histogram, layout))
+            counts = [
+                size // width * rows.pruned(sparsity, width, options)
+                for size, width in zip(keys.sizes, columns, strict=True)
+            ]
             return RunCutter(keys, histogram, layout, columns, counts)
         case NOfM() as pattern:
             _check_pattern(scope, pattern, sparsity, keys, layout)
@@ -73,12 +81,12 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
     match scope_named(scope):
         case Unstructured():
             return streamed
+        case Rows() | AllocatedRows() | NOfM():
+            return streamed + converted + (3 * key + 2) * largest
         case Allocated(allocation):
             return streamed + converted + allocation_named(allocation).copies * key * largest
         case Units():
             return streamed + converted
-        case Rows() | NOfM():
-            return streamed + converted + (3 * key + 2) * largest
         case Tiles(height, width):
             return streamed + converted + (3 * key + 2) * largest + 32 * -(-largest // (height * width))
 

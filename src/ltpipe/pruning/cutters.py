@@ -1,7 +1,7 @@
 """Cutters: how the tensors of a mask are pruned, at thresholds or run by run."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,11 @@ class Cutter(Protocol):
         """Number of weights that each tensor keeps: exact, known before a bit is packed."""
         ...
 
+    @property
+    def tied(self) -> int:
+        """Weights that have been packed, and which only their place told apart; 0 where tiles or units compete."""
+        ...
+
     def packed(self, name: str) -> Iterator[np.ndarray]:
         """Keep-bits of a tensor, packed little-endian (uint8), in blocks."""
         ...
@@ -39,6 +44,11 @@ class ThresholdCutter:
         """See `Cutter`."""
         sizes = zip(self.keys.names, self.keys.sizes, strict=True)
         return {name: size - self.cuts[name].pruned for name, size in sizes}
+
+    @property
+    def tied(self) -> int:
+        """See `Cutter`."""
+        return sum(cut.tied for cut in self.cuts.values())
 
     def packed(self, name: str) -> Iterator[np.ndarray]:
         """See `Cutter`."""
@@ -67,6 +77,7 @@ class RunCutter:
         lengths: of the runs of each tensor; whole rows, or parts of them.
         counts: weights to prune in each tensor, shared evenly by its runs; earlier runs lose one more where it does
             not come out.
+        tied_in: weights of each packed tensor that only their place told apart.
     """
 
     keys: RankKeys
@@ -74,12 +85,18 @@ class RunCutter:
     layout: Layout
     lengths: Sequence[int]
     counts: Sequence[int]
+    tied_in: dict[str, int] = field(default_factory=dict)
 
     @property
     def kept(self) -> Mapping[str, int]:
         """See `Cutter`."""
         sizes = zip(self.keys.names, self.keys.sizes, self.counts, strict=True)
         return {name: size - count for name, size, count in sizes}
+
+    @property
+    def tied(self) -> int:
+        """See `Cutter`."""
+        return sum(self.tied_in.values())
 
     def packed(self, name: str) -> Iterator[np.ndarray]:
         """See `Cutter`."""
@@ -88,5 +105,7 @@ class RunCutter:
         kept = np.empty(flat.size, np.bool_)
         matrices, places = (self.layout.matrices(name, self.keys.shapes[index], array) for array in (flat, kept))
         runs = np.ascontiguousarray(matrices).reshape(-1, self.lengths[index])
-        places[...] = matrix_kernels.keep_largest(runs, self.counts[index]).reshape(places.shape)
+        largest = matrix_kernels.keep_largest(runs, self.counts[index])
+        self.tied_in[name] = matrix_kernels.tied(runs, largest)
+        places[...] = largest.reshape(places.shape)
         yield np.packbits(kept, bitorder="little")

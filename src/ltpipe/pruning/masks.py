@@ -5,10 +5,10 @@ File format: docs/mask-format.md.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Mask:
         kept: number of weights kept in each tensor.
         criterion, scope, sparsity, seed: how the mask was made; `sparsity` as requested.
         checkpoint: fingerprint of the checkpoint it was made from.
+        options: what `criterion` and `scope` were told beside their names, by these two words, and how a `level` of a
+            training pruned; what has no options is left out.
     """
 
     bits: Mapping[str, np.ndarray]
@@ -45,6 +47,7 @@ class Mask:
     sparsity: str
     seed: int | None
     checkpoint: str
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -91,6 +94,7 @@ def read_mask(path: Path) -> Mask:
             sparsity=file.metadata["sparsity"],
             seed=json.loads(file.metadata["seed"]),
             checkpoint=file.metadata["checkpoint"],
+            options=json.loads(file.metadata.get("options", "{}")),  # masks of trainings have none
         )
         exact_fraction(mask.sparsity)
         if not (mask.seed is None or type(mask.seed) is int):
@@ -122,6 +126,7 @@ def header(mask: Mask) -> dict[str, str]:
         "total": str(mask.total),
         "kept": json.dumps(dict(mask.kept)),
         "shapes": json.dumps(dict(mask.shapes)),
+        "options": json.dumps(dict(mask.options), sort_keys=True),
     }
 
 

@@ -30,6 +30,19 @@ def keep_largest(keys: np.ndarray, prune: int) -> np.ndarray:
     return kept
 
 
+def tied(keys: np.ndarray, kept: np.ndarray) -> int:
+    """How many keys only their place tells apart: those of a row that equal its smallest kept key, if one is pruned.
+
+    Args:
+        keys: uint16 or uint32 [rows, columns], the top bit ignored.
+        kept: bool [rows, columns]; what is pruned of a row is not above what is kept.
+    """
+    parts = _parts(keys.size)
+    counts = np.zeros(parts, np.int64)
+    _tied(np.ascontiguousarray(keys), keys.dtype.type((1 << key_bits(keys)) - 1), kept, counts)
+    return int(counts.sum())
+
+
 def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Sums over tiles of a matrix; the tiles at its lower and right edges may be smaller.
 
@@ -117,6 +130,27 @@ def _by_digits(keys, magnitude, bits, each, extra, kept, parts):
                 tie = key == threshold and left > 0
                 left -= tie
                 kept[row, i] = key >= threshold and not tie
+
+
+@numba.njit(parallel=True, cache=True)
+def _tied(keys, magnitude, kept, counts):
+    rows, columns = keys.shape
+    parts = counts.size
+    for part in numba.prange(parts):
+        found = 0
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            least = magnitude
+            for i in range(columns):
+                if kept[row, i]:
+                    least = min(least, keys[row, i] & magnitude)
+            equal, pruned = 0, 0
+            for i in range(columns):
+                same = (keys[row, i] & magnitude) == least
+                equal += same
+                pruned += same and not kept[row, i]
+            if 0 < pruned < equal:
+                found += equal
+        counts[part] = found
 
 
 @numba.njit(cache=True)

@@ -5,42 +5,133 @@ docs/scopes.md has the definitions, formulas and sources. A scope is a name in t
 """
 
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
-from ltpipe.pruning.allocations import allocation_names
+from ltpipe.pruning.allocations import allocation_named, allocation_names
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import NoOptions
 
 _DECIMALS = 40
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
-class Unstructured:
+class Promise:
+    """A number that a scope keeps to in every mask: what goes of each thing of a kind.
+
+    Attributes:
+        each: `mask` (all weights together), `tensor`, `row`, `run` (neighbours along the input dimension), `tile` and
+            `unit` (of which whole ones go, counted over all that compete).
+        pruned: of so many weights, tiles or units how many go; None if no more is promised than that rows of a tensor
+            lose the same number, but for one.
+        length: of a run.
+    """
+
+    each: Literal["mask", "tensor", "row", "run", "tile", "unit"]
+    pruned: Callable[[int], int] | None
+    length: int = 0
+
+
+class Scope(ABC):
+    """Which weights compete, and how many of them go.
+
+    Attributes:
+        options: dataclass of what can be chosen, as in `ltpipe.runtime.options`.
+        nested: whether a mask keeps nothing that one of a smaller sparsity does not.
+        empties: whether it is meant to empty rows, heads or blocks.
+    """
+
+    options: type = NoOptions
+    nested: bool = True
+    empties: ClassVar[bool] = False
+
+    @abstractmethod
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:
+        """What every mask of the scope keeps to.
+
+        Args:
+            sparsity: as written.
+            options: of the scope's type.
+        """
+
+
+@dataclass(frozen=True)
+class Unstructured(Scope):
     """The smallest weights go, of all tensors together or of each."""
 
     competition: Literal["global", "layer"]
 
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+        """See `Scope`."""
+        return (Promise("mask" if self.competition == "global" else "tensor", partial(prune_count, sparsity)),)
+
 
 @dataclass(frozen=True)
-class Allocated:
+class Allocated(Scope):
     """The smallest of each tensor go, as many as an allocation says."""
 
     allocation: str
 
+    @property
+    def options(self) -> type:
+        """Those of the allocation."""
+        return allocation_named(self.allocation).options
+
+    @property
+    def nested(self) -> bool:
+        """As the allocation says."""
+        return allocation_named(self.allocation).nested
+
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+        """See `Scope`."""
+        return (Promise("mask", partial(prune_count, sparsity)),)
+
 
 @dataclass(frozen=True)
-class Rows:
-    """The smallest of each output row go: the same fraction of every row, or what an allocation says, spread evenly."""
+class AllocatedRows(Allocated):
+    """The smallest of each output row go: of each tensor as many as an allocation says, spread evenly."""
 
-    allocation: str | None
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:
+        """See `Scope`."""
+        return (*super().promises(sparsity, options), Promise("row", None))
 
 
 @dataclass(frozen=True)
-class NOfM:
+class RowOptions:
+    """Options of scope row.
+
+    Attributes:
+        counts: `exact`, round(s · columns) of every row, or `truncated`, the whole part of the product in float64: what
+            Wanda's code prunes (Sun et al. 2024, 2306.11695).
+    """
+
+    counts: Literal["exact", "truncated"] = "exact"
+
+
+@dataclass(frozen=True)
+class Rows(Scope):
+    """The smallest of each output row go, the same fraction of every row."""
+
+    options = RowOptions
+
+    def promises(self, sparsity: str, options: RowOptions) -> tuple[Promise, ...]:
+        """See `Scope`."""
+        return (Promise("row", lambda columns: self.pruned(sparsity, columns, options)),)
+
+    def pruned(self, sparsity: str, columns: int, options: RowOptions) -> int:
+        """How many of a row's weights go."""
+        exact_fraction(sparsity)  # refuses what is none
+        return prune_count(sparsity, columns) if options.counts == "exact" else int(columns * float(sparsity))
+
+
+@dataclass(frozen=True)
+class NOfM(Scope):
     """Of every `group` consecutive weights along the input dimension the `keep` largest stay."""
 
     keep: int
@@ -51,23 +142,35 @@ class NOfM:
         """The only one that the pattern has: the float nearest to 1 - keep / group."""
         return (self.group - self.keep) / self.group
 
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+        """See `Scope`."""
+        return (Promise("run", lambda group: group - self.keep, self.group),)
+
 
 @dataclass(frozen=True)
-class Tiles:
+class Tiles(Scope):
     """Tiles of `height` output rows and `width` input columns go whole; all tiles compete."""
 
     height: int
     width: int
+    empties: ClassVar[bool] = True
+
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+        """See `Scope`."""
+        return (Promise("tile", partial(prune_count, sparsity)),)
 
 
 @dataclass(frozen=True)
-class Units:
+class Units(Scope):
     """Whole units of the architecture go, attention heads for example: `ltpipe.pruning.units` cuts these."""
 
     kind: Literal["heads", "channels", "blocks"]
+    empties: ClassVar[bool] = True
 
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+        """See `Scope`."""
+        return (Promise("unit", partial(prune_count, sparsity)),)
 
-Scope = Unstructured | Allocated | Rows | NOfM | Tiles | Units
 
 _N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")
 _TILES = re.compile(r"block([1-9]\d*)x([1-9]\d*)")
@@ -79,9 +182,9 @@ def scopes() -> dict[str, Scope]:
     return {
         "global": Unstructured("global"),
         "layer": Unstructured("layer"),
-        "row": Rows(None),
+        "row": Rows(),
         **{name: Allocated(name) for name in allocations},
-        **{f"{name}-row": Rows(name) for name in allocations},
+        **{f"{name}-row": AllocatedRows(name) for name in allocations},
         "heads": Units("heads"),
         "channels": Units("channels"),
         "blocks": Units("blocks"),

@@ -1,8 +1,11 @@
 """Scores that a stage of their own computed: one float32 a weight, written once, ranked for any sparsity and scope."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +16,18 @@ from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, criterion_named, float32_rank_keys
 from ltpipe.runtime.errors import UserError
 
-FORMAT = "2"
+FORMAT = "3"
 
 
 @contextmanager
 def score_writer(
-    path: Path, manifest: Manifest, names: Sequence[str], criterion: str, signed: bool, details: Mapping[str, str]
+    path: Path,
+    manifest: Manifest,
+    names: Sequence[str],
+    criterion: str,
+    signed: bool,
+    details: Mapping[str, str],
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Write a score file: a safetensors file with one float32 tensor for each name, in canonical (byte) order.
 
@@ -29,6 +38,7 @@ def score_writer(
         criterion: what the scores are.
         signed: whether they may be negative.
         details: what else the file is to say about itself.
+        options: of the criterion, that JSON can hold.
 
     Yields:
         Function of a tensor's name and its scores, float32; in any order, each tensor once.
@@ -42,6 +52,7 @@ def score_writer(
         "kind": "set of scores",
         "criterion": criterion,
         "signed": str(signed).lower(),
+        "options": json.dumps(dict(options), sort_keys=True),
         "checkpoint": manifest.fingerprint,
     }
     layout = {name: ("F32", tuple(manifest.tensors[name].shape)) for name in sorted(names, key=str.encode)}
@@ -66,6 +77,7 @@ class ScoreFile:
     Attributes:
         criterion: what the scores are.
         signed: whether they may be negative.
+        options: of the criterion.
         checkpoint: fingerprint of the checkpoint that was scored.
         names: of the scored tensors, in canonical order.
 
@@ -79,6 +91,7 @@ class ScoreFile:
             self.path = path
             self.criterion = file.metadata["criterion"]
             self.signed = {"true": True, "false": False}[file.metadata["signed"]]
+            self.options: Mapping[str, Any] = json.loads(file.metadata["options"])
             self.checkpoint = file.metadata["checkpoint"]
             self.names = tuple(file.specs)
             if any(spec.dtype != "F32" for spec in file.specs.values()):

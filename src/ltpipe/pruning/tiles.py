@@ -62,6 +62,11 @@ class TileCutter:
         """See `Cutter`."""
         return {name: int(self.tiled.tile_sizes(name)[self._kept_tiles(name)].sum()) for name in self.tiles}
 
+    @property
+    def tied(self) -> int:
+        """See `Cutter`."""
+        return 0
+
     def packed(self, name: str) -> Iterator[np.ndarray]:
         """See `Cutter`."""
         index = self.tiled.keys.names.index(name)

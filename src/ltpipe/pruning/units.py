@@ -61,6 +61,11 @@ class UnitCutter:
             counts[name] = counts[name] // len(lines) * int(lines.sum())
         return counts
 
+    @property
+    def tied(self) -> int:
+        """See `Cutter`."""
+        return 0
+
     def packed(self, name: str) -> Iterator[np.ndarray]:
         """Keep-bits of a tensor in row-major order, packed little-endian (uint8), in blocks of whole rows."""
         shape = self.shapes[name] or (1,)

@@ -11,10 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import Given, NoOptions, options_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,14 +33,14 @@ class Criterion(ABC):
         signed: whether scores may be negative.
         precision: dtype that it has to compute in; None leaves the choice to the user.
         batch: sequences that have to go through a block together; None leaves the choice to the memory plan.
-        iterative: whether it prunes as it scores, in the configured number of iterations.
+        options: dataclass of what can be chosen, as in `ltpipe.runtime.options`; `subject.options` is one of it.
     """
 
     needs_data: ClassVar[bool] = True
     signed: ClassVar[bool] = False
     precision: ClassVar[str | None] = None
     batch: ClassVar[int | None] = None
-    iterative: ClassVar[bool] = False
+    options: ClassVar[type] = NoOptions
 
     @classmethod
     @abstractmethod
@@ -50,6 +51,11 @@ class Criterion(ABC):
     @abstractmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
         """Hand the scores of every weight to `deliver`."""
+
+    @classmethod
+    def passes(cls, options: Any) -> int:  # noqa: ARG003
+        """How often it goes over the examples, for the estimate of its time."""
+        return 1
 
 
 def criterion_names() -> list[str]:
@@ -74,6 +80,20 @@ def scored_criterion(name: str) -> type[Criterion]:
     if found.__abstractmethods__:
         raise UserError(f"criterion '{name}' has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
     return found
+
+
+def criterion_options(name: str, given: Given, key: str) -> Any:
+    """The options of a criterion.
+
+    Args:
+        name: of the criterion; one without a score stage has none.
+        given: to their values.
+        key: what to call the options in messages.
+
+    Raises:
+        UserError: the criterion has no such option, or it cannot have this value.
+    """
+    return options_of(NoOptions if name in CRITERIA else scored_criterion(name).options, given, key)
 
 
 class GradientCriterion(Criterion):

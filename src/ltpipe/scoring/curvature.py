@@ -7,7 +7,7 @@ from ltpipe.scoring.criterion import GradientCriterion
 if TYPE_CHECKING:
     import torch
 
-    from ltpipe.scoring.subject import Change, Deliver, Subject
+    from ltpipe.scoring.subject import Change, Deliver, Objective, Subject
 
 _STEP = 3e-5  # of the weights' norm: smaller loses digits of float32, larger sees more than the second order
 
@@ -24,14 +24,14 @@ class SummedGradient(GradientCriterion):
         return self._sum
 
 
-def hessian_gradient_by_differences(subject: "Subject", deliver: "Deliver") -> None:
+def hessian_gradient_by_differences(subject: "Subject", deliver: "Deliver", objective: "Objective") -> None:
     """Hg from a central difference of gradients at θ ± εg, with ε‖g‖ = 0.00003 ‖θ‖.
 
     Three backward walks; two gradients lie on disk meanwhile. On tiny models of transformers the error is 0.03 % of
     the norm. It needs a smooth loss: a ReLU that switches inside the step counts as curvature.
     """
     with subject.stored() as gradient, subject.stored() as ahead:
-        subject.gradients(SummedGradient, gradient.write)
+        subject.gradients(SummedGradient, gradient.write, objective)
         norms = [
             sum(float(tensor(name).double().square().sum()) for name in subject.names) ** 0.5
             for tensor in (subject.weight, gradient.read)
@@ -47,10 +47,10 @@ def hessian_gradient_by_differences(subject: "Subject", deliver: "Deliver") -> N
             return change
 
         with subject.changed(moved(step)):
-            subject.gradients(SummedGradient, ahead.write)
+            subject.gradients(SummedGradient, ahead.write, objective)
 
         def finish(name: str, behind: "torch.Tensor") -> None:
             deliver(name, ahead.read(name).sub(behind).div_(2 * step) if step else behind.mul_(0))
 
         with subject.changed(moved(-step)):
-            subject.gradients(SummedGradient, finish)
+            subject.gradients(SummedGradient, finish, objective)

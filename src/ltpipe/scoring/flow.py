@@ -14,7 +14,6 @@ from ltpipe.runtime.progress import track
 from ltpipe.scoring.stored import Stored
 from ltpipe.scoring.subject import Deliver, Subject
 
-FINAL_DENSITY = 0.01
 _LEAST = np.float32(np.finfo(np.float32).tiny)
 _SPAN = 0.99  # so that no weight of a step ties with one of the next
 
@@ -22,18 +21,22 @@ Flow = Callable[[Callable[[str], torch.Tensor], Deliver], None]
 """Gets a function from a name to which weights are left (float32, 0 or 1), and delivers the score of every weight."""
 
 
-def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver) -> None:
-    """Prune globally to a density of 0.01^(k/n) in step k of n, and score each weight by when and where it fell.
+def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver, steps: int, density: float) -> None:
+    """Prune globally to a density of `density`^(k/n) in step k of n, and score each weight by when and where it fell.
 
     A weight that fell in step k gets k - 1 plus its score relative to the threshold there, times 0.99; those left at
     the end get n plus.
 
+    Args:
+        subject: to prune.
+        flow: scores what is left.
+        deliver: takes the scores.
+        steps: n, at least one.
+        density: fraction of the weights that is left at the end, above 0 and below 1.
+
     Raises:
-        UserError: there is no step, or no weight has a score above 0.
+        UserError: no weight has a score above 0.
     """
-    steps = subject.iterations
-    if steps < 1:
-        raise UserError(f"iterations: {steps} is not allowed; allowed are 1 and more")
     with subject.stored() as fallen, subject.stored() as scores:  # 0 in `fallen` says that a weight is left
 
         def left(name: str) -> torch.Tensor:
@@ -44,7 +47,7 @@ def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver) -> None:
             if step == 1 and not any(bool(scores.read(name).any()) for name in subject.names):
                 raise UserError("no weight has a score above 0: this criterion says nothing about this architecture")
             keys = _keys(subject, scores, left)
-            sparsity = str(1 - FINAL_DENSITY ** (step / steps))
+            sparsity = str(1 - density ** (step / steps))
             (cuts,) = exact_cuts(keys, count_keys(keys, "", "", None), [groups("global", sparsity, keys.sizes)])
             limit = max(cut.threshold for cut in cuts)
             highest = float(np.uint32(limit).view(np.float32))

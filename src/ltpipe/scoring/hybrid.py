@@ -1,8 +1,9 @@
 """Weighted sums of other criteria's scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,34 +59,37 @@ def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Se
     names = selection.names(manifest)
     total = sum(manifest.tensors[tensor].size for tensor in names)
     scaled: list[tuple[Callable[[str], np.ndarray], float]] = []
-    signed = False
+    signed, options = False, {}
     for part in parts:
         if not part.weight > 0:
             raise UserError(
                 f"{name}: weight {part.weight} of {part.scores} is not allowed; allowed are numbers above 0"
             )
-        read, may_be_negative = _reader(folder, manifest, part.scores)
+        read, may_be_negative, chosen = _reader(folder, manifest, part.scores)
+        options |= chosen
         sums = (float(np.abs(read(tensor)).sum(dtype=np.float64)) for tensor in track(names, "averaging"))
         mean = sum(sums) / total
         if mean == 0:
             raise UserError(f"{name}: the scores of {part.scores} are all zero, which cannot be normalised")
         scaled.append((read, part.weight / mean))
         signed = signed or may_be_negative
-    with score_writer(output, manifest, names, name, signed, {}) as write:
+    with score_writer(output, manifest, names, name, signed, {}, options) as write:
         for tensor in track(names, "combining"):
             write(tensor, sum(read(tensor) * np.float64(factor) for read, factor in scaled).astype(np.float32))
 
 
-def _reader(folder: Path, manifest: Manifest, scores: str) -> tuple[Callable[[str], np.ndarray], bool]:
-    """Function from a tensor's name to its scores, float32, and whether they may be negative."""
+def _reader(
+    folder: Path, manifest: Manifest, scores: str
+) -> tuple[Callable[[str], np.ndarray], bool, dict[str, Mapping[str, Any]]]:
+    """Function from a tensor's name to its scores, float32; whether they may be negative; options by criterion."""
     if scores != MAGNITUDE:
         file = ScoreFile(Path(scores))
         file.check_made_for(manifest.fingerprint)
-        return file.array, file.signed
+        return file.array, file.signed, {file.criterion: file.options} if file.options else {}
     weights = open_weights(folder)
 
     def magnitudes(name: str) -> np.ndarray:
         bits = np.concatenate([block & np.uint32(0x7FFFFFFF) for block in float32_keys(weights, name)])
         return bits.view(np.float32).reshape(manifest.tensors[name].shape)
 
-    return magnitudes, False
+    return magnitudes, False, {}

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ class ScorePlanner(EvaluationPlanner):
         accelerator: whether to plan for one, or for the CPU.
         streamed: one block of weights at a time.
         kept: bytes of weights that a device keeps all the time.
+        options: of the criterion; None takes its defaults.
     """
 
     what = "scoring"
@@ -48,9 +50,11 @@ class ScorePlanner(EvaluationPlanner):
         accelerator: bool,
         streamed: bool = True,
         kept: int = 0,
+        options: Any = None,
     ) -> None:
         super().__init__(skeleton, manifest, (), dtype, accelerator, streamed, kept=kept)
         self._names, self._criterion = sorted(names, key=str.encode), criterion
+        self._options = criterion.options() if options is None else options
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
         """The next smaller sizes: all sequences stay one batch, and some criteria need a certain micro-batch."""
@@ -60,7 +64,7 @@ class ScorePlanner(EvaluationPlanner):
         return _LabelledChanges(super()._fetch(counter), counter, self._manifest)
 
     def _run(self, model: LabelledModel, fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:
-        self._criterion.walk(_PlannedSubject(model, fetch, self._names, input_ids, sizes, fetch, Path(), 1))
+        self._criterion.walk(_PlannedSubject(model, fetch, self._names, input_ids, sizes, fetch, Path(), self._options))
 
 
 def smaller_scored(sizes: BatchSizes, parts: Mapping[str, int], criterion: type[Criterion]) -> BatchSizes | None:

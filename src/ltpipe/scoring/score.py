@@ -1,6 +1,7 @@
 """The score stage: what every prunable weight of a checkpoint is worth to one criterion."""
 
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.scorefile import score_writer
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import Given, as_given
 from ltpipe.runtime.simulation import Peak
-from ltpipe.scoring.criterion import Criterion, scored_criterion
+from ltpipe.scoring.criterion import Criterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
@@ -32,7 +34,7 @@ def score_checkpoint(
     selection: Selection,
     sequences: Path | None,
     settings: Settings,
-    iterations: int = 100,
+    options: Given = MappingProxyType({}),
 ) -> Peak:
     """Score the selected weights of a canonical checkpoint, and write the score file.
 
@@ -43,23 +45,24 @@ def score_checkpoint(
         selection: of the weights.
         sequences: calibration sequences that the checkpoint's tokenizer made, for a criterion that needs data.
         settings: how to compute; a criterion may insist on a precision or a micro-batch.
-        iterations: of a criterion that prunes as it scores.
+        options: of the criterion; those that are not given have their defaults.
 
     Returns:
         The planned peak of tensors on the device.
 
     Raises:
-        UserError: the criterion is unknown, cannot score a selected weight, or finds a score that is not finite;
-            sequences are missing or of another tokenizer; memory is too small.
+        UserError: the criterion is unknown, has no such option, cannot score a selected weight, or finds a score that
+            is not finite; sequences are missing or of another tokenizer; memory is too small.
     """
     rule = scored_criterion(criterion)
+    chosen = criterion_options(criterion, options, criterion)
     manifest = Manifest.read(folder / MANIFEST)
     names = _in_blocks(selection.names(manifest), manifest, criterion)
     input_ids, digest = _calibration(folder, rule, criterion, sequences)
     here = Computing.of(settings, folder, rule.precision)
 
     skeleton, kept = build_skeleton(folder, here.dtype), here.kept(manifest)
-    planner = ScorePlanner(skeleton, manifest, names, rule, here.dtype, here.accelerator, here.streamed, kept)
+    planner = ScorePlanner(skeleton, manifest, names, rule, here.dtype, here.accelerator, here.streamed, kept, chosen)
     count, length = input_ids.shape
     wanted = BatchSizes.generous(count, length, rule.batch or settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
@@ -72,8 +75,8 @@ def score_checkpoint(
     def attempt(sizes: BatchSizes) -> None:
         skeleton = build_skeleton(folder, here.dtype)
         model = CausalModel(skeleton, manifest, fetch, here.device, here.streamed, planner.division, here.shards)
-        with score_writer(output, manifest, names, criterion, rule.signed, details) as write:
-            subject = StreamedSubject(model, fetch, names, input_ids, sizes, weight, output.parent, iterations)
+        with score_writer(output, manifest, names, criterion, rule.signed, details, as_given(chosen)) as write:
+            subject = StreamedSubject(model, fetch, names, input_ids, sizes, weight, output.parent, chosen)
             rule.score(subject, lambda name, scores: write(name, scores.numpy()))
 
     def smaller(sizes: BatchSizes) -> BatchSizes | None:

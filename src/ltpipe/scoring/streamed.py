@@ -1,9 +1,10 @@
 """A checkpoint as the subject of a criterion: larger than memory, it is streamed."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class StreamedSubject:
         sizes: how to cut them up; super-batches are not used.
         weight: reads a stored weight as float32 on the CPU.
         scratch: folder for what is too large for memory.
-        iterations: of a criterion that prunes as it scores.
+        options: of the criterion.
     """
 
     def __init__(
@@ -54,9 +55,9 @@ class StreamedSubject:
         sizes: BatchSizes,
         weight: Fetch,
         scratch: Path,
-        iterations: int,
+        options: Any,
     ) -> None:
-        self.names, self.weight, self.iterations = tuple(names), weight, iterations
+        self.names, self.weight, self.options = tuple(names), weight, options
         self._model, self._fetch, self._sequences, self._sizes = model, fetch, sequences, sizes
         self._scratch = scratch
 
@@ -74,9 +75,9 @@ class StreamedSubject:
             self._model, self._sequences, self._sizes.micro_batch, self._sizes.chunk, self.names, sink, objective
         )
 
-    def hessian_gradient(self, deliver: Deliver) -> None:
+    def hessian_gradient(self, deliver: Deliver, objective: Objective = next_token_loss) -> None:
         """Deliver the Hessian of the loss times its gradient, from a difference of gradients."""
-        hessian_gradient_by_differences(self, deliver)
+        hessian_gradient_by_differences(self, deliver, objective)
 
     def input_norms(self) -> dict[str, torch.Tensor]:
         """L2 norm of each input of every weight over all tokens, float32 on the CPU, shaped to be multiplied with it.
@@ -96,6 +97,10 @@ class StreamedSubject:
         finally:
             self._fetch.change = None
             self._model.reload()
+
+    def statistics_of_batches(self) -> AbstractContextManager[None]:
+        """Nothing: language models have no batch normalisation."""
+        return nullcontext()
 
     @contextmanager
     def inputs_of_ones(self) -> Iterator[None]:

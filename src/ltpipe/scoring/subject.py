@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -38,11 +38,11 @@ class Subject(Protocol):
 
     Attributes:
         names: weights to score, in canonical order.
-        iterations: of a criterion that prunes as it scores.
+        options: of the criterion, of its type.
     """
 
     names: tuple[str, ...]
-    iterations: int
+    options: Any
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a weight."""
@@ -59,10 +59,11 @@ class Subject(Protocol):
         """
         ...
 
-    def hessian_gradient(self, deliver: Deliver) -> None:
+    def hessian_gradient(self, deliver: Deliver, objective: Objective = ...) -> None:
         """Deliver Hg: the Hessian of the loss, summed over all calibration examples, times its gradient.
 
-        Both with respect to the scored weights. What is delivered may be written to.
+        Both with respect to the scored weights, and of the loss or of another objective. What is delivered may be
+        written to.
         """
         ...
 
@@ -76,6 +77,10 @@ class Subject(Protocol):
 
     def changed(self, change: Change) -> AbstractContextManager[None]:
         """Let the model compute with other weights for a while; ones that are not scored change too."""
+        ...
+
+    def statistics_of_batches(self) -> AbstractContextManager[None]:
+        """Let batch normalisation see what it sees in training for a while: a batch, not its running statistics."""
         ...
 
     def inputs_of_ones(self) -> AbstractContextManager[None]:

@@ -1,12 +1,24 @@
 """Masks of a training as mask files, which every analysis reads."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 import numpy as np
 
 from ltpipe.pruning.masks import Mask, pack
 from ltpipe.training.levels import Tensors
 
 
-def packed(mask: Tensors, criterion: str, scope: str, seed: int, checkpoint: str, sparsity: str | None = None) -> Mask:
+def packed(
+    mask: Tensors,
+    criterion: str,
+    scope: str,
+    seed: int,
+    checkpoint: str,
+    sparsity: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Mask:
     """A mask one bit a weight, tensors in canonical order.
 
     Args:
@@ -16,6 +28,7 @@ def packed(mask: Tensors, criterion: str, scope: str, seed: int, checkpoint: str
         seed: the replicate.
         checkpoint: fingerprint of the weights that were ranked.
         sparsity: that was asked for; None takes the exact one.
+        options: as in `Mask`, with `level`: how a level pruned.
     """
     arrays = {name: mask[name].numpy() for name in sorted(mask, key=str.encode)}
     kept = {name: int(np.count_nonzero(array)) for name, array in arrays.items()}
@@ -30,4 +43,5 @@ def packed(mask: Tensors, criterion: str, scope: str, seed: int, checkpoint: str
         sparsity=str(1 - sum(kept.values()) / total) if sparsity is None else sparsity,
         seed=seed,
         checkpoint=checkpoint,
+        options=options,
     )

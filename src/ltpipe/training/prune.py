@@ -1,12 +1,16 @@
 """The mask of a level, from the model that the level before trained."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 
 from ltpipe.pruning.masks import Mask
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import as_given
+from ltpipe.scoring.criterion import criterion_options
 from ltpipe.training.computing import Computing
 from ltpipe.training.levels import Kind, Tensors, dense_mask, layer_fractions, prune_globally, prune_layers
 from ltpipe.training.live import load_values
@@ -25,17 +29,20 @@ class PruningRule:
         criterion: magnitude, random, or one with a score stage; the lowest scores go.
         scope: where weights compete: each tensor's (layer) or all (global).
         fraction: of the remaining weights that goes.
-        fractions: of kinds of layers, under scope layer, in place of `fraction`.
+        fractions: of kinds of layers in place of `fraction`; under scope global the layers of such a kind compete with
+            each other only.
+        exclude: shell-style patterns of tensors that are never pruned.
         examples: training examples that a criterion with data scores on.
-        score_iterations: of a criterion that prunes as it scores.
+        options: of the criterion; those that are not given have their defaults.
     """
 
     criterion: str = "magnitude"
     scope: Literal["layer", "global"] = "layer"
     fraction: str = "0.2"
     fractions: Mapping[Kind, str] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()
     examples: int = 256
-    score_iterations: int = 100
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def prune_level(
@@ -62,7 +69,7 @@ def prune_level(
     """
     model = task.build(0)
     load_values(model, {**trained.weights, **trained.buffers})
-    kinds = task.kinds(model)
+    kinds = without(task.kinds(model), rule.exclude)
     mask = trained.mask or dense_mask(trained.weights, kinds)
     with computing.alone():
         scores = level_scores(
@@ -73,15 +80,38 @@ def prune_level(
             mask,
             examples=rule.examples,
             seed=replicate,
-            iterations=rule.score_iterations,
+            options=rule.options,
         )
     pruned = prune(scores, mask, rule, kinds)
-    return packed(pruned, rule.criterion, rule.scope, replicate, digest(trained.weights))
+    rates = {"fraction": rule.fraction, "fractions": dict(rule.fractions), "exclude": list(rule.exclude)}
+    chosen = {"level": rates, "criterion": as_given(criterion_options(rule.criterion, rule.options, rule.criterion))}
+    return packed(pruned, rule.criterion, rule.scope, replicate, digest(trained.weights), options=chosen)
+
+
+def without(kinds: Mapping[str, Kind], exclude: Sequence[str]) -> dict[str, Kind]:
+    """Prunable tensors and their kinds, without those that a pattern fits.
+
+    Raises:
+        UserError: a pattern fits none, or nothing is left.
+    """
+    for pattern in exclude:
+        if not any(fnmatchcase(name, pattern) for name in kinds):
+            raise UserError(f"exclude: '{pattern}' fits none of the prunable tensors {', '.join(kinds)}")
+    left = {name: kind for name, kind in kinds.items() if not any(fnmatchcase(name, each) for each in exclude)}
+    if not left:
+        raise UserError(f"exclude: {', '.join(exclude)} leaves nothing to prune of {', '.join(kinds)}")
+    return left
 
 
 def prune(scores: Tensors, mask: Tensors, rule: PruningRule, kinds: Mapping[str, Kind]) -> dict[str, torch.Tensor]:
     """Prune what a rule says of the weights that a mask has left, the lowest scores first."""
-    if rule.scope == "global":
-        return prune_globally(scores, mask, rule.fraction)
-    of_kind = dict.fromkeys(kinds.values(), rule.fraction) | dict(rule.fractions)
-    return prune_layers(scores, mask, layer_fractions(kinds, of_kind))
+    if rule.scope == "layer":
+        of_kind = dict.fromkeys(kinds.values(), rule.fraction) | dict(rule.fractions)
+        return prune_layers(scores, mask, layer_fractions(kinds, of_kind))
+    own = {name: kind if kind in rule.fractions else None for name, kind in kinds.items()}
+    pruned: dict[str, torch.Tensor] = {}
+    for kind in [None, *rule.fractions]:
+        among = {name: kept for name, kept in mask.items() if own[name] == kind}
+        fraction = rule.fraction if kind is None else rule.fractions[kind]
+        pruned |= prune_globally(scores, among, fraction) if among else {}
+    return {name: pruned[name] for name in mask}

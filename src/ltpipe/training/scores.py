@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from tempfile import TemporaryFile
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import every_criterion, scored_criterion
+from ltpipe.runtime.options import Given
+from ltpipe.scoring.criterion import criterion_options, every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.stored import Stored
 from ltpipe.scoring.subject import AccumulatorType, Change, Deliver, Objective
@@ -31,7 +34,7 @@ def level_scores(
     mask: Tensors,
     examples: int,
     seed: int,
-    iterations: int = 100,
+    options: Given = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
     """What every prunable weight is worth to a criterion; a level prunes the lowest of those that are left.
 
@@ -44,8 +47,8 @@ def level_scores(
     would let the examples of a batch see each other, and there would be no gradient of a single example, which
     `fisher` and `taylor` need. So the scores are of the function that is evaluated, they do not depend on how examples
     are cut into batches, and no buffer changes. The code of Tanaka et al. 2020 (2006.05467) scores in evaluation mode
-    too, with SNIP and GraSP; other codes of those two, which prune at initialisation where no statistics have been
-    gathered, use those of the batch.
+    too, with SNIP and GraSP; the codes of their papers, which prune at initialisation where no statistics have been
+    gathered, use those of the batch: the option `mode: train` of both. A batch has 256 labels then.
 
     SynFlow prunes as it scores, from all prunable weights to 1 % of them. With a mask, the flow of pruned weights is
     0: they fall first, and as long as its steps find enough of them nothing else does. Then it goes on among the rest
@@ -60,17 +63,18 @@ def level_scores(
         mask: of the level before, `levels.dense_mask` for the first: names of the prunable tensors to bool tensors.
         examples: to calibrate with, for a criterion that needs data.
         seed: of the order of the examples, and of `random`.
-        iterations: of a criterion that prunes as it scores.
+        options: of the criterion; those that are not given have their defaults.
 
     Returns:
         Float32 on the CPU, with the names and in the order of `mask`. Gradients are of summed losses, nats.
 
     Raises:
-        UserError: the criterion is unknown, there are not so many examples, the criterion cannot score a weight, or
-            a score is not finite.
+        UserError: the criterion is unknown, has no such option or cannot score a weight, there are not so many
+            examples, or a score is not finite.
     """
     if criterion not in every_criterion():
         raise UserError(f"criterion '{criterion}' is unknown; allowed are {', '.join(every_criterion())}")
+    chosen = criterion_options(criterion, options, criterion)
     if criterion == "random":
         return {name: torch.rand(kept.shape, generator=generator(seed, "random", name)) for name, kept in mask.items()}
     if criterion == "magnitude":
@@ -79,7 +83,7 @@ def level_scores(
         rule = scored_criterion(criterion)
         data = _calibration(task.train, examples, seed) if rule.needs_data else _blank(task.train)
         found = {}
-        subject = LiveSubject(task, weights, buffers, mask, data, rule.batch, iterations)
+        subject = LiveSubject(task, weights, buffers, mask, data, rule.batch, chosen)
         rule.score(subject, found.__setitem__)
     for name in mask:
         if not bool(found[name].isfinite().all()):
@@ -99,7 +103,7 @@ class LiveSubject:
         mask: names to bool tensors, True where a weight is kept.
         examples: to calibrate with.
         batch: examples that go through the model together; None is as many as suit it.
-        iterations: of a criterion that prunes as it scores.
+        options: of the criterion.
     """
 
     def __init__(
@@ -110,9 +114,9 @@ class LiveSubject:
         mask: Tensors,
         examples: Examples,
         batch: int | None,
-        iterations: int,
+        options: Any,
     ) -> None:
-        self.names, self.iterations = tuple(sorted(mask, key=str.encode)), iterations
+        self.names, self.options = tuple(sorted(mask, key=str.encode)), options
         self._task, self._mask, self._examples = task, mask, examples
         self._batch = batch or max(1, _LABELS // examples.labels[0].numel())
         self._values = {**apply_mask(weights, mask), **buffers}
@@ -144,16 +148,16 @@ class LiveSubject:
         for name, each in sums.items():
             deliver(name, each.result())
 
-    def hessian_gradient(self, deliver: Deliver) -> None:
-        """Deliver the Hessian of the summed loss times its gradient, by a second derivative of each batch.
+    def hessian_gradient(self, deliver: Deliver, objective: Objective | None = None) -> None:
+        """Deliver the Hessian of the summed loss, or objective, times its gradient: a second derivative of each batch.
 
         A difference of gradients would do for smooth models only, and those of images have ReLU.
         """
         parameters, gradient = self._parameters(), {}
-        self.gradients(SummedGradient, gradient.__setitem__)
+        self.gradients(SummedGradient, gradient.__setitem__, objective)
         products = {name: torch.zeros_like(each) for name, each in gradient.items()}
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
-            for loss in self._losses():
+            for loss in self._losses(objective):
                 first = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
                 with torch.enable_grad():
                     along = sum((each * gradient[name]).sum() for name, each in zip(parameters, first, strict=True))
@@ -197,6 +201,20 @@ class LiveSubject:
         try:
             yield
         finally:
+            load_values(self._model, self._values)
+
+    @contextmanager
+    def statistics_of_batches(self) -> Iterator[None]:
+        """Let batch normalisation normalise by the statistics of a batch for a while; no statistic is kept of it."""
+        kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+        layers = [layer for layer in self._model.modules() if isinstance(layer, kinds)]
+        for layer in layers:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
             load_values(self._model, self._values)
 
     @contextmanager

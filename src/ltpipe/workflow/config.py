@@ -11,8 +11,9 @@ from jsonschema.exceptions import ValidationError
 from ltpipe.data.documents import JOINT
 from ltpipe.pruning.scopes import exact_fraction, scope_named
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import NoOptions, as_given, beyond_defaults, options_of
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import criterion_names, every_criterion
+from ltpipe.scoring.criterion import criterion_names, criterion_options, every_criterion
 from ltpipe.workflow.configfile import check_plain
 from ltpipe.workflow.grid import canonical_decimal, evaluated_texts, needs_calibration
 from ltpipe.workflow.study_checks import check_studies
@@ -102,11 +103,24 @@ def _check_names(config: Config) -> None:
             scope_named(name)
         except UserError as error:
             raise UserError(f"grid.scopes[{index}]: {error}") from None
+    options = config["grid"]["scope_options"]
+    if unused := sorted(options.keys() - set(config["grid"]["scopes"])):
+        allowed = ", ".join(config["grid"]["scopes"])
+        raise UserError(f"grid.scope_options: '{unused[0]}' is none of grid.scopes; allowed: {allowed}")
+    config["grid"]["scope_options"] = {
+        name: _scope_options(name, options.get(name, {})) for name in config["grid"]["scopes"]
+    }
     for index, sparsity in enumerate(config["grid"]["sparsities"]):
         try:
             exact_fraction(canonical_decimal(sparsity))
         except UserError as error:
             raise UserError(f"grid.sparsities[{index}]: {error}") from None
+
+
+def _scope_options(name: str, given: Config) -> Config:
+    """Those that are not the scope's defaults. An allocation is imported only where some are given."""
+    kind = scope_named(name).options if given else NoOptions
+    return beyond_defaults(options_of(kind, given, f"grid.scope_options.{name}"))
 
 
 def _check_protocols(config: Config) -> None:
@@ -146,6 +160,13 @@ def _check_criteria(config: Config) -> None:
             if part != "magnitude" and part not in criterion_names():
                 allowed = ", ".join(["magnitude", *criterion_names()])
                 raise UserError(f"score.hybrids.{name}: '{part}' cannot be part of a hybrid; allowed: {allowed}")
+    options = config["score"]["options"]
+    if unknown := sorted(options.keys() - set(criterion_names())):
+        raise UserError(f"score.options: '{unknown[0]}' has no options; allowed: {', '.join(criterion_names())}")
+    config["score"]["options"] = {
+        name: as_given(criterion_options(name, options.get(name, {}), f"score.options.{name}"))
+        for name in criterion_names()
+    }
     known = sorted(own | hybrids.keys())
     for index, name in enumerate(config["grid"]["criteria"]):
         if name not in known:

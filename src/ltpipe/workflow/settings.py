@@ -137,6 +137,11 @@ def _parts(config: Config, axes: Axes) -> list[Job]:
     return [("score", {**axes, "criterion": part}) for part in parts if grid.has_scores(config, part)]
 
 
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of a criterion or a scope."""
+    return {"options": values}
+
+
 def _weights(values: dict[str, Any]) -> dict[str, Any]:
     return {"weights": [weight for parts in values.values() for _, weight in parts]}
 
@@ -253,10 +258,7 @@ RULES: Mapping[str, Rule] = {
         (
             *_COMPUTING,
             _PRUNABLE,
-            Key(
-                "score.iterations",
-                when=lambda _, axes: scored_criterion(axes["criterion"]).iterative,
-            ),
+            Key("score.options.{criterion}.*", options=_options),
         ),
         lambda config, axes: [("checkpoint", axes), *_calibration(config, axes)],
     ),
@@ -265,7 +267,7 @@ RULES: Mapping[str, Rule] = {
         lambda config, axes: [("checkpoint", axes), *_parts(config, axes)],
     ),
     "histogram": Rule((_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]),
-    "mask": Rule((), _from("histogram")),
+    "mask": Rule((Key("grid.scope_options.{scope}.*", options=_options),), _from("histogram")),
     "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences")),
     "ticket": Rule(_COMPUTING, _from("mask", "baseline")),
     "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline")),

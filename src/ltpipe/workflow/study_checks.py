@@ -3,7 +3,8 @@
 from typing import Any
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import every_criterion
+from ltpipe.runtime.options import as_given
+from ltpipe.scoring.criterion import criterion_options, every_criterion
 from ltpipe.training.settings import Settings
 from ltpipe.training.tasks import task_names
 
@@ -11,7 +12,7 @@ Config = dict[str, Any]
 
 
 def check_studies(config: Config) -> None:
-    """Refuse studies that cannot be run.
+    """Refuse studies that cannot be run, and fill in the options of their criteria.
 
     Raises:
         UserError: naming key, value and what is allowed.
@@ -23,10 +24,8 @@ def check_studies(config: Config) -> None:
             raise UserError(f"{where}.task.kind: '{kind}' is no task; allowed: {', '.join(task_names())}")
         _check_start(f"{where}.task", study["task"], config["models"])
         _check_criterion(where, study["prune"]["criterion"])
-        if study["prune"]["scope"] == "global" and (fractions := study["prune"]["fractions"]):
-            raise UserError(
-                f"{where}.prune.fractions: {fractions}; scope global prunes one fraction of all, allowed is {{}}"
-            )
+        chosen = criterion_options(study["prune"]["criterion"], study["prune"]["options"], f"{where}.prune.options")
+        study["prune"]["options"] = as_given(chosen)
         _check_donors(where, name, config["imp"])
         levels = study["branches"]["levels"]
         if levels != "all" and (beyond := [level for level in levels if level > study["levels"]]):

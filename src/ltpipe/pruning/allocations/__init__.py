@@ -1,8 +1,18 @@
 """Layer allocations, one a file: `my_rule.py` gives the scopes `my-rule` and `my-rule-row`."""
 
+from importlib import import_module
 from pkgutil import iter_modules
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ltpipe.pruning.allocation import Allocation
 
 
 def allocation_names() -> list[str]:
     """Names of all allocations; none of them is imported."""
     return sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__))
+
+
+def allocation_named(name: str) -> "Allocation":
+    """Look an allocation up, one of `allocation_names`; it is imported."""
+    return import_module(f"{__name__}.{name.replace('-', '_')}").ALLOCATION

@@ -45,4 +45,4 @@ def _lamp(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
         yield scores.view(np.uint32)
 
 
-ALLOCATION = Allocation(lamp, copies=2)  # its keys in blocks, and joined
+ALLOCATION = Allocation(lamp, copies=2, nested=True)  # its keys in blocks, and joined

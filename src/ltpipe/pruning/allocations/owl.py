@@ -2,19 +2,39 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import fsum
 
 import numpy as np
 
-from ltpipe.pruning.allocation import Allocation, apportion, score_sums, score_values
+from ltpipe.pruning.allocation import Allocation, Request, apportion, score_sums, score_values
 from ltpipe.pruning.scores import RankKeys
+from ltpipe.runtime.errors import UserError
 
-WINDOW = Fraction("0.08")
-"""λ: how far the sparsity of a block may be from the average. The paper's choice for large language models."""
 
-MULTIPLE = 5
-"""M: a score so many times the mean is an outlier."""
+@dataclass(frozen=True)
+class Options:
+    """Options of OWL.
+
+    Attributes:
+        window: λ, how far the sparsity of a block may be from the average; 0.08 as in the paper and its code.
+        multiple: M, a score so many times the mean is an outlier; 5 as in the commands of the paper's code, whose own
+            default is 3.
+        clip: whether sparsities stay in the window, as the paper says; its code shifts them by their mean, so that some
+            lie outside.
+    """
+
+    window: float = 0.08
+    multiple: float = 5.0
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what is no window, and no multiple."""
+        if not 0 <= self.window <= 1:
+            raise UserError(f"window: {self.window:g} is not allowed; allowed are numbers from 0 to 1")
+        if self.multiple <= 0:
+            raise UserError(f"multiple: {self.multiple:g} is not allowed; allowed are numbers above 0")
 
 
 def owl(
@@ -23,14 +43,14 @@ def owl(
     outliers: Sequence[Fraction | None],
     sparsity: Fraction,
     prune: int,
-    window: Fraction = WINDOW,
+    options: Options = Options(),
 ) -> list[int]:
     """OWL: blocks of the model with more outliers lose less (Yin et al. 2023, 2310.05175, section 3).
 
-    Densities of blocks are linear in their outlier ratios and span 2 `window`, as in the authors' code. They are then
-    shifted together until all tensors lose `sparsity` of their weights. Two deviations from that code, which shifts by
-    the plain mean over blocks: blocks count by their weights, so that the total is exact, and sparsities are clipped
-    to `sparsity` ± `window` and to 0 … 1 as the paper says. If all ratios are equal, so are all sparsities.
+    Densities of blocks are linear in their outlier ratios and span 2 λ, as in the authors' code. They are then shifted
+    together until all tensors lose `sparsity` of their weights. That code shifts by the plain mean over blocks; here
+    blocks count by their weights, so that the total is exact, which for blocks of one size is the same. Sparsities are
+    clipped to 0 … 1, and to `sparsity` ± λ if `clip` says so. If all ratios are equal, so are all sparsities.
 
     Args:
         sizes: weights of each tensor.
@@ -39,7 +59,7 @@ def owl(
         outliers: ratio of outliers in the tensor's block; None outside.
         sparsity: average.
         prune: number of weights to prune, `sparsity` of all, rounded.
-        window: how far the sparsity of a block may be from the average.
+        options: λ, and whether to clip.
     """
     ratio = {block: ratio for block, ratio in zip(blocks, outliers, strict=True) if block is not None}
     weights = dict.fromkeys(ratio, 0)
@@ -47,19 +67,21 @@ def owl(
         if block is not None:
             weights[block] += size
     sparsities = dict(
-        zip(ratio, _in_window(list(ratio.values()), list(weights.values()), sparsity, window), strict=True)
+        zip(ratio, _in_window(list(ratio.values()), list(weights.values()), sparsity, options), strict=True)
     )
     return apportion([size * sparsities.get(block, sparsity) for size, block in zip(sizes, blocks, strict=True)], prune)
 
 
 def _in_window(
-    ratios: Sequence[Fraction], weights: Sequence[int], sparsity: Fraction, window: Fraction
+    ratios: Sequence[Fraction], weights: Sequence[int], sparsity: Fraction, options: Options
 ) -> list[Fraction]:
-    """Sparsities that fall with the ratios, inside the window, whose weighted mean is exactly `sparsity`."""
+    """Sparsities that fall with the ratios, inside their limits, whose weighted mean is exactly `sparsity`."""
     spread = max(ratios, default=Fraction(0)) - min(ratios, default=Fraction(0))
     if spread == 0:
         return [sparsity] * len(ratios)
-    low, high = max(Fraction(0), sparsity - window), min(Fraction(1), sparsity + window)
+    window = Fraction(str(options.window))
+    far = window if options.clip else Fraction(1)
+    low, high = max(Fraction(0), sparsity - far), min(Fraction(1), sparsity + far)
     falls = [2 * window * (ratio - min(ratios)) / spread for ratio in ratios]
 
     def clipped(shift: Fraction) -> list[Fraction]:
@@ -81,7 +103,9 @@ def _in_window(
     return clipped(below + (above - below) * missing(below) / slope)
 
 
-def outlier_ratios(keys: RankKeys, blocks: Sequence[str | None], multiple: float = MULTIPLE) -> list[Fraction | None]:
+def outlier_ratios(
+    keys: RankKeys, blocks: Sequence[str | None], multiple: float = Options.multiple
+) -> list[Fraction | None]:
     """Layerwise outlier distribution D of OWL (Yin et al. 2023, 2310.05175, equation 1), from two passes.
 
     Of the block that each tensor is in, the fraction of its scores above `multiple` times their mean; None for tensors
@@ -99,8 +123,10 @@ def outlier_ratios(keys: RankKeys, blocks: Sequence[str | None], multiple: float
     return [None if block is None else Fraction(above[block], sizes[block]) for block in blocks]
 
 
-ALLOCATION = Allocation(
-    lambda request: owl(
-        request.sizes, request.blocks, outlier_ratios(request.keys, request.blocks), request.sparsity, request.prune
-    )
-)
+def allocated(request: Request) -> list[int]:
+    """How many weights each tensor loses."""
+    outliers = outlier_ratios(request.keys, request.blocks, request.options.multiple)
+    return owl(request.sizes, request.blocks, outliers, request.sparsity, request.prune, request.options)
+
+
+ALLOCATION = Allocation(allocated, options=Options)

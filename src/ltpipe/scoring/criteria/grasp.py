@@ -1,26 +1,49 @@
 """Gradient signal preservation."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
+from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.curvature import SummedGradient
+from ltpipe.scoring.statistics import as_in
 
 if TYPE_CHECKING:
     import torch
 
-    from ltpipe.scoring.subject import Deliver, Subject
+    from ltpipe.scoring.subject import Deliver, Objective, Subject
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of GraSP.
+
+    Attributes:
+        temperature: T, that logits are divided by; 1 leaves them as they are.
+        mode: eval, or train: with the batch normalisation of training.
+    """
+
+    temperature: float = 200.0
+    mode: Literal["eval", "train"] = "eval"
+
+    def __post_init__(self) -> None:
+        """Refuse what logits cannot be divided by."""
+        if self.temperature <= 0:
+            raise UserError(f"temperature: {self.temperature:g} is not allowed; allowed are numbers above 0")
 
 
 class Grasp(Criterion):
     """θ⊙Hg: half of what the gradient's norm ‖g‖² loses, to first order, when a weight goes.
 
     Wang et al. 2020 (2002.07376): the paper's S(−θ) with the sign turned, so that what is worth keeping has the larger
-    score. Scores have a sign. g and H are those of the loss summed over all calibration tokens, with respect to the
-    scored weights. The paper's code divides logits by a temperature of 200, which it does not derive; that is left out.
+    score. Scores have a sign. g and H are those of the cross-entropy of logits / T, summed over all calibration
+    tokens, with respect to the scored weights. The paper does not mention T; its code divides by 200, which ranks
+    otherwise than 1 does: softmax is then nearly uniform, and curvature is that of the logits.
     """
 
     signed = True
     precision = "float32"
+    options = Options
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:
@@ -35,7 +58,14 @@ class Grasp(Criterion):
         def finish(name: str, product: "torch.Tensor") -> None:
             deliver(name, product.mul_(subject.weight(name)))
 
-        subject.hessian_gradient(finish)
+        with as_in(subject.options.mode, subject):
+            subject.hessian_gradient(finish, _tempered(subject.options.temperature))
+
+
+def _tempered(temperature: float) -> "Objective":
+    from torch.nn.functional import cross_entropy
+
+    return lambda logits, labels: cross_entropy(logits / temperature, labels, reduction="none")
 
 
 CRITERION = Grasp

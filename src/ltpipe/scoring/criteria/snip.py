@@ -1,23 +1,50 @@
 """Connection sensitivity."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from ltpipe.scoring.criterion import GradientCriterion
+from ltpipe.scoring.statistics import as_in
 
 if TYPE_CHECKING:
     import torch
 
+    from ltpipe.scoring.subject import Deliver, Subject
 
-class Snip(GradientCriterion):
+
+@dataclass(frozen=True)
+class Options:
+    """Options of SNIP.
+
+    Attributes:
+        mode: eval, or train: with the batch normalisation of training, as in the paper's code.
+    """
+
+    mode: Literal["eval", "train"] = "eval"
+
+
+class Sensitivity(GradientCriterion):
+    """|Σ w·g|, over all calibration tokens."""
+
+    def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:
+        """Add w·g, multiplied in float32."""
+        self._sum.addcmul_(weight, gradient)
+
+
+class Snip(Sensitivity):
     """|Σ w·g|: the loss's sensitivity to a gate c on the weight, |∂L(c⊙w)/∂c| at c = 1.
 
     Lee et al. 2019 (1810.02340), of the loss summed over all calibration tokens, in nats. The paper divides by the sum
     over all weights, which changes no rank and is left out.
     """
 
-    def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:
-        """Add w·g, multiplied in float32."""
-        self._sum.addcmul_(weight, gradient)
+    options = Options
+
+    @classmethod
+    def score(cls, subject: "Subject", deliver: "Deliver") -> None:
+        """As `GradientCriterion`, in the mode of the options."""
+        with as_in(subject.options.mode, subject):
+            super().score(subject, deliver)
 
 
 CRITERION = Snip
