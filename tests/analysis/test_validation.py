@@ -24,12 +24,14 @@ SHAPES = {
     "h.1.conv.weight": (9, 7),
     "h.1.experts": (2, 3, 5),
 }
-MODULES = {"h.1.conv.weight": "Conv1D", "h.1.experts": "Experts"}
 MODEL = Manifest(
     architecture="Hand",
     source="made",
     blocks="h",
-    tensors={name: TensorEntry("F32", shape, "", MODULES.get(name, "Linear")) for name, shape in SHAPES.items()},
+    tensors={
+        name: TensorEntry("F32", shape, "", "Linear", inputs_first=name == "h.1.conv.weight")
+        for name, shape in SHAPES.items()
+    },
 )
 HEAD = 3
 TOTAL = sum(int(np.prod(shape)) for shape in SHAPES.values())
@@ -59,16 +61,14 @@ def judged(content, denser=None, **changes):
 # Structure
 
 
-@pytest.mark.parametrize("shape", [(5, 8), (37, 13), (100, 3), (1, 1), (3, 4, 5), (64, 1)])
+@pytest.mark.parametrize("stack", [(1, 5, 8), (1, 37, 13), (1, 100, 3), (1, 1, 1), (3, 4, 5), (1, 64, 1), (5, 3, 7)])
 @pytest.mark.parametrize("piece", [1, 1 << 24])
-def test_live_rows_equal_bool_arrays(shape, piece, monkeypatch):
+def test_live_rows_equal_bool_arrays(stack, piece, monkeypatch):
     monkeypatch.setattr(structure_module, "_PIECE", piece)
-    generator = np.random.default_rng(sum(shape))
-    array = generator.random(shape) < 1.5 / shape[-1]
+    array = np.random.default_rng(sum(stack)).random(stack) < 1.5 / stack[-1]
     bits = np.packbits(array.reshape(-1), bitorder="little")
-    np.testing.assert_array_equal(live_rows(bits, shape), array.any(axis=-1).reshape(-1))
-    if len(shape) == 2:
-        np.testing.assert_array_equal(live_rows(bits, shape, transposed=True), array.any(axis=0))
+    np.testing.assert_array_equal(live_rows(bits, stack), array.any(axis=-1).reshape(-1))
+    np.testing.assert_array_equal(live_rows(bits, stack, inputs_first=True), array.any(axis=1).reshape(-1))
 
 
 def test_a_head_lives_if_one_of_its_rows_does():

@@ -90,7 +90,7 @@ def test_in_blocks(name, inside):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c.update(format=3), "manifest format 3"),
+        (lambda c: c.update(format=2), "manifest format 2"),
         (lambda c: c.pop("format"), "manifest format None"),
         (lambda c: c.pop("fingerprint"), "fingerprint"),
         (lambda c: c.update(fingerprint="0" * 64), "fingerprint"),
@@ -106,6 +106,9 @@ def test_in_blocks(name, inside):
         (lambda c: c["tensors"]["model.norm.weight"].update(colour="red"), "not a checkpoint manifest"),
         (lambda c: c.pop("blocks"), "not a checkpoint manifest"),
         (lambda c: c.update(blocks=7), "not a checkpoint manifest"),
+        (lambda c: c.update(further=[7]), "not a checkpoint manifest"),
+        (lambda c: c["tensors"]["model.layers.0.weight"].update(matrices=[1, 2]), "not a checkpoint manifest"),
+        (lambda c: c["tensors"]["model.layers.0.weight"].update(matrices=[1, 2, 4]), "not a checkpoint manifest"),
         (lambda c: c.update(tied=None), "not a checkpoint manifest"),
         (lambda c: c.update(files={"config.json": 7}), "not a checkpoint manifest"),
         (lambda c: c.update(colour="red"), "not a checkpoint manifest"),

@@ -41,7 +41,9 @@ SHAPES = {
     "h.10.gate": (8, 64),
     "wte": (16, 8),
 }
-LAYOUT = Layout({"h.0.conv": "Conv1D", "h.1.experts": "MixtralExperts", "h.1.filters": "Conv1d"}, "h")
+LAYOUT = Layout(
+    {"h.1.experts": (3, 8, 16)}, {"h.0.conv"}, {"h.1.filters": "Conv1d", "h.1.experts": "MixtralExperts"}, {"h": 0}
+)
 BLOCKS = ["0", "0", "1", "1", "10", None]
 FORMATS = {"F16": np.float16, "BF16": np.uint16, "F32": np.float32}
 
@@ -356,7 +358,7 @@ def test_tensors_of_one_dimension_or_none_are_single_rows(scope: str) -> None:
     arrays = {"bias": np.arange(16, dtype=np.float32), "wide": np.ones((1, 4), np.float32)}
     if scope != "1of4":
         arrays["scale"] = np.float32([3]).reshape(())
-    kept = kept_by(arrays, scope, "0.75", layout=Layout({}, "h"))
+    kept = kept_by(arrays, scope, "0.75", layout=Layout())
     assert kept["bias"].shape == (16,)
     if scope in ("row", "1of4"):
         assert kept["bias"].sum() == 4

@@ -10,25 +10,28 @@ from ltpipe.pruning.masks import unpack
 _PIECE = 1 << 24  # weights whose mask is expanded at a time
 
 
-def live_rows(bits: np.ndarray, shape: tuple[int, ...], transposed: bool = False) -> np.ndarray:
+def live_rows(bits: np.ndarray, stack: tuple[int, ...], inputs_first: bool = False) -> np.ndarray:
     """Which outputs of a weight keep at least one of their weights.
 
     Args:
         bits: packed mask of the weight.
-        shape: [out, in] of a linear layer, [experts, out, in] of fused experts, [out, ...] of anything else.
-        transposed: the weight is [in, out], as in GPT-2's Conv1D.
+        stack: number of its matrices, rows, and what is left (columns), as `ltpipe.pruning.layout.Layout` says it.
+        inputs_first: the rows are inputs, as in GPT-2's Conv1D.
 
     Returns:
-        Bool array, [out], or [experts * out] for fused experts.
+        Bool array, [matrices * outputs].
     """
-    if transposed and len(shape) == 2:
-        live = np.zeros(shape[1], np.bool_)
-        for piece in _pieces(bits, *shape):
-            live |= piece.any(axis=0)
-        return live
-    rows = shape[0] * shape[1] if len(shape) == 3 else shape[0]
-    pieces = [piece.any(axis=1) for piece in _pieces(bits, rows, prod(shape) // max(rows, 1))]
-    return np.concatenate([np.zeros(0, np.bool_), *pieces])
+    count, rows, columns = stack[0], stack[1], prod(stack[2:])
+    pieces = _pieces(bits, count * rows, columns)
+    if not inputs_first:
+        return np.concatenate([np.zeros(0, np.bool_), *(piece.any(axis=1) for piece in pieces)])
+    live, row = np.zeros((count, columns), np.bool_), 0
+    for piece in pieces:
+        matrices = (row + np.arange(len(piece))) // rows
+        starts = np.flatnonzero(np.diff(matrices, prepend=-1))
+        live[matrices[starts]] |= np.logical_or.reduceat(piece, starts, axis=0)
+        row += len(piece)
+    return live.reshape(-1)
 
 
 def live_heads(rows: np.ndarray, head_size: int) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from ltpipe.analysis.overlap import compare, total
 from ltpipe.analysis.promises import broken_promises
 from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask, read_mask
 from ltpipe.pruning.scopes import Scope, prune_count, scope_named
 from ltpipe.runtime.errors import UserError
@@ -139,14 +140,14 @@ def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> S
     """Count what a mask of this model has emptied, streaming its bits."""
     rows = dead_rows = heads = dead_heads = 0
     blocks: dict[str, int] = {}
+    layout = Layout.of(manifest)
     for name, bits in mask.bits.items():
-        live = live_rows(bits, mask.shapes[name], manifest.tensors[name].module == "Conv1D")
+        live = live_rows(bits, layout.stack(name, mask.shapes[name]), name in layout.inputs_first)
         rows, dead_rows = rows + live.size, dead_rows + int(live.size - live.sum())
         alive = live_heads(live, head_size) if head_size and _is_projection(name) else None
         if alive is not None:
             heads, dead_heads = heads + alive.size, dead_heads + int(alive.size - alive.sum())
-        if manifest.in_blocks(name):
-            block = ".".join((manifest.blocks, name.removeprefix(manifest.blocks + ".").partition(".")[0]))
+        if (block := manifest.block_of(name)) is not None:
             blocks[block] = blocks.get(block, 0) + mask.kept[name]
     return Structure(
         dead_tensors=tuple(name for name, kept in mask.kept.items() if not kept),

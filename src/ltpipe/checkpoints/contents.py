@@ -7,6 +7,7 @@ from torch import nn
 
 from ltpipe.checkpoints.header import TORCH_NAMES
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
+from ltpipe.checkpoints.uses import UNUSED, Use, parameter_uses
 from ltpipe.runtime.errors import UserError
 
 STORED_NAMES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()}
@@ -20,18 +21,25 @@ def manifest_of(model: nn.Module, source: str, digests: Mapping[str, str] | None
         UserError: the model has no list of blocks, or a tensor of a dtype that is not stored.
     """
     owners = dict(model.named_modules())
-    parameters = dict(model.named_parameters())
-    entries = {
-        name: TensorEntry(
+    uses = parameter_uses(model)
+    blocks, *further = _stacks(model, uses)
+
+    def entry(name: str, tensor: torch.Tensor) -> TensorEntry:
+        use = uses.get(name, Use())
+        inside = any(name.startswith(f"{stack}.") for stack in (blocks, *further))
+        return TensorEntry(
             dtype=_dtype_name(tensor),
             shape=tuple(tensor.shape),
             sha256="" if digests is None else digests[name],
             module=type(owners[name.rpartition(".")[0]]).__name__,
-            buffer=name not in parameters,
+            buffer=name not in uses,
+            matrices=use.matrices,
+            inputs_first=use.inputs_first,
+            left_out=use.otherwise if inside and tensor.dim() > 1 else "",
         )
-        for name, tensor in stored_tensors(model).items()
-    }
-    return Manifest(type(model).__name__, source, blocks_name(model), entries, _tied(model))
+
+    entries = {name: entry(name, tensor) for name, tensor in stored_tensors(model).items()}
+    return Manifest(type(model).__name__, source, blocks, entries, _tied(model), further=tuple(further))
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -41,19 +49,39 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def blocks_name(model: nn.Module) -> str:
-    """Name of the module list with the most parameters: the model's blocks.
+    """Name of the list of the model's blocks: of the module lists that its forward runs, the one of most parameters.
 
     Raises:
         UserError: there is no module list.
     """
-    sizes = {
-        name: sum(parameter.numel() for parameter in module.parameters())
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
+    return _stacks(model, parameter_uses(model))[0]
+
+
+def _stacks(model: nn.Module, uses: Mapping[str, Use]) -> list[str]:
+    """Names of the lists of blocks that the forward runs, the one of most parameters first.
+
+    Lists inside of blocks are parts of these. Lists of layers that have no parts, one for each output for example, are
+    no blocks, unless there is nothing else.
+    """
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outermost = {
+        name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
     }
-    if not sizes:
+    if not outermost:
         raise UserError(f"{type(model).__name__} has no module list of blocks; this architecture is not supported")
-    return max(sizes, key=lambda name: sizes[name])
+
+    def used(name: str) -> int:
+        sizes = ((each, parameter.numel()) for each, parameter in model.named_parameters())
+        return sum(size for each, size in sizes if each.startswith(f"{name}.") and uses[each] is not UNUSED)
+
+    sizes = {name: used(name) for name in outermost}
+    largest = max(sizes, key=lambda name: sizes[name])
+    further = [
+        name
+        for name, module in outermost.items()
+        if name != largest and sizes[name] and all(any(True for _ in block.children()) for block in module)
+    ]
+    return [largest, *further]
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

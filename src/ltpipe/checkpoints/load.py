@@ -78,6 +78,8 @@ def write_canonical(
     write_tokenizer(tokenizer, folder)
     files = {name: sha256_of(folder / name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)}
     manifest = replace(manifest, files=files)
+    for pattern, reason in manifest.left_out().items():
+        logger.info("left out of pruning: %s (%s)", pattern, reason)
     manifest.write(folder / MANIFEST)
     return manifest
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.files import check_file, sha256_of
 from ltpipe.runtime.jsonfiles import read_record, write_record
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class TensorEntry:
         sha256: of its bytes.
         module: class name of the module that owns it, `Linear` for example.
         buffer: a persistent buffer, which is no parameter and never prunable.
+        matrices: the matrices of linear maps that it holds, as they are stored: number, rows, columns. None where it
+            is multiplied with no activations: an embedding, a convolution, a vector.
+        inputs_first: whether the rows of these matrices are inputs, and not outputs as in `nn.Linear`.
+        left_out: of a tensor of blocks that has several dimensions and is no such matrix: what it is instead.
     """
 
     dtype: str
@@ -36,6 +40,9 @@ class TensorEntry:
     sha256: str
     module: str
     buffer: bool = False
+    matrices: tuple[int, int, int] | None = None
+    inputs_first: bool = False
+    left_out: str = ""
 
     @property
     def size(self) -> int:
@@ -56,6 +63,7 @@ class Manifest:
         architecture: class name of the model.
         source: where it came from, resolved (path, package version or Hub commit).
         blocks: name of the module list that holds the model's blocks, `model.layers` for example.
+        further: names of other lists of blocks that the model runs; walks go through `blocks`.
         tensors: by the live model's own names, tied parameters once.
         tied: further names of a tensor, alias to stored name.
         files: SHA-256 of the files beside the weights that other tools read too, by name.
@@ -67,6 +75,7 @@ class Manifest:
     tensors: Mapping[str, TensorEntry]
     tied: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    further: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -88,8 +97,27 @@ class Manifest:
         return sum(entry.nbytes for entry in self.tensors.values())
 
     def in_blocks(self, name: str) -> bool:
-        """Whether a tensor belongs to one of the model's blocks."""
+        """Whether a tensor belongs to one of the blocks that walks go through."""
         return name.startswith(self.blocks + ".")
+
+    def block_of(self, name: str) -> str | None:
+        """Full name of the block that a tensor is in, of any list of blocks; None outside of them."""
+        for stack in (self.blocks, *self.further):
+            if name.startswith(stack + "."):
+                return f"{stack}.{name.removeprefix(stack + '.').partition('.')[0]}"
+        return None
+
+    def left_out(self) -> dict[str, str]:
+        """What is not pruned of the blocks although it has several dimensions, and why.
+
+        Names with `*` for every number, so that all blocks are said at once.
+        """
+        reasons: dict[str, str] = {}
+        for name, entry in self.tensors.items():
+            if entry.left_out:
+                pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
+                reasons.setdefault(pattern, entry.left_out)
+        return reasons
 
     def checked(self, path: Path) -> Path:
         """The path of a file beside the weights, after a look at its content.
@@ -121,12 +149,9 @@ class Manifest:
                 f"{path}: manifest format {version}, this version of ltpipe reads format {FORMAT}; {MEND}"
             )
         try:
-            tensors = {
-                name: TensorEntry(**{**entry, "shape": tuple(entry["shape"])})
-                for name, entry in content.pop("tensors").items()
-            }
-            manifest = cls(tensors=tensors, **content)
-            words = (manifest.architecture, manifest.source, manifest.blocks)
+            tensors = {name: _entry(entry) for name, entry in content.pop("tensors").items()}
+            manifest = cls(tensors=tensors, further=tuple(content.pop("further")), **content)
+            words = (manifest.architecture, manifest.source, manifest.blocks, *manifest.further)
             if not all(isinstance(word, str) for word in (*words, *manifest.tied.values(), *manifest.files.values())):
                 raise TypeError("a value that is not text")
             found = manifest.fingerprint
@@ -137,11 +162,25 @@ class Manifest:
         return manifest
 
 
+def _entry(content: Mapping[str, Any]) -> TensorEntry:
+    entry = TensorEntry(**{**content, "shape": tuple(content["shape"])})
+    return entry if entry.matrices is None else replace(entry, matrices=_three(entry))
+
+
+def _three(entry: TensorEntry) -> tuple[int, int, int]:
+    """Number, rows and columns of the matrices of an entry, checked against its shape."""
+    matrices = tuple(entry.matrices or ())
+    if len(matrices) != 3 or prod(matrices) != entry.size:
+        raise TypeError(f"matrices {list(matrices)} of a tensor of shape {list(entry.shape)}")
+    return matrices
+
+
 def _plain(manifest: Manifest) -> dict[str, Any]:
     return {
         "architecture": manifest.architecture,
         "source": manifest.source,
         "blocks": manifest.blocks,
+        "further": list(manifest.further),
         "tied": dict(manifest.tied),
         "files": dict(manifest.files),
         "tensors": {name: asdict(entry) for name, entry in manifest.tensors.items()},

@@ -10,22 +10,15 @@ from ltpipe.runtime.errors import UserError
 
 Preset = Literal["linear", "all-weights"]
 
-_NOT_LINEAR = (
-    "Embedding",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-)  # Conv1D, with a capital D, is GPT-2's transposed linear layer
-
 
 @dataclass(frozen=True)
 class Selection:
     """The prunable weights: those of a preset, plus `include` patterns, minus `exclude` patterns.
 
     Presets:
-        linear: weight matrices inside the blocks (fused 3-D expert weights count; embeddings and convolutions do
-            not), the convention of SparseGPT and Wanda.
-        all-weights: every parameter of two or more dimensions whose name contains `weight`, and fused 3-D experts.
+        linear: what the blocks multiply their activations with (fused experts count; embeddings, convolutions and
+            vectors do not), the convention of SparseGPT and Wanda. The load stage has seen which these are.
+        all-weights: these everywhere, and every parameter of two or more dimensions whose name contains `weight`.
 
     Patterns are shell-style (`*.mlp.*`) and match whole tensor names, case-sensitively.
     """
@@ -50,11 +43,9 @@ class Selection:
 
     def _in_preset(self, name: str, manifest: Manifest) -> bool:
         entry = manifest.tensors[name]
-        if len(entry.shape) < 2 or not ("weight" in name or len(entry.shape) == 3):
-            return False
         if self.preset == "all-weights":
-            return True
-        return manifest.in_blocks(name) and not any(kind in entry.module for kind in _NOT_LINEAR)
+            return entry.matrices is not None or (len(entry.shape) > 1 and "weight" in name)
+        return entry.matrices is not None and manifest.block_of(name) is not None
 
     @staticmethod
     def _matching(key: str, patterns: Sequence[str], names: Sequence[str]) -> set[str]:

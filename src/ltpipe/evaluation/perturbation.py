@@ -6,9 +6,11 @@ Both leave zeros zero, so that a ticket stays as sparse as it was.
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Protocol
 
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.pruning.layout import Layout
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
@@ -24,13 +26,13 @@ _CHUNK = 1 << 22  # weights that are changed at a time
 class Perturbation(Protocol):
     """Changes one weight tensor at a time."""
 
-    def __call__(self, name: str, weight: "torch.Tensor", module: str) -> "torch.Tensor":
+    def __call__(self, name: str, weight: "torch.Tensor", layout: Layout) -> "torch.Tensor":
         """A changed copy of a weight tensor, of the same dtype and on the same device.
 
         Args:
             name: of the tensor.
             weight: of two or more dimensions.
-            module: class name of the module that owns it.
+            layout: says which of its dimensions are inputs.
         """
         ...
 
@@ -62,9 +64,11 @@ def perturbing(
 ) -> Callable[[str], "torch.Tensor"]:
     """A function that fetches tensors as `fetch` does, and perturbs those called `names`."""
 
+    layout = Layout.of(manifest)
+
     def perturbed(name: str) -> "torch.Tensor":
         weight = fetch(name)
-        return perturbation(name, weight, manifest.tensors[name].module) if name in names else weight
+        return perturbation(name, weight, layout) if name in names else weight
 
     return perturbed
 
@@ -85,7 +89,7 @@ class Noise:
     scale: float
     seed: int
 
-    def __call__(self, name: str, weight: "torch.Tensor", module: str) -> "torch.Tensor":  # noqa: ARG002
+    def __call__(self, name: str, weight: "torch.Tensor", layout: Layout) -> "torch.Tensor":  # noqa: ARG002
         """See `Perturbation`."""
         import torch
 
@@ -112,31 +116,23 @@ class Rounding:
 
     bits: int
 
-    def __call__(self, name: str, weight: "torch.Tensor", module: str) -> "torch.Tensor":  # noqa: ARG002
+    def __call__(self, name: str, weight: "torch.Tensor", layout: Layout) -> "torch.Tensor":  # noqa: ARG002
         """See `Perturbation`."""
         import torch
 
-        inputs = input_dimensions(module, weight.dim())
-        largest = torch.maximum(weight.amax(inputs, keepdim=True), weight.amin(inputs, keepdim=True).neg())
-        steps = largest.float().div_(2 ** (self.bits - 1) - 1)
-        steps.masked_fill_(steps == 0, 1)  # an output of zeros
-        rounded = torch.empty_like(weight)
-        rows = max(1, _CHUNK * len(weight) // weight.numel())
-        parts = zip(rounded.split(rows), weight.split(rows), steps.expand_as(weight).split(rows), strict=True)
-        for result, part, step in parts:
-            result.copy_(part.div(step).round_().mul_(step))
+        count, first, *rest = layout.stack(name, tuple(weight.shape))
+        rounded = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        stacks = (tensor.reshape(count, first, prod(rest)) for tensor in (rounded, weight))
+        for result, matrix in zip(*stacks, strict=True):
+            inputs = 0 if name in layout.inputs_first else 1
+            largest = torch.maximum(matrix.amax(inputs, keepdim=True), matrix.amin(inputs, keepdim=True).neg())
+            steps = largest.float().div_(2 ** (self.bits - 1) - 1)
+            steps.masked_fill_(steps == 0, 1)  # an output of zeros
+            rows = max(1, _CHUNK * len(matrix) // matrix.numel())
+            parts = zip(result.split(rows), matrix.split(rows), steps.expand_as(matrix).split(rows), strict=True)
+            for target, part, step in parts:
+                target.copy_(part.div(step).round_().mul_(step))
         return rounded
-
-
-def input_dimensions(module: str, dimensions: int) -> tuple[int, ...]:
-    """The dimensions of a weight tensor over which one output sums.
-
-    Conv1D (with a capital D) is the transposed linear layer of GPT-2, [inputs, outputs]. True convolutions are
-    [outputs, …]. All others are taken for [outputs, inputs] or, of several experts, [experts, outputs, inputs].
-    """
-    if "Conv1D" in module:
-        return (0,)
-    return tuple(range(1, dimensions)) if "Conv" in module else (dimensions - 1,)
 
 
 def _root_mean_square(flat: "torch.Tensor") -> "torch.Tensor":

@@ -37,14 +37,21 @@ def describe_checkpoint(manifest: Path) -> Description:
         "parameters": found.parameters,
         "bytes": found.nbytes,
         "dtypes": sorted({entry.dtype for entry in found.tensors.values()}),
-        "blocks": found.blocks,
+        "blocks": [found.blocks, *found.further],
         "tied": [f"{alias} = {name}" for alias, name in sorted(found.tied.items())],
     }
     rows = (
         {"tensor": name, "module": entry.module, "dtype": entry.dtype, "shape": " × ".join(map(str, entry.shape))}
         for name, entry in found.tensors.items()
     )
-    return describe_file(manifest.parent, "checkpoint", facts, Listing.of("tensors", rows))
+    left_out = ({"tensors": pattern, "because": reason} for pattern, reason in found.left_out().items())
+    return describe_file(
+        manifest.parent,
+        "checkpoint",
+        facts,
+        Listing.of("left out of pruning", left_out),
+        Listing.of("tensors", rows),
+    )
 
 
 def _metrics(path: Path) -> Description:

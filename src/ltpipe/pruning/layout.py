@@ -1,6 +1,6 @@
 """How tensors lie in the model: which of their dimensions are outputs and inputs, and which block they are in."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from ltpipe.checkpoints.manifest import Manifest
 
-_INPUTS_FIRST = ("Conv1D", "GptOssExperts", "Llama4TextExperts")  # Conv1D is GPT-2's transposed linear layer
 _CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 
 
@@ -16,29 +15,46 @@ _CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 class Layout:
     """What a mask has to know of the model beside its scores.
 
-    A tensor is a stack of matrices [matrices, output rows, input columns]:
+    A tensor is a stack of matrices [matrices, output rows, input columns]. What the load stage has seen in matrix
+    products is taken as it was seen: [experts, out, in] for fused experts, [experts, in, out] where inputs are first,
+    several experts in one dimension (DBRX). Of other tensors:
 
-    - two dimensions: one matrix, [out, in] as in `nn.Linear`, or [in, out] in GPT-2's `Conv1D`;
+    - two dimensions: one matrix, [out, in];
     - a convolution: one matrix, [out, everything else];
-    - three dimensions: the fused experts of a mixture, [experts, out, in], or [experts, in, out] in GPT-OSS and
-      Llama 4;
+    - three dimensions: [matrices, out, in];
     - one dimension or none: a single row.
 
     Attributes:
-        modules: tensor name to class name of the module that owns it; what is not named is taken as linear.
-        blocks: name of the module list that holds the model's blocks, as in `Manifest`.
+        seen: tensor name to number, rows and columns of its matrices, as they are stored.
+        inputs_first: names of the tensors in which these rows are inputs, as in GPT-2's `Conv1D`.
+        modules: tensor name to class name of the module that owns it.
+        stacks: lists of the model's blocks, and how many blocks come before those of each.
     """
 
+    seen: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    inputs_first: Collection[str] = ()
     modules: Mapping[str, str] = field(default_factory=dict)
-    blocks: str = ""
+    stacks: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
         """The layout of a canonical checkpoint."""
-        return cls({name: entry.module for name, entry in manifest.tensors.items()}, manifest.blocks)
+        entries = manifest.tensors
+        stacks, before = {}, 0
+        for stack in (manifest.blocks, *manifest.further):
+            stacks[stack] = before
+            before += len({manifest.block_of(name) for name in entries if name.startswith(f"{stack}.")})
+        return cls(
+            {name: entry.matrices for name, entry in entries.items() if entry.matrices is not None},
+            frozenset(name for name, entry in entries.items() if entry.inputs_first),
+            {name: entry.module for name, entry in entries.items()},
+            stacks,
+        )
 
     def stack(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Number of matrices in a tensor, and the dimensions of one of them (of a convolution, all of them)."""
+        if name in self.seen:
+            return self.seen[name]
         if len(shape) > 2 and self.modules.get(name) not in _CONVOLUTIONS:
             return (prod(shape[:-2]), *shape[-2:])
         return (1, *((1,) * (2 - len(shape))), *shape)
@@ -47,14 +63,17 @@ class Layout:
         """View of a tensor's row-major elements as [matrices, output rows, input columns]."""
         count, first, *rest = self.stack(name, shape)
         stacked = flat.reshape(count, first, prod(rest))
-        return stacked.swapaxes(1, 2) if self.modules.get(name) in _INPUTS_FIRST else stacked
+        return stacked.swapaxes(1, 2) if name in self.inputs_first else stacked
 
     def columns(self, name: str, shape: tuple[int, ...]) -> int:
         """Number of input columns of a tensor's matrices."""
         _, first, *rest = self.stack(name, shape)
-        return first if self.modules.get(name) in _INPUTS_FIRST else prod(rest)
+        return first if name in self.inputs_first else prod(rest)
 
     def block(self, name: str) -> str | None:
-        """Index of the block that a tensor is in; None outside the blocks."""
-        inside = name.removeprefix(self.blocks + ".")
-        return None if inside == name else inside.partition(".")[0]
+        """Number of the block that a tensor is in, counted through all lists of blocks; None outside of them."""
+        for stack, before in self.stacks.items():
+            if name.startswith(f"{stack}."):
+                number = name.removeprefix(f"{stack}.").partition(".")[0]
+                return str(int(number) + before) if number.isdigit() else number
+        return None

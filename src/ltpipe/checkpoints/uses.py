@@ -1,0 +1,253 @@
+"""What a model does with each of its parameters, seen in one forward pass and not guessed from names and shapes.
+
+The model's own forward runs on a few tokens with stand-ins for its parameters: tensors that have a shape and strides
+but no contents. What is computed of parameters alone stays a stand-in; what activations and parameters give together
+is not computed but drawn at random, of the right shape. So a pass costs the model's small operations only, whatever
+its size, and needs no weights. A matrix product says of a parameter that it is the matrix of a linear map, and which
+of its dimensions is summed over: the inputs.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+logger = logging.getLogger(__name__)
+
+_TOKENS = 8
+_FACTORS = {"mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2), "addmv": (1, 2)}
+"""Matrix products, and which of their arguments are multiplied."""
+_GROUPED = ("_grouped_mm", "grouped_mm_fallback")
+"""Products of rows with the matrix of the group (expert) that they are in; the first two arguments are multiplied."""
+_PICKED = ("index", "index_select", "cat", "stack", "repeat", "slice_copy", "select_copy")
+"""Operations that take parts of parameters, or put them together, without mixing their elements."""
+_NEW = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+_TABLES, _CONVOLUTIONS = ("embedding",), ("convolution", "conv1d", "conv2d", "conv3d", "conv_transpose1d")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a parameter is used for.
+
+    Attributes:
+        matrices: of linear maps, as they are stored: number, rows, columns; None if it is no such thing.
+        inputs_first: whether the rows are the inputs, as in GPT-2's `Conv1D`, and not the outputs, as in `nn.Linear`.
+        otherwise: what it is instead, in words.
+    """
+
+    matrices: tuple[int, int, int] | None = None
+    inputs_first: bool = False
+    otherwise: str = ""
+
+
+UNUSED = Use(otherwise="not used by the forward pass")
+UNKNOWN = Use(otherwise="its use is not known")
+
+
+def parameter_uses(model: nn.Module) -> dict[str, Use]:
+    """How a causal language model uses its parameters, tied ones by their first name.
+
+    A forward pass that cannot be followed is logged, and the classes of modules tell what they can. The model is left
+    as it was; its parameters may be on any device, the meta device included.
+    """
+    parameters = dict(model.named_parameters())
+    seen = _Seen()
+    try:
+        _run(model, parameters, seen)
+    except Exception as error:  # whatever a model raises where a stand-in is not what it expects
+        logger.warning("what %s does with its weights could not be followed: %s", type(model).__name__, error)
+        return {name: _by_class(model, name, parameter) for name, parameter in parameters.items()}
+    found = {name: seen.use(name, tuple(parameter.shape)) for name, parameter in parameters.items()}
+    alike: dict[str, Use] = {_pattern(name): use for name, use in found.items() if use is not UNUSED}
+    return {  # a few tokens do not reach every expert, but one of its like
+        name: alike.get(_pattern(name), UNUSED) if use is UNUSED else use for name, use in found.items()
+    }
+
+
+def _pattern(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def _run(model: nn.Module, parameters: Mapping[str, nn.Parameter], seen: "_Seen") -> None:
+    device = next(iter(parameters.values())).device
+    device = torch.device("cpu") if device.type == "meta" else device
+    stand_ins = {
+        name: _StandIn(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), seen, device, {name})
+        for name, parameter in parameters.items()
+    }
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    tokens = torch.arange(_TOKENS, device=device).remainder(vocabulary).unsqueeze(0)
+    inputs = {"input_ids": tokens, "use_cache": False}
+    with _left_as_it_was(model), torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.func.functional_call(model, {**stand_ins, **buffers}, (), inputs)
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Undo what a forward pass writes into attributes of modules."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+@dataclass
+class _Seen:
+    """What was done with parameters, by name."""
+
+    products: dict[str, set[tuple[int, int, int, int]]] = field(default_factory=lambda: defaultdict(set))
+    operations: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+    def use(self, name: str, shape: tuple[int, ...]) -> Use:
+        products, operations = self.products.get(name, set()), self.operations.get(name, set())
+        if products and len(shape) > 1:
+            return _matrices(products, shape)
+        if not products and not operations:
+            return UNUSED
+        if operations & {*_TABLES}:
+            return Use(otherwise="an embedding")
+        if operations & {*_CONVOLUTIONS}:
+            return Use(otherwise="a convolution")
+        return Use(otherwise=f"no matrix of a product ({', '.join(sorted(operations))})")
+
+
+def _matrices(products: set[tuple[int, int, int, int]], shape: tuple[int, ...]) -> Use:
+    """The matrices of products of (inputs, outputs, stride of the inputs, stride of the outputs)."""
+    directions = {along_inputs > along_outputs for _, _, along_inputs, along_outputs in products}
+    if len(directions) > 1:
+        return Use(otherwise="summed over both of its dimensions")
+    (inputs_first,) = directions
+    size = torch.Size(shape).numel()
+    rows, columns = shape[-2:]
+    # Where several dimensions are one in the product, or one dimension holds several matrices, the strides say it.
+    used = {
+        (inputs if inputs_first else outputs, max(along_inputs, along_outputs))
+        for inputs, outputs, along_inputs, along_outputs in products
+    }
+    if len(used) == 1:
+        ((lines, length),) = used
+        one_dimension_holds_several = length == columns and len(shape) == 2
+        if (length != columns or one_dimension_holds_several) and size % (lines * length) == 0:
+            rows, columns = lines, length
+    return Use((size // (rows * columns), rows, columns), inputs_first)
+
+
+class _StandIn(torch.Tensor):
+    """A parameter, or what was made of parameters alone; without contents."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, shaped: torch.Tensor, _seen: _Seen, device: torch.device, _names: set[str]) -> "_StandIn":
+        return torch.Tensor._make_wrapper_subclass(
+            cls, shaped.shape, strides=shaped.stride(), storage_offset=shaped.storage_offset(), dtype=shaped.dtype,
+            device=device,
+        )  # fmt: skip
+
+    def __init__(self, shaped: torch.Tensor, seen: _Seen, _device: torch.device, names: set[str]) -> None:
+        self.shaped, self.seen, self.names = shaped, seen, names
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({sorted(self.names)})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG003
+        kwargs = kwargs or {}
+        name = func._schema.name.rpartition("::")[2]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        stand_ins = [tensor for tensor in tensors if isinstance(tensor, _StandIn)]
+        seen, device = stand_ins[0].seen, stand_ins[0].device
+        if name == "_local_scalar_dense":
+            return 1.0
+        meets_activations = name in _TABLES or any(
+            (tensor.is_floating_point() or tensor.is_complex()) and not isinstance(tensor, _StandIn)
+            for tensor in tensors
+        )
+        if meets_activations:
+            _note(name, args, stand_ins, seen)
+        if func._schema.is_mutable:
+            return kwargs.get("out", args[0])
+        if name in _GROUPED:
+            return _drawn(args[0].new_empty((len(args[0]), args[1].shape[-1]), device="meta"), seen, device)
+        shaped_args, shaped_kwargs = tree_map(_shaped, (args, {k: v for k, v in kwargs.items() if k != "device"}))
+        result = func(*shaped_args, **shaped_kwargs) if name != "_unsafe_view" else shaped_args[0].reshape(args[1])
+
+        def make(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
+            if meets_activations or name.startswith(_NEW):
+                return _drawn(leaf, seen, device)
+            return _made(func, name, leaf, stand_ins)
+
+        return tree_map(make, result)
+
+
+def _note(name: str, args: Any, stand_ins: list[_StandIn], seen: _Seen) -> None:
+    """Remember what parameters were used for together with activations."""
+    factor: _StandIn | None = None
+    if name in _FACTORS or name in _GROUPED or name == "linear":
+        first, second = (args[index] for index in _FACTORS.get(name, (0, 1)))
+        if isinstance(first, _StandIn) != isinstance(second, _StandIn):
+            factor = first if isinstance(first, _StandIn) else second
+            inputs, outputs = (-2, -1) if factor is second and name != "linear" else (-1, -2)
+            if factor.dim() > 1:
+                product = (factor.shape[inputs], factor.shape[outputs], factor.stride(inputs), factor.stride(outputs))
+                for each in factor.names:
+                    seen.products[each].add(product)
+    for tensor in stand_ins:
+        if tensor is not factor:
+            for each in tensor.names:
+                seen.operations[each].add(name)
+
+
+def _shaped(leaf: Any) -> Any:
+    """What operations on the meta device are given in place of an argument."""
+    if isinstance(leaf, _StandIn):
+        return leaf.shaped
+    if isinstance(leaf, torch.Tensor):
+        return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta")
+    return leaf
+
+
+def _drawn(shaped: torch.Tensor, seen: _Seen, device: torch.device) -> torch.Tensor:
+    """Activations of that shape."""
+    if not shaped.is_floating_point():
+        return torch.zeros(shaped.shape, dtype=shaped.dtype, device=device)
+    return torch.randn(shaped.shape, generator=seen.random).to(device, shaped.dtype)
+
+
+def _made(func: Any, name: str, shaped: torch.Tensor, stand_ins: list[_StandIn]) -> _StandIn:
+    """What an operation makes of parameters alone. Where its elements still are theirs, in order, so are its strides."""
+    first = stand_ins[0]
+    is_view = name == "_unsafe_view" or any(each.alias_info is not None for each in func._schema.arguments)
+    alike = next((each for each in stand_ins if each.shape == shaped.shape and each.dim() > 1), None)
+    names: set[str] = set()
+    if is_view or alike is not None or name in _PICKED:
+        names = set().union(*(each.names for each in stand_ins))
+    if alike is not None and not is_view:
+        shaped = torch.empty_strided(shaped.shape, alike.shaped.stride(), dtype=shaped.dtype, device="meta")
+    return _StandIn(shaped, first.seen, first.device, names)
+
+
+def _by_class(model: nn.Module, name: str, parameter: nn.Parameter) -> Use:
+    """What the class of a parameter's module says of it."""
+    owner, _, leaf = name.rpartition(".")
+    module, shape = model.get_submodule(owner), tuple(parameter.shape)
+    if isinstance(module, nn.Linear) and leaf == "weight":
+        return Use((1, *shape))
+    if type(module).__name__ == "Conv1D" and leaf == "weight":
+        return Use((1, *shape), inputs_first=True)
+    if len(shape) == 3 and hasattr(module, "is_transposed"):  # how transformers marks fused experts
+        return Use(shape, bool(module.is_transposed))
+    return UNKNOWN

@@ -1,0 +1,226 @@
+"""What a forward pass says of parameters, against experiments with the live model, and what is left out of pruning."""
+
+import logging
+
+import pytest
+import torch
+from architectures import SMALL, small_model
+from tiny import ARCHITECTURES, tiny_model
+from torch import nn
+
+from ltpipe.checkpoints.contents import blocks_name, manifest_of
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.checkpoints.uses import parameter_uses
+from ltpipe.pruning.layout import Layout
+
+_MIXING = "no matrix of a product (mul)"
+_UNUSED = "not used by the forward pass"
+
+# What stands out: tensors of blocks that are stacks or have their inputs first, and those that are left out, with `*`
+# for numbers. Written by hand from the models' code.
+ODD = {
+    "llama": ({}, {}),
+    "gpt2": (
+        {
+            "transformer.h.*.attn.c_attn.weight": (1, 32, 96, True),
+            "transformer.h.*.attn.c_proj.weight": (1, 32, 32, True),
+            "transformer.h.*.mlp.c_fc.weight": (1, 32, 128, True),
+            "transformer.h.*.mlp.c_proj.weight": (1, 128, 32, True),
+        },
+        {},
+    ),
+    "mixtral": (
+        {
+            "model.layers.*.mlp.experts.gate_up_proj": (4, 96, 32, False),
+            "model.layers.*.mlp.experts.down_proj": (4, 32, 48, False),
+        },
+        {},
+    ),
+    "dbrx": (
+        {
+            "transformer.blocks.*.ffn.experts.mlp.w1": (4, 32, 64, False),
+            "transformer.blocks.*.ffn.experts.mlp.v1": (4, 32, 64, False),
+            "transformer.blocks.*.ffn.experts.mlp.w2": (4, 32, 64, True),
+        },
+        {},
+    ),
+    "aria_text": (
+        {
+            "model.layers.*.mlp.experts.gate_up_proj": (4, 64, 192, True),
+            "model.layers.*.mlp.experts.down_proj": (4, 96, 64, True),
+        },
+        {},
+    ),
+    "gpt_oss": (
+        {
+            "model.layers.*.mlp.experts.gate_up_proj": (4, 64, 192, True),
+            "model.layers.*.mlp.experts.down_proj": (4, 96, 64, True),
+        },
+        {
+            "model.layers.*.mlp.experts.gate_up_proj_bias": "no matrix of a product (add_)",
+            "model.layers.*.mlp.experts.down_proj_bias": "no matrix of a product (add_)",
+        },
+    ),
+    "llama4_text": (
+        {
+            "model.layers.*.feed_forward.experts.gate_up_proj": (4, 64, 192, True),
+            "model.layers.*.feed_forward.experts.down_proj": (4, 96, 64, True),
+        },
+        {},
+    ),
+    "recurrent_gemma": (
+        {
+            "model.layers.*.temporal_block.rg_lru.input_gate_weight": (4, 16, 16, True),
+            "model.layers.*.temporal_block.rg_lru.recurrent_gate_weight": (4, 16, 16, True),
+        },
+        {
+            "model.layers.*.temporal_block.conv_1d.weight": "a convolution",
+            "model.layers.*.temporal_block.rg_lru.input_gate_bias": "no matrix of a product (baddbmm)",
+            "model.layers.*.temporal_block.rg_lru.recurrent_gate_bias": "no matrix of a product (baddbmm)",
+        },
+    ),
+    "mamba": (
+        {},
+        {"backbone.layers.*.mixer.A_log": _MIXING, "backbone.layers.*.mixer.conv1d.weight": "a convolution"},
+    ),
+    "rwkv": (
+        {},
+        {
+            f"rwkv.blocks.*.{part}.time_mix_{name}": _MIXING
+            for part, names in {
+                "attention": ("key", "value", "receptance"),
+                "feed_forward": ("key", "receptance"),
+            }.items()
+            for name in names
+        },
+    ),
+    "bart": (
+        {},
+        {
+            f"model.decoder.layers.*.encoder_attn.{name}.weight": _UNUSED
+            for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+        },
+    ),
+}
+
+
+def pattern(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def made(architecture: str) -> nn.Module:
+    return tiny_model(architecture) if architecture in ARCHITECTURES else small_model(architecture)
+
+
+@pytest.mark.parametrize("architecture", ODD)
+def test_matrices_and_what_is_left_out(architecture):
+    matrices, left_out = ODD[architecture]
+    manifest = manifest_of(made(architecture), "made")
+    inside = {name: entry for name, entry in manifest.tensors.items() if manifest.block_of(name)}
+    found = {
+        pattern(name): (*entry.matrices, entry.inputs_first)
+        for name, entry in inside.items()
+        if entry.matrices and (entry.inputs_first or entry.matrices != (1, *entry.shape))
+    }
+    assert found == matrices
+    assert manifest.left_out() == left_out
+    chosen = Selection().names(manifest)
+    several = {name for name, entry in inside.items() if len(entry.shape) > 1}
+    assert set(chosen) == {name for name in several if pattern(name) not in left_out}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "blocks", "further"),
+    [
+        ("gemma3", "model.language_model.layers", ()),  # and not the larger vision tower
+        ("hrm_text", "model.L_module.layers", ("model.H_module.layers",)),
+        ("xlm", "transformer.ffns", ("transformer.attentions",)),
+        ("gemma3n_text", "model.layers", ()),  # lists of projections beside the blocks are none
+    ],
+)
+def test_the_blocks_are_those_that_the_forward_runs(architecture, blocks, further):
+    model = made(architecture)
+    manifest = manifest_of(model, "made")
+    assert (manifest.blocks, manifest.further, blocks_name(model)) == (blocks, further, blocks)
+    names = Selection().names(manifest)
+    assert {manifest.block_of(name).rpartition(".")[0] for name in names} == {blocks, *further}
+    numbers = {Layout.of(manifest).block(name) for name in names}
+    assert len(numbers) == len({manifest.block_of(name) for name in names}), "each block has a number of its own"
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=() if name in ("dbrx", "aria_text", "gpt2", "llama4_text") else pytest.mark.slow)
+        for name in sorted({*ARCHITECTURES, *SMALL} - {"gemma3"})
+    ],
+)
+def test_inputs_lie_where_the_live_model_reads_them(architecture):
+    check_orientation(made(architecture))
+
+
+def check_orientation(model: nn.Module) -> None:
+    """The inputs of a layer do not depend on the loss: only the outputs' side of its gradient does.
+
+    For one token the gradient of y = W x is the product of a gradient of y and x. So the gradients of two losses, put
+    together with their inputs along the same dimension, have no higher rank than either; put together the other way
+    round they have up to twice that.
+    """
+    manifest = manifest_of(model, "made")
+    layout, names = Layout.of(manifest), Selection().names(manifest)
+    parameters = dict(model.named_parameters())
+    with torch.enable_grad():
+        logits = model(input_ids=torch.tensor([[5]]), use_cache=False).logits[0, -1]
+        losses = [logits @ torch.randn(len(logits)) for _ in range(2)]
+        first, second = (
+            torch.autograd.grad(loss, [parameters[name] for name in names], retain_graph=True, allow_unused=True)
+            for loss in losses
+        )
+    told = 0
+    for name, *gradients in zip(names, first, second, strict=True):
+        if any(gradient is None for gradient in gradients):
+            continue  # an expert in a list of experts
+        shape = tuple(gradients[0].shape)
+        one, two = (torch.from_numpy(layout.matrices(name, shape, each.numpy()).copy()) for each in gradients)
+        same_inputs, same_outputs = (torch.linalg.matrix_rank(torch.cat([one, two], axis), rtol=1e-4) for axis in (1, 2))
+        assert bool((same_inputs <= same_outputs).all()), name
+        told += bool((same_inputs < same_outputs).any())
+    assert told > len(names) / 2
+
+
+def test_a_model_is_left_as_it_was():
+    model = small_model("rwkv")
+    before = {name: (id(parameter), parameter.clone()) for name, parameter in model.named_parameters()}
+    random = torch.get_rng_state()
+    attributes = {name: dict(vars(module)) for name, module in model.named_modules()}
+    parameter_uses(model)
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, parameter in model.named_parameters():
+        assert id(parameter) == before[name][0]
+        assert torch.equal(parameter, before[name][1])
+    assert {name: vars(module).keys() for name, module in model.named_modules()} == {
+        name: found.keys() for name, found in attributes.items()
+    }
+    assert model.rwkv.layers_are_rescaled == attributes["rwkv"]["layers_are_rescaled"]
+
+
+def test_a_skeleton_says_what_the_live_model_says():
+    from ltpipe.streaming.model import skeleton_of
+
+    for architecture in ("dbrx", "gpt_oss", "qwen3_moe"):
+        model = small_model(architecture)
+        assert parameter_uses(skeleton_of(model.config, torch.float32)) == parameter_uses(model)
+
+
+def test_what_cannot_be_followed_is_taken_by_its_class_and_said(caplog):
+    model = small_model("aria_text")
+    followed = parameter_uses(model)
+    model.model.forward = lambda *_, **__: 1 / 0
+    with caplog.at_level(logging.WARNING):
+        found = parameter_uses(model)
+    assert "what AriaTextForCausalLM does with its weights could not be followed: division by zero" in caplog.text
+    linear = {name for name, use in followed.items() if use.matrices}
+    routers = {name for name in linear if name.endswith("router.weight")}
+    assert {name for name, use in found.items() if use.matrices} == linear - routers
+    assert all(found[name] == followed[name] for name in linear - routers)
+    assert {found[name].otherwise for name in routers} == {"its use is not known"}
