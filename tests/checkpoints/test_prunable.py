@@ -88,10 +88,10 @@ def test_order_is_that_of_bytes(architecture, preset, canonical_folder):
 
 def manifest_of(*tensors: tuple[str, tuple[int, ...], str, bool], blocks: str = "layers") -> Manifest:
     """A manifest of tensors that are matrices of linear maps where their module is called Linear."""
-    entries = {
-        name: TensorEntry("F32", shape, "0" * 64, module, buffer, (1, *shape) if linear(shape, module, buffer) else None)
-        for name, shape, module, buffer in tensors
-    }
+    entries = {}
+    for name, shape, module, buffer in tensors:
+        matrices = (1, *shape) if linear(shape, module, buffer) else None
+        entries[name] = TensorEntry("F32", shape, "0" * 64, module, buffer, matrices)
     return Manifest("Zork", "here", blocks, entries, further=("heads",))
 
 

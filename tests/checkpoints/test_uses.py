@@ -182,7 +182,9 @@ def check_orientation(model: nn.Module) -> None:
             continue  # an expert in a list of experts
         shape = tuple(gradients[0].shape)
         one, two = (torch.from_numpy(layout.matrices(name, shape, each.numpy()).copy()) for each in gradients)
-        same_inputs, same_outputs = (torch.linalg.matrix_rank(torch.cat([one, two], axis), rtol=1e-4) for axis in (1, 2))
+        same_inputs, same_outputs = (
+            torch.linalg.matrix_rank(torch.cat([one, two], axis), rtol=1e-4) for axis in (1, 2)
+        )
         assert bool((same_inputs <= same_outputs).all()), name
         told += bool((same_inputs < same_outputs).any())
     assert told > len(names) / 2
@@ -205,7 +207,7 @@ def test_a_model_is_left_as_it_was():
 
 
 def test_a_skeleton_says_what_the_live_model_says():
-    from ltpipe.streaming.model import skeleton_of
+    from ltpipe.streaming.skeleton import skeleton_of
 
     for architecture in ("dbrx", "gpt_oss", "qwen3_moe"):
         model = small_model(architecture)

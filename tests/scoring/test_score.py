@@ -83,8 +83,8 @@ def test_what_is_refused_leaves_no_file(canonical_folder, calibration, tmp_path)
     refused("criterion 'taylor' needs calibration data: give --sequences", folder, "taylor", tmp_path)
     outside = {"selection": Selection("all-weights"), "sequences": sequences}
     refused(r"scores weights of blocks only; 'lm_head\.weight' is outside", folder, "taylor", tmp_path, **outside)
-    other = canonical_folder("mixtral")
-    refused("is no weight matrix of a linear layer", other, "wanda", tmp_path, sequences=sequences)
+    vectors = {"selection": Selection(include=("model.layers.*norm.weight",)), "sequences": sequences}
+    refused("is no weight matrix of a linear layer", folder, "wanda", tmp_path, **vectors)
 
 
 def test_sequences_of_another_tokenizer_are_refused(canonical_folder, calibration, tmp_path):

@@ -21,9 +21,17 @@ from torch.utils._pytree import tree_leaves, tree_map
 logger = logging.getLogger(__name__)
 
 _TOKENS = 8
-_FACTORS = {"mm": (0, 1), "bmm": (0, 1), "mv": (0, 1), "addmm": (1, 2), "baddbmm": (1, 2), "addmv": (1, 2)}
+FACTORS = {
+    "mm": (0, 1),
+    "bmm": (0, 1),
+    "mv": (0, 1),
+    "linear": (0, 1),
+    "addmm": (1, 2),
+    "baddbmm": (1, 2),
+    "addmv": (1, 2),
+}
 """Matrix products, and which of their arguments are multiplied."""
-_GROUPED = ("_grouped_mm", "grouped_mm_fallback")
+GROUPED = ("_grouped_mm", "grouped_mm_fallback")
 """Products of rows with the matrix of the group (expert) that they are in; the first two arguments are multiplied."""
 _PICKED = ("index", "index_select", "cat", "stack", "repeat", "slice_copy", "select_copy")
 """Operations that take parts of parameters, or put them together, without mixing their elements."""
@@ -149,7 +157,9 @@ class _StandIn(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, shaped: torch.Tensor, _seen: _Seen, device: torch.device, _names: set[str]) -> "_StandIn":
+    def __new__(
+        cls: type["_StandIn"], shaped: torch.Tensor, _seen: _Seen, device: torch.device, _names: set[str]
+    ) -> "_StandIn":
         return torch.Tensor._make_wrapper_subclass(
             cls, shaped.shape, strides=shaped.stride(), storage_offset=shaped.storage_offset(), dtype=shaped.dtype,
             device=device,
@@ -162,7 +172,7 @@ class _StandIn(torch.Tensor):
         return f"{type(self).__name__}({sorted(self.names)})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG003
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.rpartition("::")[2]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -178,7 +188,7 @@ class _StandIn(torch.Tensor):
             _note(name, args, stand_ins, seen)
         if func._schema.is_mutable:
             return kwargs.get("out", args[0])
-        if name in _GROUPED:
+        if name in GROUPED:
             return _drawn(args[0].new_empty((len(args[0]), args[1].shape[-1]), device="meta"), seen, device)
         shaped_args, shaped_kwargs = tree_map(_shaped, (args, {k: v for k, v in kwargs.items() if k != "device"}))
         result = func(*shaped_args, **shaped_kwargs) if name != "_unsafe_view" else shaped_args[0].reshape(args[1])
@@ -196,8 +206,8 @@ class _StandIn(torch.Tensor):
 def _note(name: str, args: Any, stand_ins: list[_StandIn], seen: _Seen) -> None:
     """Remember what parameters were used for together with activations."""
     factor: _StandIn | None = None
-    if name in _FACTORS or name in _GROUPED or name == "linear":
-        first, second = (args[index] for index in _FACTORS.get(name, (0, 1)))
+    if name in FACTORS or name in GROUPED:
+        first, second = (args[index] for index in FACTORS.get(name, (0, 1)))
         if isinstance(first, _StandIn) != isinstance(second, _StandIn):
             factor = first if isinstance(first, _StandIn) else second
             inputs, outputs = (-2, -1) if factor is second and name != "linear" else (-1, -2)
@@ -228,7 +238,7 @@ def _drawn(shaped: torch.Tensor, seen: _Seen, device: torch.device) -> torch.Ten
 
 
 def _made(func: Any, name: str, shaped: torch.Tensor, stand_ins: list[_StandIn]) -> _StandIn:
-    """What an operation makes of parameters alone. Where its elements still are theirs, in order, so are its strides."""
+    """What an operation makes of parameters alone. Strides stay those of the parameter whose elements these are."""
     first = stand_ins[0]
     is_view = name == "_unsafe_view" or any(each.alias_info is not None for each in func._schema.arguments)
     alike = next((each for each in stand_ins if each.shape == shaped.shape and each.dim() > 1), None)

@@ -63,7 +63,6 @@ def perturbing(
     fetch: Callable[[str], "torch.Tensor"], perturbation: Perturbation, names: Collection[str], manifest: Manifest
 ) -> Callable[[str], "torch.Tensor"]:
     """A function that fetches tensors as `fetch` does, and perturbs those called `names`."""
-
     layout = Layout.of(manifest)
 
     def perturbed(name: str) -> "torch.Tensor":
@@ -116,7 +115,7 @@ class Rounding:
 
     bits: int
 
-    def __call__(self, name: str, weight: "torch.Tensor", layout: Layout) -> "torch.Tensor":  # noqa: ARG002
+    def __call__(self, name: str, weight: "torch.Tensor", layout: Layout) -> "torch.Tensor":
         """See `Perturbation`."""
         import torch
 

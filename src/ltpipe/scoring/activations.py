@@ -1,67 +1,144 @@
-"""Sizes of the inputs of linear layers, from one forward walk."""
+"""Sizes of what weights are multiplied with, from one forward walk."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import weakref
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ltpipe.checkpoints.uses import FACTORS, GROUPED
+from ltpipe.pruning.layout import Layout
 from ltpipe.runtime.errors import UserError
 from ltpipe.streaming.model import CausalModel
 
-_TRANSPOSED = "Conv1D"  # GPT-2's linear layer: its weight is [inputs, outputs]
+_COPIES = ("_to_copy", "clone")
 
 
 def input_norms(
     model: CausalModel, input_ids: torch.Tensor, micro_batch: int, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """L2 norm of each input of linear layers over all tokens of all sequences.
+    """L2 norm of each input of linear maps over all tokens of all sequences, of each expert over those routed to it.
+
+    Seen in the matrix products themselves, so that it does not matter which module computes them, in what way experts
+    are fused, and how often a block is used: all uses count.
 
     Args:
         model: to run.
         input_ids: int64 [sequences, tokens].
         micro_batch: sequences that go through a block together.
-        names: of weights of linear layers.
+        names: of weights of linear maps.
 
     Returns:
-        Name to float32 on the CPU: [1, inputs], or [inputs, 1] where the weight is stored transposed. Squares are
-        summed in float32 inside a micro-batch and in float64 over all of them. Layers that were not run are left out.
+        Name to float32 on the CPU: of the weight's shape, or [matrices, rows, columns] where one dimension of it holds
+        several matrices. A view of one number for each input. Squares are summed in float32 inside a product and in
+        float64 over all of them. What is never run, or no token is routed to, has norms of zero.
 
     Raises:
-        UserError: a weight is not the matrix of a linear layer.
+        UserError: a weight is not the matrix of a linear map.
     """
-    squares: dict[str, torch.Tensor] = {}
-
-    def observe(name: str, inputs: torch.Tensor) -> None:
-        rows = inputs.detach().reshape(-1, inputs.shape[-1])
-        found = torch.linalg.vector_norm(rows, dim=0, dtype=torch.float32).cpu().double().square()
-        squares[name] = squares[name] + found if name in squares else found
-
-    with ExitStack() as stack:
-        for name in names:
-            module = _linear(model, name)
-
-            def before(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-                observe(name, args[0])
-
-            stack.callback(module.register_forward_pre_hook(before).remove)
+    layout, entries = Layout.of(model.manifest), model.manifest.tensors
+    for name in names:
+        if entries[name].matrices is None:
+            raise UserError(
+                f"'{name}' of shape {list(entries[name].shape)} is no weight matrix of a linear layer, whose inputs "
+                "could be observed; exclude it from the prunable weights or choose a criterion that needs no inputs"
+            )
+    products = _Products(layout, names, model.lender.name_of)
+    with products:
         model.hidden_states(input_ids, micro_batch)
-    return {name: _oriented(model, name, total.sqrt().float()) for name, total in squares.items()}
+    return {name: _expanded(layout, name, entries[name].shape, products.squares[name]) for name in names}
 
 
-def _linear(model: CausalModel, name: str) -> nn.Module:
-    """The module of a weight of a linear layer."""
-    entry = model.manifest.tensors[name]
-    owner, _, leaf = name.rpartition(".")
-    if leaf != "weight" or len(entry.shape) != 2:
-        raise UserError(
-            f"'{name}' of shape {list(entry.shape)} is no weight matrix of a linear layer, whose inputs could be "
-            "observed; exclude it from the prunable weights or choose a criterion that needs no inputs"
-        )
-    return model.split.model.get_submodule(owner)
+def _expanded(layout: Layout, name: str, shape: tuple[int, ...], squares: torch.Tensor) -> torch.Tensor:
+    """Norms of [matrices, inputs], laid out as the weight is."""
+    stack = layout.stack(name, shape)
+    norms = squares.sqrt().float().unsqueeze(2 if name in layout.inputs_first else 1).expand(stack)
+    return norms[0] if stack == (1, *shape) else norms
 
 
-def _oriented(model: CausalModel, name: str, norms: torch.Tensor) -> torch.Tensor:
-    """Norms as a row, or as a column where that is how the weight is stored."""
-    return norms.unsqueeze(1 if model.manifest.tensors[name].module == _TRANSPOSED else 0)
+class _Products(TorchDispatchMode):
+    """Sums up the squares of what weights are multiplied with while it is entered.
+
+    Attributes:
+        squares: name to float64 [matrices, inputs].
+    """
+
+    def __init__(self, layout: Layout, names: Collection[str], name_of: Callable[[torch.Tensor], str | None]) -> None:
+        super().__init__()
+        self._layout, self._name_of = layout, name_of
+        self._sizes = {name: layout.seen[name] for name in names}
+        self._copies: dict[int, tuple[str, int, weakref.ref]] = {}
+        self.squares = {
+            name: torch.zeros(count, rows if name in layout.inputs_first else columns, dtype=torch.float64)
+            for name, (count, rows, columns) in self._sizes.items()
+        }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "aten":
+            with self:  # what is made of other operations is seen as these
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        name = func._schema.name.rpartition("::")[2]
+        if name in FACTORS or name in GROUPED:
+            first, second = (args[index] for index in FACTORS.get(name, (0, 1)))
+            if (found := self._place(second)) is not None:
+                self._add(
+                    *found, second.mT if name == "linear" else second, first, args[2] if name in GROUPED else None
+                )
+            elif (found := self._place(first)) is not None:
+                self._add(*found, first.mT, second.mT if second.dim() > 1 else second, None)
+        result = func(*args, **kwargs)
+        if name in _COPIES and (found := self._place(args[0])) is not None:
+            self._remember(result, *found)
+        return result
+
+    def _place(self, tensor: torch.Tensor) -> tuple[str, int] | None:
+        """Of which weight this is a part or a copy, and at which of its elements it begins."""
+        storage = tensor.untyped_storage()
+        if (copy := self._copies.get(storage._cdata)) is not None:
+            name, start, _ = copy
+            return name, start + tensor.storage_offset()
+        name = self._name_of(tensor)
+        return None if name not in self._sizes else (name, tensor.storage_offset())
+
+    def _remember(self, copy: torch.Tensor, name: str, start: int) -> None:
+        """Know a copy of a weight, in another dtype for example, as long as it exists."""
+        storage = copy.untyped_storage()
+        key = storage._cdata
+        if self._name_of(copy) is None:
+            self._copies[key] = (name, start, weakref.ref(storage, lambda _: self._copies.pop(key, None)))
+
+    def _add(self, name: str, start: int, weight: torch.Tensor, inputs: torch.Tensor, ends: Any) -> None:
+        """Take a product of inputs [(matrices,) tokens, inputs] and a part of a weight [(matrices,) inputs, outputs].
+
+        Args:
+            name: of the weight.
+            start: element at which the part begins.
+            weight: the part, seen with its inputs before its outputs.
+            inputs: what it is multiplied with.
+            ends: of the rows of each matrix, int [matrices], where all rows come one after the other.
+        """
+        _, rows, columns = self._sizes[name]
+        step = weight.stride(0) // (rows * columns) if weight.dim() == 3 else 0
+        matrix, within = divmod(start, rows * columns)
+        first = within // columns if name in self._layout.inputs_first else within % columns
+        places = slice(first, first + weight.shape[-2])
+        numbers = matrix + step * torch.arange(weight.shape[0] if weight.dim() == 3 else 1)
+        if ends is not None:
+            found = _by_group(inputs, ends)
+        else:
+            tokens = inputs.unsqueeze(0) if inputs.dim() == 1 else inputs
+            found = torch.linalg.vector_norm(tokens, dim=-2, dtype=torch.float32).cpu().double().square()
+        self.squares[name][:, places].index_add_(0, numbers, found.reshape(len(numbers), -1))
+
+
+def _by_group(inputs: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Sums of squares of the rows of each group, float64 [groups, inputs] on the CPU."""
+    rows = torch.arange(len(inputs), device=ends.device, dtype=ends.dtype)
+    groups = torch.searchsorted(ends, rows, right=True)
+    sums = torch.zeros(len(ends) + 1, inputs.shape[1], dtype=torch.float32, device=inputs.device)  # one for no group
+    sums.index_add_(0, groups, inputs.float().square())
+    return sums[:-1].cpu().double()

@@ -7,8 +7,9 @@ pruned first.
 The workflow reads these facts when it starts, so nothing here or in `criteria` imports torch before it computes.
 """
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from ltpipe.scoring.subject import Deliver, Subject
+
+logger = logging.getLogger(__name__)
 
 _FOLDER = "ltpipe.scoring.criteria"
 
@@ -141,8 +144,10 @@ class ActivationCriterion(Criterion):
         """Scores, float32, of a weight matrix.
 
         Args:
-            weight: float32 on the CPU, of the shape that it is stored in.
-            norms: L2 norm of each input over all calibration tokens, float32, shaped to be multiplied with it.
+            weight: float32 on the CPU, of the shape that it is stored in, or [matrices, rows, columns] where one
+                dimension holds several matrices.
+            norms: L2 norm of each input over all calibration tokens, float32 of the same shape. An expert's are over
+                the tokens that were routed to it.
         """
 
     @classmethod
@@ -152,9 +157,23 @@ class ActivationCriterion(Criterion):
 
     @classmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
-        """Run the dense model forward once, then read every weight once."""
+        """Run the dense model forward once, then read every weight once.
+
+        What no calibration token reaches has scores of 0, and is logged.
+        """
         norms = subject.input_norms()
+        _say_what_was_not_run(norms)
         for name in subject.names:
-            if name not in norms:
-                raise UserError(f"the layer of '{name}' was never run; exclude it from the prunable weights")
-            deliver(name, cls.combine(subject.weight(name), norms[name]))
+            weight = subject.weight(name)
+            deliver(name, cls.combine(weight.reshape(norms[name].shape), norms[name]).reshape(weight.shape))
+
+
+def _say_what_was_not_run(norms: Mapping[str, "torch.Tensor"]) -> None:
+    never = [name for name, each in norms.items() if not each.any()]
+    if never:
+        shown = ", ".join(f"'{name}'" for name in never[:3]) + " …" * (len(never) > 3)
+        logger.warning("%d weights are reached by no calibration token, their scores are 0: %s", len(never), shown)
+    ran = (each for name, each in norms.items() if each.dim() == 3 and name not in never)
+    experts = sum(int((~each.flatten(1).any(1)).sum()) for each in ran)
+    if experts:
+        logger.warning("no calibration token is routed to %d matrices of experts, their scores are 0", experts)

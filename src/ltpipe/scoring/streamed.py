@@ -80,10 +80,10 @@ class StreamedSubject:
         hessian_gradient_by_differences(self, deliver, objective)
 
     def input_norms(self) -> dict[str, torch.Tensor]:
-        """L2 norm of each input of every weight over all tokens, float32 on the CPU, shaped to be multiplied with it.
+        """L2 norm of each input of every weight over the tokens that it sees, float32 on the CPU; see `Subject`.
 
         Raises:
-            UserError: a weight is not the matrix of a linear layer.
+            UserError: a weight is not the matrix of a linear map.
         """
         return input_norms(self._model, self._sequences, self._sizes.micro_batch, self.names)
 

@@ -68,7 +68,9 @@ class Subject(Protocol):
         ...
 
     def input_norms(self) -> dict[str, torch.Tensor]:
-        """L2 norm of each input of every weight over all examples, float32 on the CPU, to be multiplied with it.
+        """L2 norm of each input of every weight over all examples, float32 on the CPU, with as many elements.
+
+        Of the weight's shape, or [matrices, rows, columns] where one dimension of it holds several matrices.
 
         Raises:
             UserError: a weight is not that of a linear layer.

@@ -27,6 +27,11 @@ class Lender:
         self._tied = manifest.tied
         self._stored = frozenset(manifest.tensors)
         self._fetch = fetch
+        self._lent: dict[int, str] = {}
+
+    def name_of(self, tensor: torch.Tensor) -> str | None:
+        """The stored name of the weight that a module has now and that a tensor is, or is a view of."""
+        return self._lent.get(tensor.untyped_storage()._cdata)
 
     def needs_any(self, module: nn.Module, prefix: str) -> bool:
         """Whether a module, whose full name is `prefix`, holds anything that is stored."""
@@ -52,7 +57,9 @@ class Lender:
             yield
         finally:
             for name, (owner, leaf) in places.items():
-                (owner._parameters if leaf in owner._parameters else owner._buffers)[leaf] = before[name]
+                held = owner._parameters if leaf in owner._parameters else owner._buffers
+                self._lent.pop(held[leaf].untyped_storage()._cdata, None)
+                held[leaf] = before[name]
 
     def _fetched(self, places: Mapping[str, Place]) -> dict[str, nn.Parameter]:
         stored = sorted({self._tied.get(name, name) for name in places})
@@ -60,7 +67,9 @@ class Lender:
 
     def _put(self, places: Mapping[str, Place], weights: Mapping[str, nn.Parameter]) -> None:
         for name, (owner, leaf) in places.items():
-            parameter = weights[self._tied.get(name, name)]
+            stored = self._tied.get(name, name)
+            parameter = weights[stored]
+            self._lent[parameter.untyped_storage()._cdata] = stored
             if leaf in owner._parameters:
                 owner._parameters[leaf] = parameter
             else:

@@ -173,7 +173,7 @@ class LiveSubject:
         A convolution is the matrix product that it is once its inputs are unfolded into patches, as in Frantar &
         Alistarh 2022 (2208.11580): an input of the kernel is a channel at a place of the patch, zeros of the padding
         included, and its norm is taken over all patches. Squares are summed in float32 inside a batch and in float64
-        over all of them. Layers that were not run are left out.
+        over all of them. Layers that were not run have norms of zero.
 
         Raises:
             UserError: a weight is not that of a linear layer or convolution.
@@ -189,7 +189,8 @@ class LiveSubject:
             for inputs, _ in self._batches():
                 with torch.no_grad():
                     self._task.logits(self._model, inputs)
-        return {name: total.sqrt().float() for name, total in squares.items()}
+        nothing = {name: torch.zeros(self.shape(name)) for name in self.names if name not in squares}
+        return {name: total.sqrt().float() for name, total in squares.items()} | nothing
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
