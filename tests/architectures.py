@@ -1,6 +1,9 @@
 """Small random models of architectures that do something of their own: experts, mixing vectors, several stacks."""
 
+from pathlib import Path
+
 import torch
+from tiny import tiny_tokenizer
 
 _BASE = {
     "vocab_size": 512,
@@ -85,3 +88,10 @@ def small_model(architecture: str, **settings) -> torch.nn.Module:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     model.tie_weights()
     return model.eval()
+
+
+def save_small(architecture: str, folder: Path, **settings) -> Path:
+    """Save a small model and a tokenizer with save_pretrained."""
+    small_model(architecture, **settings).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from architectures import save_small
 from byhand import masked_by_hand
 from structured import make
 from tiny import save_tiny
@@ -71,6 +72,28 @@ def test_plain_transformers_loads_the_ticket(architecture, ticket, source_folder
     assert said.nbytes[0] == said.nbytes[1]
     pruned = sum(int((~kept).sum()) for kept in load_mask(mask).values())
     assert f"it does not shrink: {pruned:,} pruned weights are stored as zeros" in str(said)
+
+
+# Tensors that are one on disk and several in the model; several experts in one dimension; experts with inputs first.
+@pytest.mark.parametrize(
+    "architecture",
+    ["hrm_text", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dbrx", "aria_text", "llama4_text"))],
+)
+def test_a_ticket_of_a_model_that_is_split_or_fused_on_load_comes_back(architecture, token_ids, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    source, folder = save_small(architecture, tmp_path / "source"), tmp_path / "canonical"
+    load_checkpoint(Source(str(source)), None, "auto", folder)
+    mask = make(folder, "layer", "0.6", tmp_path / "mask")
+    export_ticket("hf", mask, folder, tmp_path / "hf")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", local_files_only=True)
+    by_hand = masked_by_hand(source, load_mask(mask))
+    expected, found = by_hand.state_dict(), model.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(token_ids).logits, by_hand(token_ids).logits, rtol=0, atol=0)
+    assert names_on_disk(tmp_path / "hf") == names_on_disk(source)
 
 
 def names_on_disk(folder: Path) -> dict[str, tuple[torch.dtype, torch.Size]]:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from allocations import allocated_peak
 
+from ltpipe.checkpoints.contents import manifest_of
 from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest, TensorEntry
+from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.plan import BLOCK, HIDDEN, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.runtime.errors import UserError
@@ -31,14 +32,8 @@ def qwen(**changes):
     }
     with init_empty_weights(include_buffers=False):
         skeleton = AutoModelForCausalLM.from_config(Qwen2Config(**shape | changes), dtype=torch.bfloat16).eval()
-    entries = {
-        f"{path}.{leaf}": TensorEntry("BF16", tuple(parameter.shape), "", type(owner).__name__)
-        for path, owner in skeleton.named_modules()
-        for leaf, parameter in owner.named_parameters(recurse=False)
-        if path != "lm_head"
-    }
-    tied = {"lm_head.weight": "model.embed_tokens.weight"}
-    manifest = Manifest("Qwen2ForCausalLM", "", "model.layers", entries, tied)
+    skeleton.tie_weights()
+    manifest = manifest_of(skeleton, "foreseen")
     return skeleton, manifest, 2 * manifest.parameters
 
 

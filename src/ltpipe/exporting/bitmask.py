@@ -1,6 +1,6 @@
 """A ticket in the sparse-bitmask format of compressed-tensors, written by that library's own compressor."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ltpipe.checkpoints.contents import STORED_NAMES
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.exporting.checkpoint import HubNames, as_arrays, masked_parts
+from ltpipe.exporting.checkpoint import HubNames, as_arrays, foreseen_tensors, masked_parts
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin, widest_first
 from ltpipe.pruning.masks import check_fits, read_mask
 from ltpipe.runtime.errors import UserError
@@ -39,12 +39,14 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
     compressed = _compressor()
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
     check_fits(mask, manifest, mask_path)
-    weights, names = open_weights(folder), HubNames(folder)
+    weights, names = open_weights(folder), HubNames(folder, manifest)
+    groups = names.groups(foreseen_tensors(weights))
     dense: list[str] = []
 
-    def contents(name: str) -> Iterator[tuple[str, torch.Tensor]]:
-        for part, tensor in masked_parts(weights, mask, names, name).items():
-            if name in mask.bits and tensor.dim() == 2 and part.endswith(_WEIGHT):
+    def contents(group: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+        masked = all(name in mask.bits for name in group)
+        for part, tensor in masked_parts(weights, mask, names, group).items():
+            if masked and tensor.dim() == 2 and part.endswith(_WEIGHT):
                 yield from compressed(tensor, part.removesuffix(_WEIGHT)).items()
             else:
                 dense.append(part)
@@ -52,16 +54,16 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
 
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
-        for name in track(weights.specs, "compressing")
-        for part, tensor in contents(name)
+        for group in track(groups, "compressing")
+        for part, tensor in contents(group)
     }
     ignored = sorted({part.removesuffix(_WEIGHT) for part in dense if part.endswith(_WEIGHT)})
     nbytes = 0
     with atomic_folder(output) as place:
         order = sorted(layout, key=lambda part: widest_first(part, layout[part][0]))
         with tensor_writer(place / WEIGHTS, {part: layout[part] for part in order}, origin(mask)) as write:
-            for name in track(weights.specs, "exporting"):
-                for part, tensor in contents(name):
+            for group in track(groups, "exporting"):
+                for part, tensor in contents(group):
                     nbytes += tensor.nbytes
                     write(part, as_arrays(tensor))
         sparsity = 1 - mask.total_kept / mask.total if mask.total else 0.0

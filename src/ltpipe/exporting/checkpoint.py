@@ -1,6 +1,7 @@
 """A ticket as a plain Hugging Face checkpoint: pruned weights are zeros."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,25 +25,49 @@ from ltpipe.streaming.skeleton import build_skeleton
 
 
 class HubNames:
-    """How transformers stores the tensors of a live model: names, and fused tensors in parts.
+    """How transformers stores the tensors of a live model: names, fused tensors in parts, split tensors as one.
 
-    What `save_pretrained` does to a whole model is done tensor by tensor.
+    What `save_pretrained` does to a whole model is done to as few tensors at a time as belong together.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._model: nn.Module = build_skeleton(folder, torch.float32)
+        self._manifest = manifest
 
-    def parts(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The tensors that one tensor of the live model becomes, by name; itself where only its name changes."""
+    def parts(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors that some of the live model become, by name; themselves where only a name changes."""
         from transformers.core_model_loading import revert_weight_conversion
 
-        return revert_weight_conversion(self._model, {name: tensor})
+        return revert_weight_conversion(self._model, dict(tensors))
+
+    def groups(self, foreseen: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
+        """Names of tensors that have to be converted together, in order; most of them alone.
+
+        Those that cannot be converted alone, or become the same tensor as others, go together with their like of the
+        same block.
+
+        Args:
+            foreseen: all tensors, without contents.
+        """
+        alone: dict[str, Collection[str]] = {}
+        for name, tensor in foreseen.items():
+            try:
+                alone[name] = self.parts({name: tensor})
+            except Exception:
+                alone[name] = ()
+        times = Counter(part for parts in alone.values() for part in parts)
+        groups: dict[str, list[str]] = {}
+        for name, parts in alone.items():
+            together = not parts or any(times[part] > 1 for part in parts)
+            groups.setdefault(self._manifest.block_of(name) or "" if together else name, []).append(name)
+        return [tuple(group) for group in groups.values()]
 
 
 def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     """Write a ticket as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
 
-    Tensors are streamed; only those that transformers stores in parts (fused experts) are in memory, one at a time.
+    Tensors are streamed; only those that transformers stores in parts (fused experts) or puts together are in memory,
+    one or those of one block at a time.
 
     Args:
         folder: canonical checkpoint folder.
@@ -54,16 +79,17 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     """
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
     check_fits(mask, manifest, mask_path)
-    weights, names = open_weights(folder), HubNames(folder)
+    weights, names = open_weights(folder), HubNames(folder, manifest)
+    groups = names.groups(foreseen_tensors(weights))
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
-        for name in weights.specs
-        for part, tensor in names.parts(name, _foreseen(weights, name)).items()
+        for group in groups
+        for part, tensor in names.parts({name: _foreseen(weights, name) for name in group}).items()
     }
     with atomic_folder(output) as place:
         with tensor_writer(place / WEIGHTS, layout, origin(mask)) as write:
-            for name in track(weights.specs, "exporting"):
-                for part, chunks in _contents(weights, mask, names, name):
+            for group in track(groups, "exporting"):
+                for part, chunks in _contents(weights, mask, names, group):
                     write(part, chunks)
         write_json(place / CONFIG, read_config(folder))
         copy_tokenizer(folder, place)
@@ -72,10 +98,18 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, manifest.nbytes), note)
 
 
-def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, name: str) -> dict[str, torch.Tensor]:
-    """A stored tensor with pruned weights at zero, as transformers stores it: whole in memory, by name."""
-    tensor = torch.from_numpy(masked_array(weights, mask, name))
-    return names.parts(name, tensor.view(torch.bfloat16) if weights.spec(name).dtype == "BF16" else tensor)
+def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Stored tensors with pruned weights at zero, as transformers stores them: whole in memory, by name."""
+    tensors = {}
+    for name in group:
+        tensor = torch.from_numpy(masked_array(weights, mask, name))
+        tensors[name] = tensor.view(torch.bfloat16) if weights.spec(name).dtype == "BF16" else tensor
+    return names.parts(tensors)
+
+
+def foreseen_tensors(weights: TensorFile) -> dict[str, torch.Tensor]:
+    """All stored tensors, without contents."""
+    return {name: _foreseen(weights, name) for name in weights.specs}
 
 
 def as_arrays(tensor: torch.Tensor) -> list[np.ndarray]:
@@ -85,15 +119,15 @@ def as_arrays(tensor: torch.Tensor) -> list[np.ndarray]:
 
 
 def _contents(
-    weights: TensorFile, mask: Mask, names: HubNames, name: str
+    weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]
 ) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
-    """What a stored tensor becomes, by name: streamed, where nothing but its name changes."""
-    foreseen = _foreseen(weights, name)
-    ((part, unchanged), *others) = names.parts(name, foreseen).items()
-    if not others and unchanged is foreseen:
-        yield part, masked_blocks(weights, mask, name)
+    """What a group of stored tensors becomes, by name: streamed, where nothing but a name changes."""
+    foreseen = {name: _foreseen(weights, name) for name in group}
+    ((part, unchanged), *others) = names.parts(foreseen).items()
+    if not others and unchanged is foreseen[group[0]]:
+        yield part, masked_blocks(weights, mask, group[0])
         return
-    for part, tensor in masked_parts(weights, mask, names, name).items():
+    for part, tensor in masked_parts(weights, mask, names, group).items():
         yield part, as_arrays(tensor)
 
 
