@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Literal
 
 from ltpipe.checkpoints.canonical import checked
+from ltpipe.data.conversations import ChatTemplate
 from ltpipe.data.documents import Part, read_documents
-from ltpipe.data.sequences import Protocol, cut_sequences
+from ltpipe.data.sequences import Bos, Protocol, cut_sequences
 from ltpipe.runtime import stage
 from ltpipe.runtime.sources import Source
 
@@ -23,29 +24,37 @@ def main(
     documents: Part = "all",
     separator: str = "\n\n",
     protocol: Protocol = "documents",
+    bos: Bos = "auto",
 ) -> int:
     """Cut a text into fixed token sequences.
 
     Args:
-        source: .txt, .jsonl or .parquet file, folder of them, package:module/path/inside, or hub:owner/name@revision.
+        source: .txt, .jsonl, .json (each also with .gz) or .parquet file, folder of them, package:module/path/inside,
+            or hub:owner/name@revision.
         tokenizer: tokenizer.json of a canonical checkpoint folder.
         sequence_length: tokens a sequence.
         output: safetensors file to write.
         num_sequences: how many, at even distances over the whole text, or all.
         name: what the configuration calls the text, for messages.
         files: pattern of the files to read in a folder.
-        field: key or column that holds the text in .jsonl and .parquet.
+        field: key or column that holds the text, or chat messages, in .jsonl, .json and .parquet.
         documents: all documents or those of one part.
         separator: text put after each document.
         protocol: documents, each tokenised by itself; or wikitext2, that of the literature: joined and tokenised once,
             all windows.
+        bos: whether windows begin as the tokenizer begins a text, with BOS for most: each window, never, or auto, as
+            the model's tokenizer and the protocol have it.
     """
-    texts = read_documents(Source(source, f"data.{name}.source"), files, field, documents)
-    count = None if num_sequences == "all" else num_sequences
     words = checked(tokenizer.parent, tokenizer.name)
-    sequences = cut_sequences(texts, words, sequence_length, count, separator, f"data.{name}", protocol)
+    template = ChatTemplate(tokenizer.parent)
+    texts = read_documents(Source(source, f"data.{name}.source"), files, field, documents, template)
+    count = None if num_sequences == "all" else num_sequences
+    sequences = cut_sequences(texts, words, sequence_length, count, separator, f"data.{name}", protocol, bos)
     sequences.write(output)
-    stage.say(f"{name}: {len(sequences.input_ids)} of {sequences.available} sequences, {sequences.documents} documents")
+    stage.say(
+        f"{name}: {len(sequences.input_ids)} of {sequences.available} sequences, {sequences.documents} documents, "
+        f"BOS: {sequences.bos}"
+    )
     return sequences.input_ids.nbytes
 
 

@@ -110,7 +110,12 @@ DATA = {
     "text-is-a-symlink-loop": Case(
         "prepare_data", READ + "%t.txt", ("'%t.txt' does not exist",), at(lambda p: p.symlink_to(p.name), "t.txt")
     ),
-    "texts-are-pipes": Case("prepare_data", READ + "%texts", ("no .txt, .jsonl, .parquet file",), folder_of_pipes),
+    "texts-are-pipes": Case(
+        "prepare_data",
+        READ + "%texts",
+        ("no .txt, .jsonl, .json (each also with .gz) or .parquet file",),
+        folder_of_pipes,
+    ),
     "text-of-another-suffix": text("t.docx", b"PK\3\4", "'%t.docx' is no text"),
     "files-above-the-folder": Case(
         "prepare_data", READ + "%texts --files ../*.txt", ("'../*.txt'", "%texts"), at(Path.mkdir, "texts")

@@ -1,6 +1,7 @@
 """Texts: every format as named documents, the parts they fall in, and what is said of damaged ones."""
 
 import fnmatch
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,10 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
+from tiny import save_tiny
 
+from ltpipe.checkpoints.load import load_checkpoint
+from ltpipe.data.conversations import ChatTemplate
 from ltpipe.data.documents import Document, read_documents
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -121,6 +125,100 @@ def test_parquet_of_several_row_groups_and_codecs(tmp_path):
     large = pyarrow.table({"text": pyarrow.array(["a", "b"], pyarrow.large_string())})
     pyarrow.parquet.write_table(large, path)
     assert documents(path) == [("rows.parquet:1", "a"), ("rows.parquet:2", "b")]
+
+
+# --- as the field has them
+
+ROWS = [{"text": "one"}, {"text": "drei \u00fc"}]
+
+
+def lines(rows: list) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.json.gz"])
+@pytest.mark.parametrize("array", [False, True])
+def test_lines_and_arrays_of_json(name, array, tmp_path):
+    """C4 has lines in .json.gz; a file of lines that is called .jsonl is no array."""
+    content = b" \n" + json.dumps(ROWS).encode() if array else lines(ROWS)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    if array and "jsonl" in name:
+        refused(tmp_path / name, "line 2 is no JSON object")
+        return
+    assert documents(tmp_path / name) == [(f"{name}:1", "one"), (f"{name}:2", "drei \u00fc")]
+    assert documents(tmp_path, f"*{name[1:]}") == documents(tmp_path / name)
+
+
+def test_notes_in_json_are_no_texts(tmp_path):
+    """Datasets have a dataset_infos.json beside their texts; who means such a file names it."""
+    (tmp_path / "a.jsonl").write_bytes(lines(ROWS))
+    (tmp_path / "dataset_infos.json").write_text('{"citation": ""}')
+    assert [name for name, _ in documents(tmp_path)] == ["a.jsonl:1", "a.jsonl:2"]
+    refused(tmp_path, "dataset_infos.json: line 1 is no JSON object with the key 'text'", pattern="**/*.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[", ("begins as a JSON array",)),
+        (b'[{"text": "a"}, 3]', ("entry 2 is no JSON object with the key 'text'",)),
+        (b'[{"text": "a"}, {"txet": "b"}]', ("entry 2 is no JSON object",)),
+        (b'[{"text": 7}]', ("entry 1: 'text' is int",)),
+        (b'{\n "text": "a"\n}', ("line 1 is no JSON object",)),
+    ],
+)
+def test_bad_json(content, words, tmp_path):
+    (tmp_path / "bad.json").write_bytes(content)
+    refused(tmp_path / "bad.json", f"{tmp_path / 'bad.json'}: ", *words)
+
+
+def test_damaged_gzip(tmp_path):
+    whole = gzip.compress(lines(ROWS) * 99)
+    for content in (b"plain", whole[:-9], whole[: len(whole) // 2], whole[:20] + bytes(9) + whole[29:], b""):
+        (tmp_path / "a.jsonl.gz").write_bytes(content)
+        refused(tmp_path / "a.jsonl.gz", "unpacked" if content else "no text")
+
+
+@pytest.mark.parametrize("index", ["int8", "int16", "int32", "uint8", "int64"])
+@pytest.mark.parametrize("value", ["string", "large_string"])
+def test_dictionaries_of_strings(index, value, tmp_path):
+    kind = pyarrow.dictionary(getattr(pyarrow, index)(), getattr(pyarrow, value)(), ordered=index == "int8")
+    column = pyarrow.array(["a", None, "b", "a"], getattr(pyarrow, value)()).dictionary_encode().cast(kind)
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet") == [("a.parquet:1", "a"), ("a.parquet:3", "b"), ("a.parquet:4", "a")]
+
+
+CHAT = [
+    [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2"}],
+    [{"role": "user", "content": "w3"}],
+]
+
+
+@pytest.fixture
+def template(tmp_path) -> ChatTemplate:
+    """Of a canonical folder whose tokenizer has one."""
+    save_tiny("llama", tmp_path / "talks")
+    content = json.loads((tmp_path / "talks" / "tokenizer_config.json").read_text())
+    content["chat_template"] = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    (tmp_path / "talks" / "tokenizer_config.json").write_text(json.dumps(content))
+    load_checkpoint(Source(str(tmp_path / "talks")), None, "auto", tmp_path / "canonical")
+    return ChatTemplate(tmp_path / "canonical")
+
+
+def test_conversations_go_through_the_chat_template(template, canonical_folder, tmp_path):
+    talks = [{"messages": talk} for talk in CHAT]
+    jsonl(tmp_path / "a.jsonl", *talks)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(talks), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        texts = read_documents(Source(str(tmp_path / name), KEY), "**/*", "messages", "all", template)
+        assert [one.text for one in texts] == ["user: w1\nassistant: w2\n", "user: w3\n"]
+    refused(tmp_path / "a.jsonl", "line 1: 'messages' is list, expected a string", field="messages")
+    plain = ChatTemplate(canonical_folder("llama"))
+    with pytest.raises(UserError, match=r"line 1: 'messages' holds messages, and .* has no chat template"):
+        list(read_documents(Source(str(tmp_path / "a.jsonl"), KEY), "**/*", "messages", "all", plain))
+    jsonl(tmp_path / "b.jsonl", {"messages": [{"from": "human", "value": "w1"}]})
+    with pytest.raises(UserError, match="line 1: 'messages' is a list, but not of messages with the keys role"):
+        list(read_documents(Source(str(tmp_path / "b.jsonl"), KEY), "**/*", "messages", "all", template))
 
 
 # --- parts
@@ -259,10 +357,10 @@ def test_damaged_parquet(tmp_path):
     [
         ("absent", "**/*", ("'absent' does not exist", "hub:owner/name@revision")),
         ("absent.txt", "**/*", ("'absent.txt' does not exist",)),
-        ("model.gguf", "**/*", ("'model.gguf' is no text", ".txt, .jsonl, .parquet")),
-        ("texts", "*.md", ("no .txt, .jsonl, .parquet file matches '*.md' in 'texts'",)),
+        ("model.gguf", "**/*", ("'model.gguf' is no text", ".txt, .jsonl, .json (each also with .gz) or .parquet")),
+        ("texts", "*.md", ("no .txt, .jsonl, .json (each also with .gz) or .parquet file matches '*.md' in 'texts'",)),
         ("texts", "none/**/*", ("'none/**/*' in 'texts'",)),
-        ("empty", "**/*", ("no .txt, .jsonl, .parquet file matches '**/*' in 'empty'",)),
+        ("empty", "**/*", ("no .txt, .jsonl, .json (each also with .gz) or .parquet file matches '**/*' in 'empty'",)),
         ("texts", "/etc/*", ("'/etc/*' is no pattern",)),
         ("texts", "", ("'' is no pattern",)),
         ("package:no_such_package/texts", "**/*", ("'no_such_package' is not installed", "pip install")),
@@ -284,7 +382,7 @@ def test_packaged_text():
     names = documents(SPEECHES, "*Lincoln*")
     assert names
     assert all(fnmatch.fnmatch(name, "*Lincoln*.txt") for name, _ in names)
-    assert Document(*names[0]) == read_documents(Source(SPEECHES), "*Lincoln*", "text", "all")[0]
+    assert Document(*names[0]) == next(iter(read_documents(Source(SPEECHES), "*Lincoln*", "text", "all")))
 
 
 # --- the Hub, without a network

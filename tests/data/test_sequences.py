@@ -40,7 +40,7 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cut(texts: list[str], tokenizer: Path, length: int, count: int | None = None, separator: str = "|"):
     documents = [Document(str(number), text) for number, text in enumerate(texts)]
-    return cut_sequences(documents, tokenizer, length, count, separator, KEY)
+    return cut_sequences(documents, tokenizer, length, count, separator, KEY, bos="never")
 
 
 def by_hand(texts: list[str], length: int, count: int | None, separator: str) -> list[list[int]]:
@@ -148,6 +148,104 @@ def test_unreadable_tokenizer(content, tmp_path):
     assert str(path) in str(caught.value)
 
 
+# --- beginnings
+
+START, END = 256, 257
+
+
+@pytest.mark.parametrize(
+    ("protocol", "bos", "said", "windows"),
+    [
+        ("documents", "auto", "each window", [[START, 97, 98], [START, 99, 10], [START, 10, 100], [START, 101, 102]]),
+        ("documents", "each window", "each window", [[START, 97, 98], [START, 99, 10], [START, 10, 100]]),
+        ("documents", "never", "never", [[97, 98, 99], [10, 10, 100], [101, 102, 10]]),
+        ("wikitext2", "auto", "first window", [[START, 97, 98], [99, 10, 10], [100, 101, 102]]),
+        ("wikitext2", "each window", "each window", [[START, 97, 98], [START, 99, 10], [START, 10, 100]]),
+        ("wikitext2", "never", "never", [[97, 98, 99], [10, 10, 100]]),
+    ],
+)
+def test_windows_begin_as_the_tokenizer_begins_a_text(protocol, bos, said, windows, letters, tmp_path):
+    documents = [Document("0", "abc"), Document("1", "def")]
+    cut_sequences(documents, letters, 3, None, "\n\n", KEY, protocol, bos).write(tmp_path / "sequences")
+    found = TokenSequences.read(tmp_path / "sequences")
+    assert found.input_ids.tolist()[: len(windows)] == windows
+    assert found.bos == said
+    if protocol == "documents":
+        some = cut_sequences(documents, letters, 3, 2, "\n\n", KEY, protocol, bos)
+        assert some.input_ids.tolist() == found.input_ids[[0, found.available // 2]].tolist()
+        assert some.available == found.available
+
+
+def test_a_tokenizer_that_begins_no_text(letters, tmp_path):
+    """GPT-2 and SmolLM2 are such: nothing by itself, its BOS where it is asked for."""
+    plain = Tokenizer.from_file(str(letters))
+    plain.post_processor = processors.ByteLevel()
+    plain.save(str(tmp_path / "tokenizer.json"))
+    documents = [Document("0", "abcdef")]
+    auto = cut_sequences(documents, tmp_path / "tokenizer.json", 3, None, "", KEY)
+    assert (auto.bos, auto.input_ids.tolist()) == ("never", [[97, 98, 99], [100, 101, 102]])
+    with pytest.raises(UserError, match="no BOS token"):
+        cut_sequences(documents, tmp_path / "tokenizer.json", 3, None, "", KEY, bos="each window")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    each = cut_sequences(documents, tmp_path / "tokenizer.json", 3, None, "", KEY, bos="each window")
+    assert each.input_ids.tolist() == [[START, 97, 98], [START, 99, 100], [START, 101, 102]]
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "model_type", "said"),
+    [
+        ("LlamaTokenizer", True, "llama", "each window"),
+        ("LlamaTokenizer", False, "llama", "never"),
+        ("GemmaTokenizer", True, "gemma2", "each window"),
+        ("GemmaTokenizer", False, "gemma3_text", "each window"),  # some say that their chat template begins the text
+    ],
+)
+def test_families_that_need_a_beginning(name, begins, model_type, said, tmp_path):
+    """Without it Gemma has perplexities in the millions."""
+    import transformers
+
+    words = {word: number for number, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", "a", "b"])}
+    options = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "add_bos_token": begins}
+    tokenizer = getattr(transformers, name)(vocab=words, merges=[], **options)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+    sequences = cut_sequences([Document("0", "a b a b a b")], tmp_path / "tokenizer.json", 4, None, "", KEY)
+    assert sequences.bos == said
+    assert (sequences.input_ids[:, 0] == words["<bos>"]).all() == (said == "each window")
+    assert (sequences.input_ids[:, 1:] != words["<bos>"]).all()
+
+
+def test_documents_are_read_one_at_a_time(letters):
+    """Twice, and never two of them at once but those that are tokenised together."""
+    read = []
+
+    class Once:
+        def __iter__(self):
+            read.append(0)
+            for number in range(50):
+                read[-1] += 1
+                yield Document(str(number), chr(97 + number % 26) * (number + 1))
+
+    whole = cut_sequences(list(Once()), letters, 5, None, "|", KEY)
+    some = cut_sequences(Once(), letters, 5, 7, "|", KEY)
+    assert read == [50, 50, 50]
+    assert some.documents == 50
+    chosen = np.arange(7) * whole.available // 7
+    np.testing.assert_array_equal(some.input_ids, whole.input_ids[chosen])
+
+
+def test_files_that_change_while_they_are_read(letters):
+    class Changing:
+        rounds = 0
+
+        def __iter__(self):
+            self.rounds += 1
+            yield Document("0", "abcdef" * self.rounds)
+
+    with pytest.raises(UserError, match="changed while they were read"):
+        cut_sequences(Changing(), letters, 2, 1, "", KEY)
+
+
 # --- on disk
 
 SEQUENCES = TokenSequences(np.array([[1, 2, 70000], [4, 5, 2**31 - 1]], np.int32), 17, 3, "ab" * 32)
@@ -179,7 +277,7 @@ def test_round_trip(tmp_path):
 def test_another_file(metadata, tmp_path):
     path = tmp_path / "other.safetensors"
     write_tensors(path, [TensorData.of("input_ids", SEQUENCES.input_ids)], metadata)
-    with pytest.raises(DamagedFileError, match=r"not .*token sequences of format 2") as caught:
+    with pytest.raises(DamagedFileError, match=r"not .*token sequences of format 3") as caught:
         TokenSequences.read(path)
     assert str(caught.value).startswith(f"{path}: ")
 

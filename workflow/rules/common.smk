@@ -4,6 +4,7 @@ import re
 import shlex
 from functools import cache
 
+from ltpipe.data.rows import LAST_SUFFIXES
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.errors import UserError

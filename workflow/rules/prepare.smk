@@ -32,7 +32,7 @@ rule sequences:
         script="scripts/prepare_data.py",
         tokenizer=rules.checkpoint.output.tokenizer,
         manifest=rules.checkpoint.output.manifest,
-        files=lambda wildcards: files_of(text_source(wildcards), ".txt", ".jsonl", ".parquet"),
+        files=lambda wildcards: files_of(text_source(wildcards), *LAST_SUFFIXES),
     output:
         grid.SEQUENCES,
     log:

@@ -1,6 +1,6 @@
 """What the rules of training share. No rules."""
 
-from ltpipe.data import documents, images
+from ltpipe.data import images
 from ltpipe.workflow.arguments import as_options
 from ltpipe.workflow.closure import module_closure
 
@@ -34,7 +34,7 @@ def task_source(wildcards) -> Source | None:
 
 def task_files(wildcards) -> list[str]:
     source = task_source(wildcards)
-    return files_of(source, *images.SUFFIXES, *documents.SUFFIXES) if source else []
+    return files_of(source, *images.SUFFIXES, *LAST_SUFFIXES) if source else []
 
 
 def task_checkpoint(wildcards) -> list[str]:

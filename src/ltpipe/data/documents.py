@@ -5,22 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from ltpipe.data.conversations import ChatTemplate
+from ltpipe.data.rows import is_readable, rows_of
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.jsonfiles import read_object
 from ltpipe.runtime.sources import Source
 
-SUFFIXES = (".txt", ".jsonl", ".parquet")
 Part = Literal["all", "evaluation", "calibration"]
 JOINT = "\n\n"
 """What the protocol of the literature joins documents with."""
 
-_STRINGS = ("string", "large_string", "string_view", "null", "dictionary<values=string, indices=int32, ordered=0>")
-
+_FILES = ".txt, .jsonl, .json (each also with .gz) or .parquet"
 _CALIBRATION_SHARE = 5  # one document in five
 
 
@@ -32,33 +31,84 @@ class Document:
     text: str
 
 
-def read_documents(source: Source, pattern: str, field: str, part: Part) -> list[Document]:
-    """The documents of a text source in the order of their names.
+@dataclass(frozen=True)
+class Documents:
+    """The documents of a text source in the order of their names, read again whenever they are iterated.
+
+    One at a time is in memory. Iterating raises UserError where a file cannot be read, and at its end if there was no
+    text.
+
+    Attributes:
+        source: of the text.
+        root: its file, or its folder.
+        files: to read, in order.
+        field: key or column that holds the text.
+        part: which documents.
+        template: for rows that are conversations.
+    """
+
+    source: Source
+    root: Path
+    files: Sequence[Path]
+    field: str
+    part: Part
+    template: ChatTemplate | None = None
+
+    def __iter__(self) -> Iterator[Document]:
+        read, chosen, holds_text = 0, 0, False
+        for document in self._all():
+            read += 1
+            if self.part in ("all", _part(document.name)):
+                chosen += 1
+                holds_text = holds_text or bool(document.text.strip())
+                yield document
+        if not holds_text:
+            raise UserError(
+                f"{self.source.key}: no text in the {chosen} documents of '{self.source.text}' (of {read} documents "
+                f"the part '{self.part}' was asked for)"
+            )
+
+    def _all(self) -> Iterator[Document]:
+        for path in self.files:
+            name = path.name if path == self.root else path.relative_to(self.root).as_posix()
+            for place, value in rows_of(path, self.field):
+                number = place.rpartition(" ")[2]
+                yield Document(f"{name}:{number}" if place else name, self._text(value, path, place))
+
+    def _text(self, value: Any, path: Path, place: str) -> str:
+        where = f"{path}: {place}: '{self.field}'"
+        if isinstance(value, list) and self.template is not None:
+            value = self.template.text(value, where)
+        if not isinstance(value, str):
+            raise UserError(f"{where} is {type(value).__name__}, expected a string")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{where} holds half a surrogate pair, no character") from None
+        return value
+
+
+def read_documents(
+    source: Source, pattern: str, field: str, part: Part, template: ChatTemplate | None = None
+) -> Documents:
+    """The documents of a text source.
 
     Args:
-        source: a file (one document a .txt file; one a line of .jsonl; one a row of .parquet), a folder of such
-            files, or a Hub dataset repository that holds such files.
-        pattern: shell-style pattern that files of a folder have to match, relative to it.
-        field: key or column that holds the text in .jsonl and .parquet.
+        source: a file (one document a .txt file; one a line of .jsonl or .json, or an entry of an array in .json; one a
+            row of .parquet; all but .parquet also with .gz), a folder of such files, or a Hub dataset repository that
+            holds such files.
+        pattern: shell-style pattern that files of a folder have to match, relative to it. It has to name .json files:
+            many datasets keep notes in some.
+        field: key or column that holds the text, or a list of messages.
         part: which documents: all, or those of one part. A document belongs to the calibration part if the SHA-256
             of its name is divisible by five, whatever other documents there are.
+        template: for rows that are conversations; without one they are refused.
 
     Raises:
-        UserError: no file, no document, a field that is missing, text that is not UTF-8.
+        UserError: there is no such file.
     """
     root, files = _files(source, pattern)
-    documents = [
-        document
-        for file in files
-        for document in _documents(file, file.name if root == file else file.relative_to(root).as_posix(), field)
-    ]
-    chosen = [document for document in documents if part in ("all", _part(document.name))]
-    if not any(document.text.strip() for document in chosen):
-        raise UserError(
-            f"{source.key}: no text in the {len(chosen)} documents of '{source.text}' (of {len(documents)} documents "
-            f"the part '{part}' was asked for)"
-        )
-    return chosen
+    return Documents(source, root, files, field, part, template)
 
 
 def split_documents(
@@ -102,64 +152,24 @@ def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
     if root.is_file():
         return root, [_readable(source, root)]
     try:
-        files = [path for path in root.glob(pattern) if path.is_file() and path.suffix in SUFFIXES]
+        files = [path for path in root.glob(pattern) if path.is_file() and is_readable(path) and _named(path, pattern)]
     except (ValueError, NotImplementedError) as error:
         raise UserError(f"{source.key}: '{pattern}' is no pattern of files in a folder ({error})") from None
     if not files:
-        raise UserError(f"{source.key}: no {', '.join(SUFFIXES)} file matches '{pattern}' in '{source.text}'")
+        raise UserError(f"{source.key}: no {_FILES} file matches '{pattern}' in '{source.text}'")
     return root, sorted(files, key=lambda path: path.relative_to(root).as_posix().encode())
 
 
+def _named(path: Path, pattern: str) -> bool:
+    """Whether a pattern means a file: notes in .json are no texts unless it asks for them."""
+    notes = (".json", ".json.gz")
+    return not path.name.endswith(notes) or pattern.endswith(notes)
+
+
 def _readable(source: Source, path: Path) -> Path:
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{source.key}: '{path}' is no text; allowed are {', '.join(SUFFIXES)} and folders of them")
+    if not is_readable(path):
+        raise UserError(f"{source.key}: '{path}' is no text; allowed are {_FILES} and folders of them")
     return path
-
-
-def _documents(path: Path, name: str, field: str) -> Iterator[Document]:
-    if path.suffix == ".parquet":
-        yield from _parquet(path, name, field)
-        return
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}); convert it to UTF-8") from None
-    if path.suffix == ".txt":
-        yield Document(name, text)
-        return
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028 and its like
-        if not line.strip():
-            continue
-        try:
-            content = read_object(line)[field]
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{path}: line {number} is no JSON object with the key '{field}'") from None
-        if not isinstance(content, str):
-            raise UserError(f"{path}: line {number}: '{field}' is {type(content).__name__}, expected a string")
-        try:
-            content.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{path}: line {number}: '{field}' holds half a surrogate pair, no character") from None
-        yield Document(f"{name}:{number}", content)
-
-
-def _parquet(path: Path, name: str, field: str) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        names = file.schema_arrow.names
-        column = file.read([field]).column(field).to_pylist() if field in names else None
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
-    if column is None:
-        raise UserError(f"{path}: has no column '{field}' but {', '.join(names)}; set the text's key field")
-    if (kind := str(file.schema_arrow.field(field).type)) not in _STRINGS:
-        raise UserError(f"{path}: column '{field}' holds {kind}, expected strings; set the text's key field")
-    for number, text in enumerate(column, 1):
-        if isinstance(text, str):
-            yield Document(f"{name}:{number}", text)
 
 
 def _part(name: str) -> Part:

@@ -1,14 +1,15 @@
 """Fixed token sequences, written once and read by every evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from ltpipe.checkpoints.layout import TOKENIZER_CONFIG
+from ltpipe.checkpoints.layout import CONFIG, TOKENIZER_CONFIG
 from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.documents import JOINT, Document
@@ -17,10 +18,15 @@ from ltpipe.runtime.files import check_file, sha256_of
 from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.progress import track
 
-FORMAT = "2"
+FORMAT = "3"
 
 Protocol = Literal["documents", "wikitext2"]
-"""How a text becomes windows: see `cut_windows` and `cut_joined_windows`."""
+"""How a text becomes windows: see `cut_windows` and `joined_tokens`."""
+
+Bos = Literal["auto", "each window", "never"]
+"""Which windows begin as the tokenizer begins a text: see `cut_sequences`."""
+
+_BATCH = 1 << 18  # characters that are tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class TokenSequences:
         documents: number of documents in the text.
         tokenizer: SHA-256 of the tokenizer file.
         protocol: how the text became windows.
+        bos: which of them begin as the tokenizer begins a text, with BOS for most: `each window`, `first window` or
+            `never`.
     """
 
     input_ids: np.ndarray
@@ -40,6 +48,7 @@ class TokenSequences:
     documents: int
     tokenizer: str
     protocol: str = "documents"
+    bos: str = "never"
 
     def write(self, path: Path) -> None:
         """Write as safetensors with one tensor, `input_ids`."""
@@ -50,6 +59,7 @@ class TokenSequences:
             "documents": str(self.documents),
             "tokenizer": self.tokenizer,
             "protocol": self.protocol,
+            "bos": self.bos,
         }
         write_tensors(path, [TensorData.of("input_ids", self.input_ids)], metadata)
 
@@ -67,6 +77,7 @@ class TokenSequences:
                 int(file.metadata["documents"]),
                 file.metadata["tokenizer"],
                 file.metadata["protocol"],
+                file.metadata["bos"],
             )
             if sequences.input_ids.ndim != 2 or sequences.input_ids.dtype != np.int32:
                 raise ValueError("input_ids is not a table of int32")
@@ -76,47 +87,111 @@ class TokenSequences:
 
 
 def cut_sequences(
-    documents: Sequence[Document],
+    documents: Iterable[Document],
     tokenizer: Path,
     length: int,
     count: int | None,
     separator: str,
     key: str,
     protocol: Protocol = "documents",
+    bos: Bos = "auto",
 ) -> TokenSequences:
     """Cut windows, and of all of them take `count` at even distances over the whole text.
 
     Args:
-        documents: in the order in which they are joined.
+        documents: in the order in which they are joined. If not all windows are taken, they are iterated twice, and
+            only the windows that are taken are ever in memory.
         tokenizer: path of a tokenizer.json.
         length: tokens a sequence.
         count: number of sequences; None takes all.
         separator: text between documents.
         key: configuration key of the text, for messages.
-        protocol: `documents` (`cut_windows`), or `wikitext2` (`cut_joined_windows`), which takes all windows.
+        protocol: `documents` (`cut_windows`), or `wikitext2` (`joined_tokens`), which takes all windows.
+        bos: `each window` puts the tokens before every window's own with which the tokenizer begins a text, its BOS
+            for most; a window then has so many tokens of the text less. `never` puts none. `auto` is `each window`
+            under `documents`, if the tokenizer begins a text with any, or the model is a Gemma, and under `wikitext2`
+            what the literature does: they stand before the joined text, so in the first window only.
 
     Raises:
-        UserError: the text has fewer windows than were asked for, the tokenizer cannot be read, or the protocol does
-            not allow the count or the separator.
+        UserError: the text has fewer windows than were asked for, the tokenizer cannot be read or has no BOS, or the
+            protocol does not allow the count or the separator.
     """
     if count is not None and count < 1:
         raise UserError(f"{key}: {count} sequences of {length} tokens; allowed are 1 or more")
-    if protocol == "wikitext2":
-        if count is not None or separator != JOINT:
-            raise UserError(
-                f"{key}: protocol wikitext2 joins documents with two newlines and takes all windows; "
-                "leave out separator and number of sequences, or take protocol documents"
-            )
-        windows = cut_joined_windows(documents, read_tokenizer(tokenizer), length, key)
-    else:
-        windows = cut_windows(documents, read_tokenizer(tokenizer), length, separator, key)
-    available = len(windows)
-    wanted = available if count is None else count
-    if wanted > available:
+    words = read_tokenizer(tokenizer)
+    beginning = _beginning(words)
+    joined = protocol == "wikitext2"
+    if not beginning and (bos == "each window" or (bos == "auto" and not joined and _is_lost_without(tokenizer))):
+        beginning = [_named_bos(tokenizer, words, key)]
+    if joined and (count is not None or separator != JOINT):
         raise UserError(
-            f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {wanted}"
+            f"{key}: protocol wikitext2 joins documents with two newlines and takes all windows; "
+            "leave out separator and number of sequences, or take protocol documents"
         )
-    return TokenSequences(spread(windows, wanted), available, len(documents), sha256_of(tokenizer), protocol)
+    counted = _Counted(documents)
+    each = bool(beginning) and (bos == "each window" or (bos == "auto" and not joined))
+    before = beginning if each else []
+    check_length(length, f"{key}: {'all' if count is None else count}", max(2, len(before) + 1))
+    if joined:
+        tokens = joined_tokens(counted, words, special=bos == "auto")
+        windows = _windows(tokens, length - len(before), key)
+        available = len(windows)
+    elif count is None:
+        windows = cut_windows(counted, words, length - len(before), separator, key)
+        available = len(windows)
+    else:
+        windows, available = spread_windows(counted, words, length - len(before), count, separator, key)
+    start = np.tile(np.array(before, np.int32), (len(windows), 1))
+    said = "each window" if each else "first window" if joined and bos == "auto" and beginning else "never"
+    return TokenSequences(np.hstack([start, windows]), available, counted.number, sha256_of(tokenizer), protocol, said)
+
+
+def check_length(length: int, which: str, least: int = 2) -> None:
+    """Refuse sequences in which nothing is predicted; `which` says of what, `least` what is allowed.
+
+    Raises:
+        UserError: they have fewer tokens than `least`.
+    """
+    if length < least:
+        raise UserError(f"{which} sequences of {length} tokens; allowed are sequences of {least} tokens or more")
+
+
+class _Counted:
+    """Documents, and how many they were when they were last iterated."""
+
+    def __init__(self, documents: Iterable[Document]) -> None:
+        self._documents = documents
+        self.number = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        self.number = 0
+        for document in self._documents:
+            self.number += 1
+            yield document
+
+
+def _beginning(tokenizer: Tokenizer) -> list[int]:
+    """The special tokens that a tokenizer puts before a text."""
+    if not tokenizer.num_special_tokens_to_add(is_pair=False):
+        return []
+    encoding = tokenizer.encode("a")
+    before = next((place for place, special in enumerate(encoding.special_tokens_mask) if not special), 0)
+    return encoding.ids[:before]
+
+
+def _is_lost_without(path: Path) -> bool:
+    """Whether the model beside a tokenizer predicts nothing without BOS, whatever the tokenizer does: all Gemmas."""
+    beside = path.with_name(CONFIG)
+    return beside.is_file() and "gemma" in str(read_json(beside).get("model_type"))
+
+
+def _named_bos(path: Path, tokenizer: Tokenizer, key: str) -> int:
+    """The BOS token that stands beside a tokenizer which begins no text with it."""
+    named = _said_beside(path).get("bos_token")
+    number = tokenizer.token_to_id(named) if isinstance(named, str) else None
+    if number is None:
+        raise UserError(f"{key}: the tokenizer has no BOS token to begin each window with; leave bos at auto")
+    return number
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
@@ -145,7 +220,7 @@ def _said_beside(path: Path) -> dict[str, Any]:
 
 
 def cut_windows(
-    documents: Sequence[Document], tokenizer: Tokenizer, length: int, separator: str, key: str
+    documents: Iterable[Document], tokenizer: Tokenizer, length: int, separator: str, key: str
 ) -> np.ndarray:
     """Tokenise documents, join them, and cut non-overlapping windows, int32 [windows, length].
 
@@ -155,38 +230,97 @@ def cut_windows(
     Raises:
         UserError: the text does not fill one window.
     """
-    pieces = [
-        np.array(tokenizer.encode(document.text + separator, add_special_tokens=False).ids, np.int32)
-        for document in track(documents, "tokenising", "document")
-    ]
+    pieces = [np.empty(0, np.int32), *_tokenised(documents, tokenizer, separator)]
     return _windows(np.concatenate(pieces), length, key)
 
 
-def cut_joined_windows(documents: Sequence[Document], tokenizer: Tokenizer, length: int, key: str) -> np.ndarray:
-    """Join documents, tokenise once, and cut non-overlapping windows, int32 [windows, length].
+def spread_windows(
+    documents: Iterable[Document], tokenizer: Tokenizer, length: int, count: int, separator: str, key: str
+) -> tuple[np.ndarray, int]:
+    """So many windows of `cut_windows` at even distances, as `spread` chooses them, and how many there are in all.
+
+    Documents are iterated twice: to count their tokens, and to tokenise again those that lie in a window. Memory holds
+    the windows, and eight bytes a document.
+
+    Raises:
+        UserError: the text has fewer windows.
+    """
+    sizes = np.fromiter((tokens.size for tokens in _tokenised(documents, tokenizer, separator)), np.int64)
+    ends = np.cumsum(sizes)
+    available = _available(int(ends[-1]) if ends.size else 0, length, key)
+    if count > available:
+        raise UserError(f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {count}")
+    starts = spread(np.arange(available), count) * length
+    windows = np.empty((count, length), np.int32)
+    first = np.searchsorted(starts + length, ends - sizes, "right")  # of the windows that a document lies in
+    after = np.searchsorted(starts, ends, "left")
+    needed = np.flatnonzero((first < after) & (sizes > 0))
+    found = _tokenised(_only(documents, needed), tokenizer, separator)
+    for number, tokens in zip_longest(needed, found):
+        if tokens is None or tokens.size != sizes[number]:
+            raise UserError(f"{key}: its files changed while they were read; run again")
+        begin = ends[number] - sizes[number]
+        for window in range(first[number], after[number]):
+            left, right = max(begin, starts[window]), min(ends[number], starts[window] + length)
+            windows[window, left - starts[window] : right - starts[window]] = tokens[left - begin : right - begin]
+    return windows, available
+
+
+def joined_tokens(documents: Iterable[Document], tokenizer: Tokenizer, *, special: bool) -> np.ndarray:
+    """Join documents and tokenise once, int32 [tokens].
 
     The protocol in which the literature of pruning measures the perplexity of WikiText-2 (Frantar & Alistarh 2023,
     2301.00774; Sun et al. 2023, 2306.11695; their `get_wikitext2` and `eval_ppl`): two newlines between documents,
-    special tokens as the tokenizer adds them to a text (one at the start of all, for many models), all windows, the
-    tail dropped. A window predicts `length` - 1 tokens.
-
-    Raises:
-        UserError: the text does not fill one window.
+    special tokens as the tokenizer adds them to a text (one at the start of all, for many models) unless `special` is
+    false, all windows, the tail dropped. A window predicts one token less than it has.
     """
     text = JOINT.join(document.text for document in documents)
-    return _windows(np.array(tokenizer.encode(text).ids, np.int32), length, key)
+    return np.array(tokenizer.encode(text, add_special_tokens=special).ids, np.int32)
+
+
+def _tokenised(documents: Iterable[Document], tokenizer: Tokenizer, separator: str) -> Iterator[np.ndarray]:
+    """Each document's tokens, int32 [tokens]; several are tokenised at a time."""
+    for texts in _batches(document.text + separator for document in track(documents, "tokenising", "document")):
+        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            yield np.array(encoding.ids, np.int32)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    held = 0
+    for text in texts:
+        batch.append(text)
+        held += len(text)
+        if held >= _BATCH:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _only(documents: Iterable[Document], numbers: np.ndarray) -> Iterator[Document]:
+    """Documents with these numbers, which rise."""
+    wanted = iter(numbers)
+    following = next(wanted, None)
+    for number, document in enumerate(documents):
+        if number == following:
+            yield document
+            following = next(wanted, None)
 
 
 def _windows(tokens: np.ndarray, length: int, key: str) -> np.ndarray:
-    if length < 2:
-        raise UserError(f"{key}: all sequences of {length} tokens; allowed are sequences of 2 tokens or more")
-    available = len(tokens) // length
-    if available == 0:
+    available = _available(len(tokens), length, key)
+    return tokens[: available * length].reshape(available, length)
+
+
+def _available(tokens: int, length: int, key: str) -> int:
+    """How many windows so many tokens fill."""
+    if tokens < length:
         raise UserError(
-            f"{key}: its {len(tokens)} tokens are fewer than one sequence of {length}; "
+            f"{key}: its {tokens} tokens are fewer than one sequence of {length}; "
             "lower sequence_length or give more text"
         )
-    return tokens[: available * length].reshape(available, length)
+    return tokens // length
 
 
 def spread(windows: np.ndarray, count: int) -> np.ndarray:

@@ -119,6 +119,7 @@ def evaluate_checkpoint(
         kl_top_k=compared.divergence() if compared else None,
         top_k=observer.k if observer else None,
         protocol=inputs.protocol,
+        bos=inputs.bos,
         windows=count,
         tokens=losses.losses.numel(),
         precision=here.precision,

@@ -50,14 +50,14 @@ def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
 class Inputs:
     """What an evaluation reads, checked to belong together.
 
-    `protocol` says how a text became the sequences,
-    `perturbed` names tensors, `measured_on` identifies checkpoint and sequences, `hashes` is what the metrics say about
-    all inputs.
+    `protocol` and `bos` say how a text became the sequences, `perturbed` names tensors, `measured_on` identifies
+    checkpoint and sequences, `hashes` is what the metrics say about all inputs.
     """
 
     manifest: Manifest
     sequences: np.ndarray
     protocol: str
+    bos: str
     mask: Mask | None
     perturbed: frozenset[str]
     baseline_loss: float | None
@@ -88,7 +88,9 @@ def open_inputs(
         hashes = hashes | {"mask": sha256_of(mask)}
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
     names = (pruning.bits if pruning else disturbance.prunable.names(manifest)) if disturbance else ()
-    return Inputs(manifest, data.input_ids, data.protocol, pruning, frozenset(names), loss, measured_on, hashes)
+    return Inputs(
+        manifest, data.input_ids, data.protocol, data.bos, pruning, frozenset(names), loss, measured_on, hashes
+    )
 
 
 def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:

@@ -55,6 +55,7 @@ class Metrics:
             as one, nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
         top_k: that k; for the dense model the number of tokens that were kept; None where none were.
         protocol: how the text became windows: `documents`, or `wikitext2`, that of the literature.
+        bos: which windows begin as the tokenizer begins a text: `each window`, `first window` or `never`.
         windows: number of sequences evaluated; each predicts one token less than it has.
         tokens: number of predicted tokens.
         precision: dtype of the computation; losses are float32 and summed in float64.
@@ -95,6 +96,7 @@ class Metrics:
     kl_top_k: float | None = None
     top_k: int | None = None
     protocol: str = "documents"
+    bos: str = "never"
     windows: int
     tokens: int
     precision: str

@@ -76,6 +76,7 @@ def _sequences(path: Path) -> Description:
         "windows in the text": data.available,
         "documents": data.documents,
         "protocol": data.protocol,
+        "BOS": data.bos,
         "tokenizer": data.tokenizer,
     }
     return describe_file(path, "set of token sequences", facts)

@@ -16,8 +16,9 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.data.conversations import ChatTemplate
 from ltpipe.data.documents import Part, read_documents, split_documents
-from ltpipe.data.sequences import cut_windows, read_tokenizer, spread
+from ltpipe.data.sequences import check_length, cut_windows, read_tokenizer, spread
 from ltpipe.data.vocabulary import train_tokenizer
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.determinism import stable_seed
@@ -111,7 +112,9 @@ class TextTask(ConfiguredTask):
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and sequence_length > longest:
             raise UserError(f"{key}: sequence_length is {sequence_length}; the model reads at most {longest} tokens")
-        texts = read_documents(Source(source, key), files, field, documents)
+        check_length(sequence_length, f"{key}: all")
+        template = ChatTemplate(Path(checkpoint)) if checkpoint is not None else None
+        texts = list(read_documents(Source(source, key), files, field, documents, template))
         parts = split_documents(texts, validation, test, split_seed, key)
         initial, buffers = {}, {}
         if checkpoint is None:
