@@ -14,6 +14,7 @@ from transformers import AutoConfig
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 
@@ -215,6 +216,8 @@ def test_text_of_a_larger_model(kind, tied, token_ids, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "source")
     manifest = read(tmp_path / "source", tmp_path / "canonical")
     assert manifest.architecture == LARGER[kind][0]
+    planned = foreseen(architecture(Source(str(tmp_path / "source"), KEY)), torch.float32)[1]
+    assert planned.tensors.keys() == manifest.tensors.keys()
     assert not [name for name in manifest.tensors if "vision" in name]
     text = transformers.AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "canonical")).eval()
     stored = safetensors.torch.load_file(tmp_path / "canonical" / WEIGHTS)

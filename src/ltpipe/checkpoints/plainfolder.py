@@ -77,6 +77,34 @@ def read_folder(folder: Path, key: str) -> PlainFolder:
     return _described(folder, specs, variant, key)
 
 
+def of_text(config: "PreTrainedConfig", place: str, key: str) -> "PreTrainedConfig":
+    """The configuration of the causal model of text in a larger one; itself where it is no larger one.
+
+    Args:
+        config: of a checkpoint.
+        place: where it comes from, and `key` the configuration key of that, for messages.
+        key: see `place`.
+
+    Raises:
+        UserError: transformers has no class for the larger model's language model alone.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    text = config.get_text_config()
+    if text is config or (
+        type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    ):
+        return config
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"{key}: '{place}' is a {config.model_type}, and transformers has no class for its language model alone "
+            f"({text.model_type}); load a model of text"
+        )
+    text.tie_word_embeddings = config.tie_word_embeddings  # the outer one is what ties the head
+    text.dtype = text.dtype or config.dtype
+    return text
+
+
 def unloadable(place: Path, error: Exception, key: str) -> str:
     """What is said where transformers raises; `key` is the configuration key of the source."""
     reason = str(error).strip().split("\n")[0]
@@ -138,7 +166,7 @@ def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | Non
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged configuration raises anything
         raise UserError(unloadable(folder, error, key)) from None
-    text = _of_text(config, folder, key)
+    text = of_text(config, str(folder), key)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(text, trust_remote_code=False)
@@ -151,25 +179,6 @@ def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | Non
             "it is incomplete or does not fit its configuration"
         )
     return PlainFolder(folder, text, specs, variant, {} if text is config else _renames(specs, model))
-
-
-def _of_text(config: "PreTrainedConfig", folder: Path, key: str) -> "PreTrainedConfig":
-    """The configuration of the causal model of text in a larger one, where transformers has such a class."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    text = config.get_text_config()
-    if text is config or (
-        type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    ):
-        return config
-    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UserError(
-            f"{key}: '{folder}' is a {config.model_type}, and transformers has no class for its language model alone "
-            f"({text.model_type}); load a model of text"
-        )
-    text.tie_word_embeddings = config.tie_word_embeddings  # the outer one is what ties the head
-    text.dtype = text.dtype or config.dtype
-    return text
 
 
 def _renames(names: Collection[str], model: "PreTrainedModel") -> dict[str, str]:

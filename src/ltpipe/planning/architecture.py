@@ -10,6 +10,7 @@ from torch import nn
 from ltpipe.checkpoints.contents import manifest_of
 from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.plainfolder import of_text
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.streaming.skeleton import skeleton_of
@@ -30,7 +31,8 @@ def architecture(source: Source) -> "PretrainedConfig":
     """The configuration of a model: from its folder or GGUF header, from ltpipe, from the Hub's local cache or the Hub.
 
     Raises:
-        UserError: it is none of these, or the Hub cannot be reached.
+        UserError: it is none of these, the Hub cannot be reached, or it reads images or sound too and transformers has
+            no class for its language model alone.
     """
     from transformers import AutoConfig
 
@@ -39,7 +41,7 @@ def architecture(source: Source) -> "PretrainedConfig":
     place = source.local([CONFIG], "model")
     where = {"gguf_file": place.name} if place.is_file() else {}
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             place.parent if where else place, local_files_only=True, trust_remote_code=False, **where
         )
     except Exception as error:  # transformers raises anything about a configuration that is not one
@@ -48,6 +50,7 @@ def architecture(source: Source) -> "PretrainedConfig":
             f"{source.key}: the shapes of '{source.text}' are not known ({reason}); allowed are a folder with "
             f"{CONFIG}, a .gguf file and a repository of the Hub"
         ) from None
+    return of_text(config, source.text, source.key)
 
 
 def foreseen(config: "PretrainedConfig", dtype: torch.dtype) -> tuple[nn.Module, Manifest]:
