@@ -78,8 +78,8 @@ def small_model(architecture: str, **settings) -> torch.nn.Module:
     """A random float32 model whose matrices are large enough that each of them matters to the loss."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    base = {} if "text_config" in SMALL[architecture] else _BASE
-    config = AutoConfig.for_model(architecture, **{**base, **SMALL[architecture], **settings})
+    base = {} if "text_config" in SMALL.get(architecture, {}) else _BASE
+    config = AutoConfig.for_model(architecture, **{**base, **SMALL.get(architecture, {}), **settings})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from architectures import SMALL, small_model
+from orientation import check_orientation
 from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
@@ -156,38 +157,8 @@ def test_the_blocks_are_those_that_the_forward_runs(architecture, blocks, furthe
     ],
 )
 def test_inputs_lie_where_the_live_model_reads_them(architecture):
-    check_orientation(made(architecture))
-
-
-def check_orientation(model: nn.Module) -> None:
-    """The inputs of a layer do not depend on the loss: only the outputs' side of its gradient does.
-
-    For one token the gradient of y = W x is the product of a gradient of y and x. So the gradients of two losses, put
-    together with their inputs along the same dimension, have no higher rank than either; put together the other way
-    round they have up to twice that.
-    """
-    manifest = manifest_of(model, "made")
-    layout, names = Layout.of(manifest), Selection().names(manifest)
-    parameters = dict(model.named_parameters())
-    with torch.enable_grad():
-        logits = model(input_ids=torch.tensor([[5]]), use_cache=False).logits[0, -1]
-        losses = [logits @ torch.randn(len(logits)) for _ in range(2)]
-        first, second = (
-            torch.autograd.grad(loss, [parameters[name] for name in names], retain_graph=True, allow_unused=True)
-            for loss in losses
-        )
-    told = 0
-    for name, *gradients in zip(names, first, second, strict=True):
-        if any(gradient is None for gradient in gradients):
-            continue  # an expert in a list of experts
-        shape = tuple(gradients[0].shape)
-        one, two = (torch.from_numpy(layout.matrices(name, shape, each.numpy()).copy()) for each in gradients)
-        same_inputs, same_outputs = (
-            torch.linalg.matrix_rank(torch.cat([one, two], axis), rtol=1e-4) for axis in (1, 2)
-        )
-        assert bool((same_inputs <= same_outputs).all()), name
-        told += bool((same_inputs < same_outputs).any())
-    assert told > len(names) / 2
+    model = made(architecture)
+    check_orientation(model, manifest_of(model, "made"))
 
 
 def test_a_model_is_left_as_it_was():

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from byhand import masked_by_hand
 
 from ltpipe.analysis.samples import samples
 from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
+from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import Settings
@@ -16,8 +18,10 @@ from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.sources import Source
 
 NAMES = {"model": "m", "data": "d"}
 
@@ -41,6 +45,23 @@ def write_sequences(folder: Path, path: Path, seed: int) -> None:
 
 def ticket(study: Path, sequences: str = "sequences") -> Metrics:
     return evaluate_checkpoint(study, study / sequences, Settings(), NAMES, study / "mask", study / "dense.json")
+
+
+def test_a_mask_that_changes_nothing_is_an_alarm(study: Path, source_folder, tmp_path, caplog):
+    """Here the weights that it prunes are zeros already; tensors that the model does not run look the same."""
+    assert ticket(study).performance_retention != 1
+    assert "to the bit" not in caplog.text
+    pruned, folder = tmp_path / "pruned", tmp_path / "again"
+    masked_by_hand(source_folder("llama"), load_mask(study / "mask")).save_pretrained(pruned)
+    for file in source_folder("llama").glob("tokenizer*"):
+        shutil.copy(file, pruned)
+    load_checkpoint(Source(str(pruned)), None, "auto", folder)
+    shutil.copy(study / "sequences", folder)
+    count_checkpoint(folder, "magnitude", None, Selection()).write(folder / "histogram")
+    make_mask(folder, folder / "histogram", "layer", "0.5", folder / "mask")
+    evaluate_checkpoint(folder, folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
+    assert ticket(folder).performance_retention == 1
+    assert "the loss is that of the dense model to the bit, with " in caplog.text
 
 
 def test_metrics_say_what_was_measured(study: Path):

@@ -175,6 +175,14 @@ def test_the_critical_sparsity_is_that_of_the_curve_that_falls_last(tickets):
     assert "[48" not in page(tickets, curves=falls.assign(area_low=math.nan)).text
 
 
+def test_tickets_that_change_nothing_are_an_alarm():
+    words = "alarm: 1 of 3 tickets prune half of the weights or more and have the dense model's loss to the bit"
+    for retention, sparsity, said in ((1.0, 0.5, True), (1.0, 0.4, False), (0.999, 0.5, False)):
+        table = frame(ticket(retention, sparsity=sparsity), *seeds([0.5, 0.6], sparsity=sparsity))
+        assert (words in "\n".join(verdict_lines(judged(table)[0]))) == said
+        assert ("Alarm" in page(table).text) == said
+
+
 def standing(tickets, **options):
     (verdict,) = judged(tickets, **options)
     return verdict.standing

@@ -1,5 +1,6 @@
 """The evaluation stage: a checkpoint, dense or masked, on fixed token sequences."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from ltpipe.evaluation.loss import TokenLosses, token_losses
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.perturbation import perturbation_named, perturbing
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
-from ltpipe.evaluation.quality import performance_retention, perplexity
+from ltpipe.evaluation.quality import changed_nothing, performance_retention, perplexity
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
@@ -25,6 +26,8 @@ from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes
 from ltpipe.runtime.provenance import provenance
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
@@ -98,6 +101,13 @@ def evaluate_checkpoint(
         observer.top.write(top_tokens, inputs.measured_on)
     loss, dense_loss, pruning = losses.loss(), inputs.baseline_loss, inputs.mask
     compared = observer if isinstance(observer, Comparison) else None
+    if pruning and dense_loss is not None and changed_nothing(pruning.total_kept, pruning.total, dense_loss, loss):
+        logger.warning(
+            "the loss is that of the dense model to the bit, with %d of %d weights pruned: these were zeros before, or "
+            "the model does not compute with them; ltpipe inspect names the tensors of checkpoint and mask",
+            pruning.total - pruning.total_kept,
+            pruning.total,
+        )
     return Metrics(
         model=names["model"],
         data=names["data"],

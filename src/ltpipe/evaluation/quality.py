@@ -18,6 +18,14 @@ def performance_retention(baseline_loss: float, pruned_loss: float) -> float:
     return baseline_loss / pruned_loss
 
 
+def changed_nothing(kept: int, total: int, baseline_loss: float, pruned_loss: float) -> bool:
+    """Whether at least half of the weights are gone and the loss is the same to the bit.
+
+    That is no perfect ticket: the pruned weights were zeros before, or the model does not compute with them.
+    """
+    return 0 <= 2 * kept <= total and kept < total and pruned_loss == baseline_loss
+
+
 def uniform_loss(vocabulary: int) -> float:
     """Loss of a uniform guess among so many tokens, nats/token: ln(vocabulary)."""
     return math.log(vocabulary)

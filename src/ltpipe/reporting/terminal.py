@@ -54,6 +54,8 @@ def print_page(page: Path) -> None:
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
     """What a verdict says, a sentence or two a line."""
     best, standing = verdict.winner or verdict.closest, verdict.standing
+    if verdict.untouched:
+        yield f"  {untouched_line(verdict)}"
     if standing == "chance":
         yield (
             f"  no verdict: the dense model (loss {verdict.dense.loss:.4f} nats/token) is not told apart from a "
@@ -81,6 +83,14 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
             f"  critical sparsity of {named(critical)}: last winning {critical.winning_text}, first losing "
             f"{critical.losing_text}{inside}"
         )
+
+
+def untouched_line(verdict: Verdict) -> str:
+    """What is said of tickets that prune much and change nothing."""
+    return (
+        f"alarm: {verdict.untouched} of {verdict.evaluated} tickets prune half of the weights or more and have the "
+        "dense model's loss to the bit; these weights were zeros before, or the model does not compute with them"
+    )
 
 
 def memory_line(tickets: pd.DataFrame) -> str:

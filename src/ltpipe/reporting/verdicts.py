@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ltpipe.analysis.confidence import Interval
-from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance
+from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance, changed_nothing
 from ltpipe.reporting.critical import CriticalSparsity
 
 RANDOM = "random"
@@ -75,6 +75,8 @@ class Verdict:
         data: name of the text.
         dense: the dense model.
         evaluated: number of tickets.
+        untouched: how many of them prune half of the weights or more and have the dense model's loss to the bit: an
+            alarm.
         sparsest: highest sparsity (fraction) of any ticket, winning or not.
         winner: the sparsest winning ticket, of several the one that retains most; None if there is none.
         beside: tickets of its sparsity that are not told apart from it, random ones aside, by falling retention.
@@ -94,6 +96,7 @@ class Verdict:
     data: str
     dense: Dense
     evaluated: int
+    untouched: int
     sparsest: float
     winner: Ticket | None
     beside: tuple[Ticket, ...]
@@ -148,6 +151,9 @@ def named(ticket: Any) -> str:
 
 
 def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> Verdict:
+    untouched = [
+        changed_nothing(row["kept"], row["total"], row["baseline_loss"], row["loss"]) for row in rows.to_dict("records")
+    ]
     # A loss that is no number has no place in an order; a mask that removes nothing shows nothing.
     sound = rows[rows["performance_retention"].notna() & (rows["kept"] < rows["total"])]
     tickets = sorted(map(_ticket, sound.to_dict("records")), key=_preference)
@@ -162,6 +168,7 @@ def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, co
         data=data,
         dense=_dense(rows.iloc[0].to_dict()),
         evaluated=len(rows),
+        untouched=sum(untouched),
         sparsest=float(rows["sparsity"].max()),
         winner=winner,
         beside=tuple(one for one in rivals if one.criterion != RANDOM and _identity(one) not in told_apart),
