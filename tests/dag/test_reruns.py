@@ -1,6 +1,7 @@
 """The exact set of jobs that each kind of change reruns, on a real small sweep that has been run."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -273,6 +274,14 @@ def test_perturbations_added(finished: Path, configure: Callable):
 def test_prunable_weights_changed(finished: Path, configure: Callable):
     configure(models={"tiny": {"source": "models/tiny", "prunable": {"preset": "all-weights"}}})
     assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS
+
+
+def test_a_tokenizer_that_lies_elsewhere_is_looked_at_too(finished: Path, configure: Callable):
+    configure(models={"tiny": {"source": "models/tiny", "tokenizer": "models/words"}})
+    (finished / "models/words").mkdir()
+    (finished / "models/words/tokenizer.json").write_text("{}")
+    assert re.search(r"input: .*models/words/tokenizer.json", snakemake(finished, "--dry-run", "--quiet", "host"))
+    shutil.rmtree(finished / "models/words")
 
 
 def test_text_added(finished: Path, configure: Callable):

@@ -393,6 +393,14 @@ def test_what_a_change_touches_runs_again_and_nothing_else(other: dict[str, Any]
         assert (recorded(now, rule, axes) != recorded(BEFORE, rule, axes)) == touched(rule, axes), (rule, axes, changed)
 
 
+def test_what_a_study_of_200_models_is_made_with_fits_on_a_command_line():
+    """Linux takes a shell command of at most 128 KiB, and the report's says the whole configuration besides."""
+    config = deepcopy(base())
+    config["models"] = {f"model-{number:03}": config["models"]["a"] for number in range(200)}
+    config["imp"] = {}
+    assert len(Settings(config).of("report", {})["made_with"]) < 40 * 1024
+
+
 RECORDED = """
 import inspect, json, sys
 from pathlib import Path
