@@ -393,6 +393,14 @@ def test_what_a_change_touches_runs_again_and_nothing_else(other: dict[str, Any]
         assert (recorded(now, rule, axes) != recorded(BEFORE, rule, axes)) == touched(rule, axes), (rule, axes, changed)
 
 
+def test_another_calibration_text_is_scored_with_by_criteria_that_need_one():
+    other = deepcopy(base())
+    other["score"]["data"] = "words"
+    for criterion, needed in (("wanda", True), ("synflow", False), ("mix", True)):
+        job = "mask", {"model": "a", "criterion": criterion, "scope": "global", "seed": "none", "sparsity": "0.5"}
+        assert (recorded(Settings(other), *job) != recorded(BEFORE, *job)) == needed
+
+
 def test_what_a_study_of_200_models_is_made_with_fits_on_a_command_line():
     """Linux takes a shell command of at most 128 KiB, and the report's says the whole configuration besides."""
     config = deepcopy(base())
