@@ -120,6 +120,29 @@ def test_a_table_can_still_be_checked_by_sha256sum(tmp_path: Path, monkeypatch: 
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "table.csv: OK\n"
 
 
+TASK = [["kind", "spirals"], ["points", 600]]
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ([["kind", "spirals"], ["points", 60]], "task.points 600, the configuration asks for 60;"),
+        ([["kind", "spirals"]], "task.points 600, the configuration asks for none;"),
+        ([*TASK, ["seed", 3]], "task.seed left out, the configuration asks for 3;"),
+        (
+            TASK[::-1],
+            'task [["kind", "spirals"], ["points", 600]], the configuration asks for [["points", 600], ["kind"',
+        ),
+        ([], "task.kind spirals, the configuration asks for none;"),
+    ],
+)
+def test_values_that_are_mappings_are_compared_as_a_whole(tmp_path: Path, now, message):
+    """A part of one is another value: {} is not what {multiple: 3} asks for."""
+    with pytest.raises(OtherSettingsError) as error:
+        check_made_with(tmp_path, {"task": TASK}, {"task": now})
+    assert f": made with {message}" in str(error.value)
+
+
 def test_what_is_asked_for_can_be_said_by_the_caller(tmp_path: Path):
     check_made_with(tmp_path, {"a": 1}, {"a": 1, "b": 2})
     with pytest.raises(OtherSettingsError, match="made with a 1, the configuration asks for 2"):

@@ -126,6 +126,7 @@ def jobs() -> Iterator[Job]:
             yield "histogram", drawn
             masked = {**drawn, "scope": "global", "sparsity": "0.5"}
             yield "mask", masked
+            yield "mask", {**masked, "scope": "heads"}  # asked for by its name
             yield "smaller", masked
             yield "ticket", {**masked, "data": "words"}
             yield (

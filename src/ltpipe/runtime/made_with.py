@@ -48,10 +48,9 @@ def check_made_with(path: Path, found: Mapping[str, Any] | None, wanted: Mapping
             raise OtherSettingsError(
                 f"{path}: made with {key} {_shown(value)}, which the configuration does not ask for; {_ADVICE}"
             )
-        if json.dumps(wanted[key]) != json.dumps(value):  # 1 is not true
-            raise OtherSettingsError(
-                f"{path}: made with {key} {_shown(value)}, the configuration asks for {_shown(wanted[key])}; {_ADVICE}"
-            )
+        if _text(wanted[key]) != _text(value):
+            where, then, now = _difference(key, value, wanted[key])
+            raise OtherSettingsError(f"{path}: made with {where} {then}, the configuration asks for {now}; {_ADVICE}")
 
 
 @cache  # a stage reads thousands of artefacts
@@ -69,5 +68,25 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(f"{key}.{name}" if key else name, below)
 
 
+def _difference(key: str, then: Any, now: Any) -> tuple[str, str, str]:
+    """Where two values differ, and what they say there; the name is given where both are pairs of names and values."""
+    if _are_pairs(then) and _are_pairs(now):
+        before, after = ({name: _shown(value) for name, value in pairs} for pairs in (then, now))
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) != after.get(name):
+                return f"{key}.{name}", before.get(name, "left out"), after.get(name, "none")
+    return key, _shown(then), _shown(now)
+
+
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, list) and len(each) == 2 and isinstance(each[0], str) for each in value
+    )
+
+
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # 1 is not true

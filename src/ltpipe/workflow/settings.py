@@ -61,11 +61,13 @@ class Key:
         """The keys that a job depends on, with the wildcards filled in, and their values."""
         if not self.when(config, axes):
             return
-        path = tuple(part.format(**axes) for part in self.pattern.split("."))
+        parts = self.pattern.split(".")
+        path = tuple(part.format(**axes) for part in parts)
         below = path[-1] == "*"
         value: Any = config
-        for part in path[: -1 if below else None]:
-            value = value[part]
+        for part, name in zip(parts[: -1 if below else None], path, strict=False):
+            # What is asked for by its name may be of no cell of the grid, and has no settings of its own there.
+            value = value.get(name, {}) if "{" in part else value[name]
         if not below:
             yield path, _plain([[*pair] for pair in value.items()] if self.ordered else value)
             return
@@ -139,7 +141,8 @@ def _parts(config: Config, axes: Axes) -> list[Job]:
 
 def _options(values: dict[str, Any]) -> dict[str, Any]:
     """Options of a criterion or a scope."""
-    return {"options": values}
+    (given,) = values.values()
+    return {"options": given} if given else {}
 
 
 def _weights(values: dict[str, Any]) -> dict[str, Any]:
@@ -148,8 +151,9 @@ def _weights(values: dict[str, Any]) -> dict[str, Any]:
 
 def _task(values: dict[str, Any]) -> dict[str, Any]:
     """A task's kind, and its other options as JSON."""
-    options = {name: value for name, value in values.items() if name not in ("kind", "pretrained")}
-    return {"task": values["kind"], "options": json.dumps(options)}
+    task = values["task"]
+    options = {name: value for name, value in task.items() if name not in ("kind", "pretrained")}
+    return {"task": task["kind"], "options": json.dumps(options)}
 
 
 def _pretrained(config: Config, axes: Axes) -> list[Job]:
@@ -258,7 +262,7 @@ RULES: Mapping[str, Rule] = {
         (
             *_COMPUTING,
             _PRUNABLE,
-            Key("score.options.{criterion}.*", options=_options),
+            Key("score.options.{criterion}", options=_options),
         ),
         lambda config, axes: [("checkpoint", axes), *_calibration(config, axes)],
     ),
@@ -267,7 +271,7 @@ RULES: Mapping[str, Rule] = {
         lambda config, axes: [("checkpoint", axes), *_parts(config, axes)],
     ),
     "histogram": Rule((_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]),
-    "mask": Rule((Key("grid.scope_options.{scope}.*", options=_options),), _from("histogram")),
+    "mask": Rule((Key("grid.scope_options.{scope}", options=_options),), _from("histogram")),
     "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences")),
     "ticket": Rule(_COMPUTING, _from("mask", "baseline")),
     "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline")),
@@ -277,7 +281,7 @@ RULES: Mapping[str, Rule] = {
     "validation": Rule((), partial(_tickets, "mask")),
     "tables": Rule((), _measured),
     "smaller": Rule((), _from("mask")),
-    "task": Rule((Key("imp.{study}.task.*", options=_task),), _pretrained),
+    "task": Rule((Key("imp.{study}.task", options=_task),), _pretrained),
     "rewind_point": Rule((_TRAIN, *_TRAINING, _PROCESSES, Key("imp.{study}.rewind.step")), _from("task")),
     "level_mask": Rule((Key("imp.{study}.prune.*"), *_TRAINING), _before),
     "training": Rule(
@@ -375,7 +379,9 @@ def _place(rule: str, axes: Axes) -> tuple[str, frozenset[tuple[str, str]]]:
 
 def _versions(path: Path, value: Any) -> Iterator[tuple[Path, str]]:
     """What pins the content of a source beside its text: the version of a package."""
-    if value and path[-1] in ("source", "tokenizer"):
+    if path[0] == "imp" and path[2:] == ("task",):
+        yield from _versions((*path[:-1], "source"), value.get("source"))
+    elif isinstance(value, str) and path[-1] in ("source", "tokenizer"):
         identity = _identity(value)
         if identity != value:
             yield (*path[:-1], f"{path[-1]} version"), identity.removeprefix(value).strip()
