@@ -5,15 +5,24 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from architectures import small_model
+from architectures import save_small, small_model
 from torch import nn
 from torch.nn import functional
 
 from ltpipe.checkpoints.contents import manifest_of, stored_tensors
+from ltpipe.checkpoints.layout import TOKENIZER
+from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
+from ltpipe.data.sequences import TokenSequences
+from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criteria.wanda import Wanda
 from ltpipe.scoring.plan import ScorePlanner
+from ltpipe.scoring.score import score_checkpoint
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import skeleton_of
@@ -145,6 +154,26 @@ def test_experts_that_see_no_token_are_said(tmp_path, caplog):
     silent = sum(int((scores[name].flatten(1).sum(1) == 0).sum()) for name in scores if "experts" in name)
     assert silent > 0
     assert f"no calibration token is routed to {silent} matrices of experts, their scores are 0" in caplog.text
+
+
+def test_all_lists_of_blocks_are_scored_or_refused_in_one_line(tmp_path):
+    source, folder = save_small("hrm_text", tmp_path / "source"), tmp_path / "folder"
+    load_checkpoint(Source(str(source)), None, "auto", folder)
+    TokenSequences(IDS.int().numpy() % 90, 5, 1, sha256_of(folder / TOKENIZER)).write(tmp_path / "sequences")
+
+    def score(criterion):
+        settings = Settings(device="cpu")
+        score_checkpoint(folder, criterion, tmp_path / criterion, Selection(), tmp_path / "sequences", settings)
+
+    score("wanda")
+    scores = ScoreFile(tmp_path / "wanda")
+    assert {name.split(".")[1] for name in scores.names} == {"H_module", "L_module"}
+    assert all(scores.array(name).any() for name in scores.names)
+    with pytest.raises(
+        UserError, match=r"blocks of model\.L_module\.layers only; .* exclude 'model\.H_module\.layers\.\*'"
+    ):
+        score("taylor")
+    assert not (tmp_path / "taylor").exists()
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "zamba2"])

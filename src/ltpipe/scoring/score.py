@@ -18,7 +18,7 @@ from ltpipe.pruning.scorefile import score_writer
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, as_given
 from ltpipe.runtime.simulation import Peak
-from ltpipe.scoring.criterion import Criterion, criterion_options, scored_criterion
+from ltpipe.scoring.criterion import ActivationCriterion, Criterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
@@ -57,7 +57,7 @@ def score_checkpoint(
     rule = scored_criterion(criterion)
     chosen = criterion_options(criterion, options, criterion)
     manifest = Manifest.read(folder / MANIFEST)
-    names = _in_blocks(selection.names(manifest), manifest, criterion)
+    names = _in_blocks(selection.names(manifest), manifest, rule, criterion)
     input_ids, digest = _calibration(folder, rule, criterion, sequences)
     here = Computing.of(settings, folder, rule.precision)
 
@@ -87,13 +87,21 @@ def score_checkpoint(
     return planned
 
 
-def _in_blocks(names: tuple[str, ...], manifest: Manifest, criterion: str) -> tuple[str, ...]:
-    outside = [name for name in names if not manifest.in_blocks(name)]
-    if outside:
-        raise UserError(
-            f"criterion '{criterion}' scores weights of blocks only; '{outside[0]}' is outside, "
-            "use the preset linear or exclude it"
-        )
+def _in_blocks(names: tuple[str, ...], manifest: Manifest, rule: type[Criterion], criterion: str) -> tuple[str, ...]:
+    """The names, if a walk of the criterion reaches all of them: backward, it goes through one list of blocks."""
+    for name in names:
+        block = manifest.block_of(name)
+        if block is None:
+            raise UserError(
+                f"criterion '{criterion}' scores weights of blocks only; '{name}' is outside, "
+                "use the preset linear or exclude it"
+            )
+        if not manifest.in_blocks(name) and not issubclass(rule, ActivationCriterion):
+            other = block.rpartition(".")[0]
+            raise UserError(
+                f"criterion '{criterion}' needs gradients, which go through the blocks of {manifest.blocks} only; "
+                f"{manifest.architecture} has others: exclude '{other}.*', or choose magnitude, random or wanda"
+            )
     return names
 
 
