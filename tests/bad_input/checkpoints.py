@@ -125,7 +125,7 @@ CHECKPOINTS = {
     "shape-of-exabytes": broken(entry(shape=[2**40, 2**40]), *HEADER, UP),
     "shape-is-text": broken(entry(shape="48"), *HEADER, UP),
     "shape-of-booleans": broken(entry(shape=[True, 48 * 32]), *HEADER),
-    "dtype-unknown": broken(entry(dtype="F8_E4M3"), FILE, UP, "F8_E4M3", "readable are"),
+    "dtype-unknown": broken(entry(dtype="F7_E4M2"), FILE, UP, "F7_E4M2", "readable are"),
     "dtype-is-a-list": broken(entry(dtype=["F32"]), *HEADER),
     "dtype-is-another": broken(entry(dtype="F64"), *HEADER, UP),
     "weights-nan-everywhere": Case(
@@ -142,6 +142,30 @@ CHECKPOINTS = {
     ),
     "weights-are-a-pickle": broken(
         lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "pickled weights are never read"
+    ),
+    "adapter-beside-the-model": broken(
+        lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter", "merge the adapter first"
+    ),
+    "weights-of-another-name": broken(
+        lambda folder: (folder / WEIGHTS).rename(folder / "consolidated.safetensors"), "but consolidated.safetensors"
+    ),
+    "weights-of-two-variants": broken(
+        lambda folder: (
+            (folder / "model.fp16.safetensors").write_bytes((folder / WEIGHTS).read_bytes()),
+            (folder / WEIGHTS).rename(folder / "model.bf16.safetensors"),
+        ),
+        "model.bf16.safetensors and model.fp16.safetensors",
+    ),
+    "shards-without-an-index": broken(
+        lambda folder: (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors"), "fetch it too"
+    ),
+    "index-without-metadata": broken(
+        lambda folder: (
+            (folder / WEIGHTS).rename(folder / "a.safetensors"),
+            (folder / INDEX).write_text(json.dumps({"weight_map": {UP: "a.safetensors"}})),
+        ),
+        INDEX,
+        "no metadata",
     ),
     "shard-absent": broken(indexed("model-2.safetensors"), "lacks the shard model-2.safetensors"),
     "shard-above-the-folder": broken(indexed("../outside.safetensors"), "'../outside.safetensors'", "beside its index"),
@@ -196,6 +220,12 @@ CHECKPOINTS = {
     "model-of-a-very-long-name": Case("load_model", "--source " + "m" * 5000, ("does not exist",)),
     "gguf-empty": Case("load_model", "--source %model.gguf", ("cannot load '%model.gguf'",), gguf(b"")),
     "gguf-truncated": Case("load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(SOUND_GGUF[:10])),
+    "gguf-of-three-parts": Case(
+        "load_model",
+        "--source %m-00001-of-00003.gguf",
+        ("is one of 3 parts", "llama-gguf-split --merge"),
+        lambda h, s: (h / "m-00001-of-00003.gguf").write_bytes(SOUND_GGUF),
+    ),
     "gguf-of-nothing": Case("load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(SOUND_GGUF)),
     "gguf-of-exabytes": Case(
         "load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60))

@@ -123,6 +123,13 @@ DATA = {
     "files-of-an-absolute-path": Case(
         "prepare_data", READ + "%texts --files /etc/*", ("'/etc/*' is no pattern",), at(Path.mkdir, "texts")
     ),
+    "json-array-cut-off": text("t.json", b'[{"text": "w1"}', "%t.json: begins as a JSON array"),
+    "json-array-of-numbers": text("t.json", b"[1, 2]", "%t.json: entry 1 is no JSON object"),
+    "gzip-of-text": text("t.jsonl.gz", b'{"text": "w1"}\n', "%t.jsonl.gz: cannot be read or unpacked"),
+    "messages-without-a-template": text(
+        "t.jsonl", b'{"text": [{"role": "user", "content": "w1"}]}\n', "%t.jsonl: line 1", "no chat template"
+    ),
+    "messages-of-numbers": text("t.jsonl", b'{"text": [1, 2]}\n', "%t.jsonl: line 1", "not of messages"),
     "jsonl-not-json": text("t.jsonl", b'{"text": "w1"}\nw2\n', "%t.jsonl: line 2 is no JSON object"),
     "jsonl-of-another-key": text("t.jsonl", b'{"txt": "w1"}\n', "%t.jsonl: line 1", "'text'"),
     "jsonl-of-a-number": text("t.jsonl", b'{"text": 1}\n', "%t.jsonl: line 1", "int", "expected a string"),

@@ -148,14 +148,14 @@ def _shards(folder: Path, variant: str | None, key: str) -> Iterator[str]:
     named = content.get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise UserError(f"{key}: '{index}' has no weight_map from tensors to shards; fetch it again")
-    if not isinstance(content.get("metadata"), dict):
-        raise UserError(f"{key}: '{index}' has no metadata, which transformers asks for; add \"metadata\": {{}} to it")
     for shard in sorted(set(named.values())):
         if not shard or shard != Path(shard).name or "\0" in shard:
             raise UserError(f"{key}: '{index}' names {shard!r}; allowed are files beside its index, fetch it again")
         if not (folder / shard).is_file():
             raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
         yield shard
+    if not isinstance(content.get("metadata"), dict):
+        raise UserError(f"{key}: '{index}' has no metadata, which transformers asks for; add \"metadata\": {{}} to it")
 
 
 def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | None, key: str) -> PlainFolder:
