@@ -4,15 +4,19 @@ import logging
 
 import pytest
 import torch
-from architectures import SMALL, small_model
+from architectures import SMALL, save_small, small_model
 from orientation import check_orientation
 from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
 from ltpipe.checkpoints.contents import blocks_name, manifest_of
+from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.uses import parameter_uses
+from ltpipe.inspection.documents import describe_checkpoint
 from ltpipe.pruning.layout import Layout
+from ltpipe.runtime.sources import Source
 
 _MIXING = "no matrix of a product (mul)"
 _UNUSED = "not used by the forward pass"
@@ -128,6 +132,16 @@ def test_matrices_and_what_is_left_out(architecture):
     chosen = Selection().names(manifest)
     several = {name for name, entry in inside.items() if len(entry.shape) > 1}
     assert set(chosen) == {name for name in several if pattern(name) not in left_out}
+
+
+def test_the_load_stage_and_inspect_name_what_is_left_out(tmp_path, caplog):
+    source, folder = save_small("rwkv", tmp_path / "source"), tmp_path / "canonical"
+    with caplog.at_level(logging.INFO):
+        load_checkpoint(Source(str(source)), None, "auto", folder)
+    said = {f"left out of pruning: {name} ({reason})" for name, reason in ODD["rwkv"][1].items()}
+    assert {record.message for record in caplog.records if "left out" in record.message} == said
+    listings = {listing.title: listing.rows for listing in describe_checkpoint(folder / MANIFEST).listings}
+    assert dict(listings["left out of pruning"]) == ODD["rwkv"][1]
 
 
 @pytest.mark.parametrize(
