@@ -65,5 +65,7 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def reruns(folder: Path, *arguments: str) -> set[str]:
     """What a dry run would make: 'rule first-output' without the results folder and suffix; 'all' left out."""
     output = snakemake(folder, "--dry-run", "--quiet", "host", *arguments)
-    jobs = re.findall(r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    output: (\S+?),?(?: |\n)", output, re.MULTILINE)
+    jobs = re.findall(
+        r"^(?:localrule|rule|checkpoint) (\w+):\n(?:    .*\n)*?    output: (\S+?),?(?: |\n)", output, re.MULTILINE
+    )
     return {f"{rule} {Path(path).with_suffix('').as_posix().split('/', 2)[2]}" for rule, path in jobs}

@@ -133,6 +133,8 @@ CONFIGURATIONS = {
     "sparsity-zero-and-minus-zero": changed("grid/sparsities", [0.0, -0.0], "grid.sparsities: ", "twice"),
     "sparsity-is-a-list": changed("grid/sparsities", [[0.5]], "grid.sparsities[0]: [0.5]"),
     "sparsities-are-a-number": changed("grid/sparsities", 0.5, "grid.sparsities: 0.5 is not allowed"),
+    "refine-is-too-narrow": changed("grid/refine", {"to": 0.0001}, "grid.refine.to: 0.0001", "from 0.001 to 1"),
+    "refine-is-true": changed("grid/refine", True, "grid.refine: True", "null for none"),
     "seed-is-huge": changed("grid/seeds", [10**300], "grid.seeds[0]: ", "63 bits"),
     "seed-is-true": changed("grid/seeds", [True], "grid.seeds[0]: True"),
     "seed-is-a-fraction": changed("grid/seeds", [0.5], "grid.seeds[0]: 0.5"),

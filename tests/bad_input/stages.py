@@ -76,6 +76,23 @@ STAGES = {
         "make_report", "--baselines @text.baseline --records @record", ("tickets: ",)
     ),
     "nothing-to-report": Case("make_report", "--baselines", ("tickets: ",)),
+    "ticket-twice": Case(
+        "make_tables", on(TABLES, tickets="@ticket @ticket"), ("two metrics of one cell (", "sparsity 0.5")
+    ),
+    "baseline-twice": Case(
+        "make_tables", on(TABLES, baselines="@text.baseline @text.baseline"), ("two metrics of one cell (", "once")
+    ),
+    "table-twice": Case(
+        "make_report",
+        on(REPORT, tickets="@tables/tickets.parquet @tables/tickets.parquet"),
+        ("@tables/tickets.parquet and @tables/tickets.parquet: two rows of one cell (model ", "different names"),
+    ),
+    "refine-a-mask": Case("refine", "--to 0.01 --tickets @llama.mask", ("@llama.mask: not valid JSON",)),
+    "refine-a-dense-model": Case("refine", "--to 0.01 --tickets @text.baseline", ("@text.baseline: not of a ticket",)),
+    "refine-to-nothing": Case("refine", "--to 0 --tickets @ticket", ("to: 0 is not allowed", "from 0.001 to 1")),
+    "refine-after-a-ticket": Case(
+        "refine", "--to 0.01 --tickets @ticket --before @ticket", ("@ticket: not a refinement",)
+    ),
     "record-twice": Case("make_report", on(REPORT, records="@record @record"), ("'lenet', replicate 0", "each once")),
     "no-record": Case("make_report", on(REPORT, records="@absent"), ("@absent: no such file",)),
     "record-is-a-ticket": Case("make_report", on(REPORT, records="@ticket"), ("@ticket: not a learning record",)),

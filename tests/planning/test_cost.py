@@ -26,7 +26,7 @@ def test_every_job_of_the_workflow_is_counted(model):
     """Against the grid, which the rules' targets come from, and what each target needs."""
     config = check_config(study(f"hub:{NAME}@main", ROOT / "README.md"), yaml.safe_load(SCHEMA.read_text()))
     evaluated = len(grid.tickets(config)) + len(grid.baselines(config))
-    masks, histograms = len(grid.masks(config, "model")), len(config["grid"]["criteria"])
+    masks, histograms = len(grid.masks(grid.tickets(config))), len(config["grid"]["criteria"])
     texts, scores = 2, len(grid.scored_criteria(config))
     assert model.cost.jobs == 1 + texts + scores + histograms + masks + evaluated + ANALYSES
     assert evaluated == masks + 1 == 201

@@ -56,6 +56,21 @@ def planned(name: str, text: Path, sequences: int, length: int, gib: float) -> S
     return evaluation(plan_study(config))
 
 
+def test_a_refinement_says_how_many_tickets_there_may_be(text):
+    config = study("hub:HuggingFaceTB/SmolLM2-135M", text)
+    plain = plan_study(config, peaks=False)
+    config["grid"]["refine"] = {"to": 0.01}
+    more = [stage for stage in plan_study(config, peaks=False) if "refine" in stage.stage]
+    # Four curves, of which brackets of 50 points take six steps; two of magnitude have a control.
+    assert {stage.stage: stage.jobs for stage in more} == {
+        "refinement": 7, "refined masks, at most": 4 * 6 + 2, "refined tickets, at most": 4 * 6 + 2,
+    }  # fmt: skip
+    evaluated = evaluation(plain)
+    assert more[-1].operations == 26 * evaluated.operations // evaluated.jobs
+    masks = next(stage for stage in plain if stage.stage == "mask")
+    assert more[-2].disk == 26 * masks.disk // masks.jobs
+
+
 def test_the_shapes_of_every_architecture_are_those_of_the_model():
     assert set(PARAMETERS) == set(known_architectures())
     for name, millions in PARAMETERS.items():

@@ -214,10 +214,11 @@ def test_no_verdict_is_said_on_the_page_and_in_the_terminal(tickets):
     assert "10.8100 nats/token (95% interval 10.7000 to 10.9000)" in parsed.text
     assert "alike gives 10.8027" in parsed.text
     assert "sparsest winning" not in parsed.text
+    assert "was chosen" not in parsed.text
     assert not any("win" in cell.get("class", "").split() for cell in parsed.attributes("td"))
     bare = tickets[tickets.criterion != "random"]
     text = page(bare).text
-    assert "No verdict: the study has no control, no random ticket that removes 50%" in text
+    assert "No verdict: there is no control, no random ticket that removes 50%" in text
     for table, words in (
         (guessing, "no verdict: the dense model (loss 10.8100 nats/token) is not told apart from a uniform guess"),
         (bare, "no verdict: no random ticket removes 50%; the sparsest that would win: magnitude, global, 50%"),

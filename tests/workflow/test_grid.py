@@ -61,6 +61,6 @@ def test_perturbed_models_are_those_of_the_grid_and_the_dense_one():
 def test_masks_of_a_model_once_for_all_texts():
     two = {**CONFIG, "models": {"n": {}, "m": {}}}
     assert tickets(two) == [*tickets(two, "m"), *tickets(two, "n")]
-    assert masks(two, "n") == list(dict.fromkeys(cell.named(MASK) for cell in tickets(two) if cell.model == "n"))
-    assert len(masks(two, "n")) == 3 * (2 + 1)
+    assert masks(tickets(two)) == [*masks(tickets(two, "m")), *masks(tickets(two, "n"))]
+    assert len(masks(tickets(two, "n"))) == 3 * (2 + 1)
     assert models(two, "{model}.csv") == ["m.csv", "n.csv"]

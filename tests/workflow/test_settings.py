@@ -48,6 +48,8 @@ TOUCHES: dict[str, frozenset[str]] = {
     "evaluate.device": COMPUTING,
     "evaluate.top_k": frozenset({"baseline"}),
     "simulation": frozenset({"simulation"}),
+    "grid.refine": frozenset({"refinement"}),
+    "grid.seeds": frozenset({"refinement"}),
     "imp.<name>.task": frozenset({"task"}),
     "imp.<name>.train": frozenset({"rewind_point", "training", "early_bird"}),
     "imp.<name>.train.trainer_fn": frozenset({"rewind_point", "training"}),
@@ -85,7 +87,7 @@ BASE = {
         "lit": {"source": "l.txt", "protocol": "wikitext2"},
         "calib": {"source": "c.txt"},
     },
-    "grid": {"criteria": ["magnitude", "wanda", "synflow", "mix"], "sparsities": [0.5]},
+    "grid": {"criteria": ["magnitude", "random", "wanda", "synflow", "mix"], "sparsities": [0.5], "refine": {}},
     "score": {"data": "calib", "hybrids": {"mix": {"snip": 1, "magnitude": 2}}},
     "simulation": {},
     "robustness": {"perturbations": ["int4"]},
@@ -111,6 +113,7 @@ Job = tuple[str, dict[str, str]]
 def jobs() -> Iterator[Job]:
     """At least one job of every rule, of each kind that depends on other keys."""
     for model in "ab":
+        yield "refinement", {"model": model, "round": "2"}
         for rule in ("checkpoint", "overlap", "validation", "tables"):
             yield rule, {"model": model}
         yield "calibration", {"model": model, "data": "calib"}
@@ -266,7 +269,8 @@ ASKED = [
     for path, schema in schema_keys().items()
     for name in (["a", "b"] if path.startswith("models") else ["words", "lit", "calib"] if path.startswith("data")
                  else ["small", "other"] if path.startswith("imp") else ["mix"])
-    if longest(path, AXES) is None and path != "score.hybrids" and not branches_off(schema)
+    if (longest(path, AXES) is None or path in ("grid.refine.to", "grid.seeds"))
+    and path not in ("score.hybrids", "score.options") and not branches_off(schema)
 ]  # fmt: skip
 
 

@@ -1,8 +1,35 @@
+# Say which tickets narrow the brackets in which curves stop winning.
+checkpoint refinement:
+    input:
+        script="scripts/refine.py",
+        tickets=lambda wildcards: [
+            ticket.named(grid.TICKET)
+            for ticket in tickets_after(wildcards.model, int(wildcards.round) - 1)
+        ],
+        before=lambda wildcards: round_file(wildcards.model, int(wildcards.round) - 1),
+    output:
+        grid.REFINEMENT,
+    log:
+        "results/logs/refinement/{model}/{round}.log",
+    resources:
+        mem_mb=memory,
+        runtime=runtime,
+    params:
+        settings=settings("refinement", "scripts/refine.py"),
+        before=lambda wildcards, input: f"--before {input.before}" if input.before else "",
+        tickets=listed("tickets"),
+    shell:
+        TOLD
+        + "python {input.script} --model {wildcards.model} --tickets {params.tickets} {params.before}"
+        " {params.settings[options]} --output {output}"
+
+
 # Compare the masks of a model that differ in one of criterion, scope, seed and sparsity.
 rule overlap:
     input:
         script="scripts/compare_masks.py",
-        masks=lambda wildcards: grid.masks(config, wildcards.model),
+        masks=every_mask,
+        refinement=last_round,
     output:
         pairs=f"{grid.OVERLAP}.csv",
         digest=f"{grid.OVERLAP}.csv.sha256",
@@ -25,7 +52,8 @@ rule overlap:
 rule validation:
     input:
         script="scripts/validate_masks.py",
-        masks=lambda wildcards: grid.masks(config, wildcards.model),
+        masks=every_mask,
+        refinement=last_round,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
     output:
@@ -52,9 +80,8 @@ rule tables:
     input:
         script="scripts/make_tables.py",
         baselines=lambda wildcards: grid.baselines(config, wildcards.model),
-        tickets=lambda wildcards: [
-            ticket.named(grid.TICKET) for ticket in grid.tickets(config, wildcards.model)
-        ],
+        tickets=lambda wildcards: [ticket.named(grid.TICKET) for ticket in every_ticket(wildcards)],
+        refinement=last_round,
         perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
         simulations=lambda wildcards: grid.simulations(config, wildcards.model),
     output:

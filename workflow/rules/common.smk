@@ -11,7 +11,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
-from ltpipe.workflow import grid, resources, studies
+from ltpipe.workflow import grid, refinement, resources, studies
 from ltpipe.workflow.arguments import braced
 from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
@@ -254,6 +254,41 @@ def score_file(wildcards) -> list[str]:
     return [grid.SCORES] if grid.has_scores(config, wildcards.criterion) else []
 
 
+def tickets_after(model: str, number: int) -> list[grid.Ticket]:
+    """The tickets of a model that are known of after so many rounds of refinement, those of the grid with none.
+
+    Before that round has been, those that are known now: a checkpoint has what reads it asked again. It is read here,
+    not by `checkpoints.refinement.get`: of a job that waits for a checkpoint Snakemake looks at no param, so that
+    results without refinement would stay as they are.
+    """
+    rounds = round_file(model, number)
+    try:
+        return (
+            refinement.refined(config, model, Path(rounds[0]))
+            if rounds
+            else grid.tickets(config, model)
+        )
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def round_file(model: str, number: int) -> list[str]:
+    """What a round has found; nothing before the first."""
+    return [grid.REFINEMENT.format(model=model, round=number)] if number else []
+
+
+def last_round(wildcards) -> list[str]:
+    return round_file(wildcards.model, refinement.rounds(config))
+
+
+def every_ticket(wildcards) -> list[grid.Ticket]:
+    return tickets_after(wildcards.model, refinement.rounds(config))
+
+
+def every_mask(wildcards) -> list[str]:
+    return grid.masks(every_ticket(wildcards))
+
+
 def listed(name: str):
     """A param: the input files of that name as one shell command can take them, thousands of them too."""
     return lambda wildcards, input: braced(input.get(name, []))
@@ -272,6 +307,7 @@ wildcard_constraints:
     level=r"\d+",
     branch=any_of({cell.branch for cell in studies.trainings(config)}),
     order=r"\d+",
+    round=r"\d+",
     criterion="[a-z0-9-]+",
     scope="[a-z0-9-]+",
     seed=rf"{grid.NO_SEED}|\d+",

@@ -26,7 +26,7 @@ from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.streaming.shards import Spread
-from ltpipe.workflow import grid
+from ltpipe.workflow import grid, refinement
 from ltpipe.workflow.config import Config
 
 if TYPE_CHECKING:
@@ -128,6 +128,11 @@ class _Model:
         return grid.tickets(self.config, self.name)
 
     @property
+    def mask_bytes(self) -> int:
+        """Size of one mask, about: a bit a weight."""
+        return sum(ceil(self.manifest.tensors[tensor].size / 8) for tensor in self.prunable)
+
+    @property
     def accelerator(self) -> bool:
         """Whether to plan for one."""
         return self.config["evaluate"]["device"] != "cpu"
@@ -184,7 +189,9 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
         yield _sequences(model, "calibration", model.config["score"]["data"], grid.calibration_size(model.config))
     yield from _scores(model)
     yield from _masks(model)
-    yield from _evaluations(model, texts)
+    evaluations = list(_evaluations(model, texts))
+    yield from evaluations
+    yield from _refinement(model, evaluations)
 
 
 def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> StagePlan:
@@ -234,8 +241,21 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
     yield StagePlan(
         "histogram", model.name, None, len(histograms), Peak(), model.base + streaming_bytes(max(bits)), counted
     )
-    mask_bytes = sum(ceil(model.manifest.tensors[tensor].size / 8) for tensor in model.prunable)
-    yield StagePlan("mask", model.name, None, len(masks), Peak(), model.base + packing, mask_bytes * len(masks))
+    disk = model.mask_bytes * len(masks)
+    yield StagePlan("mask", model.name, None, len(masks), Peak(), model.base + packing, disk)
+
+
+def _refinement(model: _Model, evaluations: Sequence[StagePlan]) -> Iterator[StagePlan]:
+    """Rounds, masks and tickets of a refinement, as many as there may be; each takes what others do."""
+    rounds, tickets = refinement.rounds(model.config), refinement.tickets_at_most(model.config, model.name)
+    if rounds:
+        operations = tickets * max(stage.operations // stage.jobs for stage in evaluations)
+        for stage, jobs, disk, work in (
+            ("refinement", rounds, 0, 0),
+            ("refined masks, at most", tickets, tickets * model.mask_bytes, 0),
+            ("refined tickets, at most", tickets, 0, operations),
+        ):
+            yield StagePlan(stage, model.name, None, jobs, Peak(), model.base, disk, operations=work)
 
 
 def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:

@@ -1,7 +1,7 @@
 """The grid of tickets that a configuration spans, and the name of every artefact."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import product
 from typing import Any
@@ -34,6 +34,7 @@ PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsi
 OVERLAP = "results/analysis/overlap/{model}"
 VALIDATION = "results/analysis/validation/{model}"
 TABLES = "results/analysis/tables/{model}"
+REFINEMENT = "results/analysis/refinement/{model}/{round}.json"
 SIMULATION = "results/simulations/{model}/{data}"
 _STUDY = "results/imp/{study}"
 TASK = f"{_STUDY}/task.safetensors"
@@ -64,6 +65,15 @@ class Ticket:
     def named(self, pattern: str, **axes: str) -> str:
         """The cell's artefact of the given pattern, with the values of axes that are not the cell's."""
         return pattern.format(**vars(self), **axes)
+
+    def at(self, sparsity: Decimal) -> "Ticket":
+        """The cell of another sparsity."""
+        return replace(self, sparsity=canonical_decimal(float(sparsity)))
+
+    @property
+    def of_any_sparsity(self) -> "Ticket":
+        """What tickets that differ only in sparsity have in common."""
+        return replace(self, sparsity="")
 
 
 def canonical_decimal(sparsity: float) -> str:
@@ -123,9 +133,9 @@ def models(config: Config, pattern: str) -> list[str]:
     return [pattern.format(model=model) for model in sorted(config["models"]) if config["grid"]]
 
 
-def masks(config: Config, model: str) -> list[str]:
-    """Names of all masks of a model, in the order of the tickets."""
-    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets(config, model)))
+def masks(tickets: Iterable[Ticket]) -> list[str]:
+    """Names of the masks of tickets, in their order; those of several texts have one mask."""
+    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets))
 
 
 def tickets(config: Config, model: str | None = None) -> list[Ticket]:
@@ -134,10 +144,12 @@ def tickets(config: Config, model: str | None = None) -> list[Ticket]:
     A criterion that is not stochastic gives one ticket for all seeds, a scope with a sparsity of its own one for all
     sparsities.
     """
-    return sorted(
-        set(_cells(config, model)),
-        key=lambda ticket: (*list(vars(ticket).values())[:-1], Decimal(ticket.sparsity)),
-    )
+    return ordered(set(_cells(config, model)))
+
+
+def ordered(tickets: set[Ticket]) -> list[Ticket]:
+    """Tickets by their axes, sparsities as numbers."""
+    return sorted(tickets, key=lambda ticket: (*list(vars(ticket).values())[:-1], Decimal(ticket.sparsity)))
 
 
 def simulations(config: Config, model: str) -> list[str]:

@@ -86,6 +86,7 @@ STAGES = {
     "overlap": Stage(minutes=30),
     "validation": Stage(minutes=30),
     "tables": Stage(minutes=30),
+    "refinement": Stage(),
     "smaller": Stage(),
     "report": Stage(least_mb=2000, minutes=30),
     "plan": Stage(least_mb=2000),

@@ -15,7 +15,7 @@ from typing import Any
 
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import scored_criterion
-from ltpipe.workflow import grid, studies
+from ltpipe.workflow import grid, refinement, studies
 from ltpipe.workflow.arguments import as_options
 
 Config = dict[str, Any]
@@ -48,6 +48,7 @@ class Key:
         rounding: the key changes no result beyond float rounding: jobs run again, but what is there is not refused.
         without: of the keys below those that say nothing to the rule.
         ordered: the value is a mapping whose order says something: it becomes a list of pairs.
+        axis: the value is a list whose order says nothing: it is sorted.
     """
 
     pattern: str
@@ -56,6 +57,7 @@ class Key:
     rounding: bool = False
     without: frozenset[str] = frozenset()
     ordered: bool = False
+    axis: bool = False
 
     def values(self, config: Config, axes: Axes) -> Iterator[tuple[Path, Any]]:
         """The keys that a job depends on, with the wildcards filled in, and their values."""
@@ -69,7 +71,9 @@ class Key:
             # What is asked for by its name may be of no cell of the grid, and has no settings of its own there.
             value = value.get(name, {}) if "{" in part else value[name]
         if not below:
-            yield path, _plain([[*pair] for pair in value.items()] if self.ordered else value)
+            if self.ordered:
+                value = [[*pair] for pair in value.items()]
+            yield path, _plain(sorted(value) if self.axis else value)
             return
         for name in sorted((value or {}).keys() - self.without):
             yield (*path[:-1], name), _plain(value[name])
@@ -222,10 +226,28 @@ def _tickets(rule: str, config: Config, axes: Axes) -> list[Job]:
     return [(rule, {"model": axes["model"], **dict(zip(names, cell, strict=True))}) for cell in sorted(cells)]
 
 
+def _has_controls(config: Config, _: Axes) -> bool:
+    return refinement.CONTROL in config["grid"]["criteria"]
+
+
+def _controls(values: dict[str, Any]) -> dict[str, Any]:
+    return {"controls": values["seeds"]}
+
+
+def _masks(config: Config, axes: Axes) -> list[Job]:
+    """Every mask of a model."""
+    return _tickets("mask", config, axes) + _refinement(config, axes)
+
+
+def _refinement(config: Config, axes: Axes) -> list[Job]:
+    """What says which tickets there are beside those of the grid."""
+    return [("refinement", {"model": axes["model"]})] if config["grid"]["refine"] else []
+
+
 def _measured(config: Config, axes: Axes) -> list[Job]:
     """Everything that was measured of a model."""
     texts = [{"model": axes["model"], "data": text} for text in grid.evaluated_texts(config)]
-    jobs = _tickets("ticket", config, axes) + [("baseline", text) for text in texts]
+    jobs = _tickets("ticket", config, axes) + _refinement(config, axes) + [("baseline", text) for text in texts]
     if grid.perturbations(config):
         jobs += _tickets("perturbed_ticket", config, axes) + [("perturbed_dense", text) for text in texts]
     return jobs + [("simulation", text) for text in texts if config["simulation"] is not None]
@@ -277,8 +299,12 @@ RULES: Mapping[str, Rule] = {
     "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline")),
     "perturbed_ticket": Rule(_COMPUTING, _from("mask", "baseline")),
     "simulation": Rule((*_COMPUTING, Key("simulation.*")), _simulated),
-    "overlap": Rule((), partial(_tickets, "mask")),
-    "validation": Rule((), partial(_tickets, "mask")),
+    "refinement": Rule(
+        (Key("grid.refine.*"), Key("grid.seeds", when=_has_controls, options=_controls, axis=True)),
+        partial(_tickets, "ticket"),
+    ),
+    "overlap": Rule((), _masks),
+    "validation": Rule((), _masks),
     "tables": Rule((), _measured),
     "smaller": Rule((), _from("mask")),
     "task": Rule((Key("imp.{study}.task", options=_task),), _pretrained),
@@ -314,7 +340,7 @@ RULES: Mapping[str, Rule] = {
 }
 """Every rule that runs as a job. The report and the plan are told the whole configuration besides."""
 
-_DRAWS = frozenset({"seed", "sparsity", "perturbation", "perturbation_seed", "replicate", "order"})
+_DRAWS = frozenset({"seed", "sparsity", "perturbation", "perturbation_seed", "replicate", "order", "round"})
 """Axes that decide nothing about which keys a job depends on."""
 
 

@@ -1,0 +1,45 @@
+"""Which sparsities narrow the bracket in which a curve of tickets stops winning.
+
+A bracket is halved at the multiple of its wanted width that lies nearest its middle, in exact decimals: so the
+sparsities are the same whatever the machine, short to read, and shared among curves, whose masks and controls are.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from itertools import pairwise
+
+Bracket = tuple[Decimal, Decimal]
+
+
+def bracket(wins: Mapping[Decimal, bool]) -> Bracket | None:
+    """The last winning and the first losing sparsity of a curve that begins at the dense model, which wins.
+
+    Args:
+        wins: whether the ticket of each sparsity wins.
+
+    Returns:
+        Both ends, of several falls those of the first; None if all tickets win.
+    """
+    last = Decimal(0)
+    for sparsity in sorted(wins):
+        if not wins[sparsity]:
+            return last, sparsity
+        last = sparsity
+    return None
+
+
+def middle(ends: Bracket, to: Decimal) -> Decimal | None:
+    """Where to halve a bracket, strictly inside it; None if it is no wider than `to`, which is above 0."""
+    low, high = ends
+    # The nearest multiple of `to` is at most half of `to` away from the middle, and the ends are farther.
+    return ((low + high) / 2 / to).to_integral_value() * to if high - low > to else None
+
+
+def most_steps(sparsities: Iterable[Decimal], to: Decimal) -> int:
+    """How often a bracket between the dense model and these tickets is halved at most."""
+    return max((_steps(ends, to) for ends in pairwise(sorted({Decimal(0), *sparsities}))), default=0)
+
+
+def _steps(ends: Bracket, to: Decimal) -> int:
+    inside = middle(ends, to)
+    return 0 if inside is None else 1 + max(_steps((ends[0], inside), to), _steps((inside, ends[1]), to))

@@ -1,0 +1,155 @@
+"""Tickets that the grid lacks, and that narrow the brackets of its critical sparsities.
+
+They are found in rounds. Each round looks at every ticket that there is, and halves all brackets that are too wide; it
+says which tickets are needed, these are made as any others, and the next round looks again. How many rounds there are
+follows from the configuration. What a round finds depends on measured losses alone, so that it is found again.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ltpipe.analysis.bisection import bracket, middle, most_steps
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.pruning.scopes import exact_fraction, has_own_sparsity
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.records import Record
+from ltpipe.workflow import grid
+
+Config = dict[str, Any]
+LEAST = Fraction(1, 1000)
+"""The least width of a bracket: an interval over text is wider."""
+CONTROL = "random"
+"""The criterion that says whether it matters which weights are kept."""
+
+Cell = tuple[str, str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Refinement(Record):
+    """What a round has found.
+
+    Attributes:
+        model: whose tickets they are.
+        to: width of brackets to come to, a fraction, as a decimal.
+        controls: seeds of random tickets, which stand beside each last winning ticket.
+        tickets: all that the grid lacks, of this round and those before: model, data, criterion, scope, seed, sparsity.
+    """
+
+    KIND: ClassVar[str] = "refinement"
+
+    model: str
+    to: str
+    controls: tuple[int, ...]
+    tickets: tuple[Cell, ...]
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.model}: {len(self.tickets)} tickets beside the grid narrow brackets to {self.to}"
+
+    def fits(self, config: Config) -> bool:
+        """Whether it was made for this configuration."""
+        return (self.to, self.controls) == (width(config), control_seeds(config))
+
+
+def width(config: Config) -> str:
+    """The width that brackets are to have at most, as a decimal; empty if they stay as they are."""
+    refine = config["grid"] and config["grid"]["refine"]
+    return grid.canonical_decimal(refine["to"]) if refine else ""
+
+
+def control_seeds(config: Config) -> tuple[int, ...]:
+    """Seeds of the grid's random tickets; none where it has no such."""
+    return tuple(sorted(config["grid"]["seeds"])) if CONTROL in config["grid"]["criteria"] else ()
+
+
+def rounds(config: Config) -> int:
+    """How many rounds there are at most: one for each time that the widest bracket is halved, one for controls."""
+    steps = steps_at_most(config)
+    return steps + bool(steps and control_seeds(config))
+
+
+def steps_at_most(config: Config) -> int:
+    """How often a bracket of the grid is halved at most; 0 without refinement."""
+    to = width(config)
+    if not to or all(map(has_own_sparsity, config["grid"]["scopes"])):
+        return 0
+    return most_steps(map(Decimal, map(grid.canonical_decimal, config["grid"]["sparsities"])), Decimal(to))
+
+
+def tickets_at_most(config: Config, model: str) -> int:
+    """How many tickets a refinement adds to a model's at most."""
+    curves = {one.of_any_sparsity for one in grid.tickets(config, model) if not has_own_sparsity(one.scope)}
+    controlled = sum(curve.criterion != CONTROL for curve in curves)
+    steps = steps_at_most(config)
+    return len(curves) * steps + (controlled * len(control_seeds(config)) if steps else 0)
+
+
+def refined(config: Config, model: str, path: Path) -> list[grid.Ticket]:
+    """The tickets of a model, those of the grid and those that a round has found, in the order of the grid's.
+
+    Args:
+        config: checked, with all defaults.
+        model: name of the model.
+        path: of what the round has found; where it is not there yet, or was made for another configuration, only those
+            of the grid are known.
+
+    Raises:
+        DamagedFileError: the file is something else.
+    """
+    found = Refinement.read(path) if path.exists() else None
+    more = found.tickets if found and found.fits(config) else ()
+    return grid.ordered({*grid.tickets(config, model), *(grid.Ticket(*cell) for cell in more)})
+
+
+def refinement(
+    model: str, tickets: Sequence[Path], to: str, controls: tuple[int, ...] = (), before: Path | None = None
+) -> Refinement:
+    """One round.
+
+    Args:
+        model: whose tickets they are.
+        tickets: metrics of all of them, of the grid and of the rounds before.
+        to: width of brackets to come to, a decimal fraction.
+        controls: seeds of random tickets.
+        before: what the round before found; None in the first.
+
+    Raises:
+        UserError: a file is missing or damaged, or not of this model, or `to` is no such fraction.
+    """
+    if not LEAST <= exact_fraction(to) <= 1:
+        raise UserError(f"to: {to} is not allowed; allowed is a fraction from {float(LEAST)} to 1")
+    curves: dict[grid.Ticket, dict[Decimal, bool]] = {}
+    for path in tickets:
+        found = Metrics.read(path)
+        if found.model != model or found.sparsity is None or found.criterion is None or found.scope is None:
+            raise UserError(f"{path}: not of a ticket of model '{model}'")
+        if not has_own_sparsity(found.scope):
+            seed = grid.NO_SEED if found.seed is None else str(found.seed)
+            cell = grid.Ticket(model, found.data, found.criterion, found.scope, seed, found.sparsity)
+            wins = found.performance_retention >= WINNING_RETENTION
+            curves.setdefault(cell.of_any_sparsity, {})[Decimal(found.sparsity)] = wins
+    known = {cell.at(sparsity) for cell, wins in curves.items() for sparsity in wins}
+    earlier = {grid.Ticket(*cell) for cell in Refinement.read(before).tickets} if before else set()
+    needed = earlier | ({*_needed(curves, Decimal(to), controls)} - known)
+    return Refinement(model, to, controls, tuple(tuple(vars(one).values()) for one in grid.ordered(needed)))
+
+
+def _needed(
+    curves: dict[grid.Ticket, dict[Decimal, bool]], to: Decimal, controls: tuple[int, ...]
+) -> Iterable[grid.Ticket]:
+    """The middle of each bracket that is too wide; beside the last winning ticket of others, the controls."""
+    for curve, wins in curves.items():
+        ends = bracket(wins)
+        if ends is None:
+            continue
+        inside = middle(ends, to)
+        if inside is not None:
+            yield curve.at(inside)
+        elif ends[0] and curve.criterion != CONTROL:
+            for seed in controls:
+                yield grid.Ticket(curve.model, curve.data, CONTROL, curve.scope, str(seed), "").at(ends[0])
