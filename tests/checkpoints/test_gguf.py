@@ -12,7 +12,9 @@ import torch
 from ggufs import Q8_0, quantisable, write_gguf, write_model
 from tiny import VOCABULARY, tiny_model
 from tokenizers import Tokenizer
+from transformers import MambaConfig
 
+from ltpipe.checkpoints.gguf import _check_settings
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
@@ -194,6 +196,15 @@ def test_a_soft_cap_that_transformers_does_not_read(tmp_path):
     """The key is the right one, but transformers takes its own default whatever the file says."""
     path = gemma(tmp_path / "tiny.gguf", **{"gemma2.final_logit_softcapping": 2.0})
     refused(path, tmp_path / "canonical", "gemma2.final_logit_softcapping = 2.0")
+
+
+def test_a_model_without_attention_has_no_heads():
+    """llama.cpp writes zeros for Mamba, whose configuration in transformers has no such attribute."""
+    said = {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0, "ssm.conv_kernel": 4}
+    config = MambaConfig(num_hidden_layers=2)
+    _check_settings(said, config, "here", "mamba.")
+    with pytest.raises(UserError, match=r"^here says mamba\.attention\.head_count = 4"):
+        _check_settings({"attention.head_count": 4}, config, "here", "mamba.")
 
 
 def test_parts_are_to_be_merged(tmp_path):

@@ -86,6 +86,8 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
+    "attention.head_count": (0,),  # of models without attention
+    "attention.head_count_kv": (0,),
     "attention.sliding_window": (0,),
     "attention.clamp_kqv": (0.0,),
     "attention.max_alibi_bias": (0.0,),
