@@ -1,8 +1,10 @@
 """Masks that are watched while a model trains, against masks drawn by hand from the same training."""
 
+import numpy as np
 import pytest
 import torch
-from trainings import CPU, settings, toy, trained
+from torch import nn
+from trainings import CLASSES, CPU, Toy, image_set, settings, toy, trained
 
 from ltpipe.analysis.early_bird import Detector, detect
 from ltpipe.analysis.early_bird_training import Drawing, watch_training
@@ -63,3 +65,46 @@ def test_masks_that_keep_changing_are_watched_to_the_end():
 def test_a_step_that_is_never_reached_is_refused():
     with pytest.raises(UserError, match="allowed are 1 to 40"):
         watch_training(training(), Drawing("0.5", "layer", 41), Detector(), NAMED)
+
+
+def normalised(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 7, 3), nn.BatchNorm2d(7), nn.ReLU(),
+            nn.Flatten(), nn.Linear(7 * 4, CLASSES),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("slimming", [0.0, 0.05])
+def test_channels_are_ranked_by_the_scales_of_all_normalisations(slimming):
+    """The masks of the paper: all scales together, those of a training with the penalty of network slimming."""
+
+    class Slimmed(Toy):
+        def loss(self, model, inputs, labels):
+            scales = [model.get_parameter(f"{layer}.weight") for layer in (1, 4)]
+            return super().loss(model, inputs, labels) + slimming * sum(each.abs().sum() for each in scales)
+
+    parts = image_set(100, 1), image_set(60, 2), image_set(60, 3)
+    given, by_hand = (
+        Training(kind(normalised, *parts), settings(learning_rate=0.02), start_of(normalised(3)), CPU)
+        for kind in (Toy, Slimmed)
+    )
+    drawing = Drawing("0.5", "layer", 20, of="channels", slimming=slimming)
+    found, mask = watch_training(given, drawing, Detector(threshold=0.0), NAMED)
+    assert found.iterations == (20, 40)
+    assert mask.shapes == {"1.weight": (5,), "4.weight": (7,)}
+    weights = trained(by_hand.task, by_hand.settings, by_hand.start, until=40).weights
+    ranked = torch.cat([weights["1.weight"], weights["4.weight"]]).abs()
+    expected = ranked > ranked.sort().values[5]
+    kept = np.concatenate([unpack(mask.bits[name], mask.shapes[name]) for name in mask.shapes])
+    assert (kept == expected.numpy()).all()
+    assert mask.scope == "global"
+
+
+def test_a_model_without_normalisation_has_no_channels():
+    task = toy("lenet-300-100")
+    plain = Training(task, settings(), start_of(task.build(3)), CPU)
+    for given in ({"of": "channels"}, {"slimming": 0.1}):
+        with pytest.raises(UserError, match="early_bird: the model has no batch normalisation"):
+            watch_training(plain, Drawing("0.5", "layer", 20, **given), Detector(), NAMED)

@@ -18,7 +18,7 @@ HOW = "--seed 0 --optimizer sgd --momentum 0.9 --learning-rate 0.1 --iterations 
 HOW += " --device cpu"
 POINT = f"--task @task --step 2 {HOW}"
 BRANCH = f"--task @task --point @sgd --record %record {HOW}"
-PRUNE = "--task @task --trained @trained-state --device cpu"
+PRUNE = "--task @task --ranked @trained-state --device cpu"
 WATCH = f"--task @task --ticket %ticket --sparsity 0.5 --every 2 {HOW}"
 DAMAGED = ("%x: damaged", MEND)
 

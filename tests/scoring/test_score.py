@@ -16,7 +16,9 @@ from ltpipe.evaluation.computing import Settings
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.options import as_given
 from ltpipe.scoring.criteria.snip import Snip
+from ltpipe.scoring.criterion import criterion_options
 from ltpipe.scoring.score import score_checkpoint
 
 SETTINGS = Settings(device="cpu")
@@ -28,7 +30,8 @@ def test_the_file_says_what_it_is_and_holds_what_the_criterion_found(
     folder, sequences = canonical_folder("llama"), calibration("llama")
     for criterion in ("taylor", "grasp", "wanda", "synflow"):
         path = tmp_path / criterion
-        planned = score_checkpoint(folder, criterion, path, Selection(), sequences, SETTINGS, 4)
+        options = {"iterations": 4} if criterion == "synflow" else {}
+        planned = score_checkpoint(folder, criterion, path, Selection(), sequences, SETTINGS, options)
         assert planned.total > 0
         file = ScoreFile(path)
         assert (file.criterion, file.signed) == (criterion, criterion == "grasp")
@@ -36,9 +39,10 @@ def test_the_file_says_what_it_is_and_holds_what_the_criterion_found(
         assert file.names == Selection().names(Manifest.read(folder / MANIFEST))
         metadata = TensorFile(path).metadata
         assert metadata["precision"] == "float32"
+        assert file.options == as_given(criterion_options(criterion, options, ""))
         assert metadata["sequences"] == ("" if criterion == "synflow" else sha256_of(sequences))
         ids = {"ids": torch.zeros((1, 2), dtype=torch.long)} if criterion == "synflow" else {}
-        for name, wanted in scores(criterion, subject("llama", micro_batch=1, **ids)).items():
+        for name, wanted in scores(criterion, subject("llama", micro_batch=1, **ids), **options).items():
             assert file.array(name).dtype == np.float32
             np.testing.assert_allclose(file.array(name), wanted, rtol=1e-3, atol=1e-3 * abs(wanted).max())
     assert len(list(tmp_path.iterdir())) == 5, "scratch files are gone"
@@ -67,6 +71,7 @@ def test_accumulators_exist_for_one_block_at_a_time(subject):
             return super().result()
 
     there = subject("llama")
+    there.options = Counted.options()
     Counted.score(there, lambda *_: None)
     assert max(most) == len(there.names) // 3 == 7
 

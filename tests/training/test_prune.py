@@ -8,7 +8,9 @@ from trainings import toy
 from ltpipe.analysis.validation import validate_alone
 from ltpipe.pruning.masks import load_mask, read_mask, unpack, write_whole_mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.training.levels import dense_mask
 from ltpipe.training.prune import PruningRule, prune_level
+from ltpipe.training.scores import level_scores
 from ltpipe.training.state import rewind, start_of
 
 
@@ -65,6 +67,7 @@ def test_kinds_with_a_fraction_of_their_own_compete_apart_under_scope_global():
         "fraction": "0.2",
         "fractions": {"convolution": "0.1", "output": "0"},
         "exclude": [],
+        "at": "end",
     }
 
 
@@ -93,6 +96,22 @@ def test_a_level_with_fractions_of_kinds_is_no_broken_mask():
 
 def mask_tensors(mask):
     return {name: torch.from_numpy(unpack(bits, mask.shapes[name])) for name, bits in mask.bits.items()}
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow", "magnitude", "random"])
+def test_levels_before_training_cut_one_ranking_of_the_dense_model(criterion):
+    task = toy()
+    state = start_of(task.build(0))
+    rule = PruningRule(criterion, "global", "0.5", at="start", examples=20)
+    first = prune_level(task, state, rule, 0)
+    second = prune_level(task, state, rule, 0, before=mask_tensors(first))
+    scores = level_scores(task, state.weights, state.buffers, criterion, dense_mask(state.weights, first.shapes), 20, 0)
+    ranked = torch.cat([scores[name].flatten() for name in first.shapes]).argsort(stable=True)
+    for mask in (first, second):
+        bits = np.concatenate([kept.flatten() for kept in map(np.asarray, mask_tensors(mask).values())])
+        assert not bits[ranked[: mask.total - mask.total_kept]].any()
+    assert second.total_kept == first.total_kept - round(first.total_kept / 2)
+    assert second.options["level"]["at"] == "start"
 
 
 def test_a_criterion_of_the_registry_prunes_as_many():

@@ -16,7 +16,7 @@ from ltpipe.workflow.arguments import braced
 from ltpipe.workflow.closure import digest, import_closure
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configfile import read_config
-from ltpipe.workflow.settings import Settings, level_mask_of, rewinds_weights
+from ltpipe.workflow.settings import Settings, level_mask_of, prunes_trained, rewinds_weights
 
 # Jobs run the code of this checkout, with the Python that runs snakemake, whatever the caller's PATH says.
 shell.prefix(

@@ -83,6 +83,23 @@ def ticket_before(wildcards) -> str:
     return ticket_at(wildcards, int(wildcards.level) - 1)
 
 
+def ranked_state(wildcards) -> str:
+    """What a level ranks: the trained weights of the level before, or those that training starts from."""
+    if prunes_trained(config, wildcards):
+        return ticket_before(wildcards)
+    return grid.POINT.format(study=wildcards.study, replicate=wildcards.replicate)
+
+
+def ranked_mask(wildcards) -> list[str]:
+    """The mask of the level before, where the state that is ranked has none."""
+    level = int(wildcards.level) - 1
+    if level == 0 or prunes_trained(config, wildcards):
+        return []
+    return [
+        grid.LEVEL_MASK.format(study=wildcards.study, replicate=wildcards.replicate, level=level)
+    ]
+
+
 def branch_mask(wildcards) -> list[str]:
     """The mask of a level, or that of the study that it is transplanted from; level 0 has none."""
     mask = level_mask_of(config, wildcards)

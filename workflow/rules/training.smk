@@ -51,12 +51,13 @@ rule rewind_point:
         " {params.settings[options]} --save-every {resources.save_every} --output {output}"
 
 
-# Prune a fraction of the weights that the ticket of the level before has left.
+# Prune a fraction of the weights that the level before has left.
 rule level_mask:
     input:
         script="scripts/prune_level.py",
         task=grid.TASK,
-        trained=ticket_before,
+        ranked=ranked_state,
+        mask=ranked_mask,
     output:
         grid.LEVEL_MASK,
     log:
@@ -67,10 +68,10 @@ rule level_mask:
         runtime=runtime,
     params:
         settings=settings("level_mask", "scripts/prune_level.py", pruning_modules),
+        mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
     shell:
-        TOLD
-        + "python {input.script} --task {input.task} --trained {input.trained} --replicate {wildcards.replicate}"
-        " {params.settings[options]} --output {output}"
+        TOLD + "python {input.script} --task {input.task} --ranked {input.ranked} {params.mask}"
+        " --replicate {wildcards.replicate} {params.settings[options]} --output {output}"
 
 
 # Train a branch of a level to the end: the ticket, a control, or a ticket with another data order.

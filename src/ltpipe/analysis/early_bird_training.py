@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch import nn
+
 from ltpipe.analysis.early_bird import Detector, EarlyBird, Watch
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import counting
-from ltpipe.training.levels import dense_mask, magnitudes
+from ltpipe.training.levels import Kind, dense_mask, magnitudes
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.loop import train
 from ltpipe.training.packing import packed
@@ -24,11 +27,17 @@ class Drawing:
         sparsity: fraction to prune.
         scope: where weights compete: each tensor's (layer) or all (global).
         every: iterations between two masks, those of an epoch for example.
+        of: prunable weights, or channels: the scales of batch normalisation, ranked over all layers, as in the paper
+            (network slimming, Liu et al. 2017, 1708.06519).
+        slimming: λ of a penalty λ Σ|scale| that is added to the loss, so that channels part into used and unused ones;
+            0.0001 in the codes of both papers.
     """
 
     sparsity: str
     scope: Literal["layer", "global"] = "layer"
     every: int = 100
+    of: Literal["weights", "channels"] = "weights"
+    slimming: float = 0.0
 
 
 def watch_training(training: Training, drawing: Drawing, detector: Detector, named: Named) -> tuple[EarlyBird, Mask]:
@@ -44,16 +53,20 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
         What the detector saw, and the last mask drawn: the early-bird ticket, if it converged.
 
     Raises:
-        UserError: no mask is ever drawn.
+        UserError: no mask is ever drawn, or the model has no channels to draw masks of.
     """
     if not 1 <= drawing.every <= training.settings.iterations:
         raise UserError(
             f"early_bird.every: {drawing.every} iterations; allowed are 1 to {training.settings.iterations}"
         )
     model = training.task.build(0)
-    kinds = training.task.kinds(model)
+    scales = _scales(model)
+    if not scales and (drawing.of == "channels" or drawing.slimming):
+        raise UserError("early_bird: the model has no batch normalisation, whose scales say what channels are worth")
+    channels = drawing.of == "channels"
+    kinds: dict[str, Kind] = dict.fromkeys(scales, "hidden") if channels else training.task.kinds(model)
     everything = dense_mask(training.start.weights, kinds)
-    rule = PruningRule(scope=drawing.scope, fraction=drawing.sparsity)
+    rule = PruningRule(scope="global" if channels else drawing.scope, fraction=drawing.sparsity)
     watch, masks, iterations, distances = Watch(detector), [], [], []
     converged: list[int] = []
 
@@ -70,11 +83,17 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
             converged.append(live.iteration)
             live.stopped = True
 
+    def loss(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        plain = training.task.loss(model, inputs, labels)
+        if not drawing.slimming:
+            return plain
+        return plain + drawing.slimming * sum(model.get_parameter(name).abs().sum() for name in scales)
+
     with counting(training.settings.iterations, training.start.iteration, "training", "step") as took:
         train(
             model,
             training.task.train,
-            training.task.loss,
+            loss,
             training.settings,
             training.start,
             [draw, lambda live: took(live.iteration)],
@@ -94,3 +113,10 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
         converged=converged[0] if converged else None,
     )
     return found, masks[0]
+
+
+def _scales(model: nn.Module) -> list[str]:
+    """Names of the scales of batch normalisation, in canonical order; none where layers have no scale."""
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and layer.affine}
+    return sorted((f"{name}.weight" for name in layers), key=str.encode)

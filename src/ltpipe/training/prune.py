@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -32,6 +33,8 @@ class PruningRule:
         fractions: of kinds of layers in place of `fraction`; under scope global the layers of such a kind compete with
             each other only.
         exclude: shell-style patterns of tensors that are never pruned.
+        at: what the criterion ranks: the weights that the level before trained to the `end`, or those of the rewinding
+            step, dense, at the `start` of training.
         examples: training examples that a criterion with data scores on.
         options: of the criterion; those that are not given have their defaults.
     """
@@ -41,25 +44,32 @@ class PruningRule:
     fraction: str = "0.2"
     fractions: Mapping[Kind, str] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
+    at: Literal["end", "start"] = "end"
     examples: int = 256
     options: Mapping[str, str] = field(default_factory=dict)
 
 
 def prune_level(
     task: Task,
-    trained: TrainingState,
+    ranked: TrainingState,
     rule: PruningRule,
     replicate: int,
     computing: Computing = Computing(),  # noqa: B008
+    before: Tensors = MappingProxyType({}),
 ) -> Mask:
-    """Prune a trained model once more.
+    """Prune a model once more.
+
+    At the start of training scores are those of the dense model, whatever the level: so all levels cut one ranking, as
+    SNIP, GraSP and SynFlow do, which prune at initialisation once.
 
     Args:
         task: of the study.
-        trained: final state of the ticket of the level before; its mask is where this one begins.
+        ranked: final state of the ticket of the level before, where this mask begins; or the state at the rewinding
+            step, which has no mask.
         rule: what goes.
         replicate: seed of what is drawn at random.
         computing: its threads score.
+        before: mask of the level before, for a state without mask; none is the dense model's.
 
     Returns:
         A mask inside the one before.
@@ -68,24 +78,24 @@ def prune_level(
         UserError: the state is of another model, a fraction is out of range, or scores are not finite.
     """
     model = task.build(0)
-    load_values(model, {**trained.weights, **trained.buffers})
+    load_values(model, {**ranked.weights, **ranked.buffers})
     kinds = without(task.kinds(model), rule.exclude)
-    mask = trained.mask or dense_mask(trained.weights, kinds)
+    seen = ranked.mask or dense_mask(ranked.weights, kinds)
     with computing.alone():
         scores = level_scores(
             task,
-            trained.weights,
-            trained.buffers,
+            ranked.weights,
+            ranked.buffers,
             rule.criterion,
-            mask,
+            seen,
             examples=rule.examples,
             seed=replicate,
             options=rule.options,
         )
-    pruned = prune(scores, mask, rule, kinds)
-    rates = {"fraction": rule.fraction, "fractions": dict(rule.fractions), "exclude": list(rule.exclude)}
+    pruned = prune(scores, before or seen, rule, kinds)
+    rates = {"fraction": rule.fraction, "fractions": dict(rule.fractions), "exclude": list(rule.exclude), "at": rule.at}
     chosen = {"level": rates, "criterion": as_given(criterion_options(rule.criterion, rule.options, rule.criterion))}
-    return packed(pruned, rule.criterion, rule.scope, replicate, digest(trained.weights), options=chosen)
+    return packed(pruned, rule.criterion, rule.scope, replicate, digest(ranked.weights), options=chosen)
 
 
 def without(kinds: Mapping[str, Kind], exclude: Sequence[str]) -> dict[str, Kind]:

@@ -194,9 +194,18 @@ def _ticket(axes: Axes, level: int) -> Job:
     return "training", {**axes, "level": str(level), "branch": "ticket"}
 
 
-def _before(_: Config, axes: Axes) -> list[Job]:
+def prunes_trained(config: Config, axes: Axes) -> bool:
+    """Whether a level ranks the weights that the level before trained, not those that training starts from."""
+    return config["imp"][axes["study"]]["prune"]["at"] == "end"
+
+
+def _before(config: Config, axes: Axes) -> list[Job]:
     """What a level prunes. From the third level on it depends on the same settings."""
-    return [("task", axes), _ticket(axes, min(int(axes["level"]), 2) - 1)]
+    level = min(int(axes["level"]), 2) - 1
+    if prunes_trained(config, axes):
+        return [("task", axes), _ticket(axes, level)]
+    mask: list[Job] = [("level_mask", {**axes, "level": str(level)})] if level else []
+    return [("task", axes), ("rewind_point", axes), *mask]
 
 
 def _learned(config: Config, axes: Axes) -> list[Job]:
