@@ -93,7 +93,7 @@ def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: 
     """Say what a file is and what it holds: any artefact of ltpipe, known by its content.
 
     Masks (also of bool tensors), metrics, checkpoints, histograms, scores, token sequences, likeliest tokens, trained
-    states, tasks, records, plans, simulations, tables, exported tickets.
+    states, tasks, records, plans, simulations, refinements, tables, exported tickets.
 
     For example:
       ltpipe inspect results/masks/m/magnitude/global/seed-none/0.5.safetensors

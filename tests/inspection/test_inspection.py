@@ -33,6 +33,7 @@ from ltpipe.runtime.simulation import Peak
 from ltpipe.training.connectivity import Connectivity, Line
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import Point, TrainingState, write_state
+from ltpipe.workflow.refinement import Refinement
 
 PROVENANCE = {"inputs": {"task": "abc"}, "git_commit": None}
 
@@ -58,6 +59,8 @@ def place(canonical_folder, tmp_path_factory):
     ).write(here / "learned")
     Connectivity.of("s", 0, 1, ("ticket", "order-1"), Line((0.0, 1.0), (0.1, 0.2))).write(here / "line")
     EarlyBird("s", 0, "0.5", "hamming", 0.1, 2, 1, False, (10, 20), (None, 0.07), 20).write(here / "bird")
+    cell = ("tiny", "words", "magnitude", "layer", "none", "0.4")
+    Refinement("tiny", "0.1", (3,), (cell,)).write(here / "round")
     import torch
 
     kept = {"w": torch.tensor([True, False, True])}
@@ -82,6 +85,7 @@ FACTS = {
     "learned": ("learning record", {"branch": "ticket", "kept": 50, "input task": "abc"}),
     "line": ("linear connectivity", {"stable": False, "level": 1}),
     "bird": ("early-bird detection", {"converged": 20}),
+    "round": ("refinement", {"model": "tiny", "to": "0.1"}),
     "state": ("training state", {"iteration": 20, "kept": 2, "maskable": 3, "optimizer": "fresh"}),
     "plan": ("plan", {"fits": True}),
     "task": ("task", {"task": "images"}),

@@ -98,6 +98,14 @@ def _early_bird(path: Path) -> Description:
     return _record(path, found, ("iterations", "distances"), Listing.of("distances", rows))
 
 
+def _refinement(path: Path) -> Description:
+    from ltpipe.workflow.grid import Ticket
+    from ltpipe.workflow.refinement import Refinement
+
+    found = Refinement.read(path)
+    return _record(path, found, ("tickets",), Listing.of("tickets", (vars(Ticket(*cell)) for cell in found.tickets)))
+
+
 def _record(path: Path, found: Any, left_out: tuple[str, ...], *listings: Listing) -> Description:
     facts = {name: value for name, value in asdict(found).items() if name not in left_out}
     return describe_file(path, found.KIND, facts | _origin(getattr(found, "provenance", {})), *listings)
@@ -121,6 +129,7 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "linear connectivity": _connectivity,
     "early-bird detection": _early_bird,
     "simulation of iterative pruning": _simulation,
+    "refinement": _refinement,
 }
 _UNNAMED = (
     ({"fingerprint", "tensors"}, describe_checkpoint),
