@@ -1,5 +1,6 @@
 """The exact set of jobs that each kind of change reruns, on a small study of iterative pruning that has been run."""
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from checkouts import checkout, reruns, restored, snakemake
+from checkouts import checkout, refused, reruns, restored, snakemake
 
 STUDY = {
     "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
@@ -140,6 +141,19 @@ def test_another_rewinding_mode_rewinds_again(finished: Path, configure: Callabl
 def test_another_learning_rate_trains_everything_again(finished: Path, configure: Callable):
     configure(train={"learning_rate": 0.02})
     assert reruns(finished) == EVERYTHING - TASK
+
+
+@pytest.mark.slow
+def test_old_trainings_are_refused_though_snakemake_was_told_that_they_are_new(finished: Path, tmp_path: Path):
+    folder = shutil.copytree(finished, tmp_path / "study")
+    write_config(folder, train={"learning_rate": 0.02})
+    snakemake(folder, "--touch")
+    assert reruns(folder) == set()
+    why = "made with imp.small.train.learning_rate 0.01, the configuration asks for 0.02; delete it and run again"
+    place = "results/imp/small/replicate-0"
+    for rule, first in (("report", "level-0/ticket.json"), ("connectivity", "level-0/ticket.safetensors")):
+        errors = refused(folder, "--forcerun", rule)
+        assert any(error.startswith(f"{place}/{first}: {why}") for error in errors), errors
 
 
 @pytest.mark.slow
