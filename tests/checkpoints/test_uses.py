@@ -2,20 +2,24 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from architectures import SMALL, save_small, small_model
 from orientation import check_orientation
+from structured import make
 from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
 from ltpipe.checkpoints.contents import blocks_name, manifest_of
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
+from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.uses import parameter_uses
 from ltpipe.inspection.documents import describe_checkpoint
 from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime.sources import Source
 
 _MIXING = "no matrix of a product (mul)"
@@ -132,6 +136,33 @@ def test_matrices_and_what_is_left_out(architecture):
     chosen = Selection().names(manifest)
     several = {name for name, entry in inside.items() if len(entry.shape) > 1}
     assert set(chosen) == {name for name in several if pattern(name) not in left_out}
+
+
+# Weights with their inputs last, as each model's code has them.
+INPUTS_LAST = {
+    "aria_text": {"experts.gate_up_proj": lambda w: w.swapaxes(1, 2), "experts.down_proj": lambda w: w.swapaxes(1, 2)},
+    "dbrx": {
+        "mlp.w1": lambda w: w,
+        "mlp.v1": lambda w: w,
+        "mlp.w2": lambda w: w.reshape(4, 32, 64).swapaxes(1, 2),
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", INPUTS_LAST)
+@pytest.mark.parametrize(("scope", "run"), [("2of4", 4), ("row", None)])
+def test_experts_are_cut_along_consecutive_inputs(architecture, scope, run, tmp_path):
+    source, folder = save_small(architecture, tmp_path / "source"), tmp_path / "canonical"
+    load_checkpoint(Source(str(source)), None, "auto", folder)
+    mask, weights = load_mask(make(folder, scope, "0.5", tmp_path / "mask")), TensorFile(folder / WEIGHTS)
+    for ending, inputs_last in INPUTS_LAST[architecture].items():
+        names = [name for name in mask if name.endswith(ending)]
+        assert len(names) == 2
+        for name in names:
+            kept, size = inputs_last(mask[name].numpy()), inputs_last(abs(weights.array(name)))
+            kept, size = (each.reshape(-1, run or each.shape[-1]) for each in (kept, size))
+            assert (kept.sum(1) == kept.shape[1] // 2).all()
+            assert (np.where(kept, size, np.inf).min(1) >= np.where(kept, 0, size).max(1)).all()
 
 
 def test_the_load_stage_and_inspect_name_what_is_left_out(tmp_path, caplog):
