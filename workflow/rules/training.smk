@@ -70,8 +70,9 @@ rule level_mask:
         settings=settings("level_mask", "scripts/prune_level.py", pruning_modules),
         mask=lambda wildcards, input: f"--mask {input.mask}" if input.mask else "",
     shell:
-        TOLD + "python {input.script} --task {input.task} --ranked {input.ranked} {params.mask}"
-        " --replicate {wildcards.replicate} {params.settings[options]} --output {output}"
+        TOLD
+        + "python {input.script} --task {input.task} --ranked {input.ranked} {params.mask} --replicate {wildcards.replicate}"
+        " {params.settings[options]} --output {output}"
 
 
 # Train a branch of a level to the end: the ticket, a control, or a ticket with another data order.
