@@ -11,13 +11,13 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import evaluation, limit, masks, training
+from benchmarks import api, evaluation, limit, masks, training
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "limit", "training", "all"] = "all",
+    only: Literal["masks", "evaluation", "api", "limit", "training", "all"] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -53,6 +53,9 @@ def main(
         if only in ("evaluation", "all"):
             amount = evaluation.SMOKE if smoke else evaluation.FULL
             sections.append(evaluation.run(amount, checkpoint, sequences, folder / "evaluation", threads, sweep, _say))
+        if only in ("api", "all"):
+            calls = api.SMOKE if smoke else api.FULL
+            sections.append(api.run(calls, checkpoint, sequences, folder / "api", threads, _say))
         if only in ("limit", "all") and not smoke:
             sections.append(limit.run(folder, threads, _say))
         if only in ("training", "all"):

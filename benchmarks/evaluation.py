@@ -114,8 +114,8 @@ def run(
 ) -> Section:
     """Run all benchmarks of the evaluation."""
     say("evaluation: model and text")
-    checkpoint = _checkpoint(checkpoint, scratch)
-    task = Task(checkpoint, _sequences(sequences, checkpoint, scratch), amount.sequences, threads)
+    checkpoint = checkpoint_of(checkpoint, scratch)
+    task = Task(checkpoint, sequences_of(sequences, checkpoint, scratch), amount.sequences, threads)
     micro_batch = BatchSizes.generous(amount.sequences, _LENGTH).micro_batch
     cases = [
         Case("transformers, one batch (plain loop)", "plain", amount.sequences),
@@ -153,7 +153,8 @@ def run(
     return Section("Evaluation", intro, tables, bars)
 
 
-def _checkpoint(folder: Path, scratch: Path) -> Path:
+def checkpoint_of(folder: Path, scratch: Path) -> Path:
+    """The checkpoint in `folder` if there is one, or a new one."""
     with suppress(UserError):  # absent, or of another version of ltpipe
         Manifest.read(folder / MANIFEST)
         return folder.resolve()
@@ -161,7 +162,7 @@ def _checkpoint(folder: Path, scratch: Path) -> Path:
     return scratch / "smollm2-135m"
 
 
-def _sequences(path: Path, checkpoint: Path, scratch: Path) -> Path:
+def sequences_of(path: Path, checkpoint: Path, scratch: Path) -> Path:
     """The sequences at `path` if they are what is measured here, or new ones."""
     tokenizer = checkpoint / TOKENIZER
     with suppress(UserError):  # absent, or of another version of ltpipe

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ltpipe.analysis.early_bird import Detector, detect
-from ltpipe.pruning.masks import read_mask
+from ltpipe.pruning.foreign import read_any_mask
 from ltpipe.runtime import stage
 from ltpipe.runtime.jsonfiles import write_record
 
@@ -13,11 +13,11 @@ def main(*, masks: tuple[Path, ...], output: Path, detector: Detector = Detector
     """Find where masks, in the order given, have stopped changing.
 
     Args:
-        masks: mask files of one model, the earliest first.
+        masks: mask files of one model, or files of bool tensors, the earliest first.
         output: JSON file to write.
         detector: when they count as converged.
     """
-    found = detect(map(read_mask, masks), detector)
+    found = detect(map(read_any_mask, masks), detector)
     settings = {**asdict(detector), "threshold": detector.limit, "window": detector.masks}
     write_record(output, {"detector": settings, "masks": [str(path) for path in masks], **asdict(found)})
     stage.say("not converged" if found.converged is None else f"converged at mask {found.converged}")

@@ -1,7 +1,7 @@
 """ltpipe: find, evaluate and compare lottery tickets.
 
-The functions of `ltpipe.api`, for models that are already in memory, can be imported from here, and `load_mask`. They
-are looked up when they are asked for: the stages of the pipeline, which import this module too, must not import torch
+The functions of `ltpipe.api`, for models that are already in memory, can be imported from here. They are looked up
+when they are asked for: the stages of the pipeline, which import this module too, must not import torch
 for it.
 """
 
@@ -12,14 +12,20 @@ __version__ = "0.1.0"
 
 # Named as strings, not imported: an import statement would make every stage depend on every module of the API.
 _API = {
+    "EarlyBirdDetector": "ltpipe.api.tickets",
     "compute_histogram_quantile": "ltpipe.api.magnitude",
+    "compute_importance": "ltpipe.api.importance",
     "compute_iterative_magnitude_pruning": "ltpipe.api.iterative",
     "compute_lottery_ticket_quality": "ltpipe.api.quality",
     "compute_magnitude_importance": "ltpipe.api.magnitude",
+    "compute_ticket_overlap": "ltpipe.api.tickets",
     "create_magnitude_mask": "ltpipe.api.magnitude",
+    "create_mask": "ltpipe.api.importance",
     "ensure_deterministic_pruning": "ltpipe.api.determinism",
-    "load_mask": "ltpipe.pruning.masks",
+    "load_mask": "ltpipe.api.packed",
     "masked": "ltpipe.api.masking",
+    "save_mask": "ltpipe.api.tickets",
+    "validate_ticket": "ltpipe.api.tickets",
 }
 
 __all__ = ["__version__", *_API]

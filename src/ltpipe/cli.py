@@ -92,7 +92,7 @@ def check(
 def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: bool = False) -> None:
     """Say what a file is and what it holds: any artefact of ltpipe, known by its content.
 
-    Masks (also of bool tensors), metrics, checkpoints, histograms, scores, token sequences, likeliest tokens, trained
+    Masks (also of other tools), metrics, checkpoints, histograms, scores, token sequences, likeliest tokens, trained
     states, tasks, records, plans, simulations, refinements, tables, exported tickets.
 
     For example:
@@ -119,7 +119,7 @@ def compare(a: Positional[Path], b: Positional[Path], /, *, json: bool = False) 
       ltpipe compare one.safetensors other.safetensors
 
     Args:
-        a: mask of ours, or safetensors file of bool tensors.
+        a: mask of ours, or safetensors file of bool tensors or of a state dict of torch.nn.utils.prune.
         b: the other.
         json: print one JSON object, for machines.
     """
@@ -159,7 +159,9 @@ def export(
 
 
 def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criterion: str | None = None) -> None:
-    """Make a mask of ours from a safetensors file of bool tensors, True where a weight is kept.
+    """Make a mask of ours from a mask of another tool.
+
+    That is a safetensors file of bool tensors, True where a weight is kept, or of a state dict of torch.nn.utils.prune.
 
     Names and shapes are checked against the checkpoint. Weight matrices without a mask are named; they stay dense.
 
@@ -167,7 +169,7 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
       ltpipe import theirs.safetensors --checkpoint results/checkpoints/m --output mask.safetensors
 
     Args:
-        file: bool tensors by parameter name.
+        file: of tensors by parameter name.
         checkpoint: canonical checkpoint folder that the mask is for.
         output: mask file to write.
         criterion: what the mask's criterion is to be called.

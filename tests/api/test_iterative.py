@@ -1,5 +1,6 @@
 """Iterative magnitude pruning, simulated and real."""
 
+import copy
 import gc
 import weakref
 from itertools import pairwise
@@ -116,12 +117,21 @@ def test_determinism():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"trainer_fn": print, "num_iterations": 3}, "would train the model 4 times; pass train=True"),
+        (
+            {"trainer_fn": print, "num_iterations": 3},
+            "would train the model 4 times; pass train=True or set LTPIPE_ALLOW",
+        ),
+        (
+            {"trainer_fn": setattr, "train": True},
+            r"called as trainer_fn\(model, dataloader\), .* takes \(obj, name, value",
+        ),
+        ({"trainer_fn": lambda: None, "train": True}, r"or trainer_fn\(model\), but takes \(\)"),
         ({"train": True}, "train=True needs a trainer_fn"),
         ({"target_sparsity": 1.0}, "0 to below 1"),
     ],
 )
-def test_nobody_trains_by_accident(arguments, message):
+def test_nobody_trains_by_accident(arguments, message, monkeypatch):
+    monkeypatch.setenv("LTPIPE_ALLOW_IMP_TRAINING", "0")
     with pytest.raises(UserError, match=message):
         ltpipe.compute_iterative_magnitude_pruning(tiny_model("llama"), batches(1), **arguments)
     with pytest.raises(UserError, match="yields no batch"):
@@ -155,6 +165,85 @@ class Trainer:
             optimizer.step()
             if len(self.starts) == self.fail_at:
                 raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("keep_masks", [False, True])
+def test_masks_are_kept_on_demand_packed_and_read_like_the_others(keep_masks):
+    model, data = tiny_model("llama"), batches(2)
+    found = ltpipe.compute_iterative_magnitude_pruning(model, data, 0.6, 3, keep_masks=keep_masks)
+    masks = [entry["mask"] for entry in found["iterations"]]
+    assert [mask is None for mask in masks].count(True) == (0 if keep_masks else 2)
+    assert found["best_ticket"]["mask"] is masks[found["best_ticket"]["iteration"] - 1]
+    if not keep_masks:
+        return
+    for mask, sparsity, entry in zip(masks, exponential_schedule(0.6, 3), found["iterations"], strict=True):
+        expected = ltpipe.create_magnitude_mask(model, sparsity)
+        assert list(mask) == list(expected)
+        assert all(torch.equal(mask[name], kept) for name, kept in expected.items())
+        assert {kept.dtype for kept in mask.values()} == {torch.bool}
+        total = sum(kept.numel() for kept in expected.values())
+        assert sum(bits.nbytes for bits in mask.mask.bits.values()) <= total / 8 + len(mask)
+        alone = ltpipe.compute_lottery_ticket_quality(model, mask, data)
+        assert alone["loss"] == entry["loss"]
+
+
+def in_place(model, dataloader):
+    next(iter(dataloader))
+    Trainer()(model)
+
+
+def returning(model, dataloader):
+    in_place(model, dataloader)
+    return nn.Sequential(model)  # a wrapper, as torch.compile makes one
+
+
+class Bound:
+    def train(self, model, dataloader, epochs=1):  # noqa: ARG002
+        in_place(model, dataloader)
+
+
+@pytest.mark.parametrize(
+    "trainer", [in_place, returning, Bound().train, Trainer(), lambda model: Trainer()(model)], ids=lambda _: ""
+)
+@pytest.mark.parametrize("permission", ["argument", "environment"])
+def test_a_trainer_takes_the_model_and_the_batches_or_the_model(trainer, permission, monkeypatch):
+    monkeypatch.setenv("LTPIPE_ALLOW_IMP_TRAINING", "1" if permission == "environment" else "")
+    train = {"train": True} if permission == "argument" else {}
+    model, seen = network(), []
+
+    def loader():
+        yield problem()
+        seen.append(1)
+
+    before = state(model)
+    found = ltpipe.compute_iterative_magnitude_pruning(model, loader(), 0.5, 2, trainer, keep_masks=True, **train)
+    assert same(model, before)
+    assert len(seen) == 1, "an iterator is read once"
+    last = found["iterations"][-1]
+    assert last["loss"] == pytest.approx(trained_by_hand(last["mask"]), rel=1e-5)
+
+
+def test_a_loader_that_can_be_read_again_is_what_the_trainer_gets():
+    data, got = [problem()], []
+    ltpipe.compute_iterative_magnitude_pruning(
+        network(),
+        data,
+        0.5,
+        1,
+        lambda _, dataloader: got.append(dataloader),
+        train=True,
+    )
+    assert all(each is data for each in got)
+
+
+@pytest.mark.parametrize("returned", [lambda _: nn.Linear(2, 2), lambda model: copy.deepcopy(model)])
+def test_another_model_that_the_trainer_returns_is_refused(returned):
+    """Its pruned weights were not held at zero while it trained."""
+    model = network()
+    before = state(model)
+    with pytest.raises(UserError, match="it returned another model than it was given; train that one in place"):
+        ltpipe.compute_iterative_magnitude_pruning(model, [problem()], 0.5, 1, returned, train=True)
+    assert same(model, before)
 
 
 def test_full_pruning_trains_prunes_and_rewinds():

@@ -14,12 +14,17 @@ import pytest
 import torch
 
 import ltpipe
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
+from ltpipe.pruning.build import make_mask
+from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.closure import import_closure
 
 ROOT = Path(__file__).parents[2]
 SIGNATURES = {
-    "create_magnitude_mask": "model, sparsity, use_histogram=True, histogram_bins=1000, only_weights=True",
+    "create_magnitude_mask": "model, sparsity, use_histogram=True, histogram_bins=1000, only_weights=True, preset=None",
     "compute_lottery_ticket_quality": (
         "model, mask, dataloader, baseline_performance=None, max_batches=None, precision_mode='high'"
     ),
@@ -27,8 +32,19 @@ SIGNATURES = {
     "compute_histogram_quantile": "values, q, bins=1000",
     "compute_magnitude_importance": "model",
     "compute_iterative_magnitude_pruning": (
-        "model, dataloader, target_sparsity=0.9, num_iterations=10, trainer_fn=None, *, train=False"
+        "model, dataloader, target_sparsity=0.9, num_iterations=10, trainer_fn=None, *, train=False, keep_masks=False"
     ),
+    "create_mask": (
+        "model, sparsity, criterion='magnitude', scope='global', dataloader=None, *, preset=None, include=(), "
+        "exclude=(), seed=None, options=mappingproxy({}), scope_options=mappingproxy({})"
+    ),
+    "compute_importance": (
+        "model, criterion, dataloader=None, *, preset=None, include=(), exclude=(), seed=None, options=mappingproxy({})"
+    ),
+    "compute_ticket_overlap": "mask_a, mask_b",
+    "EarlyBirdDetector": "rule='spearman', threshold=None, window=None, patience=1, chance_corrected=False",
+    "validate_ticket": "model, mask, *, sparsity=None, scope=None",
+    "save_mask": "mask, path, model=None, *, criterion=None, scope=None, sparsity=None, seed=None",
     "load_mask": "path",
     "masked": "model, mask",
 }
@@ -39,14 +55,14 @@ def test_names_and_defaults(name, signature):
     parameters = inspect.signature(getattr(ltpipe, name)).parameters.values()
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
     assert str(inspect.Signature(bare)) == f"({signature})"
+    assert set(SIGNATURES) == set(ltpipe.__all__) - {"__version__"}
     assert name in dir(ltpipe)
     assert name in ltpipe.__all__
 
 
-def run(program: str, **environment: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+def run(program: str, place: Path = ROOT, **environment: str) -> str:
+    command, settings = [sys.executable, "-c", program], {**os.environ, **environment}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=settings, cwd=place)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -120,11 +136,50 @@ def test_a_seed_that_is_no_integer_is_refused_before_anything_is_seeded(seed, gl
     assert (states(), torch.are_deterministic_algorithms_enabled()) == before
 
 
-def test_the_quick_start_runs_as_it_is_printed(source_folder):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/api.md").read_text(), re.DOTALL)
-    folder = source_folder("llama")
-    program = code.replace('"my-model"', repr(str(folder)))
-    assert program != code
-    out = run(program, TRANSFORMERS_VERBOSITY="error")
+@pytest.fixture
+def results(canonical_folder, calibration, tmp_path):
+    """A folder in which the pipeline has left a mask, the metrics of its ticket and a table."""
+    import pandas as pd
+
+    folder, masks = canonical_folder("llama"), tmp_path / "results/masks/m/magnitude/global/seed-none"
+    tickets = tmp_path / "results/tickets/m/text/magnitude/global/seed-none"
+    for path in (masks, tickets, tmp_path / "results/report"):
+        path.mkdir(parents=True)
+    count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "counts")
+    make_mask(folder, tmp_path / "counts", "global", "0.5", masks / "0.5.safetensors")
+    names, data, settings = {"model": "m", "data": "text"}, calibration("llama"), Settings(device="cpu")
+    evaluate_checkpoint(folder, data, settings, names).write(tmp_path / "dense")
+    ticket = evaluate_checkpoint(folder, data, settings, names, masks / "0.5.safetensors", tmp_path / "dense")
+    ticket.write(tickets / "0.5.json")
+    pd.DataFrame({"sparsity": [0.5]}).to_parquet(tmp_path / "results/report/tickets.parquet")
+    return tmp_path
+
+
+def test_every_snippet_of_the_page_runs_as_it_is_printed(source_folder, results):
+    page = (ROOT / "docs/api.md").read_text()
+    fences = re.findall(r"^```(\S*)$", page, re.MULTILINE)
+    snippets = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert fences == ["python", ""] * len(snippets), "there is no other code on the page"
+    program = "\n".join(snippets).replace('"my-model"', repr(str(source_folder("llama"))))
+    out = run(program, results, TRANSFORMERS_VERBOSITY="error")
     assert "simulation: nothing was trained" in out
     assert re.search(r"sparsity 0\.50, loss \d", out)
+    assert "True [] []" in out, "the ticket is valid"
+    assert "converged after epoch 1" in out
+
+
+def test_the_quick_start_of_the_reference(source_folder, global_randomness):  # noqa: ARG001
+    """In the words of its documents."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source_folder("llama"))
+    loader = [{"input_ids": torch.arange(3, 19).view(2, 8), "labels": torch.arange(3, 19).view(2, 8)}]
+    ltpipe.ensure_deterministic_pruning(seed=42)
+    mask = ltpipe.create_magnitude_mask(model, sparsity=0.5, use_histogram=True, histogram_bins=1000, only_weights=True)
+    baseline = ltpipe.compute_lottery_ticket_quality(model, {}, loader)
+    quality = ltpipe.compute_lottery_ticket_quality(model, mask, loader, baseline_performance=baseline)
+    assert quality["quality_score"] == baseline["loss"] / quality["loss"]
+    again = ltpipe.compute_lottery_ticket_quality(
+        model, mask, loader, baseline_performance={"loss": 2.5}, max_batches=5, precision_mode="high"
+    )
+    assert again["performance_retention"] == 2.5 / quality["loss"]

@@ -84,8 +84,20 @@ def ending(name: str, last: bytes) -> Callable[[Path, Study], None]:
 
 def plain_mask(here: Path, study: Study) -> None:
     """As other tools write masks: one bool tensor a weight."""
+    safetensors.numpy.save_file({"w": np.ones((3, 4), np.bool_)}, here / "x")
+
+
+def weights_as_mask(here: Path, study: Study) -> None:
+    """A file of weights, named in place of one of masks."""
     weights = safetensors.numpy.load_file(study / "llama/model.safetensors")
-    safetensors.numpy.save_file({name: np.abs(array) > 0.1 for name, array in weights.items()}, here / "x")
+    safetensors.numpy.save_file(weights, here / "x")
+
+
+def pickled_mask(here: Path, study: Study) -> None:
+    """A mask as torch.save writes it."""
+    import torch
+
+    torch.save({"w": torch.ones(3, 4, dtype=torch.bool)}, here / "x")
 
 
 def one_more(here: Path, study: Study) -> None:
@@ -103,14 +115,19 @@ def changed_table(name: str, change: Callable[[str], str]) -> Callable[[Path, St
 UP = "model.layers.1.mlp.up_proj.weight"
 
 ARTEFACTS = {
-    "mask-of-bools": Case("evaluate", MASKED, ("%x: not a mask of format 2",), plain_mask),
+    "mask-of-numbers": Case("evaluate", MASKED, ("%x: not a mask, its", "is F32; a mask is"), weights_as_mask),
+    "mask-of-bools-of-another-model": Case("evaluate", MASKED, ("%x: 'w' is no parameter of Llama",), plain_mask),
+    "mask-that-is-a-pickle": Case("evaluate", MASKED, ("%x: a pickle", "safetensors.torch.save_file"), pickled_mask),
+    "histogram-of-the-users-own": Case(
+        "make_mask", CUT, ("%x: not a histogram, but another safetensors file, of 1",), plain_mask
+    ),
     "mask-is-a-fifo": Case("evaluate", MASKED, ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")),
     "mask-is-a-folder": Case("evaluate", MASKED, ("%x: is a folder",), lambda h, s: (h / "x").mkdir()),
     "mask-is-a-symlink-loop": Case(
         "evaluate", MASKED, ("%x: no such file",), lambda h, s: (h / "x").symlink_to(h / "x")
     ),
     "mask-of-a-flipped-bit": Case("evaluate", MASKED, (*DAMAGED, "checksum"), flipped("llama.mask", -1)),
-    "mask-of-another-format": Case("evaluate", MASKED, ("%x: not a mask of format 2",), said("llama.mask", format="9")),
+    "mask-of-another-format": Case("evaluate", MASKED, ("%x: a mask of format 9",), said("llama.mask", format="9")),
     "mask-without-shapes": Case("evaluate", MASKED, (*DAMAGED, "shapes"), said("llama.mask", shapes=None)),
     "mask-of-shapes-that-are-none": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes="[1, 2")),
     "mask-of-text-shapes": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes='{"a": "b"}')),

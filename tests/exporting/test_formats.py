@@ -16,7 +16,8 @@ from tiny import save_tiny
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.exporting.formats import export_ticket
-from ltpipe.exporting.plain import import_plain, read_plain
+from ltpipe.exporting.plain import import_plain
+from ltpipe.pruning.foreign import read_any_mask
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -217,8 +218,8 @@ def test_foreign_masks_that_do_not_fit(tensors, metadata, words, canonical_folde
 
 def test_numbers_are_no_mask(tmp_path):
     safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "theirs")
-    with pytest.raises(UserError, match="'a' is F32; a plain mask holds bool tensors only"):
-        read_plain(tmp_path / "theirs")
+    with pytest.raises(UserError, match="not a mask, its 'a' is F32; a mask is a mask file of ltpipe"):
+        read_any_mask(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize("kind", ["hf", "torch-prune", "compressed-tensors", "smaller"])

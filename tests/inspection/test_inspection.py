@@ -79,7 +79,7 @@ FACTS = {
     "top": ("set of likeliest tokens", {"predictions": 55, "k": 4}),
     "dense": ("metrics of a dense model", {"model": "tiny", "windows": 5, "protocol": "wikitext2", "sparsity": None}),
     "ticket": ("metrics of a ticket", {"criterion": "magnitude", "sparsity": "0.6", "tokens": 55}),
-    "plain": ("plain mask (bool tensors)", {"criterion": "magnitude", "sparsity": "0.6"}),
+    "plain": ("plain mask", {"criterion": "magnitude", "sparsity": "0.6"}),
     "hf": ("exported ticket", {"criterion": "magnitude", "sparsity": "0.6"}),
     "scores": ("set of scores", {"criterion": "snip", "weights": 48 * 32, "precision": "float32"}),
     "learned": ("learning record", {"branch": "ticket", "kept": 50, "input task": "abc"}),

@@ -290,7 +290,9 @@ def test_pruned_weights_are_seen_as_zero(criterion, ready):
 
 def test_a_subject_is_changed_for_a_while_only(ready):
     task, state = ready
-    subject = scores.LiveSubject(task, state.weights, state.buffers, state.mask, task.train, None, NoOptions())
+    values = {**levels.apply_mask(state.weights, state.mask), **state.buffers}
+    data = scores.TaskData(task, task.train, None)
+    subject = scores.LiveSubject(task.build(0), values, state.mask, data, NoOptions())
 
     def gradients():
         found = {}

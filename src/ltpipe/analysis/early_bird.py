@@ -37,6 +37,8 @@ class Detector:
 
     def __post_init__(self) -> None:
         """Refuse what could never, or always, fire."""
+        if self.rule not in get_args(Rule):
+            raise UserError(f"rule: '{self.rule}'; allowed are {', '.join(get_args(Rule))}")
         if self.window is not None and self.window < 2:
             raise UserError(f"window: {self.window} masks; a mask is compared with others, allowed is 2 or more")
         if self.patience < 1:

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ltpipe.analysis.overlap import Overlap, check_comparable, compare_tensor, layerwise_chance, total
-from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.foreign import read_any_mask
+from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import allow_open_files
 from ltpipe.runtime.frames import frame
@@ -51,9 +52,10 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
         UserError: the masks are not of one model, or prune other tensors.
     """
     allow_open_files(len(paths))
-    found = list(related([(path, read_mask(path)) for path in paths]))
+    found = list(related([(path, read_any_mask(path)) for path in paths]))
     for (_, a), (path, b), _ in found:
-        b.check_made_for(a.checkpoint, path)
+        if a.checkpoint and b.checkpoint:  # one that does not say it is compared by the names and shapes of its weights
+            b.check_made_for(a.checkpoint, path)
         check_comparable(a, b)
     names = list(found[0][0][1].bits) if found else []
     counted = [

@@ -13,8 +13,9 @@ from ltpipe.analysis.overlap import compare, total
 from ltpipe.analysis.promises import broken_promises
 from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.pruning.foreign import UNKNOWN, read_any_mask
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.masks import Mask, read_mask
+from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import Scope, prune_count, scope_named
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_json
@@ -89,7 +90,7 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
     for _, chain in groupby(links, key=lambda link: link[0]):
         denser: Mask | None = None
         for _, _, path in chain:
-            mask = read_mask(path)
+            mask = read_any_mask(path)
             verdicts.append(validate(mask, model, settings, denser))
             denser = mask
     return verdicts
@@ -111,7 +112,9 @@ def validate(
         return Verdict(replace(mask, bits={}), tuple(stranger), (), None)
     broken, warnings = [*_stray_bits(mask)], []
     scope = _scope(mask)
-    if scope is None:
+    if mask.scope == UNKNOWN:
+        pass  # it promises nothing
+    elif scope is None:
         warnings.append(_UNKNOWN.format(mask.scope))
     else:
         broken += broken_promises(mask, scope, manifest, config)
@@ -132,7 +135,7 @@ def validate_alone(mask: Mask) -> Verdict:
     found = Structure(dead, dead_blocks=(), rows=0, dead_rows=0, heads=None, dead_heads=None)
     scope = _scope(mask)
     broken = [*_stray_bits(mask), *(broken_promises(mask, scope, None) if scope else ())]
-    unknown = [] if scope else [_UNKNOWN.format(mask.scope)]
+    unknown = [] if scope or mask.scope == UNKNOWN else [_UNKNOWN.format(mask.scope)]
     return Verdict(replace(mask, bits={}), tuple(broken), (*unknown, *_damage(mask, found, scope)), None)
 
 
@@ -161,14 +164,14 @@ def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> S
 
 def _link(path: Path) -> tuple[tuple[str, str, int], int, Path]:
     """What masks that should be nested have in common, and where this one stands among them."""
-    mask = read_mask(path)
+    mask = read_any_mask(path)
     lineage = (mask.criterion, mask.scope, -1 if mask.seed is None else mask.seed)
     return lineage, prune_count(mask.sparsity, mask.total), path
 
 
 def _stranger(mask: Mask, manifest: Manifest) -> Iterator[str]:
     """Why the mask is not one of this model."""
-    if mask.checkpoint != manifest.fingerprint:
+    if mask.checkpoint and mask.checkpoint != manifest.fingerprint:
         yield f"wrong model: made from checkpoint {mask.checkpoint[:12]}, not {manifest.fingerprint[:12]}"
     for name, shape in mask.shapes.items():
         entry = manifest.tensors.get(name)

@@ -48,6 +48,37 @@ class Batch:
         kwargs = {name: _on(value, device) for name, value in self.kwargs.items()}
         return Batch(tuple(_on(value, device) for value in self.args), kwargs, labels)
 
+    @property
+    def examples(self) -> int:
+        """How many there are: the length of the first tensor that has one.
+
+        Raises:
+            UserError: there is none.
+        """
+        sizes = [len(value) for value in (*self.args, *self.kwargs.values()) if torch.is_tensor(value) and value.dim()]
+        if not sizes:
+            raise UserError("dataloader: a batch holds no tensor of examples")
+        return sizes[0]
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Some of the examples; what is not one an example stays whole."""
+        size = self.examples
+
+        def of(value: Any) -> Any:
+            one_each = isinstance(value, torch.Tensor) and value.dim() and len(value) == size
+            return value[start:stop] if one_each else value
+
+        return Batch(tuple(map(of, self.args)), {key: of(value) for key, value in self.kwargs.items()}, of(self.labels))
+
+    def window(self) -> torch.Tensor | None:
+        """The token ids, int64 [sequences, tokens], of texts that are their own labels, without padding; else None."""
+        text = self.as_text()
+        if text is None or not set(text.kwargs) <= {"input_ids", "attention_mask", "use_cache", "return_dict"}:
+            return None
+        ids, padding = text.kwargs["input_ids"], text.kwargs.get("attention_mask")
+        own_labels = torch.equal(text.labels, ids)
+        return ids.long() if own_labels and (padding is None or bool((padding == 1).all())) else None
+
     def as_text(self) -> "Batch | None":
         """This batch as `input_ids` with labels of the same shape, or None if it is no batch of token sequences.
 
@@ -77,10 +108,14 @@ def first_batches(dataloader: Iterable[Any], limit: int | None) -> Iterator[Batc
     """At most `limit` batches (None for all), read as they are needed.
 
     Raises:
-        UserError: `limit` is not positive.
+        UserError: `limit` is not positive, or the loader is a single batch or no loader at all.
     """
     if limit is not None and limit < 1:
         raise UserError(f"{limit} batches are not allowed; allowed are 1 and more")
+    if isinstance(dataloader, Mapping | torch.Tensor | str) or not isinstance(dataloader, Iterable):
+        raise UserError(
+            f"dataloader: a {type(dataloader).__name__}; give an iterable of batches, of one for example [batch]"
+        )
     return map(Batch.of, islice(dataloader, limit))
 
 

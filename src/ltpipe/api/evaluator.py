@@ -59,8 +59,11 @@ class Evaluator:
         example: a batch; decides whether the model is evaluated in pieces, as a causal language model.
         precision_mode: `high` or `fast`.
 
+    Attributes:
+        causal: the model in two, if it is evaluated in pieces; else None.
+
     Raises:
-        UserError: there is no such precision mode.
+        UserError: there is no such precision mode, or the model has no values.
     """
 
     def __init__(self, model: nn.Module, example: Batch, precision_mode: Precision) -> None:
@@ -69,8 +72,10 @@ class Evaluator:
         self._model = model
         self._entropy = _ENTROPY[precision_mode]
         held = next(model.parameters(), None)
+        if held is not None and held.is_meta:
+            raise UserError(f"{type(model).__name__} is on the meta device and has no values; load the weights first")
         self._device = torch.device("cpu") if held is None else held.device
-        self._split = self._split_model(example)
+        self.causal = self._split_model(example)
 
     def evaluate(self, batches: Iterable[Batch]) -> Result:
         """Mean loss and accuracy over batches.
@@ -85,10 +90,10 @@ class Evaluator:
         return [self._totals(batch) for batch in batches]
 
     def _totals(self, batch: Batch) -> Totals:
-        text = batch.as_text() if self._split is not None else None
-        if self._split is None or text is None:
+        text = batch.as_text() if self.causal is not None else None
+        if self.causal is None or text is None:
             return plain_totals(self._model, batch, self._device, self._entropy)
-        totals = causal_totals(self._split, text, self._device, self._entropy)
+        totals = causal_totals(self.causal, text, self._device, self._entropy)
         return totals if batch.labels is not None else replace(totals, correct=None)
 
     def _split_model(self, example: Batch) -> SplitModel | None:

@@ -10,8 +10,9 @@ from ltpipe.api.batches import first_batches
 from ltpipe.api.evaluator import Evaluator, Result, evaluating
 from ltpipe.api.magnitude import create_magnitude_mask
 from ltpipe.api.masking import masked
+from ltpipe.api.packed import PackedMask
 from ltpipe.api.quality import report
-from ltpipe.api.training import Trainer, TrainingRounds
+from ltpipe.api.training import PERMISSION, Trainer, TrainingRounds, is_allowed, with_dataloader
 from ltpipe.evaluation.quality import WINNING_RETENTION, best_ticket
 from ltpipe.evaluation.simulated import BASELINE_BATCHES, SIMULATION, TICKET_BATCHES
 from ltpipe.pruning.schedules import exponential_schedule
@@ -28,6 +29,7 @@ def compute_iterative_magnitude_pruning(
     trainer_fn: Trainer | None = None,
     *,
     train: bool = False,
+    keep_masks: bool = False,
 ) -> dict[str, Any]:
     """Iterative magnitude pruning (Frankle & Carbin 2019, 1803.03635): sparsity grows exponentially to the target.
 
@@ -36,45 +38,50 @@ def compute_iterative_magnitude_pruning(
     measured against the dense loss on those same ones. Batches and one mask at a time are on the CPU; no iteration
     leaves anything behind, so all take the same memory. The best mask is made again at the end.
 
-    **Full** (`trainer_fn` and `train=True`; hours): train → prune the smallest trained weights → rewind to the initial
-    weights → repeat. `trainer_fn(model)` trains in place; gradients of pruned weights are zeroed, and pruned weights
-    are zero whenever training ends. The baseline is the trained dense model; a ticket is trained before it is
+    **Full** (`trainer_fn` with `train=True`, or with LTPIPE_ALLOW_IMP_TRAINING=1 in the environment; hours): train →
+    prune the smallest trained weights → rewind to the initial weights → repeat. `trainer_fn(model, dataloader)` trains
+    in place (what it returns is that model, or ignored); gradients of pruned weights are zeroed, and pruned weights are
+    zero whenever training ends. The baseline is the trained dense model; a ticket is trained before it is
     evaluated, on all batches. Trains `num_iterations + 1` times. Initial weights and the last and best masks are on
     the host. The model comes back with its initial weights, whatever happens.
 
     Args:
         model: on any device.
-        dataloader: as for `compute_lottery_ticket_quality`; read once.
+        dataloader: as for `compute_lottery_ticket_quality`; read once, but for what the trainer reads.
         target_sparsity: of the last iteration, 0 to below 1.
         num_iterations: sparsity after iteration i of n is 1 - (1 - target)^(i/n).
-        trainer_fn: trains a model in place; what it returns is ignored.
-        train: allow `trainer_fn` to run. Without it a trainer is refused, so that nobody starts hours by accident.
+        trainer_fn: called with the model and `dataloader` (a list of its batches, where it is an iterator); with the
+            model alone if it takes one argument.
+        train: allow `trainer_fn` to run. Without it, and without LTPIPE_ALLOW_IMP_TRAINING=1 in the environment, a
+            trainer is refused, so that nobody starts hours by accident.
+        keep_masks: keep the mask of every iteration, packed: one bit a weight, a mapping that makes a bool tensor of an
+            entry when it is asked for. `masked` and every other function here take it as it is.
 
     Returns:
         mode: `simulation` or `full`.
         note: what that means, for people.
         baseline: `loss`, `accuracy` (if labels), `num_batches_evaluated`.
-        iterations: of each `iteration` (from 1), `winning` (retention of at least 0.9), `mask` (None but in the best)
-            and everything that `compute_lottery_ticket_quality` returns.
+        iterations: of each `iteration` (from 1), `winning` (retention of at least 0.9), `mask` (None but in the
+            best, unless `keep_masks`) and everything that `compute_lottery_ticket_quality` returns.
         best_ticket: the entry of the sparsest winning ticket; if none wins, of the one of highest quality.
 
     Raises:
-        UserError: a trainer without `train=True` or the other way round, or arguments that are out of range.
+        UserError: a trainer without permission or `train=True` without a trainer, or arguments that are out of range.
     """
-    if trainer_fn is not None and not train:
+    if trainer_fn is not None and not is_allowed(train):
         raise UserError(
-            f"trainer_fn would train the model {num_iterations + 1} times; pass train=True to allow it, or no "
-            "trainer_fn for the simulation"
+            f"trainer_fn would train the model {num_iterations + 1} times; pass train=True or set "
+            f"{PERMISSION}=1 in the environment to allow it, or pass no trainer_fn for the simulation"
         )
     if train and trainer_fn is None:
-        raise UserError("train=True needs a trainer_fn that trains the model in place")
+        raise UserError("train=True needs a trainer_fn that trains the model")
     schedule = exponential_schedule(target_sparsity, num_iterations)
     if trainer_fn is None:
-        return _simulate(model, dataloader, schedule)
-    return _train(model, dataloader, schedule, trainer_fn)
+        return _simulate(model, dataloader, schedule, keep_masks)
+    return _train(model, dataloader, schedule, trainer_fn, keep_masks)
 
 
-def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float]) -> dict[str, Any]:
+def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float], keep_masks: bool) -> dict[str, Any]:
     batches = list(first_batches(dataloader, BASELINE_BATCHES))
     _check(batches)
     with evaluating(model):
@@ -87,20 +94,25 @@ def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float]
             with masked(model, mask):
                 ticket = evaluator.evaluate(batches[:TICKET_BATCHES])
             iterations.append(_entry(index, ticket, mask, dense_loss))
+            iterations[-1]["mask"] = PackedMask.of(mask) if keep_masks else None
             del mask
     best = iterations[_best(iterations)]
-    best["mask"] = create_magnitude_mask(model, schedule[best["iteration"] - 1])
+    if not keep_masks:
+        best["mask"] = create_magnitude_mask(model, schedule[best["iteration"] - 1])
     return _found("simulation", SIMULATION, Result.of(dense), iterations, best)
 
 
-def _train(model: nn.Module, dataloader: Iterable[Any], schedule: list[float], trainer_fn: Trainer) -> dict[str, Any]:
-    batches = list(first_batches(dataloader, None))
+def _train(
+    model: nn.Module, dataloader: Iterable[Any], schedule: list[float], trainer_fn: Trainer, keep_masks: bool
+) -> dict[str, Any]:
+    raw = list(dataloader) if iter(dataloader) is dataloader else dataloader  # an iterator can be read only once
+    batches = list(first_batches(raw, None))
     _check(batches)
     with evaluating(model):
         evaluator = Evaluator(model, batches[0], "high")
     iterations: list[dict[str, Any]] = []
     mask: dict[str, torch.Tensor] = {}
-    with TrainingRounds(model, trainer_fn) as rounds:
+    with TrainingRounds(model, with_dataloader(trainer_fn, raw)) as rounds:
         rounds.train(mask)
         with evaluating(model):
             dense = evaluator.evaluate(batches)
@@ -109,10 +121,11 @@ def _train(model: nn.Module, dataloader: Iterable[Any], schedule: list[float], t
             rounds.train(mask)
             with evaluating(model):
                 ticket = evaluator.evaluate(batches)
-            iterations.append(_entry(index, ticket, mask, dense.loss) | {"mask": mask})
+            iterations.append(_entry(index, ticket, mask, dense.loss))
+            iterations[-1]["mask"] = PackedMask.of(mask) if keep_masks else mask
             best = _best(iterations)
             for place, entry in enumerate(iterations):
-                entry["mask"] = entry["mask"] if place == best else None
+                entry["mask"] = entry["mask"] if keep_masks or place == best else None
     return _found("full", _TRAINED, dense, iterations, iterations[best])
 
 

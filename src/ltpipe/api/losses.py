@@ -1,7 +1,7 @@
 """Loss and hits of one batch on a live model: in pieces for causal language models, as a whole for others."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,38 +80,90 @@ def plain_totals(model: nn.Module, batch: Batch, device: torch.device, entropy: 
     Raises:
         UserError: there is neither a loss nor logits and integer labels that fit them.
     """
-    placed = batch.to(device)
-    labels = placed.labels
-    handed = {"labels": labels} if labels is not None and not batch.args and _accepts_labels(model) else {}
-    output = model(*placed.args, **placed.kwargs, **handed)
-    own, logits = _field(output, "loss"), _field(output, "logits")
-    if torch.is_tensor(output):
-        logits = output
-    candidates = [] if logits is None or labels is None else _candidates(logits, labels, torch.is_tensor(output))
-    for rows, targets in candidates:
-        kept = (targets != IGNORED).nonzero().squeeze(1)
-        totals = _tally([entropy(rows.index_select(0, kept), targets.index_select(0, kept))])
-        if (
-            own is None
-            or not totals.count
-            or abs(totals.loss / max(totals.count, 1) - float(own)) <= _SAME * abs(float(own))
-        ):
-            return totals
-    if own is None:
-        raise UserError(
-            f"{type(model).__name__} returns no loss, and its output and the labels are not logits and integer "
-            "classes; let the model return an output with .loss"
-        )
-    inputs = [value for value in [*batch.args, *batch.kwargs.values()] if torch.is_tensor(value) and value.dim()]
-    count = len(inputs[0]) if labels is None else int((labels != IGNORED).sum())
-    return Totals(float(own.double()) * count, count, None)
+    answer = Answer.of(model, batch, device)
+    found = [_tally([entropy(*candidate)]) for candidate in answer.candidates]
+    chosen = answer.closest([(totals.loss, totals.count) for totals in found])
+    if chosen is not None:
+        return found[chosen]
+    return Totals(float(answer.own_loss(model).double()) * answer.count, answer.count, None)
+
+
+def summed_loss(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
+    """The loss of a batch, summed over what `plain_totals` counts, float32 logits, with the graph to derive it by."""
+    answer = Answer.of(model, batch, device)
+    losses = [functional.cross_entropy(rows.float(), targets, reduction="sum") for rows, targets in answer.candidates]
+    counts = [len(targets) for _, targets in answer.candidates]
+    chosen = answer.closest([(float(loss.detach()), count) for loss, count in zip(losses, counts, strict=True)])
+    return answer.own_loss(model).float() * answer.count if chosen is None else losses[chosen]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of a batch.
+
+    Attributes:
+        own: the loss that it returns; None if it returns none.
+        logits: [examples, …]; None if it returns none.
+        candidates: ways to read logits and labels as [rows, classes] and [rows], ignored labels left out.
+        count: labels that are not ignored; examples, where there are no labels.
+        raw: whether it returns its logits as they are, with classes as the second dimension.
+    """
+
+    own: torch.Tensor | None
+    logits: torch.Tensor | None
+    candidates: list[tuple[torch.Tensor, torch.Tensor]]
+    count: int
+    raw: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, batch: Batch, device: torch.device) -> "Answer":
+        """Run a model on a batch."""
+        placed = batch.to(device)
+        labels = placed.labels
+        handed = {"labels": labels} if labels is not None and not batch.args and _accepts_labels(model) else {}
+        output = model(*placed.args, **placed.kwargs, **handed)
+        raw = torch.is_tensor(output)
+        logits = output if raw else _field(output, "logits")
+        readings = [] if logits is None or labels is None else _candidates(logits, labels, raw)
+        candidates = []
+        for rows, targets in readings:
+            kept = (targets != IGNORED).nonzero().squeeze(1)
+            candidates.append((rows.index_select(0, kept), targets.index_select(0, kept)))
+        count = batch.examples if labels is None else int((labels != IGNORED).sum())
+        return cls(_field(output, "loss"), logits, candidates, count, raw)
+
+    def closest(self, found: Sequence[tuple[float, int]]) -> int | None:
+        """Which of several losses, summed over so many labels, is what the model says itself; None if none is.
+
+        The closest, not the first that is close: labels that are shifted and labels that are not give a model that
+        knows nothing nearly the same loss. A model that says nothing means the first.
+        """
+        if self.own is None or not found:
+            return 0 if found else None
+        own = float(self.own.detach())
+        off = [abs(loss / count - own) if count else 0.0 for loss, count in found]
+        best = min(range(len(off)), key=off.__getitem__)
+        return best if off[best] <= _SAME * abs(own) or not found[best][1] else None
+
+    def own_loss(self, model: nn.Module) -> torch.Tensor:
+        """The loss that the model returns.
+
+        Raises:
+            UserError: it returns none.
+        """
+        if self.own is None:
+            raise UserError(
+                f"{type(model).__name__} returns no loss, and its output and the labels are not logits and integer "
+                "classes; let the model return an output with .loss"
+            )
+        return self.own
 
 
 def agrees(split: SplitModel, text: Batch, device: torch.device) -> bool:
     """Whether a model's own loss, on a few tokens, is the shifted cross-entropy that `causal_totals` computes."""
     ids = text.kwargs["input_ids"][:1, :8].to(device)
-    theirs = float(split.model(input_ids=ids, labels=ids).loss)
-    hidden_states = split.hidden_states(ids)
+    hidden_states, output = split.whole(ids, labels=ids)
+    theirs = float(output.loss)
     losses, _ = cross_entropy(split.logits(hidden_states[0, :-1]), ids[0, 1:].cpu())
     return abs(float(losses.mean()) - theirs) <= 1e-3 * abs(theirs)
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ltpipe.api.parameters import HostWeights, prunable_parameters
+from ltpipe.api.parameters import HostWeights, prunable_parameters, selected
+from ltpipe.checkpoints.prunable import Preset
 from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.masks import unpack
@@ -23,6 +24,7 @@ def create_magnitude_mask(
     use_histogram: bool = True,
     histogram_bins: int = _EXACT_BINS,
     only_weights: bool = True,
+    preset: Preset | None = None,
 ) -> dict[str, torch.Tensor]:
     """Mask that prunes the weights of smallest magnitude, ranked over the whole model (Han et al. 2015, 1506.02626).
 
@@ -44,8 +46,11 @@ def create_magnitude_mask(
         sparsity: fraction to prune, 0 to 1; a decimal string is taken as written.
         use_histogram: False is always exact.
         histogram_bins: anything but the default makes the mask approximate.
-        only_weights: rank parameters of two or more dimensions whose name contains `weight`; False ranks every
-            parameter of two or more dimensions. Biases and other parameters of one dimension are never pruned.
+        only_weights: rank parameters of two or more dimensions whose name contains `weight`, embeddings too; False
+            ranks every parameter of two or more dimensions. Biases and other parameters of one dimension are never
+            pruned.
+        preset: rank what the pipeline ranks instead: `linear` (its default) the weight matrices inside a model's
+            blocks, `all-weights` those outside too; see `ltpipe.checkpoints.prunable.Selection`.
 
     Returns:
         For every prunable parameter a bool tensor of its shape on the CPU, True where the weight is kept.
@@ -53,7 +58,7 @@ def create_magnitude_mask(
     Raises:
         UserError: sparsity is out of range, nothing is prunable, or weights are not finite or of another dtype.
     """
-    weights = HostWeights(prunable_parameters(model, only_weights))
+    weights = HostWeights(prunable_parameters(model, only_weights) if preset is None else selected(model, preset))
     if use_histogram and histogram_bins != _EXACT_BINS:
         return _rank_roughly(weights, sparsity, histogram_bins)
     return _rank(weights, sparsity)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ltpipe.api import masking_kernels
 from ltpipe.pruning.masks import unpack
 from ltpipe.runtime.errors import UserError
 
@@ -54,7 +55,8 @@ def zero_pruned(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> None:
     for name, parameter, kept in _targets(model, mask):
         flat, flat_kept = _flat(name, parameter), _like(parameter, kept)
         for values, chunk in zip(flat.split(_CHUNK), flat_kept.split(_CHUNK), strict=True):
-            values.masked_fill_(~chunk.to(values.device), 0)
+            _zero(values, ~chunk.to(values.device))
+        _count_as_written(parameter)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,11 @@ class _Saved:
             )
         with torch.inference_mode(self.parameter.is_inference()):
             part = _flat(self.name, self.parameter).narrow(0, self.start, self.size)
-            part.masked_scatter_(_unpacked(self.bits, self.size).to(part.device), self.values.to(part.device))
+            if part.device.type == "cpu":
+                masking_kernels.scatter(part.numpy(), self.bits, self.values.numpy())
+                _count_as_written(self.parameter)
+            else:
+                part.masked_scatter_(_unpacked(self.bits, self.size).to(part.device), self.values.to(part.device))
 
 
 def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, stack: ExitStack) -> None:
@@ -92,12 +98,29 @@ def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, stack: ExitSt
             pruned = pruned.to(part.device)
             saved = _Saved(name, parameter, parameter.dtype, start, len(part), bits, _selected(part, pruned))
             stack.callback(saved.restore)  # before the first value is overwritten
-            part.masked_fill_(pruned, 0)
+            _zero(part, pruned)
+        _count_as_written(parameter)
 
 
 def _selected(part: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     """The chosen values, compact, on the host."""
+    if part.device.type == "cpu":
+        return torch.from_numpy(masking_kernels.select(part.numpy(), chosen.numpy()))
     return part.masked_select(chosen).cpu()
+
+
+def _zero(part: torch.Tensor, chosen: torch.Tensor) -> None:
+    """Set the chosen values to zero."""
+    if part.device.type == "cpu":
+        masking_kernels.zero(part.numpy(), chosen.numpy())
+    else:
+        part.masked_fill_(chosen, 0)
+
+
+def _count_as_written(parameter: nn.Parameter) -> None:
+    """Let autograd know: NumPy writes past it, and a graph that was made before must not be used with other values."""
+    if not parameter.is_inference():
+        torch.autograd.graph.increment_version(parameter)
 
 
 def _packed(pruned: torch.Tensor) -> np.ndarray:

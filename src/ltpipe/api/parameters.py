@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from ltpipe.checkpoints.contents import STORED_NAMES
+from ltpipe.checkpoints.contents import STORED_NAMES, manifest_of
 from ltpipe.checkpoints.header import TensorSpec
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.runtime.errors import UserError
 
 _CHUNK = 1 << 22
@@ -37,6 +40,38 @@ def prunable_parameters(model: nn.Module, only_weights: bool = True) -> dict[str
             + (" with 'weight' in its name; only_weights=False takes any name" if only_weights else "")
         )
     return {name: chosen[name] for name in sorted(chosen, key=str.encode)}
+
+
+def selected(model: nn.Module, preset: Preset) -> dict[str, nn.Parameter]:
+    """Parameters that a preset of the pipeline selects, in canonical order.
+
+    Raises:
+        UserError: there is no such preset, or nothing is left.
+    """
+    check_preset(preset)
+    return {name: model.get_parameter(name) for name in Selection(preset).names(live_manifest(model))}
+
+
+def check_preset(preset: str) -> None:
+    """Raise UserError unless there is a preset of that name."""
+    if preset not in get_args(Preset):
+        raise UserError(f"preset '{preset}' is unknown; known are {', '.join(get_args(Preset))}")
+
+
+def live_manifest(model: nn.Module, digests: Mapping[str, str] | None = None) -> Manifest:
+    """What the manifest of a model's canonical checkpoint says; models without a `config` have no blocks.
+
+    Without `digests` (SHA-256 by name) its fingerprint is not that of the checkpoint.
+
+    Raises:
+        UserError: a tensor is of a dtype that no checkpoint holds, or a model of transformers has no blocks.
+    """
+    return manifest_of(model, "a live model", digests, None if hasattr(model, "config") else "")
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """A model's configuration as its checkpoint holds it; empty for a model without one."""
+    return model.config.to_dict() if hasattr(model, "config") else {}
 
 
 @dataclass(frozen=True)

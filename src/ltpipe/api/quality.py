@@ -1,9 +1,11 @@
 """How good a ticket of a live model is."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +20,7 @@ def compute_lottery_ticket_quality(
     model: nn.Module,
     mask: Mapping[str, torch.Tensor],
     dataloader: Iterable[Any],
-    baseline_performance: float | None = None,
+    baseline_performance: Mapping[str, Any] | float | None = None,
     max_batches: int | None = None,
     precision_mode: Precision = "high",
 ) -> dict[str, float | int]:
@@ -38,7 +40,8 @@ def compute_lottery_ticket_quality(
         dataloader: yields dicts (`input_ids`, `labels`, `attention_mask`, …), (inputs, labels) tuples, or inputs.
             Labels of -100 are ignored, those of causal models shifted by one as transformers does. A causal model's
             text without labels is its own label, padding aside. Other models without labels must return a `loss`.
-        baseline_performance: loss of the dense model on these batches; None computes it.
+        baseline_performance: of the dense model on these batches: a dict with its `loss`, what this function returned
+            for `{}` for example, or the loss alone; None computes it.
         max_batches: evaluate no more than these.
         precision_mode: `high` computes losses in float32, `fast` in the dtype of the logits (bfloat16 is off by about
             0.02 nats).
@@ -51,10 +54,12 @@ def compute_lottery_ticket_quality(
         num_batches_evaluated: number of batches.
 
     Raises:
-        UserError: mask or batches do not fit the model, there is nothing to predict, or a loss is not finite.
+        UserError: mask or batches do not fit the model, there is nothing to predict, a loss is not finite, or the
+            baseline holds none.
     """
+    given = None if baseline_performance is None else _loss_of(baseline_performance)
     batches = first_batches(dataloader, max_batches)
-    compare = baseline_performance is None and bool(mask)
+    compare = given is None and bool(mask)
     if compare:
         batches = iter(kept := list(batches))
     first = next(batches, None)
@@ -62,10 +67,25 @@ def compute_lottery_ticket_quality(
         raise UserError("dataloader: it yields no batch; an evaluation needs at least one")
     with evaluating(model):
         evaluator = Evaluator(model, first, precision_mode)
-        dense_loss = evaluator.evaluate(kept).loss if compare else baseline_performance
+        dense_loss = evaluator.evaluate(kept).loss if compare else given
         with masked(model, mask):
             result = evaluator.evaluate(chain([first], batches))
-    return report(result, mask, result.loss if dense_loss is None else float(dense_loss))
+    return report(result, mask, result.loss if dense_loss is None else dense_loss)
+
+
+def _loss_of(baseline: Mapping[str, Any] | float) -> float:
+    """The loss of a baseline, in whatever form it is given; numbers of NumPy and torch count as such."""
+    allowed = "allowed are the dict that this function returns, any other with a 'loss', and a number"
+    if isinstance(baseline, Mapping) and "loss" not in baseline:
+        raise UserError(f"baseline_performance: a dict of {', '.join(map(str, baseline)) or 'nothing'}; {allowed}")
+    loss = baseline["loss"] if isinstance(baseline, Mapping) else baseline
+    try:
+        number = math.nan if isinstance(loss, str | bytes | bool) else float(loss)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"baseline_performance: {loss!r} is no finite loss; {allowed}")
+    return number
 
 
 def report(result: Result, mask: Mapping[str, torch.Tensor], baseline_loss: float) -> dict[str, float | int]:
@@ -84,4 +104,4 @@ def report(result: Result, mask: Mapping[str, torch.Tensor], baseline_loss: floa
 def sparsity_of(mask: Mapping[str, torch.Tensor]) -> float:
     """Fraction of the weights of a mask that are pruned; 0.0 for an empty one."""
     total = sum(kept.numel() for kept in mask.values())
-    return 1 - sum(int(kept.count_nonzero()) for kept in mask.values()) / total if total else 0.0
+    return 1 - sum(int(np.count_nonzero(kept.cpu().numpy())) for kept in mask.values()) / total if total else 0.0

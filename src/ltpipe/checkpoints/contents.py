@@ -1,32 +1,40 @@
 """What a live model holds, as a canonical checkpoint names it; its weights need no contents for that."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
 from ltpipe.checkpoints.header import TORCH_NAMES
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
-from ltpipe.checkpoints.uses import UNUSED, Use, parameter_uses
+from ltpipe.checkpoints.uses import UNUSED, Use, parameter_uses, uses_by_class
 from ltpipe.runtime.errors import UserError
+
+_CHUNK = 1 << 24
 
 STORED_NAMES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()}
 """What the dtypes that a checkpoint may hold are called in it."""
 
 
-def manifest_of(model: nn.Module, source: str, digests: Mapping[str, str] | None = None) -> Manifest:
+def manifest_of(
+    model: nn.Module, source: str, digests: Mapping[str, str] | None = None, blocks: str | None = None
+) -> Manifest:
     """The manifest of a model's canonical checkpoint; without `digests` (SHA-256 by name), of a foreseen one.
+
+    `blocks` names the list of the model's blocks, '' says that there is none; None looks for it.
 
     Raises:
         UserError: the model has no list of blocks, or a tensor of a dtype that is not stored.
     """
     owners = dict(model.named_modules())
-    uses = parameter_uses(model)
-    blocks, *further = _stacks(model, uses)
+    uses = parameter_uses(model) if blocks is None else uses_by_class(model)
+    blocks, *further = _stacks(model, uses) if blocks is None else (blocks,)
 
     def entry(name: str, tensor: torch.Tensor) -> TensorEntry:
         use = uses.get(name, Use())
-        inside = any(name.startswith(f"{stack}.") for stack in (blocks, *further))
+        inside = any(stack and name.startswith(f"{stack}.") for stack in (blocks, *further))
         return TensorEntry(
             dtype=_dtype_name(tensor),
             shape=tuple(tensor.shape),
@@ -46,6 +54,22 @@ def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter once and every persistent buffer, by name."""
     tied = _tied(model)
     return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
+
+
+def chunks_of(tensor: torch.Tensor) -> Iterator[np.ndarray]:
+    """A tensor's values in row-major order as NumPy arrays; bfloat16 as its bit patterns."""
+    flat = tensor.contiguous().reshape(-1)
+    bits = flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat
+    for start in range(0, bits.numel(), _CHUNK):
+        yield bits[start : start + _CHUNK].cpu().numpy()
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes, as manifests have it."""
+    digest = hashlib.sha256()
+    for chunk in chunks_of(tensor):
+        digest.update(memoryview(chunk).cast("B"))
+    return digest.hexdigest()
 
 
 def blocks_name(model: nn.Module) -> str:

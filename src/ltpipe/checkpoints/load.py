@@ -6,18 +6,15 @@ computes with after its renaming and fusing, so that no later stage has to trans
 run, and pickled weights are never read.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ltpipe.checkpoints.contents import manifest_of, stored_tensors
+from ltpipe.checkpoints.contents import chunks_of, digest_of, manifest_of, stored_tensors
 from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.live import live_model
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "chat_template.jinja"]
-_CHUNK = 1 << 24
 
 
 def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder: Path) -> Manifest:
@@ -64,14 +60,14 @@ def write_canonical(
     """Write a live model as a canonical folder; the manifest comes last, so that a folder with one is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = stored_tensors(model)
-    digests = {name: _sha256(tensor) for name, tensor in track(tensors.items(), "hashing")}
+    digests = {name: digest_of(tensor) for name, tensor in track(tensors.items(), "hashing")}
     manifest = manifest_of(model, source, digests)
     entries = manifest.tensors
     # The widest elements first: then every tensor starts at a multiple of its own element size.
     order = sorted(entries, key=lambda name: (-np.dtype(STORAGE[entries[name].dtype]).itemsize, name.encode()))
     write_tensors(
         folder / WEIGHTS,
-        [TensorData(name, entries[name].dtype, entries[name].shape, _chunks(tensors[name])) for name in order],
+        [TensorData(name, entries[name].dtype, entries[name].shape, chunks_of(tensors[name])) for name in order],
         {"format": "pt"},
     )
     _write_config(model, folder / CONFIG)
@@ -82,21 +78,6 @@ def write_canonical(
         logger.info("left out of pruning: %s (%s)", pattern, reason)
     manifest.write(folder / MANIFEST)
     return manifest
-
-
-def _chunks(tensor: torch.Tensor) -> Iterator[np.ndarray]:
-    """A tensor's values in row-major order as NumPy arrays; bfloat16 as its bit patterns."""
-    flat = tensor.contiguous().reshape(-1)
-    bits = flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat
-    for start in range(0, bits.numel(), _CHUNK):
-        yield bits[start : start + _CHUNK].numpy()
-
-
-def _sha256(tensor: torch.Tensor) -> str:
-    digest = hashlib.sha256()
-    for chunk in _chunks(tensor):
-        digest.update(memoryview(chunk).cast("B"))
-    return digest.hexdigest()
 
 
 def _write_config(model: "PreTrainedModel", path: Path) -> None:

@@ -108,8 +108,16 @@ def artefact(path: Path, kind: str, version: str, *, however_made: bool = False)
         DamagedFileError: it is not a `kind` of format `version`, or its metadata or tensors do not fit together.
     """
     file = TensorFile(path)
-    if (file.metadata.get("kind"), file.metadata.get("format")) != (kind, version):
-        raise DamagedFileError(f"{path}: not a {kind} of format {version}; {MEND}")
+    found, made = file.metadata.get("kind"), file.metadata.get("format")
+    if found is None:  # the user's own, then, and nothing to be deleted
+        raise DamagedFileError(
+            f"{path}: not a {kind}, but another safetensors file, of {len(file.specs)} tensors; name the {kind} that a "
+            "stage wrote"
+        )
+    if found != kind:
+        raise DamagedFileError(f"{path}: not a {kind}, but a {found}; name the {kind}")
+    if made != version:
+        raise DamagedFileError(f"{path}: a {kind} of format {made}, this version of ltpipe reads {version}; {MEND}")
     if not file.has_digests:
         raise DamagedFileError(f"{path}: a {kind} without checksums, which ltpipe has not written; {MEND}")
     try:

@@ -70,12 +70,17 @@ def parameter_uses(model: nn.Module) -> dict[str, Use]:
         _run(model, parameters, seen)
     except Exception as error:  # whatever a model raises where a stand-in is not what it expects
         logger.warning("what %s does with its weights could not be followed: %s", type(model).__name__, error)
-        return {name: _by_class(model, name, parameter) for name, parameter in parameters.items()}
+        return uses_by_class(model)
     found = {name: seen.use(name, tuple(parameter.shape)) for name, parameter in parameters.items()}
     alike: dict[str, Use] = {_pattern(name): use for name, use in found.items() if use is not UNUSED}
     return {  # a few tokens do not reach every expert, but one of its like
         name: alike.get(_pattern(name), UNUSED) if use is UNUSED else use for name, use in found.items()
     }
+
+
+def uses_by_class(model: nn.Module) -> dict[str, Use]:
+    """What the classes of modules tell of their parameters; no forward pass, so that any module will do."""
+    return {name: _by_class(model, name, parameter) for name, parameter in model.named_parameters()}
 
 
 def _pattern(name: str) -> str:

@@ -11,7 +11,8 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.pruning.masks import Mask, check_fits, read_mask
+from ltpipe.pruning.foreign import read_mask_for
+from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
 
@@ -83,8 +84,7 @@ def open_inputs(
         )
     hashes, pruning = measured_on, None
     if mask is not None:
-        pruning = read_mask(mask)
-        check_fits(pruning, manifest, mask)
+        pruning = read_mask_for(mask, manifest)
         hashes = hashes | {"mask": sha256_of(mask)}
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
     names = (pruning.bits if pruning else disturbance.prunable.names(manifest)) if disturbance else ()

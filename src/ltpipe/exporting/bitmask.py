@@ -13,7 +13,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.checkpoint import HubNames, as_arrays, foreseen_tensors, masked_parts
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin, widest_first
-from ltpipe.pruning.masks import check_fits, read_mask
+from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
@@ -37,8 +37,8 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
             written then.
     """
     compressed = _compressor()
-    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
-    check_fits(mask, manifest, mask_path)
+    manifest = Manifest.read(folder / MANIFEST)
+    mask = read_mask_for(mask_path, manifest)
     weights, names = open_weights(folder), HubNames(folder, manifest)
     groups = names.groups(foreseen_tensors(weights))
     dense: list[str] = []

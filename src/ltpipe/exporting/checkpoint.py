@@ -17,7 +17,8 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.exporting.masked import masked_array, masked_blocks
-from ltpipe.pruning.masks import Mask, check_fits, read_mask
+from ltpipe.pruning.foreign import read_mask_for
+from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
 from ltpipe.runtime.progress import track
@@ -77,8 +78,8 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
     Raises:
         UserError: the mask is of another model, or the folder holds something. Nothing is written then.
     """
-    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
-    check_fits(mask, manifest, mask_path)
+    manifest = Manifest.read(folder / MANIFEST)
+    mask = read_mask_for(mask_path, manifest)
     weights, names = open_weights(folder), HubNames(folder, manifest)
     groups = names.groups(foreseen_tensors(weights))
     layout = {

@@ -15,7 +15,8 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
-from ltpipe.pruning.masks import Mask, check_fits, read_mask
+from ltpipe.pruning.foreign import read_mask_for
+from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
@@ -40,8 +41,8 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
         UserError: the mask is of another model or not of whole units, or no configuration of the architecture
             describes what would be left. Nothing is written then.
     """
-    manifest, config, mask = Manifest.read(folder / MANIFEST), read_config(folder), read_mask(mask_path)
-    check_fits(mask, manifest, mask_path)
+    manifest, config = Manifest.read(folder / MANIFEST), read_config(folder)
+    mask = read_mask_for(mask_path, manifest)
     _check_exported(mask, mask_path, manifest.architecture)
     found = families(mask.scope, manifest, config, mask.shapes)
     kept = units_of(mask, found)

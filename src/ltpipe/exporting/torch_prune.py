@@ -12,7 +12,8 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, origin, widest_first
-from ltpipe.pruning.masks import Mask, check_fits, read_mask, unpack
+from ltpipe.pruning.foreign import read_mask_for
+from ltpipe.pruning.masks import Mask, unpack
 
 _BLOCK = 1 << 22
 _ONE = {"BF16": 0x3F80}
@@ -33,8 +34,8 @@ def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
     Raises:
         UserError: the mask is of another model.
     """
-    manifest, mask = Manifest.read(folder / MANIFEST), read_mask(mask_path)
-    check_fits(mask, manifest, mask_path)
+    manifest = Manifest.read(folder / MANIFEST)
+    mask = read_mask_for(mask_path, manifest)
     weights = open_weights(folder)
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]

@@ -12,18 +12,9 @@ from ltpipe.checkpoints.canonical import read_config
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.exporting.plain import read_plain
 from ltpipe.inspection.description import Description, Listing, describe_file
-from ltpipe.pruning.masks import Mask, read_mask
-
-
-def read_any_mask(path: Path) -> Mask:
-    """A mask of ours, or a file of bool tensors as one.
-
-    Raises:
-        UserError: it is neither.
-    """
-    return read_mask(path) if TensorFile(path).metadata.get("kind") == "mask" else read_plain(path)
+from ltpipe.pruning.foreign import read_any_mask
+from ltpipe.pruning.masks import Mask
 
 
 def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
@@ -47,7 +38,7 @@ def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
         "checkpoint": mask.checkpoint or None,
     }
     facts |= _judged(mask, checkpoint) if ours else {"verdict": "not looked at: a plain file promises nothing"}
-    kind = "mask" if ours else "plain mask (bool tensors)"
+    kind = "mask" if ours else "plain mask"
     return describe_file(path, kind, facts, Listing.of("by tensor", _by_tensor(mask)))
 
 

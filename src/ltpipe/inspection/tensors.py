@@ -10,6 +10,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.inspection.description import Description, Listing, describe_file
 from ltpipe.inspection.masks import describe_mask
+from ltpipe.pruning.foreign import is_mask
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
@@ -23,7 +24,7 @@ def describe_tensors(path: Path, checkpoint: Path | None = None) -> Description:
     """
     file = TensorFile(path)
     kind = file.metadata.get("kind")
-    if kind == "mask" or (kind is None and file.specs and {spec.dtype for spec in file.specs.values()} == {"BOOL"}):
+    if kind == "mask" or (kind is None and is_mask(file)):
         return describe_mask(path, checkpoint)
     if kind in _KINDS:
         return _KINDS[kind](path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ltpipe.checkpoints.canonical import read_config
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -70,7 +71,7 @@ def make_mask(
     found = scope_named(scope)
     chosen = options_of(found.options, options, f"scope {scope}")
     if isinstance(found, Units):
-        cutter = cut_units(folder, keys, scope, sparsity)
+        cutter = cut_units(manifest, read_config(folder), keys, scope, sparsity)
     else:
         _check_counted(keys, counted)
         cutter = cutter_for(scope, sparsity, keys, counted, Layout.of(manifest), chosen)

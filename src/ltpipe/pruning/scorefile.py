@@ -13,7 +13,7 @@ from ltpipe.checkpoints.canonical import open_weights
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, criterion_named, float32_rank_keys
+from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, Weights, criterion_named, float32_rank_keys
 from ltpipe.runtime.errors import UserError
 
 FORMAT = "3"
@@ -59,16 +59,21 @@ def score_writer(
     with tensor_writer(path, layout, metadata) as write:
 
         def deliver(name: str, scores: np.ndarray) -> None:
-            if not np.isfinite(scores).all():
-                raise UserError(
-                    f"{criterion} of '{name}' is infinite or not a number; "
-                    "compute with precision float32, or check the checkpoint"
-                )
-            if not signed and scores.size and scores.min() < 0:
-                raise UserError(f"{criterion} of '{name}' is negative; a criterion that has a sign must say `signed`")
+            check_scores(criterion, name, scores, signed)
             write(name, [scores.astype(np.float32, copy=False)])
 
         yield deliver
+
+
+def check_scores(criterion: str, name: str, scores: np.ndarray, signed: bool) -> None:
+    """Raise UserError where a score is infinite or not a number, or negative where none may be."""
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{criterion} of '{name}' is infinite or not a number; "
+            "compute with precision float32, or check the checkpoint"
+        )
+    if not signed and scores.size and scores.min() < 0:
+        raise UserError(f"{criterion} of '{name}' is negative; a criterion that has a sign must say `signed`")
 
 
 class ScoreFile:
@@ -111,22 +116,29 @@ class ScoreFile:
         return self._file.array(name)
 
     def keys(self, names: Sequence[str]) -> RankKeys:
-        """Rank keys of 31 bits: those of scores without sign are their own bit patterns, and order exactly.
-
-        Signed scores give up the last bit of their mantissa for the sign: scores that differ in no other tie.
+        """Their rank keys; see `score_keys`.
 
         Raises:
             DamagedFileError: the file holds no such tensor.
         """
-        shapes = tuple(self._file.spec(name).shape for name in names)
-        if not self.signed:
-            return float32_rank_keys(self._file, names, shapes)
-        return RankKeys(tuple(names), shapes, 31, 1 << 31, self._signed_keys, signed=True)
+        return score_keys(self._file, names, self.signed)
 
-    def _signed_keys(self, name: str) -> Iterator[np.ndarray]:
-        flat = self.array(name).reshape(-1)
+
+def score_keys(scores: Weights, names: Sequence[str], signed: bool) -> RankKeys:
+    """Rank keys of 31 bits of float32 scores: those without sign are their own bit patterns, and order exactly.
+
+    Signed scores give up the last bit of their mantissa for the sign: scores that differ in no other tie.
+    """
+    shapes = tuple(scores.spec(name).shape for name in names)
+    if not signed:
+        return float32_rank_keys(scores, names, shapes)
+
+    def ordered(name: str) -> Iterator[np.ndarray]:
+        flat = scores.array(name).reshape(-1)
         for start in range(0, flat.size, COPIED_BLOCK):
             yield ordered_bits(flat[start : start + COPIED_BLOCK]) >> np.uint32(1)
+
+    return RankKeys(tuple(names), shapes, 31, 1 << 31, ordered, signed=True)
 
 
 def rank_keys(

@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from math import prod
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import read_config
-from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning import kernels
 from ltpipe.pruning.families import Family, families
@@ -78,7 +76,7 @@ class UnitCutter:
             yield np.packbits(np.broadcast_to(bits, (count, columns)), bitorder="little")
 
 
-def cut_units(folder: Path, keys: RankKeys, scope: str, sparsity: str) -> UnitCutter:
+def cut_units(manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: str, sparsity: str) -> UnitCutter:
     """Prune exactly `round(sparsity * N)` of the N units of each competition of `scope`, the lowest scores first.
 
     One pass over the keys of the units. Needs the checkpoint's manifest and configuration, no model.
@@ -86,7 +84,7 @@ def cut_units(folder: Path, keys: RankKeys, scope: str, sparsity: str) -> UnitCu
     Raises:
         UserError: the architecture has no such units, the prunable weights cut through one, or all units would go.
     """
-    found = families(scope, Manifest.read(folder / MANIFEST), read_config(folder), keys.names)
+    found = families(scope, manifest, config, keys.names)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))
     return UnitCutter.of(shapes, found, choose(scope, sparsity, unit_scores(keys, found)))
 

@@ -14,7 +14,7 @@ def sum_terms(words: np.ndarray, first: int) -> np.uint64:
 
 
 @numba.njit(cache=True)
-def add_terms(words, first):  # noqa: ANN001, ANN201
+def add_terms(words, first):  # noqa: ANN201
     """As `sum_terms`, to be called by compiled functions."""
     total, number = np.uint64(0), first * _STEP
     for i in range(words.size):  # not `for word in words`, which LLVM makes no vector instructions of
@@ -25,7 +25,7 @@ def add_terms(words, first):  # noqa: ANN001, ANN201
 
 
 @numba.njit(parallel=True, cache=True)
-def _sum_terms(words, first, parts):  # noqa: ANN001, ANN202
+def _sum_terms(words, first, parts):
     sums = np.zeros(parts, np.uint64)
     for part in numba.prange(parts):
         begin, end = part * words.size // parts, (part + 1) * words.size // parts

@@ -1,7 +1,8 @@
 """Weighted sums of other criteria's scores."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
-from ltpipe.pruning.scores import float32_keys
+from ltpipe.pruning.scores import Weights, float32_keys
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
@@ -57,39 +58,66 @@ def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Se
     """
     manifest = Manifest.read(folder / MANIFEST)
     names = selection.names(manifest)
-    total = sum(manifest.tensors[tensor].size for tensor in names)
+    scored = [_scored(folder, manifest, part) for part in parts]
+    combined, options = combine(name, scored, names), {}
+    for part in scored:
+        options |= part.options
+    with score_writer(output, manifest, names, name, any(part.signed for part in scored), {}, options) as write:
+        for tensor in track(names, "combining"):
+            write(tensor, combined(tensor))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One criterion's scores in a hybrid.
+
+    Attributes:
+        origin: what messages call them.
+        read: a tensor's name to its scores, float32.
+        signed: whether they may be negative.
+        weight: in the sum.
+        options: by criterion.
+    """
+
+    origin: str
+    read: Callable[[str], np.ndarray]
+    signed: bool
+    weight: float
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def combine(hybrid: str, parts: Sequence[Scored], names: Sequence[str]) -> Callable[[str], np.ndarray]:
+    """A function from a tensor's name to Σ_i weight_i · s_i / mean|s_i|, float32, means over all of `names`.
+
+    Raises:
+        UserError: a weight is not positive, or the scores of a part are all zero.
+    """
     scaled: list[tuple[Callable[[str], np.ndarray], float]] = []
-    signed, options = False, {}
     for part in parts:
         if not part.weight > 0:
             raise UserError(
-                f"{name}: weight {part.weight} of {part.scores} is not allowed; allowed are numbers above 0"
+                f"{hybrid}: weight {part.weight} of {part.origin} is not allowed; allowed are numbers above 0"
             )
-        read, may_be_negative, chosen = _reader(folder, manifest, part.scores)
-        options |= chosen
-        sums = (float(np.abs(read(tensor)).sum(dtype=np.float64)) for tensor in track(names, "averaging"))
-        mean = sum(sums) / total
-        if mean == 0:
-            raise UserError(f"{name}: the scores of {part.scores} are all zero, which cannot be normalised")
-        scaled.append((read, part.weight / mean))
-        signed = signed or may_be_negative
-    with score_writer(output, manifest, names, name, signed, {}, options) as write:
-        for tensor in track(names, "combining"):
-            write(tensor, sum(read(tensor) * np.float64(factor) for read, factor in scaled).astype(np.float32))
+        total, magnitude = 0, 0.0
+        for name in track(names, "averaging"):
+            scores = part.read(name)
+            total, magnitude = total + scores.size, magnitude + float(np.abs(scores).sum(dtype=np.float64))
+        if magnitude == 0:
+            raise UserError(f"{hybrid}: the scores of {part.origin} are all zero, which cannot be normalised")
+        scaled.append((part.read, part.weight / (magnitude / total)))
+    return lambda name: sum(read(name) * np.float64(factor) for read, factor in scaled).astype(np.float32)
 
 
-def _reader(
-    folder: Path, manifest: Manifest, scores: str
-) -> tuple[Callable[[str], np.ndarray], bool, dict[str, Mapping[str, Any]]]:
-    """Function from a tensor's name to its scores, float32; whether they may be negative; options by criterion."""
-    if scores != MAGNITUDE:
-        file = ScoreFile(Path(scores))
-        file.check_made_for(manifest.fingerprint)
-        return file.array, file.signed, {file.criterion: file.options} if file.options else {}
-    weights = open_weights(folder)
+def magnitudes(weights: Weights, name: str) -> np.ndarray:
+    """|w| of a tensor, float32."""
+    bits = np.concatenate([block & np.uint32(0x7FFFFFFF) for block in float32_keys(weights, name)])
+    return bits.view(np.float32).reshape(weights.spec(name).shape)
 
-    def magnitudes(name: str) -> np.ndarray:
-        bits = np.concatenate([block & np.uint32(0x7FFFFFFF) for block in float32_keys(weights, name)])
-        return bits.view(np.float32).reshape(manifest.tensors[name].shape)
 
-    return magnitudes, False, {}
+def _scored(folder: Path, manifest: Manifest, part: Part) -> Scored:
+    if part.scores == MAGNITUDE:
+        return Scored(part.scores, partial(magnitudes, open_weights(folder)), False, part.weight)
+    file = ScoreFile(Path(part.scores))
+    file.check_made_for(manifest.fingerprint)
+    options = {file.criterion: file.options} if file.options else {}
+    return Scored(part.scores, file.array, file.signed, part.weight, options)

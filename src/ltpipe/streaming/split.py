@@ -1,7 +1,7 @@
 """A causal language model cut in two before its head: hidden states first, logits of any rows of them later."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -55,23 +55,38 @@ class SplitModel:
         The backbone is the outermost module around the blocks that the model's forward calls. Further `inputs`, an
         attention mask for example, go to the model as they are.
         """
+        with self._watching(stop=True):
+            try:
+                self.model(input_ids=input_ids, use_cache=False, **inputs)
+            except _BackboneDone as done:
+                return done.output.last_hidden_state
+        raise RuntimeError("the model's forward did not reach its blocks")
+
+    def whole(self, input_ids: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, Any]:
+        """One forward to the end: what the head is applied to, as `hidden_states`, and what the model returns."""
+        with self._watching(stop=False) as seen:
+            output = self.model(input_ids=input_ids, use_cache=False, **inputs)
+        return seen[0].last_hidden_state, output
+
+    @contextmanager
+    def _watching(self, stop: bool) -> Iterator[list[Any]]:
+        """Learn which module is the backbone, and get what it returns; with `stop` the forward ends there."""
         entered: list[tuple[str, nn.Module]] = []
+        seen: list[Any] = []
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             if module is entered[0][1]:
-                raise _BackboneDone(output)
+                self._backbone, self._output_type = entered[0], type(output)
+                seen.append(output)
+                if stop:
+                    raise _BackboneDone(output)
 
         with ExitStack() as stack:
             for name, module in list(self.ancestors())[1:]:
                 enter = module.register_forward_pre_hook(lambda module, _, name=name: entered.append((name, module)))
                 stack.callback(enter.remove)
                 stack.callback(module.register_forward_hook(leave).remove)
-            try:
-                self.model(input_ids=input_ids, use_cache=False, **inputs)
-            except _BackboneDone as done:
-                output = done.output
-        self._backbone, self._output_type = entered[0], type(output)
-        return output.last_hidden_state
+            yield seen
 
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The model's own head on [rows, width] hidden states: logits [rows, vocabulary].

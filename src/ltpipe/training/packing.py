@@ -40,7 +40,7 @@ def packed(
         kept=kept,
         criterion=criterion,
         scope=scope,
-        sparsity=str(1 - sum(kept.values()) / total) if sparsity is None else sparsity,
+        sparsity=sparsity or (str(1 - sum(kept.values()) / total) if total else "0"),
         seed=seed,
         checkpoint=checkpoint,
         options=options,

@@ -1,10 +1,11 @@
 """Scores of the weights of a model that is being trained, by any criterion: what a level of iterative pruning ranks."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -83,7 +84,8 @@ def level_scores(
         rule = scored_criterion(criterion)
         data = _calibration(task.train, examples, seed) if rule.needs_data else _blank(task.train)
         found = {}
-        subject = LiveSubject(task, weights, buffers, mask, data, rule.batch, chosen)
+        values = {**apply_mask(weights, mask), **buffers}
+        subject = LiveSubject(task.build(0), values, mask, TaskData(task, data, rule.batch), chosen)
         rule.score(subject, found.__setitem__)
     for name in mask:
         if not bool(found[name].isfinite().all()):
@@ -94,33 +96,116 @@ def level_scores(
     return {name: found[name].float().cpu() for name in mask}
 
 
-class LiveSubject:
-    """A model of a task as a `Subject`, on the CPU.
+class LiveData(Protocol):
+    """What a live model is scored on.
 
-    Args:
-        task: makes the model and says what its loss is.
-        weights, buffers: of the model.
-        mask: names to bool tensors, True where a weight is kept.
+    Attributes:
+        tokens: labels of an example.
+    """
+
+    @property
+    def tokens(self) -> float:
+        """See above."""
+        ...
+
+    def losses(self, model: nn.Module, objective: Objective | None = None) -> Iterator[torch.Tensor]:
+        """Of each batch the loss of the model summed over its labels, or an objective, to be derived."""
+        ...
+
+    def run(self, model: nn.Module) -> None:
+        """Send every example through the model, for whoever watches its modules."""
+        ...
+
+    def of_ones(self, model: nn.Module) -> AbstractContextManager["LiveData"]:
+        """One example: an image of ones (Tanaka et al. 2020), or one token whose embedding is ones meanwhile."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Examples of a task.
+
+    Attributes:
+        task: says what its loss is.
         examples: to calibrate with.
         batch: examples that go through the model together; None is as many as suit it.
+    """
+
+    task: Task
+    examples: Examples
+    batch: int | None
+
+    @property
+    def tokens(self) -> int:
+        """See `LiveData`."""
+        return self.examples.labels[0].numel()
+
+    def losses(self, model: nn.Module, objective: Objective | None = None) -> Iterator[torch.Tensor]:
+        """See `LiveData`."""
+        for inputs, labels in self._batches():
+            with torch.enable_grad():
+                if objective is None:
+                    loss = self.task.loss(model, inputs, labels) * labels.numel()
+                else:
+                    logits = self.task.logits(model, inputs).float().flatten(0, -2)
+                    loss = objective(logits, labels.flatten()).sum()
+            yield loss
+
+    def run(self, model: nn.Module) -> None:
+        """See `LiveData`."""
+        for inputs, _ in self._batches():
+            with torch.no_grad():
+                self.task.logits(model, inputs)
+
+    @contextmanager
+    def of_ones(self, model: nn.Module) -> Iterator["TaskData"]:
+        """See `LiveData`."""
+        inputs = self.examples.inputs[:1]
+        with ExitStack() as stack:
+            if inputs.is_floating_point():
+                inputs = torch.ones_like(inputs)
+            else:
+                inputs = inputs[:, :2]  # the second is only predicted
+                stack.enter_context(embedding_of_ones(model))
+            yield replace(self, examples=Examples(inputs, self.examples.labels.reshape(-1)[:1]))
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        size = self.batch or max(1, _LABELS // self.tokens)
+        return zip(self.examples.inputs.split(size), self.examples.labels.split(size), strict=True)
+
+
+@contextmanager
+def embedding_of_ones(model: nn.Module) -> Iterator[None]:
+    """Let the embedding of every token be ones for a while.
+
+    Raises:
+        UserError: the model does not say which module is its embedding.
+    """
+    find: Callable[[], nn.Module] | None = getattr(model, "get_input_embeddings", None)
+    if find is None:
+        raise UserError("this criterion needs the embedding; give the model a method get_input_embeddings")
+    hook = find().register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class LiveSubject:
+    """A model in memory as a `Subject`. It computes where the model is, and delivers on the CPU.
+
+    Args:
+        model: its own from now on; it gets the values.
+        values: of its parameters and buffers, on the CPU.
+        mask: names to bool tensors, True where a weight is kept.
+        data: to calibrate with.
         options: of the criterion.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        weights: Tensors,
-        buffers: Tensors,
-        mask: Tensors,
-        examples: Examples,
-        batch: int | None,
-        options: Any,
-    ) -> None:
+    def __init__(self, model: nn.Module, values: Tensors, mask: Tensors, data: LiveData, options: Any) -> None:
         self.names, self.options = tuple(sorted(mask, key=str.encode)), options
-        self._task, self._mask, self._examples = task, mask, examples
-        self._batch = batch or max(1, _LABELS // examples.labels[0].numel())
-        self._values = {**apply_mask(weights, mask), **buffers}
-        self._model = task.build(0).eval().requires_grad_(False)
+        self._mask, self._data, self._values = mask, data, values
+        self._model = model.eval().requires_grad_(False)
         load_values(self._model, self._values)
         for parameter in self._parameters().values():
             parameter.requires_grad_()
@@ -131,22 +216,21 @@ class LiveSubject:
 
     def weight(self, name: str) -> torch.Tensor:
         """A weight, whatever the model computes with at the time."""
-        return self._values[name]
+        return self._values[name].float()
 
     def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective | None = None) -> None:
         """Accumulate the gradients of the loss of the task, summed over the labels of a batch, or of an objective.
 
         What the model does not use has gradients of zeros.
         """
-        tokens = self._examples.labels[0].numel()
-        parameters = self._parameters()
+        parameters, tokens = self._parameters(), self._data.tokens
         sums = {name: make(parameter.shape, parameter.device, tokens) for name, parameter in parameters.items()}
-        for loss in self._losses(objective):
+        for loss in self._data.losses(self._model, objective):
             found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
-                sums[name].add(parameter.detach(), gradient * self._mask[name])
+                sums[name].add(parameter.detach(), gradient * self._mask[name].to(gradient.device))
         for name, each in sums.items():
-            deliver(name, each.result())
+            deliver(name, each.result().cpu())
 
     def hessian_gradient(self, deliver: Deliver, objective: Objective | None = None) -> None:
         """Deliver the Hessian of the summed loss, or objective, times its gradient: a second derivative of each batch.
@@ -156,14 +240,15 @@ class LiveSubject:
         parameters, gradient = self._parameters(), {}
         self.gradients(SummedGradient, gradient.__setitem__, objective)
         products = {name: torch.zeros_like(each) for name, each in gradient.items()}
+        gradient = {name: gradient[name].to(parameter.device) for name, parameter in parameters.items()}
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
-            for loss in self._losses(objective):
+            for loss in self._data.losses(self._model, objective):
                 first = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
                 with torch.enable_grad():
                     along = sum((each * gradient[name]).sum() for name, each in zip(parameters, first, strict=True))
                 second = torch.autograd.grad(along, list(parameters.values()), materialize_grads=True)
                 for name, each in zip(parameters, second, strict=True):
-                    products[name] += each
+                    products[name] += each.cpu()
         for name, product in products.items():
             deliver(name, product)
 
@@ -186,9 +271,7 @@ class LiveSubject:
                     squares[name] = squares.get(name, 0) + _squared_inputs(layer, inputs[0])
 
                 stack.callback(self._linear(name).register_forward_pre_hook(before).remove)
-            for inputs, _ in self._batches():
-                with torch.no_grad():
-                    self._task.logits(self._model, inputs)
+            self._data.run(self._model)
         nothing = {name: torch.zeros(self.shape(name)) for name in self.names if name not in squares}
         return {name: total.sqrt().float() for name, total in squares.items()} | nothing
 
@@ -220,42 +303,19 @@ class LiveSubject:
 
     @contextmanager
     def inputs_of_ones(self) -> Iterator[None]:
-        """Let the only example be an image of ones (Tanaka et al. 2020), or one token whose embedding is ones."""
-        examples = self._examples
-        inputs = examples.inputs[:1]
-        with ExitStack() as stack:
-            if inputs.is_floating_point():
-                inputs = torch.ones_like(inputs)
-            else:
-                inputs = inputs[:, :2]  # the second is only predicted
-                hook = self._embedding().register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
-                stack.callback(hook.remove)
-            self._examples = Examples(inputs, examples.labels.reshape(-1)[:1])
+        """Let the only example be one of ones; see `LiveData`."""
+        before = self._data
+        with before.of_ones(self._model) as self._data:
             try:
                 yield
             finally:
-                self._examples = examples
+                self._data = before
 
     @contextmanager
     def stored(self) -> Iterator[Stored]:
         """Room for one float32 a weight, zeros at first; it is gone afterwards."""
         with TemporaryFile() as file:
             yield Stored(file, {name: self.shape(name) for name in self.names})
-
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        parts = self._examples.inputs.split(self._batch), self._examples.labels.split(self._batch)
-        return zip(*parts, strict=True)
-
-    def _losses(self, objective: Objective | None = None) -> Iterator[torch.Tensor]:
-        """Of each batch the loss of the task summed over its labels, or an objective, to be derived."""
-        for inputs, labels in self._batches():
-            with torch.enable_grad():
-                if objective is None:
-                    loss = self._task.loss(self._model, inputs, labels) * labels.numel()
-                else:
-                    logits = self._task.logits(self._model, inputs).float().flatten(0, -2)
-                    loss = objective(logits, labels.flatten()).sum()
-            yield loss
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: self._model.get_parameter(name) for name in self.names}
@@ -272,12 +332,6 @@ class LiveSubject:
             )
         return layer
 
-    def _embedding(self) -> nn.Module:
-        find: Callable[[], nn.Module] | None = getattr(self._model, "get_input_embeddings", None)
-        if find is None:
-            raise UserError("this criterion needs the embedding; give the model a method get_input_embeddings")
-        return find()
-
 
 def _squared_inputs(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """Σ x² over the inputs x that each weight of a linear layer is multiplied with, float64 of the weight's shape.
@@ -287,7 +341,7 @@ def _squared_inputs(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """
     with torch.enable_grad():
         total = layer.forward(inputs.detach().square()).sum()  # past the hook that calls this
-        return torch.autograd.grad(total, layer.weight)[0].double()
+        return torch.autograd.grad(total, layer.weight)[0].cpu().double()
 
 
 def _calibration(examples: Examples, count: int, seed: int) -> Examples:

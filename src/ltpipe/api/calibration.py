@@ -1,0 +1,109 @@
+"""What a live model is scored on: the batches of a data loader."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from ltpipe.api.batches import Batch
+from ltpipe.api.losses import Answer, summed_loss
+from ltpipe.runtime.errors import UserError
+from ltpipe.scoring.subject import Objective
+from ltpipe.training.scores import embedding_of_ones
+
+
+def windows(batches: Sequence[Batch]) -> torch.Tensor | None:
+    """All texts as one int64 [sequences, tokens], if they are unpadded, of one length and their own labels."""
+    found = [batch.window() for batch in batches]
+    if not found or any(ids is None for ids in found) or len({ids.shape[1] for ids in found}) != 1:
+        return None
+    return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class ModuleData:
+    """Batches for any module; see `ltpipe.training.scores.LiveData`.
+
+    Attributes:
+        batches: on the CPU.
+        batch: examples that go through the model together; None leaves batches as they came.
+        device: of the model.
+    """
+
+    batches: Sequence[Batch]
+    batch: int | None
+    device: torch.device
+
+    @property
+    def tokens(self) -> float:
+        """Labels of an example, on average; 1 where there are none."""
+        labelled = [batch for batch in self.batches if batch.labels is not None]
+        if not labelled:
+            return 1
+        counted = sum(int((batch.labels != -100).sum()) for batch in labelled)
+        return counted / sum(batch.examples for batch in labelled)
+
+    def losses(self, model: nn.Module, objective: Objective | None = None) -> Iterator[torch.Tensor]:
+        """See `LiveData`."""
+        for batch in self._parts():
+            with torch.enable_grad():
+                if objective is None:
+                    loss = summed_loss(model, batch, self.device)
+                else:
+                    loss = _objective(model, batch, self.device, objective)
+            yield loss
+
+    def run(self, model: nn.Module) -> None:
+        """See `LiveData`.
+
+        Raises:
+            UserError: texts are padded, and a watcher would take padding for inputs.
+        """
+        for batch in self._parts():
+            padding = batch.kwargs.get("attention_mask")
+            if padding is not None and not bool((padding == 1).all()):
+                raise UserError(
+                    "dataloader: its texts are padded, and this criterion would measure the padding too; give texts of "
+                    "one length, or a criterion that looks at the loss"
+                )
+            placed = batch.to(self.device)
+            with torch.no_grad():
+                model(*placed.args, **placed.kwargs)
+
+    @contextmanager
+    def of_ones(self, model: nn.Module) -> Iterator["ModuleData"]:
+        """See `LiveData`."""
+        one = replace(self.batches[0].part(0, 1), labels=None)
+        text = one.as_text()
+        with ExitStack() as stack:
+            if text is not None:
+                stack.enter_context(embedding_of_ones(model))
+                one = Batch((), {"input_ids": text.kwargs["input_ids"][:, :2]}, None)
+            elif one.args:
+                one = Batch((torch.ones_like(one.args[0]),), {}, None)
+            else:
+                one = Batch(
+                    (), {k: torch.ones_like(v) if torch.is_tensor(v) else v for k, v in one.kwargs.items()}, None
+                )
+            yield replace(self, batches=[one])
+
+    def _parts(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            size = self.batch or batch.examples
+            for start in range(0, batch.examples, size):
+                yield batch.part(start, start + size)
+
+
+def _objective(model: nn.Module, batch: Batch, device: torch.device, objective: Objective) -> torch.Tensor:
+    """An objective of the logits, summed."""
+    answer = Answer.of(model, batch, device)
+    if answer.candidates:
+        rows, targets = answer.candidates[-1]  # of a text the labels one further
+        return objective(rows.float(), targets).sum()
+    if answer.logits is None or answer.logits.dim() < 2:
+        raise UserError(f"{type(model).__name__} returns no logits, which this criterion needs")
+    logits = answer.logits.movedim(1, -1) if answer.raw else answer.logits
+    rows = logits.reshape(-1, logits.shape[-1]).float()
+    return objective(rows, torch.zeros(len(rows), dtype=torch.long, device=rows.device)).sum()

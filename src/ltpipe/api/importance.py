@@ -1,0 +1,261 @@
+"""Scores and masks of a live model by any criterion, in any scope: what the pipeline's stages compute, from memory."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ltpipe.api.batches import Batch, first_batches
+from ltpipe.api.calibration import ModuleData, windows
+from ltpipe.api.evaluator import Evaluator, evaluating
+from ltpipe.api.parameters import HostWeights, check_preset, config_of, live_manifest
+from ltpipe.api.walking import walking
+from ltpipe.checkpoints.contents import stored_tensors
+from ltpipe.checkpoints.header import TensorSpec
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.pruning.by_scope import cutter_for
+from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.masks import unpack
+from ltpipe.pruning.scopes import Units, exact_fraction, scope_named
+from ltpipe.pruning.scorefile import check_scores, score_keys
+from ltpipe.pruning.scores import CRITERIA, RankKeys
+from ltpipe.pruning.units import cut_units
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.options import options_of
+from ltpipe.scoring.criterion import Criterion, criterion_options, every_criterion, scored_criterion
+from ltpipe.scoring.hybrid import Scored, combine, magnitudes
+from ltpipe.scoring.subject import Deliver
+from ltpipe.training.scores import LiveSubject
+
+AnyCriterion = str | Mapping[str, float]
+"""The name of a criterion, or of several with the weight of each in a hybrid."""
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+def create_mask(
+    model: nn.Module,
+    sparsity: float | str,
+    criterion: AnyCriterion = "magnitude",
+    scope: str = "global",
+    dataloader: Iterable[Any] | None = None,
+    *,
+    preset: Preset | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    seed: int | None = None,
+    options: Mapping[str, Any] = _NONE,
+    scope_options: Mapping[str, Any] = _NONE,
+) -> dict[str, torch.Tensor]:
+    """Mask by any criterion and scope of the pipeline: the same, to the bit, as its stages make of the same model.
+
+    The functions are those of the stages. Unpadded texts of one length go through a causal language model as the
+    score stage walks a checkpoint: one block's gradients are on the device at a time. Any other module, and any other
+    batches, are scored by a plain forward and backward of a copy of the model, on its device.
+
+    Args:
+        model: on any device; it is not changed. Weights are bfloat16, float16 or float32.
+        sparsity: fraction to prune; a decimal string is taken as written.
+        criterion: one of those in docs/criteria.md, or a dict of several and the weight of each: their scores are
+            brought to a mean magnitude of 1 and summed.
+        scope: one of those in docs/scopes.md; heads, channels and blocks for models of transformers that have them.
+        dataloader: calibration batches, as for `compute_lottery_ticket_quality`, for a criterion that needs data.
+        preset: which weights compete: `linear`, the weight matrices inside the blocks, or `all-weights`. None takes
+            `linear` for a model of transformers, as the pipeline does, and `all-weights` for any other.
+        include: patterns of further parameters.
+        exclude: patterns of parameters to leave alone.
+        seed: of the criterion `random`.
+        options: of the criterion (docs/criteria.md), `{"iterations": 20}` for example; of a hybrid a dict of those of
+            each of its criteria.
+        scope_options: of the scope (docs/scopes.md).
+
+    Returns:
+        For every weight tensor that competes a bool tensor of its shape on the CPU, True where the weight is kept.
+        Meanwhile the scores, 4 bytes a weight, are on the host.
+
+    Raises:
+        UserError: something is unknown, out of range or missing, or this model cannot be had with criterion or scope.
+    """
+    exact_fraction(sparsity)
+    subject = _Model.of(model, preset, include, exclude)
+    competition = scope_named(scope)
+    chosen = options_of(competition.options, scope_options, f"scope {scope}")
+    name, keys = _keys(subject, criterion, dataloader, seed, options)
+    counted = count_keys(keys, "", name, seed)
+    if isinstance(competition, Units):
+        cutter = cut_units(subject.manifest, config_of(model), keys, scope, str(sparsity))
+    else:
+        cutter = cutter_for(scope, str(sparsity), keys, counted, Layout.of(subject.manifest), chosen)
+    shapes = dict(zip(keys.names, keys.shapes, strict=True))
+    return {
+        name: torch.from_numpy(unpack(np.concatenate([np.zeros(0, np.uint8), *cutter.packed(name)]), shape))
+        for name, shape in shapes.items()
+    }
+
+
+def compute_importance(
+    model: nn.Module,
+    criterion: AnyCriterion,
+    dataloader: Iterable[Any] | None = None,
+    *,
+    preset: Preset | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    seed: int | None = None,
+    options: Mapping[str, Any] = _NONE,
+) -> dict[str, torch.Tensor]:
+    """What every weight is worth to a criterion; the lowest are pruned first. Arguments as for `create_mask`.
+
+    Returns:
+        For every weight tensor that competes its scores, float32 of its shape on the CPU: those that the score stage
+        writes for the same model, to the bit. `magnitude` is |w|, `random` is uniform in [0, 1).
+
+    Raises:
+        UserError: as `create_mask`.
+    """
+    subject = _Model.of(model, preset, include, exclude)
+    if criterion == "random":
+        keys = CRITERIA["random"].keys(subject.weights, subject.names, seed)
+        blocks = {name: np.concatenate([keys.values(block) for block in keys.blocks(name)]) for name in keys.names}
+        return {name: torch.from_numpy(flat).view(subject.shape(name)) for name, flat in blocks.items()}
+    _, scores = _scores(subject, criterion, dataloader, options)
+    return {name: torch.from_numpy(scores.array(name)) for name in subject.names}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A live model as the stages see a checkpoint.
+
+    Attributes:
+        module: the model.
+        manifest: of its checkpoint.
+        names: of the weights that compete, in canonical order.
+    """
+
+    module: nn.Module
+    manifest: Manifest
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module, preset: Preset | None, include: Sequence[str], exclude: Sequence[str]) -> "_Model":
+        if preset is not None:
+            check_preset(preset)
+        manifest = live_manifest(module)
+        default: Preset = "linear" if manifest.blocks else "all-weights"
+        return cls(module, manifest, Selection(preset or default, include, exclude).names(manifest))
+
+    @property
+    def weights(self) -> HostWeights:
+        """What competes, for the criteria that rank a weight's own value."""
+        return HostWeights({name: self.module.get_parameter(name) for name in self.names})
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a weight."""
+        return self.manifest.tensors[name].shape
+
+
+@dataclass(frozen=True)
+class _HeldScores:
+    """Scores in memory, as ranking reads a score file."""
+
+    arrays: Mapping[str, np.ndarray]
+    signed: bool
+    path: str = "scores"
+
+    def spec(self, name: str) -> TensorSpec:
+        """Dtype and shape of a tensor's scores."""
+        return TensorSpec("F32", self.arrays[name].shape, 0, self.arrays[name].nbytes)
+
+    def array(self, name: str) -> np.ndarray:
+        """Scores of a tensor, float32."""
+        return self.arrays[name]
+
+
+def _keys(
+    subject: _Model,
+    criterion: AnyCriterion,
+    dataloader: Iterable[Any] | None,
+    seed: int | None,
+    options: Mapping[str, Any],
+) -> tuple[str, RankKeys]:
+    """A criterion's name, and its rank keys."""
+    if isinstance(criterion, str) and criterion in CRITERIA:
+        criterion_options(criterion, options, criterion)  # it has none
+        return criterion, CRITERIA[criterion].keys(subject.weights, subject.names, seed)
+    name, scores = _scores(subject, criterion, dataloader, options)
+    return name, score_keys(scores, subject.names, scores.signed)
+
+
+def _scores(
+    subject: _Model, criterion: AnyCriterion, dataloader: Iterable[Any] | None, options: Mapping[str, Any]
+) -> tuple[str, _HeldScores]:
+    """A criterion's name, and its scores; a hybrid's parts are scored one after the other on the same batches."""
+    parts = {criterion: 1.0} if isinstance(criterion, str) else dict(criterion)
+    allowed = [name for name in every_criterion() if name != "random"]
+    for part in parts:
+        if part not in allowed:
+            raise UserError(f"criterion '{part}' is unknown here; known are {', '.join(allowed)}")
+    if not parts:
+        raise UserError("criterion: a hybrid of nothing; give at least one criterion and its weight")
+    each = {criterion: options} if isinstance(criterion, str) else dict(options)
+    if not each.keys() <= parts.keys():
+        raise UserError(f"options: those of a hybrid are by criterion; allowed are {', '.join(parts)}")
+    chosen = {part: criterion_options(part, each.get(part, {}), part) for part in parts}
+    batches = [] if dataloader is None else list(first_batches(dataloader, None))
+    found = {part: _one(subject, part, batches, chosen[part]) for part in parts}
+    if isinstance(criterion, str):
+        return criterion, found[criterion]
+    name = " + ".join(parts)
+    scored = [Scored(part, found[part].array, found[part].signed, float(weight)) for part, weight in parts.items()]
+    combined = combine(name, scored, subject.names)
+    signed = any(part.signed for part in scored)
+    return name, _HeldScores({each: combined(each) for each in subject.names}, signed)
+
+
+def _one(subject: _Model, criterion: str, batches: Sequence[Batch], options: Any) -> _HeldScores:
+    if criterion == "magnitude":
+        weights = subject.weights
+        return _HeldScores({name: magnitudes(weights, name) for name in subject.names}, signed=False)
+    rule = scored_criterion(criterion)
+    if rule.needs_data and not batches:
+        raise UserError(f"criterion '{criterion}' needs calibration data: give a dataloader with at least one batch")
+    arrays: dict[str, np.ndarray] = {}
+
+    def deliver(name: str, scores: torch.Tensor) -> None:
+        check_scores(criterion, name, scores.numpy(), rule.signed)
+        arrays[name] = scores.float().numpy()
+
+    with evaluating(subject.module):
+        _score(subject, criterion, rule, batches, options, deliver)
+    return _HeldScores(arrays, rule.signed)
+
+
+def _score(
+    subject: _Model, criterion: str, rule: type[Criterion], batches: Sequence[Batch], options: Any, deliver: Deliver
+) -> None:
+    ids = torch.zeros((1, 2), dtype=torch.long) if not rule.needs_data else windows(batches)
+    inside = all(map(subject.manifest.in_blocks, subject.names))
+    if ids is not None and inside and Evaluator(subject.module, Batch((), {"input_ids": ids}, None), "high").causal:
+        with walking(subject.module, subject.manifest, subject.names, rule, ids, options) as streamed:
+            rule.score(streamed, deliver)
+        return
+    if not batches:
+        raise UserError(f"criterion '{criterion}' needs an input of {type(subject.module).__name__}: give a dataloader")
+    stored = stored_tensors(subject.module)
+    if rule.precision and any(str(stored[name].dtype) != f"torch.{rule.precision}" for name in subject.names):
+        raise UserError(f"criterion '{criterion}' computes in {rule.precision}; cast the model first: model.float()")
+    data = ModuleData(batches, rule.batch, next(subject.module.parameters()).device)
+    values = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _live(subject.module).items()}
+    everything = {name: torch.ones((), dtype=torch.bool).expand(subject.shape(name)) for name in subject.names}
+    rule.score(LiveSubject(copy.deepcopy(subject.module), values, everything, data, options), deliver)
+
+
+def _live(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -1,0 +1,54 @@
+"""Loops over the values of a parameter on the CPU, compiled by numba: several times as fast as those of torch.
+
+Values are integers of any width, which are moved and never computed with. None of the loops branches on the mask:
+whether a weight is pruned cannot be foreseen, and a wrong guess costs more than a copy.
+"""
+
+import numba
+import numpy as np
+
+
+def select(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The chosen ones of [N] values, in order; `chosen` is bool [N]."""
+    room = np.empty(int(np.count_nonzero(chosen)) + 1, values.dtype)  # one more: what is not chosen is written too
+    _select(values, chosen.view(np.uint8), room)
+    return room[:-1]
+
+
+def zero(values: np.ndarray, chosen: np.ndarray) -> None:
+    """Set the chosen ones of [N] values to zero, in place; `chosen` is bool [N]."""
+    _zero(values, chosen.view(np.uint8))
+
+
+def scatter(values: np.ndarray, bits: np.ndarray, selected: np.ndarray) -> None:
+    """Put back what `select` took from [N] values, in place.
+
+    Args:
+        values: to write to.
+        bits: packed little-endian (uint8 [ceil(N / 8)]), 1 where a value was chosen.
+        selected: what was chosen, in order.
+    """
+    _scatter(values, bits, selected)
+
+
+@numba.njit(cache=True)
+def _select(values, chosen, room):
+    place = 0
+    for i in range(values.size):
+        room[place] = values[i]
+        place += chosen[i]
+
+
+@numba.njit(cache=True)
+def _zero(values, chosen):
+    for i in range(values.size):
+        values[i] = values[i] if chosen[i] == 0 else 0
+
+
+@numba.njit(cache=True)
+def _scatter(values, bits, selected):
+    place = 0
+    for i in range(values.size):
+        chosen = (bits[i >> 3] >> (i & 7)) & 1
+        values[i] = selected[place] if chosen else values[i]
+        place += chosen

@@ -1,0 +1,84 @@
+"""A causal language model in memory, walked block by block as the score stage walks a checkpoint."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltpipe.checkpoints.contents import stored_tensors
+from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.scoring.criterion import Criterion
+from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
+from ltpipe.streaming.model import CausalModel
+
+_SAME = 1e-2  # relative; what another cut of the batch costs in bfloat16 is below, and shared state is above
+
+
+@contextmanager
+def walking(
+    module: nn.Module,
+    manifest: Manifest,
+    names: Sequence[str],
+    rule: type[Criterion],
+    ids: torch.Tensor,
+    options: Any,
+) -> Iterator[StreamedSubject]:
+    """A live model as the subject of a criterion; afterwards every module holds again what it held.
+
+    Batches are cut as the score stage cuts them where memory does not matter. A model whose walk in parts is not its
+    own forward is run whole.
+
+    Args:
+        module: on any device, in evaluation mode.
+        manifest: of its checkpoint.
+        names: of the weights to score, all in the blocks.
+        rule: the criterion; may insist on a precision or a micro-batch.
+        ids: int64 [sequences, tokens].
+        options: of the criterion.
+    """
+    stored = stored_tensors(module)
+    dtype = getattr(torch, rule.precision) if rule.precision else None
+
+    def own(name: str) -> torch.Tensor:
+        return stored[name].to(dtype) if dtype and stored[name].is_floating_point() else stored[name]
+
+    def on_host(name: str) -> torch.Tensor:
+        return stored[name].float().cpu()
+
+    with _given_back(module), tempfile.TemporaryDirectory() as scratch:
+        fetch = ChangingFetch(own)
+        walk = CausalModel(module, manifest, fetch, next(module.parameters()).device, streamed=True)
+        if walk.divide(ids.shape[1]) is not None and not _is_own_forward(walk, ids[:3, :8]):
+            walk.give_up_streaming("its blocks share more than hidden states")
+        sizes = BatchSizes.generous(len(ids), ids.shape[1], rule.batch or 0)
+        yield StreamedSubject(walk, fetch, names, ids, sizes, on_host, Path(scratch), options)
+
+
+def _is_own_forward(walk: CausalModel, ids: torch.Tensor) -> bool:
+    """Whether the walk in parts gives the hidden states that the model's own forward gives."""
+
+    def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        with walk.block(name, walk.fetch_block(name)):
+            return own_forward(*args, **kwargs)
+
+    with walk.streaming(run):
+        whole = walk.split.hidden_states(ids.to(walk.device))
+    parts = walk.hidden_states(ids, 1)
+    return bool((parts - whole).norm() <= _SAME * whole.norm())
+
+
+@contextmanager
+def _given_back(module: nn.Module) -> Iterator[None]:
+    """Let modules hold other tensors for a while."""
+    held = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
+    try:
+        yield
+    finally:
+        for each, parameters, buffers in held:
+            each._parameters.update(parameters)
+            each._buffers.update(buffers)
