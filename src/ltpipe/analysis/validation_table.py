@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ltpipe.analysis.validation import Verdict
 from ltpipe.runtime.frames import frame
+
+if TYPE_CHECKING:  # who reads tables needs neither torch nor kernels
+    from ltpipe.analysis.validation import Verdict
 
 VALIDATION: dict[str, str] = {
     "model": "string",
@@ -40,7 +43,7 @@ LAYERS: dict[str, str] = {
 """Columns of the layers table, one row a mask and tensor; names are repeated, hence categories."""
 
 
-def validation_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+def validation_table(model: str, verdicts: Sequence["Verdict"]) -> pd.DataFrame:
     """One row a mask, as the masks come."""
     rows = []
     for verdict in verdicts:
@@ -63,7 +66,7 @@ def validation_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
     return frame(rows, VALIDATION)
 
 
-def layers_table(model: str, verdicts: Sequence[Verdict]) -> pd.DataFrame:
+def layers_table(model: str, verdicts: Sequence["Verdict"]) -> pd.DataFrame:
     """One row a mask and tensor, as the masks come and their tensors stand."""
     # A column at a time: thousands of masks have millions of rows.
     cells = [(verdict.mask, name) for verdict in verdicts for name in verdict.mask.shapes]
