@@ -75,6 +75,10 @@ bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 
 plan-tables: $(RUN_STAMP) ## write docs/memory-tables.md, the planned memory of seven models (about 1 minute)
 	$(BIN)/python -m benchmarks.plan_tables --output docs/memory-tables.md
 
+.PHONY: architectures
+architectures: $(RUN_STAMP) ## write docs/architectures.md: every causal class of transformers, compared with it (about 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.architectures --output docs/architectures.md
+
 .PHONY: reference
 reference: $(RUN_STAMP) ## write docs/configuration.md, every configuration key, from the schema
 	$(BIN)/python -m ltpipe.workflow.reference --output docs/configuration.md

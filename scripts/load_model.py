@@ -6,6 +6,7 @@ from typing import Literal
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.runtime import stage
 from ltpipe.runtime.sources import Source
+from ltpipe.streaming.guard import judge
 
 
 def main(
@@ -26,7 +27,7 @@ def main(
         dtype: auto, float32, bfloat16 or float16.
     """
     words = Source(tokenizer, f"models.{name}.tokenizer") if tokenizer else None
-    manifest = load_checkpoint(Source(source, f"models.{name}.source"), words, dtype, output)
+    manifest = load_checkpoint(Source(source, f"models.{name}.source"), words, dtype, output, judge)
     stage.say(f"{name}: {manifest.architecture}, {manifest.parameters:,} parameters, {manifest.fingerprint[:12]}")
     return manifest.nbytes
 

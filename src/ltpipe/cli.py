@@ -83,10 +83,11 @@ def check(
         config: of the study.
         schema: of the configuration, in ltpipe's checkout.
     """
+    from ltpipe.planning.lengths import check_lengths
     from ltpipe.workflow.config import check_config
     from ltpipe.workflow.configfile import read_config
 
-    check_config(read_config(config), read_config(schema))
+    check_lengths(check_config(read_config(config), read_config(schema)))
 
 
 def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: bool = False) -> None:

@@ -7,6 +7,7 @@ from torch import nn
 from ltpipe.streaming.blocks import (
     BatchRule,
     NotStreamableError,
+    SameRule,
     parts_of,
     probe_blocks,
     replaced_forward,
@@ -58,7 +59,7 @@ def divided(model: Model, ids: torch.Tensor, micro_batch: int) -> torch.Tensor:
 def test_rules_follow_the_number_of_sequences():
     model = Model()
     division = probe_blocks(model.blocks, lambda count: model(torch.ones(count, 2, dtype=torch.long)))
-    assert division.rules == [(BatchRule(0, 1), None, BatchRule(0, 5))] * 3
+    assert division.rules == [(BatchRule(0, 1), SameRule(), BatchRule(0, 5))] * 3
     assert division.in_place
 
 

@@ -8,6 +8,7 @@ run, and pickled weights are never read.
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +19,29 @@ from ltpipe.checkpoints.contents import chunks_of, digest_of, manifest_of, store
 from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.live import live_model
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.manifest import Manifest, Walks
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.checkpoints.tokenizer import read_tokenizer, write_tokenizer
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write, sha256_of
 from ltpipe.runtime.progress import track
 from ltpipe.runtime.sources import Source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
 _HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "chat_template.jinja"]
 
 
-def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder: Path) -> Manifest:
+Judge = Callable[["PretrainedConfig"], Walks]
+"""Says of a configuration how its model may be walked; raises UserError if not at all."""
+
+
+def load_checkpoint(
+    source: Source, tokenizer: Source | None, dtype: str, folder: Path, judge: Judge | None = None
+) -> Manifest:
     """Load a model and its tokenizer, and write them as a canonical folder.
 
     Args:
@@ -41,6 +49,7 @@ def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder
         tokenizer: of the tokenizer, if it does not lie beside the model.
         dtype: to store floating-point tensors in; `auto` keeps them as they are (GGUF is dequantised to float32).
         folder: to write to.
+        judge: says how the model may be walked; what it says is kept in the manifest. Without it, as any may be.
 
     Raises:
         UserError: the source is damaged, incomplete, quantised, pickled, or of an architecture that transformers
@@ -51,11 +60,36 @@ def load_checkpoint(source: Source, tokenizer: Source | None, dtype: str, folder
     model = live_model(place, dtype, source.key)
     words = read_tokenizer(tokenizer.local(_HUB_FILES, "model") if tokenizer else place, (tokenizer or source).key)
     commit = f" commit {place.name}" if source.is_hub else ""
-    return write_canonical(model, words, folder, source.identity + commit)
+    walks = judged(model.config, judge, source.key) if judge else Walks()
+    return write_canonical(model, words, folder, source.identity + commit, walks)
+
+
+def judged(config: "PretrainedConfig", judge: Judge, key: str) -> Walks:
+    """What `judge` says, and in the log what does not go as it does for most models.
+
+    Raises:
+        UserError: the model cannot be walked; it names the configuration's `key`.
+    """
+    try:
+        walks = judge(config)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
+    for what, reason in (
+        ("evaluated in memory, not block by block", walks.forward),
+        ("scored in memory, not block by block", "" if walks.gradients else walks.backward),
+        ("not scored by gradients", walks.gradients),
+    ):
+        if reason:
+            logger.warning("%s: the model will be %s: %s", key, what, reason)
+    return walks
 
 
 def write_canonical(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path, source: str
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    source: str,
+    walks: Walks = Walks(),  # noqa: B008
 ) -> Manifest:
     """Write a live model as a canonical folder; the manifest comes last, so that a folder with one is complete."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +107,7 @@ def write_canonical(
     _write_config(model, folder / CONFIG)
     write_tokenizer(tokenizer, folder)
     files = {name: sha256_of(folder / name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)}
-    manifest = replace(manifest, files=files)
+    manifest = replace(manifest, files=files, walks=walks)
     for pattern, reason in manifest.left_out().items():
         logger.info("left out of pruning: %s (%s)", pattern, reason)
     manifest.write(folder / MANIFEST)

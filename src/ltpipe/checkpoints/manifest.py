@@ -56,6 +56,25 @@ class TensorEntry:
 
 
 @dataclass(frozen=True)
+class Walks:
+    """How a model may be walked, as the load stage found it on a small copy (`ltpipe.streaming.guard`).
+
+    Attributes:
+        forward: why its blocks do not run one at a time; empty where that equals the model's own forward.
+        backward: the same of its gradients.
+        gradients: why it has no gradients at all; empty where it has.
+        head: why its logits do not come apart from its hidden states; empty where they do.
+        rewrites: whether its forward writes to its own weights.
+    """
+
+    forward: str = ""
+    backward: str = ""
+    gradients: str = ""
+    head: str = ""
+    rewrites: bool = False
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a canonical checkpoint folder holds.
 
@@ -67,6 +86,7 @@ class Manifest:
         tensors: by the live model's own names, tied parameters once.
         tied: further names of a tensor, alias to stored name.
         files: SHA-256 of the files beside the weights that other tools read too, by name.
+        walks: how the model may be walked.
     """
 
     architecture: str
@@ -76,6 +96,7 @@ class Manifest:
     tied: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     further: tuple[str, ...] = ()
+    walks: Walks = Walks()
 
     @property
     def fingerprint(self) -> str:
@@ -150,8 +171,10 @@ class Manifest:
             )
         try:
             tensors = {name: _entry(entry) for name, entry in content.pop("tensors").items()}
-            manifest = cls(tensors=tensors, further=tuple(content.pop("further")), **content)
-            words = (manifest.architecture, manifest.source, manifest.blocks, *manifest.further)
+            walks, further = Walks(**content.pop("walks")), tuple(content.pop("further"))
+            manifest = cls(tensors=tensors, further=further, walks=walks, **content)
+            reasons = (walks.forward, walks.backward, walks.gradients, walks.head)
+            words = (manifest.architecture, manifest.source, manifest.blocks, *further, *reasons)
             if not all(isinstance(word, str) for word in (*words, *manifest.tied.values(), *manifest.files.values())):
                 raise TypeError("a value that is not text")
             found = manifest.fingerprint
@@ -183,5 +206,6 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "further": list(manifest.further),
         "tied": dict(manifest.tied),
         "files": dict(manifest.files),
+        "walks": asdict(manifest.walks),
         "tensors": {name: asdict(entry) for name, entry in manifest.tensors.items()},
     }

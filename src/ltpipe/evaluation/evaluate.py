@@ -25,7 +25,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes
 from ltpipe.runtime.provenance import provenance
 from ltpipe.streaming.model import CausalModel
-from ltpipe.streaming.skeleton import build_skeleton
+from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     wanted = BatchSizes.generous(count, length, settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
 
-    fetch = fetch_from(open_weights(folder), inputs.mask, here.device, here.dtype)
+    fetch = fetch_from(open_weights(folder), inputs.mask, here.device, here.dtype, other_dtypes(skeleton, here.dtype))
     if perturbation:
         fetch = perturbing(fetch, perturbation, inputs.perturbed, inputs.manifest)
     start = time.perf_counter()

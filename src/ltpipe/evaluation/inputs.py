@@ -41,7 +41,9 @@ def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
     data, manifest = TokenSequences.read(path), Manifest.read(folder / MANIFEST)
     if data.tokenizer != manifest.files.get(TOKENIZER):
         raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
-    embedded = [entry.shape[0] for entry in manifest.tensors.values() if "Embedding" in entry.module]
+    tied = frozenset(manifest.tied.values())  # an embedding may be stored as the head that it is tied to
+    entries = manifest.tensors.items()
+    embedded = [entry.shape[0] for name, entry in entries if "Embedding" in entry.module or name in tied]
     if embedded and data.input_ids.size and (largest := int(data.input_ids.max())) >= max(embedded):
         raise DamagedFileError(f"{path}: holds token {largest}, the model has embeddings for {max(embedded)}; {MEND}")
     return data, sha256_of(path)

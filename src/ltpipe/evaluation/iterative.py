@@ -27,7 +27,7 @@ from ltpipe.runtime.memory import PrivateMemory
 from ltpipe.runtime.progress import track
 from ltpipe.runtime.provenance import provenance
 from ltpipe.streaming.model import CausalModel
-from ltpipe.streaming.skeleton import build_skeleton
+from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
 
 
 def simulate_iterative_pruning(
@@ -127,12 +127,13 @@ class _Walk:
         wanted = BatchSizes.generous(*input_ids.shape, settings.micro_batch)
         self._sizes, _ = planner.fit(wanted, input_ids.shape[1], here.limit)
         self._file, self._mask = open_weights(folder), None
+        self._others = other_dtypes(skeleton, here.dtype)
         self._model = CausalModel(
             skeleton, manifest, self._fetch, here.device, here.streamed, planner.division, here.shards
         )
 
     def _fetch(self, name: str) -> torch.Tensor:
-        return fetch_from(self._file, self._mask, self.here.device, self.here.dtype)(name)
+        return fetch_from(self._file, self._mask, self.here.device, self.here.dtype, self._others)(name)
 
     def losses(self, mask: Mask | None, count: int) -> TokenLosses:
         """Losses of the first `count` sequences."""

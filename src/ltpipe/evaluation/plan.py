@@ -1,9 +1,11 @@
 """What an evaluation will take, found by running it on tensors without contents; and the batch sizes that fit."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -17,10 +19,13 @@ from ltpipe.evaluation.perturbation import Perturbation, perturbing
 from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
-from ltpipe.runtime.simulation import ByteCounter, Peak, fake, simulated_accelerator
-from ltpipe.streaming.blocks import Division, Part
+from ltpipe.runtime.simulation import CONTENTS, ByteCounter, Peak, fake, simulated_accelerator
+from ltpipe.streaming.blocks import Division, Part, find_rules
 from ltpipe.streaming.lending import Fetch
 from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.skeleton import other_dtypes
+
+logger = logging.getLogger(__name__)
 
 BLOCK, OUTSIDE, MASK = "weights of blocks", "weights of embeddings and head", "mask"
 HIDDEN, ACTIVATIONS, LOGITS = "hidden states", "activations", "logits"
@@ -91,6 +96,7 @@ class EvaluationPlanner:
     Attributes:
         what: it plans, for messages.
         division: how the blocks run on a part of the batch, known after the first peak; None if they cannot.
+        unforeseen: why nothing could be planned; empty where it could.
     """
 
     what = "an evaluation"
@@ -113,16 +119,25 @@ class EvaluationPlanner:
         self._masked, self._kept = frozenset(masked), kept
         self._device = simulated_accelerator() if accelerator else torch.device("cpu")
         self.division: Division | None = None
+        self._known, self.unforeseen = False, ""
 
     def fit(self, wanted: BatchSizes, length: int, limit: float) -> tuple[BatchSizes, Peak]:
         """The largest batch sizes, from those `wanted` downwards, whose peak is within `limit` bytes.
+
+        A model whose computation depends on what tensors contain cannot be planned: it gets what is wanted, and an
+        empty peak; `unforeseen` says why.
 
         Raises:
             UserError: not even single sequences fit.
         """
         sizes: BatchSizes | None = wanted
         while sizes is not None:
-            peak = self.peak(sizes, length)
+            try:
+                peak = self.peak(sizes, length)
+            except CONTENTS as error:
+                self.unforeseen = f"what it computes depends on what tensors contain ({type(error).__name__})"
+                logger.warning("%s is not planned: %s", self.what, self.unforeseen)
+                return wanted, Peak()
             if peak.total <= limit:
                 return sizes, peak
             sizes = self.smaller(sizes, peak.parts)
@@ -137,9 +152,10 @@ class EvaluationPlanner:
 
     def peak(self, sizes: BatchSizes, length: int) -> Peak:
         """Most bytes on the device while one super-batch is evaluated, inputs aside."""
-        if self._streamed and self.division is None:
-            self.division = self._divide(length)
-            self._streamed = self.division is not None
+        if not self._known:
+            self.check_length(length)
+            with self._on_the_cpu() as model:
+                self.division, self._known = model.divide(length), True
         with _left_as_it_was(self._skeleton) as skeleton, fake() as mode, _unpacked_sequences():
             if self.division is not None:
                 _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self.division.as_tuple)
@@ -149,8 +165,9 @@ class EvaluationPlanner:
             input_ids = torch.zeros((sizes.super_batch, length), dtype=torch.long)
             counter = ByteCounter(self._device)
             fetch = self._fetch(counter)
+            division = self._as_simulated(skeleton, fetch, length)
             with counter:
-                model = LabelledModel(skeleton, self._manifest, fetch, self._device, self._streamed, self.division)
+                model = LabelledModel(skeleton, self._manifest, fetch, self._device, division is not None, division)
                 model.counter = counter
                 self._run(model, fetch, input_ids, sizes)
         if not self._kept:
@@ -163,14 +180,32 @@ class EvaluationPlanner:
             observer = self._observe() if self._observe else None
         walk(model, input_ids, sizes.micro_batch, sizes.chunk, observer)
 
-    def _divide(self, length: int) -> Division | None:
-        """Probe the skeleton itself, on the CPU and not with fakes: the probe looks at values."""
+    def _as_simulated(self, skeleton: nn.Module, fetch: Fetch, length: int) -> Division | None:
+        """The division of a walk over fakes.
+
+        A model that looks at a mask's values before it uses it cannot do so here: it may call its blocks in another
+        way than in earnest.
+        """
+        if self.division is None:
+            return None
+        model = CausalModel(skeleton, self._manifest, fetch, self._device, True)
+        rules, _ = model.probe(length, partial(find_rules, as_tuple=self.division.as_tuple))
+        return replace(self.division, rules=rules)
+
+    def check_length(self, length: int) -> None:
+        """Raise UserError if the model does not take so many tokens."""
+        with self._on_the_cpu() as model:
+            model.check_length(length)
+
+    @contextmanager
+    def _on_the_cpu(self) -> Iterator[CausalModel]:
+        """The skeleton itself, for a probe; not with fakes: the probe looks at values."""
 
         def zeros(name: str) -> torch.Tensor:
             return torch.zeros((), dtype=self._dtype).expand(self._manifest.tensors[name].shape)
 
         with _left_as_it_was(self._skeleton) as skeleton:
-            return CausalModel(skeleton, self._manifest, zeros, torch.device("cpu"), True).divide(length)
+            yield CausalModel(skeleton, self._manifest, zeros, torch.device("cpu"), self._streamed)
 
     def _fetch(self, counter: ByteCounter) -> Fetch:
         """Fetch fakes of what the checkpoint holds, through the same `place` as the real ones."""
@@ -178,8 +213,10 @@ class EvaluationPlanner:
         stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
         bits = {n: torch.empty((prod(entries[n].shape) + 7) // 8, dtype=torch.uint8) for n in self._masked}
 
+        others = other_dtypes(self._skeleton, self._dtype)
+
         def placed(name: str) -> torch.Tensor:
-            return place(stored[name], bits.get(name), self._device, self._dtype)
+            return place(stored[name], bits.get(name), self._device, others.get(name, self._dtype))
 
         change, names = self._perturbation, self._perturbed
         perturbed = perturbing(placed, change, names, self._manifest) if change else placed
@@ -207,6 +244,7 @@ def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
         for module, attributes in before:
             for added in module.__dict__.keys() - attributes.keys():
                 delattr(module, added)
+            module.__dict__.update(attributes)
         for held, own in contents:
             held.clear()
             held.update(own)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ltpipe.checkpoints.load import judged
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.agreement import Recorder, top_bytes
@@ -25,6 +26,7 @@ from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
+from ltpipe.streaming.guard import judge
 from ltpipe.streaming.shards import Spread
 from ltpipe.workflow import grid, refinement
 from ltpipe.workflow.config import Config
@@ -49,6 +51,7 @@ class StagePlan:
             far as there is room.
         disk: bytes of all that the jobs write.
         problem: why it cannot run; empty if it can.
+        unforeseen: why the device is not planned; empty where it is.
         operations: floating-point operations of all the jobs on the device, about: 2 a parameter and token forward,
             8 for scores from gradients, whose walk back runs each block forward once more. Attention between
             positions is not in it.
@@ -63,6 +66,7 @@ class StagePlan:
     disk: int
     sizes: BatchSizes | None = None
     problem: str = ""
+    unforeseen: str = ""
     operations: int = 0
 
 
@@ -118,6 +122,8 @@ class _Model:
         shapes = architecture(source)
         kept = _kept_dtype(model["dtype"], shapes.dtype, source)
         _, manifest = foreseen(shapes, kept)
+        if peaks:
+            manifest = replace(manifest, walks=judged(shapes, judge, source.key))
         prunable = Selection(**model["prunable"]).names(manifest)
         limit = float("inf") if configured == "auto" else GIB * configured
         return cls(config, name, shapes, manifest, prunable, kept, private_host_bytes(), limit, peaks)
@@ -174,7 +180,17 @@ class _Model:
         operations = work * self.manifest.parameters
         host = self.base + (_in_transit(self.manifest) + kept if self.accelerator else fitted.peak.total)
         return StagePlan(
-            stage, self.name, data, jobs, fitted.peak, host, disk, fitted.sizes, fitted.problem, operations
+            stage,
+            self.name,
+            data,
+            jobs,
+            fitted.peak,
+            host,
+            disk,
+            fitted.sizes,
+            fitted.problem,
+            fitted.unforeseen,
+            operations,
         )
 
 
@@ -289,18 +305,23 @@ def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Batch sizes that fit and their peak; or the peak of the least ones, and what the problem is."""
+    """Batch sizes that fit and their peak; or the peak of the least ones, and what the problem is; or why neither."""
 
     sizes: BatchSizes | None
     peak: Peak
     problem: str = ""
+    unforeseen: str = ""
 
 
 def _fit(model: _Model, planner: EvaluationPlanner, wanted: BatchSizes, length: int, least: BatchSizes) -> _Fitted:
     if not model.peaks:
         return _Fitted(None, Peak())
     try:
-        return _Fitted(*planner.fit(wanted, length, model.limit))
+        planner.check_length(length)
+    except UserError as error:
+        return _Fitted(None, Peak(), str(error))
+    try:
+        return _Fitted(*planner.fit(wanted, length, model.limit), unforeseen=planner.unforeseen)
     except UserError as error:
         return _Fitted(None, planner.peak(least, length), str(error))
 

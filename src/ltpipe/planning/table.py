@@ -34,6 +34,8 @@ def print_plan(plan: Sequence[StagePlan]) -> None:
         for stage in listed:
             if stage.device.total:
                 console.print(Text(f"{_name(stage)}: {_parts(stage.device)} MiB"), soft_wrap=True)
+            if stage.unforeseen:
+                console.print(Text(f"{_name(stage)}: the device is not planned: {stage.unforeseen}"), soft_wrap=True)
         console.print()
     console.print(Text("MiB; device: tensors at their peak; host: private main memory; disk: all that the jobs write"))
     console.print(Text(verdict(plan)), soft_wrap=True)

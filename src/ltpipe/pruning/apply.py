@@ -1,7 +1,8 @@
 """Weights of a checkpoint as torch tensors, masked on the way."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,18 +15,22 @@ _CHUNK = 1 << 24  # weights whose mask is expanded at a time
 
 
 def fetch_from(
-    weights: TensorFile, mask: Mask | None, device: torch.device, dtype: torch.dtype
+    weights: TensorFile,
+    mask: Mask | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    others: Mapping[str, torch.dtype] = MappingProxyType({}),
 ) -> Callable[[str], torch.Tensor]:
     """A function from a tensor's name to its masked values on `device`.
 
-    Floating-point tensors come in `dtype`. On the CPU a tensor that needs neither conversion nor mask is the mapped
-    file itself, not a copy: it must not be written to.
+    Floating-point tensors come in `dtype`, or in that which `others` has for their name. On the CPU a tensor that needs
+    neither conversion nor mask is the mapped file itself, not a copy: it must not be written to.
     """
 
     def fetch(name: str) -> torch.Tensor:
         stored = _as_torch(weights.array(name), weights.specs[name].dtype)
         bits = None if mask is None or name not in mask.bits else _as_torch(mask.bits[name], "U8")
-        return place(stored, bits, device, dtype)
+        return place(stored, bits, device, others.get(name, dtype))
 
     return fetch
 

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -35,6 +35,10 @@ def simulated_accelerator() -> torch.device:
         torch.zeros((), requires_grad=True).backward()
     _setup_privateuseone_for_python_backend(SIMULATED)
     return torch.device(SIMULATED, 0)
+
+
+CONTENTS = (DynamicOutputShapeException, DataDependentOutputException)
+"""What fakes raise where a computation goes on as the contents of a tensor say."""
 
 
 def fake() -> FakeTensorMode:
@@ -134,15 +138,40 @@ class ByteCounter(TorchDispatchMode):
 
 
 def _as_in_earnest(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run an operation; mend two whose fakes do what the real ones do not."""
+    """Run an operation; mend those whose fakes do what the real ones do not.
+
+    Where the size of a result depends on contents, it is what it can be at most: every element is found.
+    """
     aten = torch.ops.aten
+    if func is aten.nonzero.default:
+        return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
+    if func is aten.masked_select.default:
+        return args[0].new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape).numel())
+    if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+        return func(args[0], [part for index in args[1] for part in _positions(index)])
     if func is aten.dropout.default and not args[2]:
         return args[0]  # the fake makes a copy
     if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
         # The fake knows what one kind of accelerator can do, others take any floating point.
         a, b, *rest = args
-        return func(a.to(torch.bfloat16), b.to(torch.bfloat16), *rest, **kwargs).to(a.dtype)
+        try:
+            return func(a.to(torch.bfloat16), b.to(torch.bfloat16), *rest, **kwargs).to(a.dtype)
+        except RuntimeError:  # it wants rows of whole 16 bytes
+            if (a.dim(), b.dim()) != (2, 3):
+                raise
+            return a.new_empty((a.shape[0], b.shape[-1]))
     return func(*args, **kwargs)
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(index, torch.Tensor) and index.dtype == torch.bool
+
+
+def _positions(index: Any) -> list[Any]:
+    """What an index is as positions: a mask is one for each of its dimensions."""
+    if not _is_mask(index):
+        return [index]
+    return list(index.new_empty((index.dim(), index.numel()), dtype=torch.int64))
 
 
 @dataclass

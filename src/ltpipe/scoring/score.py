@@ -22,7 +22,7 @@ from ltpipe.scoring.criterion import ActivationCriterion, Criterion, criterion_o
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
-from ltpipe.streaming.skeleton import build_skeleton
+from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
 
 _NO_DATA = np.zeros((1, 2), np.int32)  # a criterion without data needs a token to run the model on
 
@@ -69,7 +69,7 @@ def score_checkpoint(
 
     file = open_weights(folder)
     weight = fetch_from(file, None, torch.device("cpu"), torch.float32)
-    fetch = ChangingFetch(fetch_from(file, None, here.device, here.dtype))
+    fetch = ChangingFetch(fetch_from(file, None, here.device, here.dtype, other_dtypes(skeleton, here.dtype)))
     details = {"precision": here.precision, "sequences": digest}
 
     def attempt(sizes: BatchSizes) -> None:

@@ -18,12 +18,15 @@ import torch
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ltpipe.runtime.device import has_streams
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.blocks import (
+    BatchRule,
     BlockRules,
     Division,
     NotStreamableError,
     hidden_states_of,
+    rule_of,
     run_in_parts,
     take_part,
 )
@@ -64,24 +67,47 @@ def walk_gradients(
 
     Raises:
         ValueError: a name is of no parameter in the blocks.
+        UserError: the model has no gradients.
     """
     for name in names:
         entry = model.manifest.tensors.get(name)
         if entry is None or entry.buffer or not model.manifest.in_blocks(name):
             raise ValueError(f"{name}: no parameter in the blocks")
+    if reason := model.manifest.walks.gradients:
+        raise UserError(f"{model.manifest.architecture} has no gradients ({reason}); choose a criterion without them")
+    if model.streamed and (reason := model.manifest.walks.backward):
+        model.give_up_streaming(reason)
     input_ids, wanted = input_ids.to(model.device), frozenset(names)
     # In this thread: the sink is called where the caller is, and a simulated accelerator knows no other.
     with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
         division = model.divide(input_ids.shape[1])
         if division is not None:
             try:
-                losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk, objective)
+                return stream_gradients(model, division, input_ids, micro_batch, chunk, wanted, sink, objective)
             except NotStreamableError as error:
                 model.give_up_streaming(str(error))
-            else:
-                losses.sum().backward()
-                return losses.detach()
         return _in_memory(model, input_ids, micro_batch, chunk, wanted, sink, objective)
+
+
+def stream_gradients(
+    model: CausalModel,
+    division: Division,
+    input_ids: torch.Tensor,
+    micro_batch: int,
+    chunk: int,
+    wanted: Collection[str],
+    sink: GradientSink,
+    objective: Objective = next_token_loss,
+) -> torch.Tensor:
+    """As `walk_gradients`, with gradients enabled, and never in memory.
+
+    Raises:
+        NotStreamableError: before the sink gets anything, if the model's gradients take other ways than from block to
+            block.
+    """
+    losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk, objective)
+    losses.sum().backward()
+    return losses.detach()
 
 
 def _in_memory(
@@ -119,6 +145,7 @@ class _Call:
         rules: how the call is cut into parts.
         leaves, tree: of its (args, kwargs), the hidden states left out.
         places: of the hidden states among the leaves.
+        along: how the hidden states carry the batch.
         hidden_states: [sequences, tokens, width] on the host.
         owns_gradient: whether nothing else can see the gradient with respect to its result, which then may be
             overwritten. So it is where the model hands the very tensor to the next block: autograd passes on what
@@ -131,6 +158,7 @@ class _Call:
     leaves: list[Any]
     tree: TreeSpec
     places: frozenset[int]
+    along: BatchRule
     hidden_states: torch.Tensor
     owns_gradient: bool = False
 
@@ -193,15 +221,16 @@ class _Walk:
         self._called.add(block)
         hidden_states = hidden_states_of(args, kwargs)
         leaves, tree = tree_flatten((args, kwargs))
+        rules = next(self._turns)
+        along = rule_of(hidden_states, leaves, rules, len(self._input_ids))
         places = frozenset(index for index, leaf in enumerate(leaves) if leaf is hidden_states)
         leaves = [None if index in places else leaf for index, leaf in enumerate(leaves)]
         if any(torch.is_tensor(leaf) and leaf.requires_grad for leaf in leaves):
             raise NotStreamableError(f"block '{block}' gets more from earlier blocks than hidden states")
-        rules = next(self._turns)
         # Not in place: autograd may have kept the input, and the model may use it again.
         whole = partial(run_in_parts, own_forward, rules, False, self._parts, args, kwargs)
         others = tuple(None if index in places else rule for index, rule in enumerate(rules))
-        call = _Call(block, own_forward, others, leaves, tree, places, _on_host(hidden_states))
+        call = _Call(block, own_forward, others, leaves, tree, places, along, _on_host(hidden_states))
         if self._passed_on is not None and self._passed_on[0]() is hidden_states:
             self._passed_on[1].owns_gradient = True
         result = _Block.apply(self._root, hidden_states, self, call, whole)
@@ -237,15 +266,16 @@ class _Walk:
         wanted = {name: weight for name, weight in weights.items() if name in self._wanted}
         with self._model.block(call.block, weights), handing_out(wanted, self._sink) as gradients:
             for start, stop in self._parts:
-                hidden_states = call.hidden_states[start:stop].to(gradient.device, non_blocking=True)
+                hidden_states = call.along.take(call.hidden_states, start, stop)
+                hidden_states = hidden_states.to(gradient.device, non_blocking=True, copy=True)
                 hidden_states.requires_grad_(passed_back is not None)
                 with gradients.of_micro_batch():
                     result = call.run(hidden_states, start, stop)
                     if result.requires_grad:
-                        torch.autograd.backward(result, gradient[start:stop])
+                        torch.autograd.backward(result, call.along.take(gradient, start, stop))
                     del result
                 if passed_back is not None:
-                    passed_back[start:stop] = hidden_states.grad
+                    call.along.take(passed_back, start, stop).copy_(hidden_states.grad)
                 del hidden_states
             if call.block in self._preceding:
                 self._ahead.start(self._preceding[call.block], self._model.fetch_block)

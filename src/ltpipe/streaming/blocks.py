@@ -34,6 +34,27 @@ class BatchRule:
         """The rows of sequences `start` to `stop`, as a view."""
         return tensor.narrow(self.dim, start * self.rows, (stop - start) * self.rows)
 
+    def fits(self, tensor: torch.Tensor, sequences: int) -> bool:
+        """Whether the tensor can be of so many sequences."""
+        return tensor.dim() > self.dim and tensor.shape[self.dim] == sequences * self.rows
+
+    def room_for(self, part: torch.Tensor, sequences: int) -> torch.Tensor:
+        """An empty tensor for so many sequences, of which `part` is some."""
+        return part.new_empty((*part.shape[: self.dim], sequences * self.rows, *part.shape[self.dim + 1 :]))
+
+
+@dataclass(frozen=True)
+class SameRule:
+    """A tensor that is the same for every sequence."""
+
+    def fits(self, tensor: torch.Tensor, sequences: int) -> bool:  # noqa: ARG002
+        """Whether the tensor can be of so many sequences."""
+        return True
+
+    def take(self, tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:  # noqa: ARG002
+        """The tensor itself."""
+        return tensor
+
 
 Part = tuple[int, int]
 """Where a part of something begins and ends."""
@@ -44,8 +65,8 @@ def parts_of(total: int, size: int) -> list[Part]:
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-BlockRules = tuple[BatchRule | None, ...]
-"""One rule for each leaf of a block's (args, kwargs); None where a leaf is the same for every sequence."""
+BlockRules = tuple[BatchRule | SameRule | None, ...]
+"""One rule for each leaf of a block's (args, kwargs); None where a leaf is no tensor."""
 
 
 @contextmanager
@@ -90,19 +111,53 @@ def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> D
     failure: Exception | None = None
     for as_tuple in (False, True):  # some architectures return (hidden_states, …) from a block
         try:
-            (two, intact), (three, _) = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
+            rules, final = find_rules(blocks, run, as_tuple)
+            return Division(rules, bool(final.isfinite().all()), as_tuple)
         except Exception as error:  # whatever a model raises when its block returns something else
             if is_out_of_memory(error):
                 raise  # the whole model would need more
             failure = failure or error
-            continue
-        if len(two) == len(three) > 0:
-            rules = [
-                tuple(_rule(a, b) for a, b in zip(first, second, strict=True))
-                for first, second in zip(two, three, strict=True)
-            ]
-            return Division(rules, intact, as_tuple)
-    raise NotStreamableError(f"its blocks do not pass on plain hidden states ({failure})")
+    raise NotStreamableError(f"its blocks do not pass on plain hidden states ({_line(failure)})")
+
+
+def find_rules(
+    blocks: nn.ModuleList, run: Callable[[int], torch.Tensor], as_tuple: bool
+) -> tuple[list[BlockRules], torch.Tensor]:
+    """The rules of every call of a block, and final hidden states of which the blocks' inputs were ruined.
+
+    Raises:
+        NotStreamableError: the calls do not follow the number of sequences.
+    """
+    (two, final), (three, _) = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
+    if not len(two) == len(three) > 0:
+        raise NotStreamableError("it calls its blocks as often as there are sequences, or not at all")
+    rules = [
+        tuple(_rule(a, b) for a, b in zip(first, second, strict=True)) for first, second in zip(two, three, strict=True)
+    ]
+    return rules, final
+
+
+class _BlockReached(Exception):
+    """Stops a model at its first block."""
+
+
+def blocks_reached(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> bool:
+    """Whether a sequence gets as far as the first block."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise _BlockReached
+
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_forward(block, stop))
+        try:
+            run(1)
+        except _BlockReached:
+            return True
+        except Exception as error:  # whatever a model raises
+            if is_out_of_memory(error):
+                raise
+    return False
 
 
 def run_in_parts(
@@ -113,23 +168,44 @@ def run_in_parts(
     args: tuple,
     kwargs: dict,
 ) -> Any:
-    """Call a block on one part of the sequences at a time and join what it returns along the batch."""
+    """Call a block on one part of the sequences at a time and join what it returns along the batch.
+
+    Raises:
+        NotStreamableError: the block is called in another way than the rules are of.
+    """
     if len(parts) == 1:
         return block(*args, **kwargs)
     leaves, tree = tree_flatten((args, kwargs))
     inputs = hidden_states_of(args, kwargs)
+    along = rule_of(inputs, leaves, rules, parts[-1][1])
     joined: list[Any] = []
     for start, stop in parts:
         part_args, part_kwargs = tree_unflatten(take_part(leaves, rules, start, stop), tree)
         outputs, output_tree = tree_flatten(block(*part_args, **part_kwargs))
         if not joined:
-            joined = [_room_for(output, parts[-1][1]) for output in outputs]
-            if in_place and outputs[0].dtype == inputs.dtype and outputs[0].shape[1:] == inputs.shape[1:]:
+            joined = [along.room_for(output, parts[-1][1]) if torch.is_tensor(output) else output for output in outputs]
+            if in_place and joined[0].dtype == inputs.dtype and joined[0].shape == inputs.shape:
                 joined[0] = inputs
         for whole, output in zip(joined, outputs, strict=True):
             if torch.is_tensor(output):
-                whole[start:stop] = output
+                along.take(whole, start, stop).copy_(output)
     return tree_unflatten(joined, output_tree)
+
+
+def rule_of(inputs: torch.Tensor, leaves: Sequence[Any], rules: BlockRules, sequences: int) -> BatchRule:
+    """How the hidden states `inputs` among the leaves of a block's (args, kwargs) carry the batch.
+
+    Raises:
+        NotStreamableError: the leaves are others than the rules are of.
+    """
+    same = len(leaves) == len(rules) and all(
+        rule is None if not torch.is_tensor(leaf) else rule is not None and rule.fits(leaf, sequences)
+        for leaf, rule in zip(leaves, rules, strict=True)
+    )
+    found = next((rule for leaf, rule in zip(leaves, rules, strict=False) if leaf is inputs), None)
+    if not same or not isinstance(found, BatchRule):
+        raise NotStreamableError("what it calls its blocks with depends on the tokens")
+    return found
 
 
 def take_part(leaves: Sequence[Any], rules: BlockRules, start: int, stop: int) -> list[Any]:
@@ -142,14 +218,10 @@ def hidden_states_of(args: tuple, kwargs: dict) -> torch.Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
-def _room_for(output: Any, sequences: int) -> Any:
-    return output.new_empty((sequences, *output.shape[1:])) if torch.is_tensor(output) else output
-
-
 def _record(
     blocks: nn.ModuleList, run: Callable[[int], torch.Tensor], sequences: int, as_tuple: bool
-) -> tuple[list[Sequence[torch.Size | None]], bool]:
-    """Shapes of every tensor that each block is called with, and whether the output survives ruined inputs."""
+) -> tuple[list[Sequence[torch.Size | None]], torch.Tensor]:
+    """Shapes of every tensor that each block is called with, and the output in spite of ruined inputs."""
     calls: list[Sequence[torch.Size | None]] = []
     shape: torch.Size | None = None
 
@@ -169,16 +241,20 @@ def _record(
         for block in blocks:
             stack.enter_context(replaced_forward(block, recorder))
         final = run(sequences)
-    return calls, bool(final.isfinite().all())
+    return calls, final
 
 
-def _rule(two: torch.Size | None, three: torch.Size | None) -> BatchRule | None:
+def _rule(two: torch.Size | None, three: torch.Size | None) -> BatchRule | SameRule | None:
     if two == three:
-        return None
+        return None if two is None else SameRule()
     if two is None or three is None or len(two) != len(three):
         raise NotStreamableError("a block's arguments change in kind with the number of sequences")
-    (dim, *others) = [index for index, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
+    dim, *others = [index for index, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
     rows = three[dim] - two[dim]
     if others or two[dim] != 2 * rows:
         raise NotStreamableError(f"an argument of shape {tuple(two)} for two sequences does not split by sequence")
     return BatchRule(dim, rows)
+
+
+def _line(failure: Exception | None) -> str:
+    return str(failure).strip().split("\n")[0]

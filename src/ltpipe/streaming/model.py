@@ -4,34 +4,43 @@ The model's own, unmodified forward runs with all sequences as one batch. When i
 weights are fetched (masked on the way), every sequence is run through it in micro-batches, and the weights are freed.
 So are those of the embeddings, the final norm and the head: modules hold weights only while they run. The whole model
 is never in memory and nothing has to be restored; each weight is read once an evaluation, a tied embedding twice.
+
+In between, a module holds stand-ins: of the right shape, dtype and device, so that a parent may look at those, without
+memory and with NaN for all values. A model that computes with a weight outside its module gives NaN, and one that
+writes to its weights an error, never a number that is a little wrong.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.runtime.device import is_out_of_memory
+from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.ahead import Ahead
 from ltpipe.streaming.blocks import (
     Division,
     NotStreamableError,
     Part,
+    blocks_reached,
     parts_of,
     probe_blocks,
     replaced_forward,
     run_in_parts,
 )
 from ltpipe.streaming.lending import Fetch, Lender
-from ltpipe.streaming.shards import Shards
+from ltpipe.streaming.shards import Shards, block_of
 from ltpipe.streaming.split import SplitModel
 
 logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
 
 RunBlock = Callable[[str, Callable[..., Any], tuple, dict], Any]
 """Gets a block's full name, its own forward, and what the model called it with; returns what the block would have."""
@@ -54,6 +63,8 @@ class CausalModel:
         manifest, lender, device: what is stored, who gives modules their weights, and where it is computed.
         blocks: full names of the blocks, in order, with the blocks.
         not_streamed_because: why the whole model is in memory; empty where it is not.
+
+    The manifest's `walks` is obeyed.
     """
 
     def __init__(
@@ -66,19 +77,22 @@ class CausalModel:
         division: Division | None = None,
         devices: Sequence[torch.device] = (),
     ) -> None:
-        self.split = SplitModel(skeleton, manifest.blocks)
+        self.split = SplitModel(skeleton, manifest.blocks, apart=not manifest.walks.head)
         self.manifest = manifest
         dtype = next(skeleton.parameters()).dtype
         self._shards = Shards(manifest, fetch, dtype, devices) if devices else None
-        self.lender = Lender(manifest, self._shards or fetch)
+        source = self._shards or fetch
+        self.lender = Lender(manifest, _copying(source) if manifest.walks.rewrites else source)
         self.device = device
         self.blocks = {f"{manifest.blocks}.{index}": block for index, block in enumerate(self.split.blocks)}
         self._division = division
         self._whole = False
-        self.not_streamed_because = "" if streamed else "asked for in the configuration"
+        self.not_streamed_because = manifest.walks.forward if streamed else "asked for in the configuration"
+        self._switches = _switches(skeleton) if manifest.walks.rewrites else {}
         for module in skeleton.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
+        self._put_stand_ins()
         if self._shards:
             for name, block in self.blocks.items():
                 self._shards.install(name, block)
@@ -108,10 +122,21 @@ class CausalModel:
         Returns:
             [sequences, tokens, width] on the device.
         """
-        input_ids = input_ids.to(self.device)
+        try:
+            return self._hidden_states(input_ids.to(self.device), micro_batch)
+        except (IndexError, RuntimeError) as error:  # tables of positions that blocks have end somewhere too
+            length, most = input_ids.shape[1], positions(self.split.model)
+            if is_out_of_memory(error) or most is None or length <= most:
+                raise
+            raise self._too_long(length) from error
+
+    def _hidden_states(self, input_ids: torch.Tensor, micro_batch: int) -> torch.Tensor:
         division = self.divide(input_ids.shape[1])
         if division is not None:
-            return self._stream(input_ids, micro_batch, division)
+            try:
+                return self.stream(input_ids, micro_batch, division)
+            except NotStreamableError as error:
+                self.give_up_streaming(str(error))
         self.load_whole()
         whole: torch.Tensor | None = None
         for start, stop in track(self.parts(len(input_ids), micro_batch), "forward", "micro-batch"):
@@ -128,6 +153,8 @@ class CausalModel:
     def load_whole(self) -> None:
         """Let the whole model have its weights from now on."""
         if not self._whole:
+            for module, switches in self._switches.items():
+                module.__dict__.update(switches)
             with torch.inference_mode(False):  # gradients may be asked of the same weights later
                 self.lender.give(self.split.model, "")
             self._whole = True
@@ -158,31 +185,49 @@ class CausalModel:
         """The model's own head on [rows, width] hidden states: logits [rows, vocabulary]."""
         return self.split.logits(hidden_states)
 
-    @torch.inference_mode()
     def divide(self, length: int) -> Division | None:
-        """How the blocks run on a part of a batch of sequences of `length` tokens; None if the model is loaded whole.
-
-        The probe needs no weights: every module outside the blocks gets zeros that take no memory.
-        """
+        """How the blocks run on a part of sequences of `length` tokens; None if the model is loaded whole."""
         if self.streamed and self._division is None:
-            shapes = dict(self.split.model.named_parameters(remove_duplicate=False))
-            shapes |= dict(self.split.model.named_buffers(remove_duplicate=False))
-
-            def nothing(name: str) -> torch.Tensor:
-                return torch.zeros((), dtype=shapes[name].dtype, device=self.device).expand(shapes[name].shape)
-
-            def run(sequences: int) -> torch.Tensor:
-                tokens = torch.zeros((sequences, length), dtype=torch.long, device=self.device)
-                final = self.split.hidden_states(tokens)
-                self.split.logits(final[0, :0])  # fails if the head uses weights of a module that is not in it
-                return final
-
             try:
-                with self._outside_lent(Lender(self.manifest, nothing)):
-                    self._division = probe_blocks(self.split.blocks, run)
+                self._division = self.probe(length, probe_blocks)
             except NotStreamableError as error:
                 self.give_up_streaming(str(error))
         return self._division
+
+    @torch.inference_mode()
+    def probe(self, length: int, find: Callable[[nn.ModuleList, Callable[[int], torch.Tensor]], Found]) -> Found:
+        """What `find` learns from the blocks and a function that sends so many sequences of `length` tokens through.
+
+        No weights are needed: every module outside the blocks gets zeros that take no memory.
+        """
+        shapes = dict(self.split.model.named_parameters(remove_duplicate=False))
+        shapes |= dict(self.split.model.named_buffers(remove_duplicate=False))
+
+        def nothing(name: str) -> torch.Tensor:
+            return torch.zeros((), dtype=shapes[name].dtype, device=self.device).expand(shapes[name].shape)
+
+        def run(sequences: int) -> torch.Tensor:
+            tokens = torch.zeros((sequences, length), dtype=torch.long, device=self.device)
+            final = self.split.hidden_states(tokens)
+            self.split.logits(final[0, :0])  # fails if the head uses weights of a module that is not in it
+            return final
+
+        with self._outside_lent(Lender(self.manifest, nothing)):
+            return find(self.split.blocks, run)
+
+    def check_length(self, length: int) -> None:
+        """Refuse sequences of more tokens than the model takes: those that fail where two tokens reach the blocks.
+
+        Raises:
+            UserError: there are more tokens than the model has positions.
+        """
+        if not self.probe(length, blocks_reached) and self.probe(2, blocks_reached):
+            raise self._too_long(length)
+
+    def _too_long(self, length: int) -> UserError:
+        most = positions(self.split.model)
+        allowed = f"takes at most {most:,}" if most else "takes fewer"
+        return UserError(f"sequence_length: {length:,} tokens are too many, {self.manifest.architecture} {allowed}")
 
     def ahead(self) -> Ahead:
         """What loads weights before their turn; nothing is to be gained where they are kept."""
@@ -209,8 +254,13 @@ class CausalModel:
             stack.enter_context(self._outside_lent(self.lender))
             yield
 
-    def _stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
-        """Run the model with the weights of each module fetched when it is reached and freed when it is done."""
+    @torch.inference_mode()
+    def stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
+        """As `hidden_states`, the weights of each module fetched when it is reached and freed when it is done.
+
+        Raises:
+            NotStreamableError: the model calls its blocks in another way than when it was probed.
+        """
         turns = iter(track(division.rules, "forward", "block"))
         ahead = self.ahead()
         following = dict(pairwise(self.blocks))
@@ -225,6 +275,25 @@ class CausalModel:
 
         with self.streaming(run):
             return self.split.hidden_states(input_ids)
+
+    def _put_stand_ins(self) -> None:
+        """Let modules hold NaN that takes no memory for every stored tensor; whole numbers hold what they hold."""
+        model, made = self.split.model, {}
+        for path, module in model.named_modules():
+            for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                name = f"{path}.{leaf}".removeprefix(".")
+                stored = leaf in module._parameters or name in self.manifest.tensors
+                if tensor is None or not stored or not tensor.is_floating_point():
+                    continue
+                place = self._shards.device_of(block_of(name, self.manifest)) if self._shards else self.device
+                kind = tensor.dtype, place
+                if kind not in made:
+                    made[kind] = torch.full((), torch.nan, dtype=tensor.dtype, device=place)
+                stand_in = made[kind].expand(tensor.shape)
+                if leaf in module._parameters:
+                    module._parameters[leaf] = nn.Parameter(stand_in, requires_grad=False)
+                else:
+                    module._buffers[leaf] = stand_in
 
     @contextmanager
     def _outside_lent(self, lender: Lender) -> Iterator[None]:
@@ -244,3 +313,21 @@ class CausalModel:
                 if lender.needs_any(module, name):
                     stack.enter_context(replaced_forward(module, lent(module, name)))
             yield
+
+
+def _copying(fetch: Fetch) -> Fetch:
+    """Weights that a model may write to: what is fetched may be the checkpoint itself."""
+    return lambda name: fetch(name).clone()
+
+
+def positions(model: nn.Module) -> int | None:
+    """How many positions a model is configured for, if it says so."""
+    config = getattr(model, "config", None)
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
+    return most if isinstance(most, int) and most > 0 else None
+
+
+def _switches(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+    """What the modules of a model are set to: numbers, names, and whether something is done already."""
+    plain = bool | int | float | str
+    return {m: {k: v for k, v in vars(m).items() if v is None or isinstance(v, plain)} for m in model.modules()}

@@ -41,11 +41,11 @@ class Spread:
         """
         sizes: dict[str, int] = {}
         for name, entry in manifest.tensors.items():
-            block = _block_of(name, manifest)
+            block = block_of(name, manifest)
             size = entry.size * dtype.itemsize if entry.dtype.startswith(("F", "BF")) else entry.nbytes
             sizes[block] = sizes.get(block, 0) + size
         for alias, name in manifest.tied.items():
-            if _block_of(alias, manifest) != _block_of(name, manifest):
+            if block_of(alias, manifest) != block_of(name, manifest):
                 raise UserError(f"device: auto-shard is not possible, since '{alias}' is tied to '{name}'; use auto")
         whole, before = sum(sizes.values()), sizes.pop("", 0)
         shares: dict[str, int] = {}
@@ -77,7 +77,7 @@ class Shards:
         """The tensor of that name, where it belongs; fetched when it is first asked for."""
         if name not in self._kept:
             with torch.inference_mode(False):  # gradients may be asked of the same weights later
-                self._kept[name] = self._fetch(name).to(self.device_of(_block_of(name, self._manifest)))
+                self._kept[name] = self._fetch(name).to(self.device_of(block_of(name, self._manifest)))
         return self._kept[name]
 
     def device_of(self, block: str) -> torch.device:
@@ -104,7 +104,7 @@ def _elsewhere(forward: Callable[..., Any], there: torch.device, here: torch.dev
     return moved
 
 
-def _block_of(name: str, manifest: Manifest) -> str:
+def block_of(name: str, manifest: Manifest) -> str:
     """Full name of the block that a tensor is in; empty for one outside the blocks."""
     if not manifest.in_blocks(name):
         return ""

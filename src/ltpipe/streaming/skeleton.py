@@ -1,5 +1,7 @@
 """The model of a checkpoint without its weights."""
 
+import re
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,8 @@ def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
 def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
     """The model that a configuration describes, in eval mode: parameters without storage, buffers with values.
 
-    No parameter has storage even for a moment: the largest embedding may be more than there is memory.
+    No parameter has storage even for a moment: the largest embedding may be more than there is memory. What
+    transformers keeps in float32 when it loads a model in another dtype is float32 here too.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -42,15 +45,40 @@ def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
     with init_empty_weights(include_buffers=False), _EmptyOnMeta():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     model.tie_weights()
+    _keep_float32(model, dtype)
     return model
 
 
+def other_dtypes(skeleton: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """What is computed in another dtype of floating point than the model's, by name."""
+    tensors = [*skeleton.named_parameters(remove_duplicate=False), *skeleton.named_buffers(remove_duplicate=False)]
+    return {name: tensor.dtype for name, tensor in tensors if tensor.is_floating_point() and tensor.dtype != dtype}
+
+
+def _keep_float32(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give those tensors float32 that transformers would when it loads the model."""
+    patterns = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and any(re.search(pattern, name) for pattern in patterns):
+            tensor.data = tensor.data.float()
+
+
 class _EmptyOnMeta(TorchFunctionMode):
-    """Makes empty tensors without storage; what modules compute for their buffers is not empty and keeps its values."""
+    """Makes empty tensors without storage; what modules compute for their buffers is not empty and keeps its values.
+
+    Zeros of more than 64 MiB are some model's experts before their weights are loaded.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **(kwargs | {"device": "meta"} if func is torch.empty else kwargs))
+        if func is torch.empty or (func is torch.zeros and _elements(args, kwargs) > 1 << 24):
+            kwargs = kwargs | {"device": "meta"}
+        return func(*args, **kwargs)
+
+
+def _elements(size: tuple, named: dict[str, Any]) -> int:
+    size = size or (named.get("size", ()),)
+    return prod(size[0] if isinstance(size[0], tuple | list) else size)
 
 
 def stored_precision(folder: Path) -> str:

@@ -17,16 +17,26 @@ class _BackboneDone(Exception):
         self.output = output
 
 
+def _called(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if type(module).forward is not nn.Module.forward:
+        yield name, module
+        return
+    for child, member in module.named_children():
+        yield from _called(f"{name}.{child}", member)
+
+
 class SplitModel:
     """Backbone and head of a live causal language model, each on its own.
 
     Args:
         model: any that computes logits from what its backbone returns as `last_hidden_state`.
         blocks: name of its module list of blocks, `model.layers` for example.
+        apart: False leaves a model whole that does not: its own logits take the place of hidden states, and nothing is
+            left for the head to do.
     """
 
-    def __init__(self, model: nn.Module, blocks: str) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, blocks: str, apart: bool = True) -> None:
+        self.model, self._apart = model, apart
         self.blocks: nn.ModuleList = model.get_submodule(blocks)
         self._path = blocks.split(".")
         self._backbone: tuple[str, nn.Module] | None = None
@@ -39,22 +49,27 @@ class SplitModel:
             yield name, self.model.get_submodule(name)
 
     def outside(self) -> Iterator[tuple[str, nn.Module]]:
-        """Names and modules beside the blocks that contain none of them: embeddings, final norm, head."""
+        """Names and modules beside the blocks that contain none of them: embeddings, final norm, head.
+
+        Of a container that is never called itself, a list of modules for example, its members.
+        """
         for depth, (name, ancestor) in enumerate(self.ancestors()):
             for child, module in ancestor.named_children():
                 if child != self._path[depth]:
-                    yield f"{name}.{child}".removeprefix("."), module
+                    yield from _called(f"{name}.{child}".removeprefix("."), module)
 
     def in_backbone(self, name: str) -> bool:
         """Whether the module `name` is part of the backbone. Known once hidden states were computed."""
         return name.startswith(self._known_backbone[0] + ".")
 
     def hidden_states(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """What the head is applied to, [sequences, tokens, width].
+        """What the head is applied to, [sequences, tokens, width]; the logits, if the model is left whole.
 
         The backbone is the outermost module around the blocks that the model's forward calls. Further `inputs`, an
         attention mask for example, go to the model as they are.
         """
+        if not self._apart:
+            return self.model(input_ids=input_ids, **inputs).logits
         with self._watching(stop=True):
             try:
                 self.model(input_ids=input_ids, use_cache=False, **inputs)
@@ -94,6 +109,8 @@ class SplitModel:
         The model's forward runs with its backbone replaced by the given hidden states, so that whatever an
         architecture does after its output embedding (scaling, soft-capping, projections) is done here too.
         """
+        if not self._apart:
+            return hidden_states
         _, backbone = self._known_backbone
         output = self._output_type(last_hidden_state=hidden_states.unsqueeze(0))
         token = torch.zeros((1, len(hidden_states)), dtype=torch.long, device=hidden_states.device)

@@ -1,0 +1,258 @@
+"""The page of architectures: every causal class of the installed transformers, walked and compared with transformers.
+
+Each class gets a process of its own, with a time limit, and a small random model of its default configuration. The
+model goes the way of a user's: `save_pretrained`, the load stage with its guard, the evaluation stage in parts. The
+loss of every sequence is then compared with that of `AutoModelForCausalLM.from_pretrained`.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+_SECONDS = 120
+"""After so long a class is given up."""
+_SEQUENCES, _TOKENS, _VOCABULARY = 5, 24, 256
+_EQUAL = 1e-4
+"""Nats a token by which losses may differ for float rounding; what is wrong differs by more than a thousandth."""
+_SMALL = 2_000_000
+
+OVERRIDES: Mapping[str, Mapping[str, Any]] = {
+    **{
+        name: {"is_decoder": True}
+        for name in (
+            "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert",
+            "reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta",
+            "xlm-roberta-xl", "xmod",
+        )
+    },
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "deepseek_v2": {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 16},
+    "ministral": {"head_dim": 128},
+    "dbrx": {"attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0}},
+    "xlm": {"causal": True},
+    "xmod": {"is_decoder": True, "default_language": "en_XX"},
+}  # fmt: skip
+"""What the default configuration of a class lacks to be one of a causal language model."""
+
+_INTRO = """\
+# Architectures
+
+Written by `make architectures` (`python -m benchmarks.architectures`); run it again rather than edit this page. It
+judges a new release of transformers in ten minutes. [walks.md](walks.md) says what is compared, and what a model that
+is not streamed costs.
+
+transformers {version}: {counts}.
+
+| type | class | | largest difference | seconds | why |
+|---|---|---|---:|---:|---|"""
+_OUTRO = """
+equal
+: streamed block by block, in parts, the loss of every sequence is that of transformers; the difference is in nats a
+  token.
+
+in memory
+: the guard found that the walk would not be equal, or that the blocks do not run one by one: the model is loaded whole,
+  and then the losses are equal. The reason is in the manifest and in `execution` of the metrics.
+
+refused
+: in one line, by the load stage.
+
+not built
+: transformers cannot build a model of the default configuration of the class, or not run it on tokens alone."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of a class: `verdict` is equal, in memory, refused, not built, or WRONG."""
+
+    name: str
+    architecture: str
+    verdict: str
+    difference: float | None
+    seconds: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        difference = "" if self.difference is None else f"{self.difference:.0e}"
+        reason = self.reason.replace("|", "\\|")
+        return f"| {self.name} | {self.architecture} | {self.verdict} | {difference} | {self.seconds:.1f} | {reason} |"
+
+
+def names() -> dict[str, str]:
+    """Every model type with a causal class, and the class."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return dict(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()))
+
+
+def sweep(wanted: Collection[str] = ()) -> list[Row]:
+    """Judge every class, or those of the types that are wanted."""
+    _import_once()
+    context = multiprocessing.get_context("fork")
+    rows = []
+    for name, architecture in names().items():
+        if wanted and name not in wanted:
+            continue
+        ours, theirs = context.Pipe(duplex=False)
+        start = time.perf_counter()
+        process = context.Process(target=_child, args=(name, architecture, theirs))
+        process.start()
+        theirs.close()
+        row = None
+        if ours.poll(_SECONDS):
+            try:
+                row = ours.recv()
+            except EOFError:
+                row = None
+        process.kill()
+        process.join()
+        seconds = time.perf_counter() - start
+        rows.append(row or Row(name, architecture, "WRONG", None, seconds, "ended without a verdict"))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def judge_class(name: str, architecture: str, folder: Path) -> Row:
+    """Judge one class, in an empty folder."""
+    start = time.perf_counter()
+
+    def row(verdict: str, difference: float | None = None, reason: str = "") -> Row:
+        return Row(name, architecture, verdict, difference, time.perf_counter() - start, _one_line(reason))
+
+    from ltpipe.runtime.errors import UserError
+
+    try:
+        ids, wanted = _save(name, folder / "source")
+    except Exception as error:  # whatever a class raises
+        return row("not built", reason=str(error))
+    try:
+        found, execution = _evaluate(folder, ids)
+    except UserError as error:
+        return row("refused", reason=str(error).partition(": ")[2])
+    except Exception as error:  # what a user would see as a traceback
+        return row("WRONG", reason=f"{type(error).__name__}: {error}")
+    difference = float((found - wanted).abs().max())
+    if not difference <= _EQUAL:
+        return row("WRONG", difference, execution)
+    return row("equal", difference) if execution == "streamed" else row("in memory", difference, execution[11:])
+
+
+def _child(name: str, architecture: str, pipe: Any) -> None:
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+        pipe.send(judge_class(name, architecture, Path(folder)))
+
+
+def _import_once() -> None:
+    """Import in this process what every other one would."""
+    from transformers import AutoConfig
+    from transformers.utils import logging as transformers_logging
+
+    from ltpipe.evaluation.evaluate import evaluate_checkpoint  # noqa: F401
+    from ltpipe.streaming.skeleton import skeleton_of
+
+    warnings.filterwarnings("ignore")
+    transformers_logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    skeleton_of(AutoConfig.for_model("gpt2", n_layer=1), torch.float32)
+
+
+def _save(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Save a small random model as a user would; tokens, and each sequence's mean loss as transformers has it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from ltpipe.streaming.guard import random_model
+    from ltpipe.streaming.small import small_configs
+
+    config = AutoConfig.for_model(name, **OVERRIDES.get(name, {}))
+    failure: Exception | None = None
+    for small in small_configs(config, _SMALL):
+        try:
+            vocabulary = min(_VOCABULARY, small.get_text_config().vocab_size)
+            ids = torch.randint(2, vocabulary, (_SEQUENCES, _TOKENS), generator=torch.Generator().manual_seed(3))
+            random_model(small).save_pretrained(folder)
+            _tokenizer().save_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[:, :-1].float()
+            losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            return ids, losses.view(_SEQUENCES, -1).double().mean(1)
+        except Exception as error:  # whatever a class raises that was shrunk too far
+            failure = failure or error
+    raise failure or RuntimeError("no small configuration was found")
+
+
+def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
+    """Each sequence's mean loss as the stages have it, and how it was found."""
+    from ltpipe.checkpoints.layout import TOKENIZER
+    from ltpipe.checkpoints.load import load_checkpoint
+    from ltpipe.data.sequences import TokenSequences
+    from ltpipe.evaluation.computing import Settings
+    from ltpipe.evaluation.evaluate import evaluate_checkpoint
+    from ltpipe.runtime.files import sha256_of
+    from ltpipe.runtime.sources import Source
+    from ltpipe.streaming.guard import judge
+
+    load_checkpoint(Source(str(folder / "source"), "source"), None, "float32", folder / "model", judge)
+    tokenizer = sha256_of(folder / "model" / TOKENIZER)
+    TokenSequences(ids.int().numpy(), len(ids), 1, tokenizer).write(folder / "sequences")
+    settings = Settings(micro_batch=2, device="cpu", threads=1)
+    metrics = evaluate_checkpoint(folder / "model", folder / "sequences", settings, {"model": "m", "data": "d"})
+    sums = torch.tensor(metrics.sequences.loss_sum, dtype=torch.float64)
+    return sums / torch.from_numpy(np.array(metrics.sequences.tokens)), metrics.execution
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {f"w{number}": number for number in range(_VOCABULARY)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="w0")), unk_token="w0")
+
+
+def _one_line(reason: str) -> str:
+    return " ".join(reason.split())[:200]
+
+
+def page(rows: list[Row]) -> str:
+    """The whole page."""
+    import transformers
+
+    counts = Counter(row.verdict for row in rows)
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    intro = _INTRO.format(version=transformers.__version__, counts=f"{len(rows)} model types, {said}")
+    return "\n".join([intro, *map(str, rows), _OUTRO, ""])
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("types", nargs="*")
+    arguments = parser.parse_args()
+    text = page(sweep(arguments.types))
+    if arguments.output:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Whether sequences are too long for a model, as far as its configuration is at hand."""
+
+import torch
+
+from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.evaluation.plan import EvaluationPlanner
+from ltpipe.planning.architecture import architecture, foreseen
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.jsonfiles import read_json
+from ltpipe.runtime.sources import Source
+from ltpipe.workflow import grid
+from ltpipe.workflow.config import Config
+
+
+def check_lengths(config: Config) -> None:
+    """Refuse sequences of more tokens than a model has positions, for models whose folder is there.
+
+    Transformers is only asked where a configuration says less: models with rotary positions take more than it says.
+
+    Raises:
+        UserError: naming the model, what is asked for, and what it takes.
+    """
+    if not config["grid"]:
+        return
+    lengths = [grid.evaluated_size(config, text)[1] for text in grid.evaluated_texts(config)]
+    if grid.needs_calibration(config):
+        lengths.append(grid.calibration_size(config)[1])
+    longest = max(lengths)
+    for name, model in config["models"].items():
+        source = Source(model["source"], f"models.{name}.source")
+        if source.is_hub or not (source.path / CONFIG).is_file():
+            continue
+        said = read_json(source.path / CONFIG).items()
+        if all(value >= longest for key, value in said if "position" in key and type(value) is int):
+            continue
+        skeleton, manifest = foreseen(architecture(source), torch.float32)
+        try:
+            EvaluationPlanner(skeleton, manifest, (), torch.float32, False).check_length(longest)
+        except UserError as error:
+            raise UserError(f"{source.key}: {error}") from None
