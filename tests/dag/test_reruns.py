@@ -201,7 +201,7 @@ def test_evaluation_length_changed(finished: Path, configure: Callable):
         ({"num_sequences": 16}, SEQUENCES | EVALUATIONS),
         ({"micro_batch": 4, "top_k": 8}, EVALUATIONS),
     ],
-    ids=str,
+    ids=["exchanged", "equal", "moved"],
 )
 def test_values_that_change_places_or_become_equal(finished: Path, configure: Callable, settings, expected):
     """Snakemake compares the set of a job's params: names, order and number of values are lost."""
