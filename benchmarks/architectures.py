@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +40,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "deepseek_v2": {"n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2},
+    "gpt_oss": {"hidden_size": 2048, "intermediate_size": 2048},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128},
@@ -187,8 +188,10 @@ def _save(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     failure: Exception | None = None
     for small in small_configs(config, _SMALL):
         try:
-            vocabulary = min(_VOCABULARY, small.get_text_config().vocab_size)
-            ids = torch.randint(2, vocabulary, (_SEQUENCES, _TOKENS), generator=torch.Generator().manual_seed(3))
+            known = range(min(_VOCABULARY, _vocabulary(small)))
+            words = torch.tensor(sorted(set(known) - set(_special(small.to_dict()))))
+            chosen = torch.randint(len(words), (_SEQUENCES, _TOKENS), generator=torch.Generator().manual_seed(3))
+            ids = words[chosen]
             random_model(small).save_pretrained(folder)
             _tokenizer().save_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -199,6 +202,19 @@ def _save(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
         except Exception as error:  # whatever a class raises that was shrunk too far
             failure = failure or error
     raise failure or RuntimeError("no small configuration was found")
+
+
+def _vocabulary(config: Any) -> int:
+    return config.get_text_config().vocab_size
+
+
+def _special(content: Mapping[str, Any]) -> Iterator[int]:
+    """Tokens that stand for something, an image say, which a language model has no part for."""
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield from _special(value)
+        elif type(value) is int and name.endswith(("token_id", "token_index")):
+            yield value
 
 
 def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:

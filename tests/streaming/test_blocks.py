@@ -56,10 +56,31 @@ def divided(model: Model, ids: torch.Tensor, micro_batch: int) -> torch.Tensor:
     return model(ids)
 
 
+def test_a_call_that_depends_on_the_tokens_is_no_walk():
+    """A mask that is the same for all sequences, until a token of an image is among them."""
+
+    class Mixed(Model):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            positions = torch.ones(ids.shape[1], WIDTH)
+            if bool((ids == 9).any()):
+                positions = (ids == 9)[..., None] + positions
+            return self.blocks[0](ids[..., None].expand(*ids.shape, WIDTH).float().clone(), positions=positions)
+
+    ids = torch.ones(4, 2, dtype=torch.long)
+    assert torch.equal(divided(Mixed(), ids, 2), Mixed()(ids))
+    ids[1, 1] = 9
+    model = Mixed()
+    division = probe_blocks(model.blocks, lambda count: model(torch.ones(count, 2, dtype=torch.long)))
+    parts, own = parts_of(4, 2), model.blocks[0].forward
+    model.blocks[0].forward = lambda *args, **kwargs: run_in_parts(own, division.rules[0], True, parts, args, kwargs)
+    with pytest.raises(NotStreamableError, match="depends on the tokens"):
+        model(ids)
+
+
 def test_rules_follow_the_number_of_sequences():
     model = Model()
     division = probe_blocks(model.blocks, lambda count: model(torch.ones(count, 2, dtype=torch.long)))
-    assert division.rules == [(BatchRule(0, 1), SameRule(), BatchRule(0, 5))] * 3
+    assert division.rules == [(BatchRule(0, 1), SameRule(torch.Size((2, WIDTH))), BatchRule(0, 5))] * 3
     assert division.in_place
 
 

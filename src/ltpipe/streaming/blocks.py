@@ -45,11 +45,13 @@ class BatchRule:
 
 @dataclass(frozen=True)
 class SameRule:
-    """A tensor that is the same for every sequence."""
+    """A tensor of one shape however many sequences there are: it is the same for each."""
+
+    shape: torch.Size
 
     def fits(self, tensor: torch.Tensor, sequences: int) -> bool:  # noqa: ARG002
-        """Whether the tensor can be of so many sequences."""
-        return True
+        """Whether the tensor can be of so many sequences. A mask that only some tokens call for has another shape."""
+        return tensor.shape == self.shape
 
     def take(self, tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:  # noqa: ARG002
         """The tensor itself."""
@@ -246,7 +248,7 @@ def _record(
 
 def _rule(two: torch.Size | None, three: torch.Size | None) -> BatchRule | SameRule | None:
     if two == three:
-        return None if two is None else SameRule()
+        return None if two is None else SameRule(two)
     if two is None or three is None or len(two) != len(three):
         raise NotStreamableError("a block's arguments change in kind with the number of sequences")
     dim, *others = [index for index, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]

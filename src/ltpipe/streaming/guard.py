@@ -44,20 +44,21 @@ def judge(config: "PretrainedConfig") -> Walks:
         UserError: the model gives no next-token loss: it cannot be run on tokens alone, looks ahead, or depends on
             chance or on which sequences are evaluated together.
     """
-    name, failure = "", None
+    failure: Exception | None = None
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for small in small_configs(config):
             try:
                 copy = _Copy.of(small)
-            except Exception as error:  # whatever a model raises that was shrunk too far
+            except Exception as error:  # whatever a model raises, or one that was shrunk too far
+                if small is config:
+                    name = (config.architectures or [type(config).__name__])[0]
+                    raise UserError(f"{name} cannot be run on tokens alone ({_brief(error)})") from None
                 failure = failure or error
                 continue
             return copy.verdict()
-    if failure is None:
-        unknown = "no small copy of it could be built, so its walk was not compared with its own forward"
-        return Walks(unknown, unknown, "", unknown, True)
-    name = (config.architectures or [type(config).__name__])[0]
-    raise UserError(f"{name} cannot be run on tokens alone ({_brief(failure)}); it has no next-token loss to measure")
+    done = f"run ({_brief(failure)})" if failure else "built"
+    unknown = f"no small copy of it could be {done}, so its walk was not compared with its own forward"
+    return Walks(unknown, unknown, "", unknown, True)
 
 
 @dataclass(frozen=True)
