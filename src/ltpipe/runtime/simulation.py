@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -143,11 +144,12 @@ def _as_in_earnest(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     Where the size of a result depends on contents, it is what it can be at most: every element is found.
     """
     aten = torch.ops.aten
-    if func is aten.nonzero.default:
+    simulated = active_fake_mode() is not None  # what is counted in earnest has contents
+    if simulated and func is aten.nonzero.default:
         return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
-    if func is aten.masked_select.default:
+    if simulated and func is aten.masked_select.default:
         return args[0].new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape).numel())
-    if func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+    if simulated and func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
         return func(args[0], [part for index in args[1] for part in _positions(index)])
     if func is aten.dropout.default and not args[2]:
         return args[0]  # the fake makes a copy
