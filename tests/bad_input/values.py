@@ -35,7 +35,9 @@ VALUES = {
     "score-on-no-sequences": Case(
         "score_weights", "--checkpoint @llama --criterion gradient-norm", ("gradient-norm", "sequences")
     ),
-    "score-in-no-iterations": Case("score_weights", on(SCORE, criterion="synflow", iterations="0"), ("iterations",)),
+    "score-in-no-iterations": Case(
+        "score_weights", on(SCORE, criterion="synflow") + " --options iterations 0", ("iterations: 0 is not allowed",)
+    ),
     **{
         f"memory-{value}": Case("evaluate", on(DENSE, device_memory=value), ("device_memory: ", "allowed"))
         for value in ("nan", "-1", "inf")

@@ -217,4 +217,4 @@ def test_parts_are_to_be_merged(tmp_path):
 def test_a_way_of_splitting_words_that_is_not_known(tmp_path, caplog):
     path = write_gguf(tmp_path / "tiny.gguf", splits="zork")
     read(path, tmp_path / "canonical")
-    assert ["tokenizer.ggml.pre is zork" in record.getMessage() for record in caplog.records] == [True]
+    assert ["tokenizer.ggml.pre is zork" in record.getMessage() for record in caplog.records].count(True) == 1

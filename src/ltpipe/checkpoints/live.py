@@ -108,8 +108,13 @@ def _renamed(folder: PlainFolder) -> dict[str, str]:
     return {name: ours(name) for name in folder.specs}
 
 
-def _from_pretrained(place: Path, key: str, folder: Path, **options: object) -> tuple["PreTrainedModel", list[str]]:
-    """A model with all of its weights, and the names of those that it has no place for."""
+def _from_pretrained(
+    place: Path, key: str, folder: Path, *, use_safetensors: bool | None = None, **options: object
+) -> tuple["PreTrainedModel", list[str]]:
+    """A model with all of its weights, and the names of those that it has no place for.
+
+    Of a folder nothing but safetensors may be read; of a GGUF file transformers is asked for neither.
+    """
     from transformers import AutoModelForCausalLM
 
     try:
@@ -117,6 +122,7 @@ def _from_pretrained(place: Path, key: str, folder: Path, **options: object) -> 
             folder,
             local_files_only=True,
             trust_remote_code=False,
+            use_safetensors=use_safetensors,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
             **options,
