@@ -229,3 +229,20 @@ def test_small_copies_are_small_and_have_every_kind_of_layer():
     mixed = AutoConfig.for_model("deepseek_v3", first_k_dense_replace=3, num_hidden_layers=61)
     assert next(small_configs(mixed)).num_hidden_layers > 3
     assert judge(large) == Walks()
+
+
+@pytest.mark.parametrize("large", [True, False], ids=["shrunk", "as it is"])
+def test_only_a_model_that_was_not_shrunk_is_refused_for_not_running(large, monkeypatch):
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    def broken(*_, **__):
+        raise ValueError("needs an image")
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", broken)
+    if large:
+        walks = judge(AutoConfig.for_model("llama"))
+        assert "no small copy of it could be run (needs an image)" in walks.forward
+        assert walks.head
+        return
+    with pytest.raises(UserError, match=r"cannot be run on tokens alone \(needs an image\)"):
+        judge(AutoConfig.for_model("llama", **SIZE))
