@@ -78,7 +78,7 @@ def test_logits_of_few_labels_exist_at_a_time(architecture):
     ltpipe.compute_lottery_ticket_quality(model, {}, texts())
     assert max(rows) <= 64
     counted = sum(int((batch["labels"][:, 1:] != -100).sum()) for batch in texts())
-    assert sum(rows) <= counted + 3 * 8, "ignored labels need no logits; loss and walk are checked on 8 tokens, three times"
+    assert sum(rows) <= counted + 3 * 8, "ignored labels need no logits; 8 tokens check the loss and the walk, thrice"
 
 
 def test_the_dense_model_and_a_given_baseline():
