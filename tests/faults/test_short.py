@@ -18,10 +18,9 @@ CONFIG = {
 }
 
 
-def test_kill_minus_nine_in_the_middle_of_writes(source_folder: Callable, canonical_folder: Callable, tmp_path: Path):
+def test_kill_minus_nine_in_the_middle_of_writes(source_folder: Callable, tmp_path: Path):
     run = Run(checkout(tmp_path))
     shutil.copytree(source_folder("llama"), tmp_path / "models/tiny", copy_function=shutil.copyfile)
-    shutil.copytree(canonical_folder("llama"), run.results / "checkpoints/tiny", copy_function=shutil.copyfile)
     (tmp_path / "words.txt").write_text("w1 w2")
     (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(CONFIG))
     run.targets = [MASK]

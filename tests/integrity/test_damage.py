@@ -57,6 +57,7 @@ from ltpipe.training.run import Named, Training, train_fully, train_to
 from ltpipe.training.state import read_state, start_of, write_state
 from ltpipe.training.task import prepared_task, read_task, write_task
 from ltpipe.workflow import grid
+from ltpipe.workflow.refinement import Refinement, refinement
 
 CPU = Settings(device="cpu", threads=1)
 READ_BY_NONE = None
@@ -136,6 +137,7 @@ KINDS: dict[str, tuple[Kept, ...]] = {
         for name in TABLES
         for digest in ("", ".sha256")
     ),
+    "REFINEMENT": (Kept("round.json", Refinement.read),),
     "SIMULATION": (Kept("simulation.json", Simulation.read), Kept("simulation.safetensors", read_mask)),
     "TASK": (Kept("task.safetensors", lambda path: read_task(path).identity),),
     "POINT": (Kept("point.safetensors", read_state),),
@@ -185,6 +187,7 @@ def run(tmp_path_factory, source_folder) -> Path:
     simulate_iterative_pruning(llama, histogram, text, CPU, 0.5, 2, 1, names, root / "simulation.safetensors").write(
         root / "simulation.json"
     )
+    refinement("llama", (root / "ticket.json",), "0.1", (), None).write(root / "round.json")
     masks = [mask, root / "0.7.mask"]
     write_csv(overlap_tables("llama", masks)[0], root / "overlap.csv")
     verdicts = validate_files(masks, llama / MANIFEST, llama / CONFIG)

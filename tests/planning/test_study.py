@@ -150,7 +150,7 @@ def test_a_text_of_which_all_windows_are_taken_is_planned_as_unknown(text):
 def test_a_folder_with_a_configuration_is_enough(text, source_folder, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_bytes((source_folder("gpt2") / "config.json").read_bytes())
-    assert fits(plan_study(study(str(tmp_path / "model"), text)))
+    assert fits(plan_study(study(str(tmp_path / "model"), text, sequence_length=64)))
 
 
 def test_unknown_shapes_are_refused_in_one_line(text, tmp_path):
@@ -166,7 +166,7 @@ def test_of_a_hub_model_the_configuration_alone_is_fetched(text, source_folder, 
     (tmp_path / "config.json").write_bytes((source_folder("gpt2") / "config.json").read_bytes())
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **how: asked.append(how) or str(tmp_path))
-    assert fits(plan_study(study("hub:some/one@main", text)))
+    assert fits(plan_study(study("hub:some/one@main", text, sequence_length=64)))
     assert [(how["revision"], how["allow_patterns"]) for how in asked] == [("main", ["config.json"])]
 
 

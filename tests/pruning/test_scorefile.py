@@ -14,7 +14,12 @@ from ltpipe.pruning.scorefile import ScoreFile, ordered_bits, score_writer
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 SHAPES = {"blocks.0.a.weight": (5, 8), "blocks.1.b.weight": (3, 7)}
-MANIFEST = Manifest("Tiny", "", "blocks", {n: TensorEntry("F32", s, "", "Linear") for n, s in SHAPES.items()})
+MANIFEST = Manifest(
+    "Tiny",
+    "",
+    "blocks",
+    {name: TensorEntry("F32", shape, "", "Linear", matrices=(1, *shape)) for name, shape in SHAPES.items()},
+)
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ def test_follows_imports_of_every_form(tmp_path: Path):
             "pkg/a.py": "from pkg.sub import b, something_else",
             "pkg/sub/__init__.py": "from pkg import from_init",
             "pkg/sub/b.py": "def late():\n    import pkg.c as c",
-            "pkg/c.py": "import json",
+            "pkg/c.py": "import json\nif TYPE_CHECKING:\n    import pkg.unused\nelse:\n    import pkg.d",
+            "pkg/d.py": "",
             "pkg/from_init.py": "",
             "pkg/unused.py": "import pkg.a",
             "pkg/sub/schema.json": "{}",
@@ -41,7 +42,8 @@ def test_follows_imports_of_every_form(tmp_path: Path):
     )
     found = {path.relative_to(root).as_posix() for path in import_closure(root / "script.py", root / "pkg")}
     assert found == {
-        *("pkg/__init__.py", "pkg/a.py", "pkg/sub/__init__.py", "pkg/sub/b.py", "pkg/c.py", "pkg/from_init.py"),
+        *("pkg/__init__.py", "pkg/a.py", "pkg/sub/__init__.py", "pkg/sub/b.py", "pkg/c.py", "pkg/d.py"),
+        "pkg/from_init.py",
         "pkg/sub/schema.json",
         "pkg/sub/look.css",
     }

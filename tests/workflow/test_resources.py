@@ -60,13 +60,11 @@ def plan_file(tmp_path: Path, config: dict) -> Path:
 def test_every_rule_that_runs_as_a_job_has_a_stage():
     """`perturbed_ticket` takes all but its names from another rule."""
     text = "".join(path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk"))
-    rules = {
-        name for pair in re.findall(r"^rule (\w+):|^use rule \w+ as (\w+) with:", text, re.MULTILINE) for name in pair
-    }
+    declared = re.findall(r"^(?:rule|checkpoint) (\w+):|^use rule \w+ as (\w+) with:", text, re.MULTILINE)
+    rules = {name for pair in declared for name in pair}
     assert rules - {""} == STAGES.keys()
-    assert (
-        text.count("mem_mb=memory,") == text.count("runtime=runtime,") == len(re.findall(r"^rule ", text, re.MULTILINE))
-    )
+    written = len(re.findall(r"^(?:rule|checkpoint) ", text, re.MULTILINE))
+    assert text.count("mem_mb=memory,") == text.count("runtime=runtime,") == written
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ _DATA = (".json", ".html", ".css", ".js")
 def import_closure(script: Path, package: Path) -> list[Path]:
     """Files of `package` that `script` depends on, directly or through other modules of the package, sorted.
 
-    Imports anywhere in a file count, those inside functions too. Importing a module imports the packages above it,
-    and with a module come the data files (schemas, templates) that lie in its folder.
+    Imports anywhere in a file count, those inside functions too, but for those that only a type checker sees.
+    Importing a module imports the packages above it, and with a module come the data files (schemas, templates) that
+    lie in its folder.
 
     Args:
         script: a Python file.
@@ -52,7 +53,13 @@ def digest(files: Iterable[Path]) -> str:
 def _imported_names(code: str) -> frozenset[str]:
     """Dotted names that a file's code imports; `from a import b` gives a and a.b, since b may be a module."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(code)):
+    waiting: list[ast.AST] = [ast.parse(code)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
