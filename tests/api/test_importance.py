@@ -8,6 +8,7 @@ import torch
 from tiny import some_quick, tiny_model
 from torch import nn
 from torch.nn import functional
+from transformers import AutoModelForCausalLM
 
 import ltpipe
 from ltpipe.api import importance, walking
@@ -117,9 +118,10 @@ def test_equal_to_the_stages_in_every_scope(criterion, canonical_folder, calibra
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("criterion", [*every_criterion(), "hybrid"])
 def test_equal_to_the_stages_in_half_precision(criterion, dtype, source_folder, token_ids, calibration, tmp_path):
-    folder = tmp_path / "model"
-    load_checkpoint(Source(str(source_folder("llama"))), None, dtype, folder)
-    model = tiny_model("llama", getattr(torch, dtype))
+    source, folder = str(source_folder("llama")), tmp_path / "model"
+    load_checkpoint(Source(source), None, dtype, folder)
+    # Not `model.to(dtype)`, which would round the rotary frequencies too: from_pretrained leaves them in float32.
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     scores, options = stages(folder, criterion, calibration("llama"), tmp_path)
     make_mask(folder, tmp_path / "counts", "global", "0.5", tmp_path / "mask", scores)
     ours = ltpipe.create_mask(model, "0.5", dataloader=[token_ids], **options)

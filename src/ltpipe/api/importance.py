@@ -54,7 +54,7 @@ def create_mask(
     options: Mapping[str, Any] = _NONE,
     scope_options: Mapping[str, Any] = _NONE,
 ) -> dict[str, torch.Tensor]:
-    """Mask by any criterion and scope of the pipeline: of float32 weights the same, to the bit, as its stages make.
+    """Mask by any criterion and scope of the pipeline: bit for bit what its stages make of the same weights.
 
     The functions are those of the stages. Unpadded texts of one length go through a causal language model as the
     score stage walks a checkpoint: one block's gradients are on the device at a time. Any other module, and any other
@@ -114,8 +114,8 @@ def compute_importance(
     """What every weight is worth to a criterion; the lowest are pruned first. Arguments as for `create_mask`.
 
     Returns:
-        For every weight tensor that competes its scores, float32 of its shape on the CPU: of float32 weights those that
-        the score stage writes for the same model, to the bit. `magnitude` is |w|, `random` is uniform in [0, 1).
+        For every weight tensor that competes its scores, float32 of its shape on the CPU: bit for bit those that the
+        score stage writes for the same model. `magnitude` is |w|, `random` is uniform in [0, 1).
 
     Raises:
         UserError: as `create_mask`.

@@ -176,7 +176,7 @@ def _labelled(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _tally(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Totals:
-    loss = sum(float(losses.double().sum()) for losses, _ in parts)
+    loss = sum(float(losses.detach().double().sum()) for losses, _ in parts)
     return Totals(loss, sum(len(losses) for losses, _ in parts), sum(int(hits.sum()) for _, hits in parts))
 
 
