@@ -9,6 +9,11 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.configfile import read_config
+from ltpipe.workflow.console import Console
+
+# Jobs are named when they start, and Ctrl-C is one line.
+if workflow.is_main_process and not workflow.dryrun:
+    console = Console.of(logger, quiet="rules" in map(str, workflow.output_settings.quiet or ()))
 
 # Strictly: Snakemake itself takes the last of two equal keys.
 try:
@@ -55,3 +60,8 @@ onsuccess:
             " --levels {rules.report.output.levels} --findings {rules.report.output.findings}"
             " --page {rules.report.output.page}"
         )
+
+
+onerror:
+    if console.interrupted:
+        sys.exit(130)

@@ -6,9 +6,14 @@ for it.
 """
 
 import importlib
+import os
+import signal
 from typing import Any
 
 __version__ = "0.1.0"
+
+if "LTPIPE_LOG" in os.environ:  # a stage of the pipeline: while its libraries load, Ctrl-C ends it without frames
+    signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
 
 # Named as strings, not imported: an import statement would make every stage depend on every module of the API.
 _API = {

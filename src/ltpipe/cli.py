@@ -16,7 +16,7 @@ _ABOUT = """Looks at what ltpipe's pipeline has written, plans what it will need
 The pipeline itself is run with snakemake (or make run); see README.md. ltpipe COMMAND --help has a command's options.
 
 Exit codes: 0 done; 1 an input is wrong (one line on standard error says which, and what to do); 2 wrong usage, or
-a plan that does not fit; 70 an error of ltpipe (a traceback); 143 ended by SIGTERM.
+a plan that does not fit; 70 an error of ltpipe (a traceback); 130 stopped by Ctrl-C; 143 ended by SIGTERM.
 """
 
 

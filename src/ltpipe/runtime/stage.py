@@ -30,7 +30,7 @@ _OS_ADVICE = {
 }
 
 
-_TERMINATED = 128 + signal.SIGTERM
+_TERMINATED, _INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 
 def say(message: str) -> None:
@@ -49,9 +49,11 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
 
     `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory, planned and measured.
     Errors that a user can mend are printed as one line and end the process with status 1; any other exception keeps
-    its traceback and ends it with status 70. SIGTERM ends it with status 143 and one line, its temporary files removed.
+    its traceback and ends it with status 70. SIGTERM ends it with status 143 and one line, Ctrl-C with status 130, its
+    temporary files removed.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # an exception, so that files are tidied
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))  # an exception, so that files are tidied
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     for terminal in logging.getLogger().handlers:
@@ -70,6 +72,10 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
     except SystemExit as end:
         if end.code == _TERMINATED:
             logger.error("error: stopped by SIGTERM; run again to go on")
+        if end.code == _INTERRUPTED:
+            # Of the jobs of a pipeline Ctrl-C stops many at once; the pipeline says it, once.
+            level = logging.DEBUG if os.environ.get("LTPIPE_LOG") else logging.ERROR
+            logger.log(level, "error: stopped by Ctrl-C; run again to go on")
         raise
     except UserError as error:
         _fail(str(error))

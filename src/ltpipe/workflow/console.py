@@ -1,0 +1,142 @@
+"""What a run says on the terminal: each job by name when it starts, about how long the run will take, and its end.
+
+Snakemake names a job in ten lines or, told to be quiet about rules, when the job has ended.
+"""
+
+import logging
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+_TARGET = "all"
+"""The rule that only asks for results: it takes no time, and is no job to anyone."""
+
+_STOPPED = "stopped by Ctrl-C; what is done is kept: run the same command again to go on"
+_INTERRUPT = "Terminating processes on user request"
+_AFTER_INTERRUPT = ("Complete log", "Elapsed time")
+_CHATTER = ("Select jobs to execute...", "Execute ")
+
+
+def job_name(rule: str, wildcards: Mapping[str, str]) -> str:
+    """A job in a few words: `ticket smollm2-135m speeches wanda row sparsity 0.5`.
+
+    Values that are numbers come with the name of their axis, and a seed that is not drawn is left out.
+    """
+    axes = {axis.replace("_", " "): value for axis, value in wildcards.items() if value != "none"}
+    values = (f"{axis} {value}" if value[:1].isdigit() else value for axis, value in axes.items())
+    return " ".join((rule.replace("_", " "), *values))
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it, to about a tenth: `40 s`, `4 min`, `2 h 10 min`."""
+    if seconds < 55:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {rest} min" if rest else f"{hours} h"
+
+
+class Pace:
+    """How fast jobs are done, and so how long the others will take.
+
+    A job takes as long as those of its rule did on average; where there was none yet, as long as all jobs did. Jobs
+    that ran side by side so far will go on to.
+    """
+
+    def __init__(self, jobs: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        self._left, self._clock, self._began = Counter(jobs), clock, clock()
+        self._running: dict[int, tuple[str, float]] = {}
+        self._took: defaultdict[str, list[float]] = defaultdict(list)
+
+    def start(self, job: int, rule: str) -> None:
+        """A job has started."""
+        self._running[job] = rule, self._clock()
+
+    def finish(self, job: int) -> None:
+        """A job has ended well."""
+        if job in self._running:
+            rule, began = self._running.pop(job)
+            self._took[rule].append(self._clock() - began)
+            self._left[rule] -= 1
+
+    def seconds_left(self) -> float | None:
+        """Until all jobs are done; None while none is."""
+        all_took = [seconds for took in self._took.values() for seconds in took]
+        if not all_took:
+            return None
+        now, busy = self._clock(), sum(all_took)
+        left = sum(count * self._average(rule, all_took) for rule, count in self._left.items() if count > 0)
+        for rule, began in self._running.values():
+            busy += now - began
+            left -= min(now - began, self._average(rule, all_took))
+        return left / max(1.0, busy / max(now - self._began, 1e-9))
+
+    def _average(self, rule: str, otherwise: list[float]) -> float:
+        took = self._took.get(rule, otherwise)
+        return sum(took) / len(took)
+
+
+class Console(logging.Filter):
+    """Watches the records of Snakemake's logger, adds lines to them, and leaves out what those make superfluous.
+
+    A filter and not a logger plugin, which Snakemake would have to find among the installed packages.
+
+    Attributes:
+        interrupted: whether Ctrl-C has been pressed.
+    """
+
+    def __init__(self, say: Callable[[str], None], quiet: bool) -> None:
+        """`quiet` says that Snakemake does not show rules itself; `say` logs a line."""
+        super().__init__()
+        self._say, self._quiet = say, quiet
+        self._pace, self._started, self._total = Pace({}), set[int](), 0
+        self.interrupted = False
+
+    @classmethod
+    def of(cls, logger: logging.Logger, quiet: bool) -> "Console":
+        """Watch a logger, and the process for Ctrl-C before it has any job."""
+        console, before = cls(logger.info, quiet), sys.excepthook
+        logger.addFilter(console)
+
+        def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+            if issubclass(kind, KeyboardInterrupt):
+                print(_STOPPED, file=sys.stderr)
+            else:
+                before(kind, error, trace)
+
+        sys.excepthook = hook
+        return console
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether Snakemake is to show a record."""
+        match getattr(record, "event", None):
+            case "run_info":
+                self._total = record.stats["total"]
+                self._pace = Pace({rule: jobs for rule, jobs in record.stats.items() if rule not in ("total", _TARGET)})
+            case "progress":
+                self._total = record.total  # a checkpoint adds jobs
+            case "job_info" if record.rule_name != _TARGET:
+                self._started.add(record.jobid)  # one that is tried again counts once
+                self._pace.start(record.jobid, record.rule_name)
+                self._say(self._line(job_name(record.rule_name, record.wildcards)))
+            case "job_finished":
+                self._pace.finish(record.job_id)
+            case "error" if self.interrupted:
+                return False
+        message = str(record.msg)
+        if message.startswith(_INTERRUPT):
+            self.interrupted = True
+            self._say(_STOPPED)
+            return False
+        if self.interrupted and message.startswith(_AFTER_INTERRUPT):
+            return False
+        return not (self._quiet and message.startswith(_CHATTER))
+
+    def _line(self, name: str) -> str:
+        left = self._pace.seconds_left()
+        estimate = "" if left is None else f" … about {duration(left)} left"
+        return f"[{len(self._started)}/{self._total}] {name}{estimate}"
