@@ -143,12 +143,14 @@ def run(
             say(f"evaluation: sweep, {dtype}")
             tables.append(_sweep(task, dtype, amount.sweep_rounds))
     intro = (
-        f"SmolLM2-135M, stored in float32, on {amount.sequences} sequences of {_LENGTH} tokens, {threads} threads. "
-        "Every contestant has a process of its own that stays; they take turns, and each ran once before it is timed. "
-        "What is timed of transformers is the evaluation by a loaded model: `model(input_ids=ids, labels=ids, "
-        "use_cache=False)` in inference mode. What is timed of ltpipe, streamed, is mapping the file, fetching and "
-        f"converting all weights, and the losses (micro-batches of {micro_batch} sequences, chunks of "
-        f"{_CHUNK} tokens); only the empty skeleton of the model exists before."
+        f"SmolLM2-135M, stored in float32, on {amount.sequences} sequences of {_LENGTH} tokens, with {threads} "
+        "threads. Every contestant has its own persistent process. They take turns, and each ran once before it is "
+        "timed.\n\n"
+        "- For transformers, the time is the evaluation by a loaded model: `model(input_ids=ids, labels=ids, "
+        "use_cache=False)` in inference mode.\n"
+        "- For ltpipe, streamed, the time covers mapping the file, fetching and converting all weights, and the losses "
+        f"(micro-batches of {micro_batch} sequences, chunks of {_CHUNK} tokens). Only the empty skeleton of the model "
+        "exists before."
     )
     return Section("Evaluation", intro, tables, bars)
 
@@ -266,12 +268,12 @@ def _memory_table(dtype: str, cases: Sequence[Case], measured: Sequence[Measured
             for case, one in zip(cases, measured, strict=True)
         ],
         [
-            "Private memory (RssAnon) of the first evaluation of a fresh process, sampled 500 times a second. (i), the "
-            "bar, is what the evaluation adds to what the set-up left. The plain loop and ltpipe in memory hold the "
-            "weights by then; ltpipe streamed has only the empty skeleton, so its figure includes all weights that it "
-            "copies. (ii) is everything above the interpreter and its imports, weights included for everyone. Weights "
-            "that are computed with as they are stored are pages of the mapped file, in transformers as in ltpipe, and "
-            "not private memory."
+            "Private memory (RssAnon) of the first evaluation in a fresh process, sampled 500 times per second. (i), "
+            "the value that the bar limits, is what the evaluation adds to what set-up left. The plain loop and ltpipe "
+            "in memory hold the weights by then. ltpipe streamed has only the empty skeleton, so its figure includes "
+            "all weights that it copies. (ii) is everything above the interpreter and its imports, including the "
+            "weights for every contestant. Weights that are used as they are stored are pages of the mapped file, in "
+            "transformers as in ltpipe, and are not private memory."
         ],
     )
 

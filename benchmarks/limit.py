@@ -41,8 +41,8 @@ def run(scratch: Path, threads: int, say: Callable[[str], None]) -> Section:
             for name, one in found.items()
         ],
         [
-            "The limit is RLIMIT_DATA: all private memory that a process may ask for, whether it uses it or not. Pages "
-            "of the mapped checkpoint are not in it; the kernel drops them when it needs room. Token losses are "
+            "The limit is RLIMIT_DATA: all private memory that a process may request, whether it uses it or not. Pages "
+            "of the mapped checkpoint do not count towards it; the kernel drops them when it needs room. Token losses are "
             + ("the same, bit for bit." if free["digest"] == limited["digest"] else "**not the same**.")
         ],
     )

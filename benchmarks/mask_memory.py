@@ -41,9 +41,9 @@ def stage_memory(checkpoints: dict[str, Path], scratch: Path, threads: int) -> t
             for name, taken in (references | stages).items()
         ],
         [
-            f"Checkpoints: {sizes}. Private memory is the largest RssAnon, sampled 500 times a second. Pages of the "
-            "mapped checkpoint are the page cache's, which the kernel takes back when it needs room. Seconds include "
-            "the start of Python."
+            f"Checkpoints: {sizes}. Private memory is the largest RssAnon, sampled 500 times per second. Pages of "
+            "the mapped checkpoint belong to the page cache, which the kernel reclaims when it needs room. Seconds "
+            "include Python's start."
         ],
     )
     worst = max(taken.peak.anonymous for taken in stages.values()) - bare.peak.anonymous

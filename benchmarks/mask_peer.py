@@ -79,10 +79,10 @@ def _result(
             for key, name in names.items()
         ],
         [
-            "Extra memory is the growth of private memory (RssAnon) while pruning, above a process that holds the "
-            "weights (torch) or has the file mapped (ltpipe). torch leaves masks and masked weights in the modules, "
-            "two bytes a weight each; ltpipe leaves packed masks. For nine sparsities torch prunes nine times, ltpipe "
-            "counts once. The last line of ltpipe does what torch does.",
+            "Extra memory is the growth of private memory (RssAnon) while pruning, relative to a process that holds "
+            "the weights (torch) or has the file mapped (ltpipe). torch leaves masks and masked weights in the "
+            "modules, at two bytes per weight each; ltpipe leaves packed masks. For nine sparsities torch prunes nine "
+            "times, whereas ltpipe counts once. The last ltpipe line does what torch does.",
             disagreement,
         ],
     )
@@ -109,6 +109,6 @@ def _disagreement(folder: Path, masks: dict[str, Path]) -> str:
     if not different:
         return "Both masks are the same."
     return (
-        f"The masks differ in {different:,} weights, all of the magnitude of the threshold: among equals torch's topk "
-        "takes any, ltpipe the first in canonical order."
+        f"The masks differ in {different:,} weights, all of which have the threshold's magnitude: among equals torch's "
+        "topk takes any, and ltpipe takes the first in canonical order."
     )

@@ -105,7 +105,7 @@ def schedule(folders: Sequence[Path], rounds: int) -> Table:
         ("Plan", "Masks", "Passes: count", "Passes: thresholds", "Seconds: median (min–max)", "× one sparsity"),
         rows,
         [
-            "A pass is one read of every prunable weight. bfloat16 (15-bit keys) needs none after counting; float32 "
+            "A pass is one read of every prunable weight. bfloat16 (15-bit keys) needs none after counting. float32 "
             "(31-bit keys) needs one, to resolve the boundaries of all plans together. Packing reads every weight once "
             "for each mask and is not in this table."
         ],

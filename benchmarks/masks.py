@@ -72,13 +72,14 @@ def run(scale: Scale, scratch: Path, threads: int, say: Callable[[str], None]) -
     results.append(against_torch(part, small, scratch, threads, scale.peer_rounds))
     parameters = sum(prod(shape) for shape in scale.whole.shapes().values())
     intro = (
-        f"A checkpoint of {parameters / 1e9:.2f} B bfloat16 parameters with the shapes of Qwen2.5-1.5B (normal, "
-        f"deviation 0.02), magnitude, sparsity {SPARSITY}, {threads} threads for every contestant. The page cache is "
-        "warm: every file was read before. Kernels were compiled before, on small checkpoints; no time contains "
-        "compilation. In the comparison with plain reads ltpipe maps the file anew in every step, as a stage does, and "
-        "the bar is the fastest of three ways to read the prunable bytes once. What is compared with the bar is count "
-        "+ threshold + pack, with every packed byte made and then dropped; the last line of each table also writes the "
-        "mask and flushes it to disk, which measures the disk too."
+        f"The checkpoint has {parameters / 1e9:.2f} B bfloat16 parameters with the shapes of Qwen2.5-1.5B (normal, "
+        f"deviation 0.02). The masks use magnitude at sparsity {SPARSITY}, and every contestant has {threads} threads. "
+        "The page cache is warm: every file was read before. Kernels were compiled before, on small checkpoints, so no "
+        "time includes compilation.\n\n"
+        "In the comparison with plain reads, ltpipe maps the file anew in every step, as a stage does, and the "
+        "reference is the fastest of three ways to read the prunable bytes once. The bar applies to count + threshold "
+        "+ pack, with every packed byte created and then dropped. The last line of each table also writes the mask "
+        "and flushes it to disk, which measures the disk too."
     )
     tables = [table for table, _ in results]
     return Section("Masks", intro, [*tables[:3], passes, *tables[3:]], [bar for _, bar in results])

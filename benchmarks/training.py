@@ -64,8 +64,8 @@ def run(amount: Amount, say: Callable[[str], None]) -> Section:
     rows = [(name, each.text(), f"{amount.steps / each.median:,.0f}") for name, each in seconds.items()]
     return Section(
         "Training",
-        f"LeNet-300-100 on digits of MNIST, {amount.steps} steps of {_BATCH} images a reading, Adam, one thread. The "
-        "bare loops cut random permutations into batches too, and do nothing else.",
+        f"LeNet-300-100 on MNIST digits, {amount.steps} steps of {_BATCH} images per reading, Adam, one thread. The "
+        "bare loops also cut random permutations into batches, and do nothing else.",
         [Table("Steps", ("Contestant", "Seconds: median (min–max)", "Steps a second"), rows)],
         [
             Bar("training steps a second ÷ bare torch loop, fused Adam both", fused.over(loop), _BARE, at_most=False),
