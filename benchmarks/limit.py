@@ -41,9 +41,9 @@ def run(scratch: Path, threads: int, say: Callable[[str], None]) -> Section:
             for name, one in found.items()
         ],
         [
-            "The limit is RLIMIT_DATA: all private memory that a process may request, whether it uses it or not. Pages "
-            "of the mapped checkpoint do not count towards it; the kernel drops them when it needs room. Token losses are "
-            + ("the same, bit for bit." if free["digest"] == limited["digest"] else "**not the same**.")
+            "The limit is RLIMIT_DATA: all private memory that a process may request, whether it uses it or not. "
+            "Pages of the mapped checkpoint do not count towards it; the kernel drops them when it needs room. Token "
+            "losses are " + ("the same, bit for bit." if free["digest"] == limited["digest"] else "**not the same**.")
         ],
     )
     same = Samples((float(free["digest"] == limited["digest"]),))
