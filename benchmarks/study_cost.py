@@ -97,8 +97,8 @@ def tables(models: list[Model]) -> list[Table]:
     by_stage["report, target"] = Cost(jobs=GATHERING)
     speeds = [f"hours at {speed}" for speed in SPEEDS]
     note = (
-        "Hours: operations / (tera-operations a second × 10^12 × 3600), an estimate; no GPU has run any of it. Disk: "
-        "what the plan knows of, in TiB; metrics, logs and tables are small beside it."
+        "Hours are operations / (tera-operations per second × 10^12 × 3600), an estimate; no GPU has run any of it. "
+        "Disk is what the plan knows about, in TiB; metrics, logs and tables are small compared with it."
     )
     return [
         Table(
