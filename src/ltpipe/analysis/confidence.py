@@ -87,7 +87,9 @@ def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = R
         axis=1,
     )
     means = iter(sums[1:] / sums[0])
-    return [Resampled(*(next(means) if column else None for column in row)) for row in wanted]
+    return [
+        Resampled(next(means), next(means), *(next(means) if column else None for column in row[2:])) for row in wanted
+    ]
 
 
 def interval(values: np.ndarray, sequences: int) -> Interval:

@@ -67,7 +67,10 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
     kinds: dict[str, Kind] = dict.fromkeys(scales, "hidden") if channels else training.task.kinds(model)
     everything = dense_mask(training.start.weights, kinds)
     rule = PruningRule(scope="global" if channels else drawing.scope, fraction=drawing.sparsity)
-    watch, masks, iterations, distances = Watch(detector), [], [], []
+    watch = Watch(detector)
+    masks: list[Mask] = []
+    iterations: list[int] = []
+    distances: list[float | None] = []
     converged: list[int] = []
 
     def draw(live: LiveTraining) -> None:

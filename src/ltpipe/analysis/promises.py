@@ -10,7 +10,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning.families import families
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask, unpack
-from ltpipe.pruning.scopes import Promise, Scope, Tiles, Units
+from ltpipe.pruning.scopes import EvenRows, Promise, Scope, Tiles, Units
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import options_of
@@ -33,22 +33,24 @@ def broken_promises(
     if "level" in mask.options:  # of a training: what it prunes follows from the levels before
         return
     try:
-        options = options_of(scope.options, mask.options.get("scope", {}), f"scope {mask.scope}")
+        options: Any = options_of(scope.options, mask.options.get("scope", {}), f"scope {mask.scope}")
     except UserError as error:
         yield str(error)
         return
     layout = Layout.of(manifest) if manifest else None
     for promise in scope.promises(mask.sparsity, options):
-        match promise.each:
-            case "mask":
+        match promise:
+            case Promise("mask"):
                 yield from _whole(mask, promise)
-            case "tensor":
+            case Promise("tensor"):
                 yield from _tensors(mask, promise)
-            case "row" | "run" if layout:
+            case EvenRows() if layout:
+                yield from _even_rows(mask, layout)
+            case Promise("row" | "run") if layout:
                 yield from _runs(mask, promise, layout)
-            case "tile" if layout and isinstance(scope, Tiles):
+            case Promise("tile") if layout and isinstance(scope, Tiles):
                 yield from _tiles(mask, promise, scope, layout)
-            case "unit" if manifest and config and isinstance(scope, Units):
+            case Promise("unit") if manifest and config and isinstance(scope, Units):
                 yield from _units(mask, promise, scope, manifest, config)
 
 
@@ -75,13 +77,16 @@ def _runs(mask: Mask, promise: Promise, layout: Layout) -> Iterator[str]:
             yield f"'{name}' has {columns} input columns, which is no multiple of {length}"
             continue
         kept = matrices.reshape(*matrices.shape[:2], -1, length).sum(-1, dtype=np.int64).reshape(-1)
-        if promise.pruned is None:
-            if kept.size and np.ptp(kept) > 1:
-                yield f"'{name}': {what} keep {kept.min():,} to {kept.max():,} weights, promised are as many, but for 1"
-            continue
         promised = length - promise.pruned(length)
         if wrong := int((kept != promised).sum()):
             yield f"'{name}': {wrong:,} of {kept.size:,} {what} do not keep {promised:,} weights, as promised"
+
+
+def _even_rows(mask: Mask, layout: Layout) -> Iterator[str]:
+    for name, matrices in _matrices(mask, layout):
+        kept = matrices.sum(-1, dtype=np.int64)
+        if kept.size and np.ptp(kept) > 1:
+            yield f"'{name}': rows keep {kept.min():,} to {kept.max():,} weights, promised are as many, but for 1"
 
 
 def _tiles(mask: Mask, promise: Promise, scope: Tiles, layout: Layout) -> Iterator[str]:

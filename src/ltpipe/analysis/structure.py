@@ -38,7 +38,7 @@ def live_heads(rows: np.ndarray, head_size: int) -> np.ndarray | None:
     """Which attention heads have a live row: bool [heads]; None if the rows are not made of whole heads."""
     if head_size < 1 or rows.size % head_size:
         return None
-    return rows.reshape(-1, head_size).any(axis=1)
+    return np.any(rows.reshape(-1, head_size), axis=1)
 
 
 def _pieces(bits: np.ndarray, rows: int, columns: int) -> Iterator[np.ndarray]:

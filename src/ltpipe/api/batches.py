@@ -73,7 +73,11 @@ class Batch:
     def window(self) -> torch.Tensor | None:
         """The token ids, int64 [sequences, tokens], of texts that are their own labels, without padding; else None."""
         text = self.as_text()
-        if text is None or not set(text.kwargs) <= {"input_ids", "attention_mask", "use_cache", "return_dict"}:
+        if (
+            text is None
+            or text.labels is None
+            or not set(text.kwargs) <= {"input_ids", "attention_mask", "use_cache", "return_dict"}
+        ):
             return None
         ids, padding = text.kwargs["input_ids"], text.kwargs.get("attention_mask")
         own_labels = torch.equal(text.labels, ids)

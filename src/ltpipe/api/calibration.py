@@ -16,8 +16,8 @@ from ltpipe.training.scores import embedding_of_ones
 
 def windows(batches: Sequence[Batch]) -> torch.Tensor | None:
     """All texts as one int64 [sequences, tokens], if they are unpadded, of one length and their own labels."""
-    found = [batch.window() for batch in batches]
-    if not found or any(ids is None for ids in found) or len({ids.shape[1] for ids in found}) != 1:
+    found = [ids for batch in batches if (ids := batch.window()) is not None]
+    if len(found) != len(batches) or len({ids.shape[1] for ids in found}) != 1:
         return None
     return torch.cat(found)
 
@@ -39,11 +39,11 @@ class ModuleData:
     @property
     def tokens(self) -> float:
         """Labels of an example, on average; 1 where there are none."""
-        labelled = [batch for batch in self.batches if batch.labels is not None]
+        labelled = [(batch.examples, batch.labels) for batch in self.batches if batch.labels is not None]
         if not labelled:
             return 1
-        counted = sum(int((batch.labels != -100).sum()) for batch in labelled)
-        return counted / sum(batch.examples for batch in labelled)
+        counted = sum(int(torch.ne(labels, -100).sum()) for _, labels in labelled)
+        return counted / sum(examples for examples, _ in labelled)
 
     def losses(self, model: nn.Module, objective: Objective | None = None) -> Iterator[torch.Tensor]:
         """See `LiveData`."""

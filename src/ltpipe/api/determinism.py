@@ -3,6 +3,7 @@
 import operator
 import os
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def ensure_deterministic_pruning(seed: int = 42) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def _integer(seed: object) -> int:
+def _integer(seed: Any) -> int:
     """A seed as an int; True and False are flags in the wrong place."""
     try:
         if not isinstance(seed, bool | np.bool_):

@@ -20,6 +20,7 @@ from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning.by_scope import cutter_for
+from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import unpack
@@ -86,9 +87,10 @@ def create_mask(
     exact_fraction(sparsity)
     subject = _Model.of(model, preset, include, exclude)
     competition = scope_named(scope)
-    chosen = options_of(competition.options, scope_options, f"scope {scope}")
+    chosen: Any = options_of(competition.options, scope_options, f"scope {scope}")
     name, keys = _keys(subject, criterion, dataloader, seed, options)
     counted = count_keys(keys, "", name, seed)
+    cutter: Cutter
     if isinstance(competition, Units):
         cutter = cut_units(subject.manifest, config_of(model), keys, scope, str(sparsity))
     else:

@@ -53,6 +53,7 @@ def causal_totals(split: SplitModel, text: Batch, device: torch.device, entropy:
     About a thousand tokens go through the model together, and logits exist for 64 of their labels; only those are on
     the device.
     """
+    assert text.labels is not None  # `as_text` gives them
     sequences, length = text.kwargs["input_ids"].shape
     micro_batch = max(1, _MICRO_BATCH_TOKENS // length)
     parts = []

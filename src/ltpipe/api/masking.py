@@ -146,7 +146,7 @@ def _like(parameter: nn.Parameter, kept: torch.Tensor) -> torch.Tensor:
 
 def _memory_order(parameter: torch.Tensor) -> list[int]:
     """Dimensions from the outermost in memory inwards; channels-last convolutions are not row-major."""
-    return sorted(range(parameter.dim()), key=lambda dim: -parameter.stride(dim))
+    return sorted(range(parameter.dim()), key=lambda dim: -parameter.stride()[dim])
 
 
 def _targets(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> list[tuple[str, nn.Parameter, torch.Tensor]]:

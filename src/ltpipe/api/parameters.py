@@ -71,7 +71,8 @@ def live_manifest(model: nn.Module, digests: Mapping[str, str] | None = None) ->
 
 def config_of(model: nn.Module) -> dict[str, Any]:
     """A model's configuration as its checkpoint holds it; empty for a model without one."""
-    return model.config.to_dict() if hasattr(model, "config") else {}
+    config = getattr(model, "config", None)
+    return {} if config is None else config.to_dict()
 
 
 @dataclass(frozen=True)

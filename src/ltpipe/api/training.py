@@ -12,7 +12,7 @@ from torch import nn
 from ltpipe.api.masking import zero_pruned
 from ltpipe.runtime.errors import UserError
 
-Trainer = Callable[[nn.Module, Iterable[Any]], Any] | Callable[[nn.Module], Any]
+Trainer = Callable[..., Any]
 """Called as `trainer(model, dataloader)`, or `trainer(model)` if it takes one argument.
 
 It trains the model in place, and may return it."""
@@ -106,6 +106,7 @@ class TrainingRounds:
 
 def _masking_gradient(kept: torch.Tensor) -> Callable[[torch.Tensor], None]:
     def hook(parameter: torch.Tensor) -> None:
-        parameter.grad.masked_fill_(~kept.to(parameter.device), 0)
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(~kept.to(parameter.device), 0)
 
     return hook

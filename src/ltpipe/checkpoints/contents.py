@@ -68,7 +68,7 @@ def digest_of(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's bytes, as manifests have it."""
     digest = hashlib.sha256()
     for chunk in chunks_of(tensor):
-        digest.update(memoryview(chunk).cast("B"))
+        digest.update(chunk.data.cast("B"))
     return digest.hexdigest()
 
 

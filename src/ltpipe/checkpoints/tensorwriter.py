@@ -82,7 +82,7 @@ def tensor_writer(
             file.seek(header.start + spec.begin)
             written, found = 0, Digest()
             for chunk in _bytes(chunks):
-                written += file.write(memoryview(chunk))
+                written += file.write(chunk.data)
                 found.update(chunk)
             if written != spec.nbytes:
                 raise ValueError(f"{name}: {written} bytes given, its shape takes {spec.nbytes}")

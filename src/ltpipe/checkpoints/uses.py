@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ def _pattern(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def _run(model: nn.Module, parameters: Mapping[str, nn.Parameter], seen: "_Seen") -> None:
+def _run(model: "PreTrainedModel", parameters: Mapping[str, nn.Parameter], seen: "_Seen") -> None:
     device = next(iter(parameters.values())).device
     device = torch.device("cpu") if device.type == "meta" else device
     stand_ins = {
@@ -159,7 +162,8 @@ def _matrices(products: set[tuple[int, int, int, int]], shape: tuple[int, ...]) 
 class _StandIn(torch.Tensor):
     """A parameter, or what was made of parameters alone; without contents."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    # As PyTorch has subclasses do it, which its own stubs do not allow.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(
@@ -173,11 +177,11 @@ class _StandIn(torch.Tensor):
     def __init__(self, shaped: torch.Tensor, seen: _Seen, _device: torch.device, names: set[str]) -> None:
         self.shaped, self.seen, self.names = shaped, seen, names
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # its stub has no name
         return f"{type(self).__name__}({sorted(self.names)})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
         name = func._schema.name.rpartition("::")[2]
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
@@ -260,9 +264,9 @@ def _by_class(model: nn.Module, name: str, parameter: nn.Parameter) -> Use:
     owner, _, leaf = name.rpartition(".")
     module, shape = model.get_submodule(owner), tuple(parameter.shape)
     if isinstance(module, nn.Linear) and leaf == "weight":
-        return Use((1, *shape))
+        return Use((1, shape[0], shape[1]))
     if type(module).__name__ == "Conv1D" and leaf == "weight":
-        return Use((1, *shape), inputs_first=True)
+        return Use((1, shape[0], shape[1]), inputs_first=True)
     if len(shape) == 3 and hasattr(module, "is_transposed"):  # how transformers marks fused experts
-        return Use(shape, bool(module.is_transposed))
+        return Use((shape[0], shape[1], shape[2]), bool(module.is_transposed))
     return UNKNOWN

@@ -3,8 +3,9 @@
 import gzip
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_object
@@ -57,7 +58,7 @@ def _decoded(path: Path, text: bytes, before: int) -> str:
         raise UserError(f"{path}: not UTF-8 (byte {before + error.start}); convert it to UTF-8") from None
 
 
-def _lines(path: Path, file: IO[bytes], field: str) -> Iterator[tuple[str, Any]]:
+def _lines(path: Path, file: BufferedIOBase, field: str) -> Iterator[tuple[str, Any]]:
     before = 0
     for number, raw in enumerate(file, 1):  # ends at newlines only: JSON strings may hold U+2028 and its like
         line = _decoded(path, raw, before)
@@ -73,7 +74,7 @@ def _value(path: Path, place: str, line: str, field: str) -> Any:
         raise UserError(f"{path}: {place} is no JSON object with the key '{field}'") from None
 
 
-def _is_array(file: IO[bytes]) -> bool:
+def _is_array(file: BufferedIOBase) -> bool:
     """Whether a file of JSON begins as an array, not with the object of a first line."""
     while (byte := file.read(1)).isspace():
         pass

@@ -124,9 +124,11 @@ class _Walk:
         planner = EvaluationPlanner(
             skeleton, manifest, masked, here.dtype, here.accelerator, here.streamed, kept=here.kept(manifest)
         )
-        wanted = BatchSizes.generous(*input_ids.shape, settings.micro_batch)
-        self._sizes, _ = planner.fit(wanted, input_ids.shape[1], here.limit)
-        self._file, self._mask = open_weights(folder), None
+        count, length = input_ids.shape
+        wanted = BatchSizes.generous(count, length, settings.micro_batch)
+        self._sizes, _ = planner.fit(wanted, length, here.limit)
+        self._file = open_weights(folder)
+        self._mask: Mask | None = None
         self._others = other_dtypes(skeleton, here.dtype)
         self._model = CausalModel(
             skeleton, manifest, self._fetch, here.device, here.streamed, planner.division, here.shards

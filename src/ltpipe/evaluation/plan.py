@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -158,7 +158,9 @@ class EvaluationPlanner:
                 self.division, self._known = model.divide(length), True
         with _left_as_it_was(self._skeleton) as skeleton, fake() as mode, _unpacked_sequences():
             if self.division is not None:
-                _keep_two_of_a_kind(skeleton.get_submodule(self._manifest.blocks), self.division.as_tuple)
+                _keep_two_of_a_kind(
+                    cast(nn.ModuleList, skeleton.get_submodule(self._manifest.blocks)), self.division.as_tuple
+                )
             for module in skeleton.modules():
                 for name, buffer in module.named_buffers(recurse=False):
                     module._buffers[name] = mode.from_tensor(buffer)
@@ -236,6 +238,7 @@ class EvaluationPlanner:
 def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
     """Lend a skeleton out, and put back its own parameters, buffers and forwards."""
     before = [(module, dict(module.__dict__)) for module in skeleton.modules()]
+    contents: list[tuple[dict[str, Any], dict[str, Any]]]
     contents = [(module._parameters, dict(module._parameters)) for module, _ in before]
     contents += [(module._buffers, dict(module._buffers)) for module, _ in before]
     try:
@@ -259,7 +262,8 @@ def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:
     kinds = [
         (type(block), *((name, parameter.shape) for name, parameter in block.named_parameters())) for block in blocks
     ]
-    before, after = Counter(), Counter(kinds)
+    after = Counter(kinds)
+    before: Counter[Any] = Counter()
     for block, kind in zip(blocks, kinds, strict=True):
         after[kind] -= 1
         if before[kind] >= 2 and after[kind] >= 2:

@@ -26,7 +26,7 @@ def describe_tensors(path: Path, checkpoint: Path | None = None) -> Description:
     kind = file.metadata.get("kind")
     if kind == "mask" or (kind is None and is_mask(file)):
         return describe_mask(path, checkpoint)
-    if kind in _KINDS:
+    if kind is not None and kind in _KINDS:
         return _KINDS[kind](path)
     if {"criterion", "checkpoint", "scope", "sparsity"} <= file.metadata.keys():
         return describe_file(path, "exported ticket", _without_format(file.metadata), _tensors(file))
@@ -96,7 +96,7 @@ def _state(path: Path) -> Description:
     from ltpipe.training.state import FORMAT, KIND
 
     with artefact(path, KIND, FORMAT) as file:
-        parts = Counter()
+        parts: Counter[str] = Counter()
         for name, spec in file.specs.items():
             parts[name.partition("/")[0]] += spec.size
         curve = json.loads(file.metadata["validation"])

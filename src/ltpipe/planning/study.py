@@ -8,7 +8,6 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from ltpipe.checkpoints.load import judged
 from ltpipe.checkpoints.manifest import Manifest
@@ -32,7 +31,7 @@ from ltpipe.workflow import grid, refinement
 from ltpipe.workflow.config import Config
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 FORWARD, BACKWARD = 2, 8
 """Operations a parameter and token: of a walk forward, and of one that goes back too."""
@@ -166,7 +165,7 @@ class _Model:
         wanted = self.config["evaluate"]["micro_batch"]
         return 0 if wanted == "auto" else wanted
 
-    def skeleton(self, dtype: torch.dtype) -> nn.Module:
+    def skeleton(self, dtype: torch.dtype) -> "PreTrainedModel":
         """The model without contents."""
         return foreseen(self.shapes, dtype)[0]
 
@@ -289,7 +288,7 @@ def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length
     top = top_bytes(predictions, kept_tokens)
     wanted = BatchSizes.generous(count, length, model.micro_batch)
     seeds = Counter(axes["perturbation"] for axes in grid.perturbations(model.config))
-    for perturbation, repeated in {None: 1, **seeds}.items():
+    for perturbation, repeated in [(None, 1), *seeds.items()]:
         change = perturbation_named(perturbation, 0) if perturbation else None
         planner = EvaluationPlanner(
             skeleton, model.manifest, model.prunable, dtype, model.accelerator, model.streamed,

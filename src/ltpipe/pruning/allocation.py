@@ -149,9 +149,10 @@ def by_shares(sizes: Sequence[int], shares: Sequence[Fraction | float], prune: i
     open_ = [index for index, size in enumerate(sizes) if size]
     left = Fraction(sum(sizes) - prune)
     while open_:
-        whole = sum(parts[index] for index in open_)
+        whole = sum((parts[index] for index in open_), Fraction())
         if whole == 0:
-            parts, whole = [Fraction(size) for size in sizes], sum(sizes[index] for index in open_)
+            parts = [Fraction(size) for size in sizes]
+            whole = sum((parts[index] for index in open_), Fraction())
         scale = left / whole
         full = [index for index in open_ if parts[index] * scale > sizes[index]]
         if not full:
@@ -160,4 +161,4 @@ def by_shares(sizes: Sequence[int], shares: Sequence[Fraction | float], prune: i
         keep |= {index: Fraction(sizes[index]) for index in full}
         left -= sum(sizes[index] for index in full)
         open_ = [index for index in open_ if index not in keep]
-    return apportion([size - keep.get(index, 0) for index, size in enumerate(sizes)], prune)
+    return apportion([size - keep.get(index, Fraction()) for index, size in enumerate(sizes)], prune)

@@ -69,7 +69,8 @@ def make_mask(
     keys = rank_keys(folder, manifest.fingerprint, counted.criterion, counted.seed, counted.names, scores)
     planned = packing_bytes(counted.bits, scope, max(counted.sizes))
     found = scope_named(scope)
-    chosen = options_of(found.options, options, f"scope {scope}")
+    chosen: Any = options_of(found.options, options, f"scope {scope}")
+    cutter: Cutter
     if isinstance(found, Units):
         cutter = cut_units(manifest, read_config(folder), keys, scope, sparsity)
     else:

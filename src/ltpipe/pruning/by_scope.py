@@ -67,6 +67,8 @@ def cutter_for(
             return tile_cutter(TiledKeys(keys, histogram, layout, height, width), sparsity)
         case Units():
             raise UserError(f"scope '{scope}' prunes units of an architecture, which only the mask stage knows")
+        case _:
+            raise NotImplementedError(f"a cutter for {type(found).__name__}")
 
 
 def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
@@ -78,7 +80,7 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
     """
     streamed = streaming_bytes(bits)
     converted, key = 8 * 4 * COPIED_BLOCK, (bits + 1) // 8
-    match scope_named(scope):
+    match found := scope_named(scope):
         case Unstructured():
             return streamed
         case Rows() | AllocatedRows() | NOfM():
@@ -89,6 +91,8 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
             return streamed + converted
         case Tiles(height, width):
             return streamed + converted + (3 * key + 2) * largest + 32 * -(-largest // (height * width))
+        case _:
+            raise NotImplementedError(f"the memory of {type(found).__name__}")
 
 
 def _check_pattern(scope: str, pattern: NOfM, sparsity: str, keys: RankKeys, layout: Layout) -> None:

@@ -88,7 +88,7 @@ class KeyHistogram:
             "criterion": self.criterion,
             "seed": json.dumps(self.seed),
         }
-        arrays = {
+        arrays: dict[str, np.ndarray] = {
             "counts": np.concatenate([counts.counts for counts in self.counts]).astype(np.int64),
             "offsets": offsets,
             "bins": np.concatenate([counts.bins for counts in self.counts]).astype(np.uint16),
@@ -164,7 +164,7 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
     coarse_infinite = keys.infinite if keys.bits == 15 else keys.infinite >> 15
     counted = []
     for name in track(keys.names, "counting"):
-        dense = np.zeros(1 << (15 if keys.bits == 15 else kernels.COARSE_BITS), np.int64)
+        dense = _no_counts(keys)
         with keys.digested(name) as (blocks, seen):
             for block in blocks:
                 dense += kernels.count_coarse(block, seen)
@@ -175,6 +175,10 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
     return KeyHistogram(keys.names, keys.shapes, keys.bits, tuple(counted), checkpoint, criterion, seed)
 
 
+def _no_counts(keys: RankKeys) -> np.ndarray:
+    return np.zeros(1 << (15 if keys.bits == 15 else kernels.COARSE_BITS), np.int64)
+
+
 def read_whole(keys: RankKeys, histogram: KeyHistogram, name: str) -> np.ndarray:
     """All keys of one tensor in memory, flat; in place where they are mapped and one block.
 
@@ -182,7 +186,8 @@ def read_whole(keys: RankKeys, histogram: KeyHistogram, name: str) -> np.ndarray
         UserError: they are not those that were counted.
     """
     blocks = list(keys.blocks(name))
-    now, then = SparseCounts.of(sum(map(kernels.count_coarse, blocks))), histogram.counts[keys.names.index(name)]
+    dense = sum(map(kernels.count_coarse, blocks), _no_counts(keys))
+    now, then = SparseCounts.of(dense), histogram.counts[keys.names.index(name)]
     if not (np.array_equal(now.bins, then.bins) and np.array_equal(now.counts, then.counts)):
         raise UserError(changed(name))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

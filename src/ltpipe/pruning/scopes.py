@@ -28,31 +28,41 @@ class Promise:
     Attributes:
         each: `mask` (all weights together), `tensor`, `row`, `run` (neighbours along the input dimension), `tile` and
             `unit` (of which whole ones go, counted over all that compete).
-        pruned: of so many weights, tiles or units how many go; None if no more is promised than that rows of a tensor
-            lose the same number, but for one.
+        pruned: of so many weights, tiles or units how many go.
         length: of a run.
     """
 
     each: Literal["mask", "tensor", "row", "run", "tile", "unit"]
-    pruned: Callable[[int], int] | None
+    pruned: Callable[[int], int]
     length: int = 0
+
+
+@dataclass(frozen=True)
+class EvenRows:
+    """The promise that rows of a tensor lose the same number of weights, but for one."""
 
 
 class Scope(ABC):
     """Which weights compete, and how many of them go.
 
     Attributes:
-        options: dataclass of what can be chosen, as in `ltpipe.runtime.options`.
-        nested: whether a mask keeps nothing that one of a smaller sparsity does not.
         empties: whether it is meant to empty rows, heads or blocks.
     """
 
-    options: type = NoOptions
-    nested: bool = True
     empties: ClassVar[bool] = False
 
+    @property
+    def options(self) -> type:
+        """Dataclass of what can be chosen, as in `ltpipe.runtime.options`."""
+        return NoOptions
+
+    @property
+    def nested(self) -> bool:
+        """Whether a mask keeps nothing that one of a smaller sparsity does not."""
+        return True
+
     @abstractmethod
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise | EvenRows, ...]:
         """What every mask of the scope keeps to.
 
         Args:
@@ -88,7 +98,7 @@ class Allocated(Scope):
         """As the allocation says."""
         return allocation_named(self.allocation).nested
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise | EvenRows, ...]:  # noqa: ARG002
         """See `Scope`."""
         return (Promise("mask", partial(prune_count, sparsity)),)
 
@@ -97,9 +107,9 @@ class Allocated(Scope):
 class AllocatedRows(Allocated):
     """The smallest of each output row go: of each tensor as many as an allocation says, spread evenly."""
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:
+    def promises(self, sparsity: str, options: Any) -> tuple[Promise | EvenRows, ...]:
         """See `Scope`."""
-        return (*super().promises(sparsity, options), Promise("row", None))
+        return (*super().promises(sparsity, options), EvenRows())
 
 
 @dataclass(frozen=True)
@@ -246,7 +256,8 @@ def exact_fraction(sparsity: str | float) -> Fraction:
     decimal = Decimal(str(sparsity))
     if not 0 <= decimal <= 1:
         raise UserError(f"sparsity {sparsity} is out of range; allowed is 0 to 1")
-    if decimal.as_tuple().exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
+    exponent = decimal.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
         raise UserError(f"sparsity {sparsity} has too many decimals; allowed are {_DECIMALS}")
     return Fraction(decimal)
 

@@ -148,7 +148,7 @@ class Criterion(Protocol):
 CRITERIA: dict[str, Criterion] = {}
 
 
-def register(criterion: type) -> type:
+def register(criterion: type[Criterion]) -> type[Criterion]:
     """Make a criterion known under its `name`."""
     CRITERIA[criterion.name] = criterion()
     return criterion
@@ -168,7 +168,7 @@ def criterion_named(name: str) -> Criterion:
 
 
 @register
-class Magnitude:
+class Magnitude(Criterion):
     """|w|, the criterion of Han et al. 2015 (1506.02626) and Frankle & Carbin 2019 (1803.03635)."""
 
     name = "magnitude"
@@ -198,7 +198,7 @@ class Magnitude:
 
 
 @register
-class Random:
+class Random(Criterion):
     """Independent uniform scores: the control that any criterion has to beat."""
 
     name = "random"

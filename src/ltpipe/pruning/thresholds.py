@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -41,12 +42,12 @@ def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence
     cut_groups = [[_find_bin(histogram.counts, group) for group in plan] for plan in plans]
     if histogram.bits == 15:
         return [_in_tensor_order(_spread(found, histogram.counts, 0) for found in plan) for plan in cut_groups]
-    boundaries = defaultdict(set)
+    boundaries: dict[int, set[int]] = defaultdict(set)
     for found in (found for plan in cut_groups for found in plan if found.remaining):
         for member in found.group.members:
             if histogram.counts[member].at(found.bin):
                 boundaries[member].add(found.bin)
-    fine = {}
+    fine: dict[tuple[int, int], SparseCounts] = {}
     for member, coarse in boundaries.items():
         fine |= _count_fine(keys, histogram.counts[member], member, sorted(coarse))
     return [_in_tensor_order(_refine(found, histogram.counts, fine) for found in plan) for plan in cut_groups]
@@ -105,7 +106,8 @@ def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[in
 def _count_fine(
     keys: RankKeys, counts: SparseCounts, member: int, coarse: Sequence[int]
 ) -> dict[tuple[int, int], SparseCounts]:
-    dense = sum(kernels.count_fine(block, coarse) for block in keys.blocks(keys.names[member]))
+    blocks = keys.blocks(keys.names[member])
+    dense = reduce(np.add, (kernels.count_fine(block, coarse) for block in blocks))
     if [counts.at(bin_) for bin_ in coarse] != dense.sum(1).tolist():
         raise UserError(changed(keys.names[member]))
     return {(member, bin_): SparseCounts.of(row) for bin_, row in zip(coarse, dense, strict=True)}

@@ -18,6 +18,8 @@ import vl_convert
 from ltpipe.reporting.theme import LIGHT, vega_config
 from ltpipe.runtime.files import atomic_write
 
+Panel = alt.LayerChart | alt.FacetChart
+"""What altair makes of layers."""
 PANEL = {"width": 330, "height": 220}
 """Size of a panel as files have it, in pixels; on the page its width follows that of the window."""
 DIGITS = 6
@@ -167,7 +169,7 @@ class Axes:
             there = [value for value in known if value in set(rows[column])]
             return alt.Legend(values=there) if len(there) >= least else None
 
-        known = {"domain": list(others)}
+        known: dict[str, Any] = {"domain": list(others)}
         cycled = range(len(others))
         return cls(
             alt.Color(
@@ -221,7 +223,7 @@ class Axes:
         return alt.when(*self.chosen).then(alt.value(opacity)).otherwise(alt.value(FADED * opacity))
 
 
-def view(title: str, panels: Iterable[alt.LayerChart], rows: pd.DataFrame) -> View:
+def view(title: str, panels: Iterable[Panel], rows: pd.DataFrame) -> View:
     """A view whose panels show the same rows, with one legend for all."""
     chart = alt.concat(*panels, columns=2, data=rows)
     return View(title, chart.resolve_scale(color="shared", strokeDash="shared", shape="shared"))

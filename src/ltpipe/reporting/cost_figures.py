@@ -1,9 +1,11 @@
 """Time and memory of stages as a figure."""
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
-from ltpipe.reporting.charts import PANEL, ROWS, Figure, View, rounded
+from ltpipe.reporting.charts import PANEL, ROWS, Figure, Panel, View, rounded
 from ltpipe.reporting.figures import ROW
 
 MEBI = 2**20
@@ -33,8 +35,8 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
         )
     )
     base = alt.Chart().encode(y=alt.Y("name:N", sort=None, title=None))
-    size = {"width": 1.6 * PANEL["width"], "height": alt.Step(ROW + 6)}
-    panels = [_time(base).properties(title="Time", **size)]
+    size: dict[str, Any] = {"width": 1.6 * PANEL["width"], "height": alt.Step(ROW + 6)}
+    panels: list[alt.Chart | Panel] = [_time(base).properties(title="Time", **size)]
     memory = ""
     if rows["planned"].notna().any():
         memory = (
@@ -63,7 +65,7 @@ def _time(base: alt.Chart) -> alt.Chart:
     )
 
 
-def _memory(base: alt.Chart) -> alt.LayerChart:
+def _memory(base: alt.Chart) -> Panel:
     tooltip = [
         alt.Tooltip("name:N", title="stage"),
         alt.Tooltip("planned:Q", title="planned (MiB)", format=",.0f"),

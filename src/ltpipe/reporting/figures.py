@@ -1,6 +1,7 @@
 """One-shot tickets as figures: what sparsity costs, and where it costs too much."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -12,6 +13,7 @@ from ltpipe.reporting.charts import (
     ROWS,
     Axes,
     Figure,
+    Panel,
     View,
     first,
     groups,
@@ -151,7 +153,7 @@ def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
     return rounded(table.assign(dense_retention=1.0))
 
 
-def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
+def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
     """One measure against sparsity: bars of intervals, a mean line, points."""
     key = measure.key
     y_axis = _axis(measure, pd.concat([rows[key], rows[measure.dense]]).dropna())
@@ -169,7 +171,7 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(
         y=alt.Y(f"{key}_low:Q", **y_axis), y2=f"{key}_high:Q", opacity=axes.faded(1)
     )
-    joined = {"strokeDash": axes.dash, "opacity": axes.faded(1)}
+    joined: dict[str, Any] = {"strokeDash": axes.dash, "opacity": axes.faded(1)}
     line = base.mark_line(aria=False).encode(y=alt.Y(f"mean({key}):Q", **y_axis), **joined)
     beginnings = _beginnings(rows, measure)
     begin = (
@@ -203,7 +205,7 @@ def _beginnings(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     return rounded(pd.concat([dense, means[means["sparsity"] > 0]])).drop(columns=measure.dense)
 
 
-def _axis(measure: Measure, values: pd.Series) -> dict[str, object]:
+def _axis(measure: Measure, values: pd.Series) -> dict[str, Any]:
     """The vertical axis of a measure with these values: logarithmic where they span more than fourfold."""
     low, high = values.min(), values.max()
     if measure.positive and high > LOG_SCALE_RATIO * low > 0:
@@ -236,9 +238,9 @@ def _name(criterion: str, scope: str, seed: object) -> str:
     return ", ".join([criterion, scope, *([] if pd.isna(seed) else [f"seed {seed}"])])
 
 
-def _dots(rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
+def _dots(rows: pd.DataFrame, axes: Axes) -> Panel:
     order = rows.sort_values(["last_winning", "estimate", "name"], ascending=[False, False, True])["name"].tolist()
-    x = {"title": "critical sparsity", "axis": alt.Axis(format="~%", tickCount=6)}
+    x: dict[str, Any] = {"title": "critical sparsity", "axis": alt.Axis(format="~%", tickCount=6)}
     base = alt.Chart(rows).encode(y=alt.Y("name:N", sort=order, title=None), color=alt.Color(**_silent(axes)))
     brackets = base.mark_rule(strokeWidth=ROW / 2, opacity=0.3).encode(
         x=alt.X("last_winning:Q", **x, scale=alt.Scale(zero=True)), x2="first_losing:Q"
@@ -271,6 +273,6 @@ def _dots(rows: pd.DataFrame, axes: Axes) -> alt.LayerChart:
     )
 
 
-def _silent(axes: Axes) -> dict[str, object]:
+def _silent(axes: Axes) -> dict[str, Any]:
     """The colours without a legend: rows say their names."""
     return {"shorthand": "criterion:N", "scale": axes.colour["scale"], "legend": None}

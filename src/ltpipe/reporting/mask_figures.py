@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from ltpipe.reporting.charts import PANEL, Figure, View, first, groups, rounded
+from ltpipe.reporting.charts import PANEL, Figure, Panel, View, first, groups, rounded
 from ltpipe.reporting.columns import percent
 from ltpipe.reporting.figures import FIRST_CRITERIA, FIRST_SCOPES
 
@@ -175,7 +175,7 @@ def _overlap_view(view: int, model: str, overlap: pd.DataFrame, room: int) -> Vi
     )
 
 
-def _matrix(rows: pd.DataFrame, names: Sequence[str], sparsity: alt.Parameter) -> alt.LayerChart:
+def _matrix(rows: pd.DataFrame, names: Sequence[str], sparsity: alt.Parameter) -> Panel:
     most = max(LEAST_SHADED, float(rows["above"].abs().max()))
     base = (
         alt.Chart(rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -61,7 +62,7 @@ def robustness_table(
     check_once("perturbed", perturbed)
     known = {_cell(metrics): metrics for metrics in (*baselines, *tickets, *perturbed)}
 
-    def beside(metrics: Metrics, **axes: None) -> Metrics:
+    def beside(metrics: Metrics, **axes: Any) -> Metrics:
         where = f"{metrics.model} on {metrics.data}, {metrics.perturbation}"
         other = known.get(_cell(replace(metrics, **axes)))
         if other is None:

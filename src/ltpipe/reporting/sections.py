@@ -196,7 +196,7 @@ def costs_section(costs: pd.DataFrame, figure: Figure | None) -> Section:
 
 def pictured(figure: Figure | None, file: str) -> Section | None:
     """A section that is a figure alone, with the table of its numbers beside the page."""
-    return figure and Section(figure.title, "", figure=figure, file=file)
+    return Section(figure.title, "", figure=figure, file=file) if figure else None
 
 
 def shown(sections: Iterable[Section | None]) -> list[Section]:

@@ -104,7 +104,9 @@ def _verdict(study: str, trainings: Trainings) -> StudyVerdict | None:
 
 def _ticket(found: Treatment, dense: Treatment) -> TrainedTicket | None:
     difference = _difference(found, dense)
-    return difference and TrainedTicket(
+    if difference is None:
+        return None
+    return TrainedTicket(
         level=found.level,
         weights_remaining=found.weights_remaining,
         accuracy=fmean(found.values("test_accuracy").values()),

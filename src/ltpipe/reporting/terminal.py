@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich import box
@@ -122,7 +122,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         padding=0,
     )
     for column in columns:
-        justify = "right" if column.numeric else "left"
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
         # Where it gets narrow, names fold; a number must never lose digits.
         table.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in with_baselines(tickets).to_dict("records"):

@@ -5,11 +5,12 @@ Each figure has one view a study.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from ltpipe.reporting.charts import PANEL, Axes, Figure, View, groups, known, rounded, view
+from ltpipe.reporting.charts import PANEL, Axes, Figure, Panel, View, groups, known, rounded, view
 from ltpipe.reporting.trainings import label
 from ltpipe.training.record import KINDS, TICKET
 
@@ -74,7 +75,11 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
             x=alt.X("alpha:Q", title="α, from the second training (0) to the first (1)", axis=alt.Axis(tickCount=6)),
             color=_graded("level", rows["level"]),
         )
-        error = {"title": "test error", "axis": alt.Axis(format="~%", tickCount=5), "scale": alt.Scale(zero=True)}
+        error: dict[str, Any] = {
+            "title": "test error",
+            "axis": alt.Axis(format="~%", tickCount=5),
+            "scale": alt.Scale(zero=True),
+        }
         thin = base.mark_line(strokeWidth=0.8, opacity=0.5, aria=False).encode(
             y=alt.Y("error:Q", **error), detail="line:N"
         )
@@ -109,7 +114,7 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
         rows = rounded(table)
         corrected = ", chance-corrected" if rows["chance_corrected"].all() else ""
         value = f"{' or '.join(sorted(rows['rule'].unique()))}{corrected}, worst in the window"
-        tooltip = [
+        tooltip: list[Any] = [
             alt.Tooltip("sparsity:Q", format="~%"),
             "replicate:O",
             alt.Tooltip("iteration:Q", format=",.0f"),
@@ -161,7 +166,7 @@ def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str, str, str, str]) -> alt.LayerChart:
+def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str, str, str, str]) -> Panel:
     """A column of the levels table against weights remaining, with intervals."""
     key, title, unit, form, axis = panel
     ticks = _ticks(rows["weights_remaining"].tolist())
@@ -172,7 +177,7 @@ def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str
         axis=alt.Axis(values=ticks, format=".3~p"),
     )
     low, high = f"{key}_low", f"{key}_high"
-    y = {"title": unit, "axis": alt.Axis(format=axis, tickCount=5), "scale": alt.Scale(zero=False)}
+    y: dict[str, Any] = {"title": unit, "axis": alt.Axis(format=axis, tickCount=5), "scale": alt.Scale(zero=False)}
     dense = alt.Chart().transform_filter("datum.dense")
     base = alt.Chart().encode(x=x, color=axes.colour)
     bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(
@@ -230,7 +235,7 @@ def _single(study: str, rows: pd.DataFrame, layers: Sequence[alt.Chart], replica
     return View(f"{study}, {_replicates(replicates)}", alt.concat(panel, data=rows))
 
 
-def _graded(column: str, values: pd.Series, **legend: str) -> alt.Color:
+def _graded(column: str, values: pd.Series, **legend: Any) -> alt.Color:
     """Ordered values from the first colour to the last."""
     known = sorted(values.unique().tolist())
     return alt.Color(f"{column}:O", scale=alt.Scale(domain=known, range="ordinal"), legend=alt.Legend(**legend))

@@ -30,7 +30,7 @@ def devices_named(name: str) -> tuple[torch.device, ...]:
         return (device_named(name),)
     accelerator = _accelerator()
     count = torch.accelerator.device_count() if accelerator else 0
-    if count < 2:
+    if accelerator is None or count < 2:
         raise UserError(
             f"device: auto-shard spreads a model over several devices, and sees {count}; use auto, or let it see more "
             "(make run GPUS=2, snakemake --resources gpu=2)"
@@ -56,8 +56,9 @@ def device_named(name: str) -> torch.device:
         or device.type != accelerator.type
         or (device.index or 0) >= torch.accelerator.device_count()
     ):
-        indices = range(torch.accelerator.device_count()) if accelerator else ()
-        here = ", ".join(["auto", "cpu", *(f"{accelerator.type}:{index}" for index in indices)])
+        count = torch.accelerator.device_count() if accelerator else 0
+        indexed = [f"{accelerator.type}:{index}" for index in range(count)] if accelerator else []
+        here = ", ".join(["auto", "cpu", *indexed])
         raise UserError(f"device: '{name}' is not on this machine; allowed here are {here}")
     return device
 

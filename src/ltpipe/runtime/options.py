@@ -7,11 +7,14 @@ does not say, `__post_init__` refuses with a UserError that begins with the name
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ltpipe.runtime.errors import UserError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Value = float | int | bool | str
 Given = Mapping[str, Value]
 """Names of options to values: those of a configuration, or their words on a command line."""

@@ -3,7 +3,7 @@
 import sys
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
@@ -14,6 +14,7 @@ FORMAT = 2
 _MOST = sys.float_info.max  # NaN is not below it, nor is a whole number that no float can hold
 
 
+@dataclass(frozen=True)
 class Record:
     """Base of a dataclass of numbers, strings, tuples and dicts that is kept as a file.
 

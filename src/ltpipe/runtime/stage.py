@@ -80,7 +80,7 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except Exception as error:
-        advice = _OS_ADVICE.get(getattr(error, "errno", None))
+        advice = _OS_ADVICE.get(getattr(error, "errno", None) or 0)
         if advice is None:
             logger.exception("internal error")
             sys.exit(70)

@@ -100,9 +100,9 @@ class _Products(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if (copy := self._copies.get(storage._cdata)) is not None:
             name, start, _ = copy
-            return name, start + tensor.storage_offset()
-        name = self._name_of(tensor)
-        return None if name not in self._sizes else (name, tensor.storage_offset())
+            return name, start + int(tensor.storage_offset())
+        own = self._name_of(tensor)
+        return None if own is None or own not in self._sizes else (own, int(tensor.storage_offset()))
 
     def _remember(self, copy: torch.Tensor, name: str, start: int) -> None:
         """Know a copy of a weight, in another dtype for example, as long as it exists."""

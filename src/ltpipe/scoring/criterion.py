@@ -110,7 +110,7 @@ class GradientCriterion(Criterion):
         tokens: predicted tokens of a sequence; gradients are of *summed* losses, divide by it for those of a mean.
     """
 
-    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: int) -> None:
+    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: float) -> None:
         import torch
 
         self._sum = torch.zeros(shape, dtype=torch.float32, device=device)

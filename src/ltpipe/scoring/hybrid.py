@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Se
     manifest = Manifest.read(folder / MANIFEST)
     names = selection.names(manifest)
     scored = [_scored(folder, manifest, part) for part in parts]
-    combined, options = combine(name, scored, names), {}
+    combined = combine(name, scored, names)
+    options: dict[str, Mapping[str, Any]] = {}
     for part in scored:
         options |= part.options
     with score_writer(output, manifest, names, name, any(part.signed for part in scored), {}, options) as write:
@@ -105,7 +106,7 @@ def combine(hybrid: str, parts: Sequence[Scored], names: Sequence[str]) -> Calla
         if magnitude == 0:
             raise UserError(f"{hybrid}: the scores of {part.origin} are all zero, which cannot be normalised")
         scaled.append((part.read, part.weight / (magnitude / total)))
-    return lambda name: sum(read(name) * np.float64(factor) for read, factor in scaled).astype(np.float32)
+    return lambda name: reduce(np.add, (read(name) * np.float64(factor) for read, factor in scaled)).astype(np.float32)
 
 
 def magnitudes(weights: Weights, name: str) -> np.ndarray:

@@ -64,6 +64,7 @@ class ScorePlanner(EvaluationPlanner):
         return _LabelledChanges(super()._fetch(counter), counter, self._manifest)
 
     def _run(self, model: LabelledModel, fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:
+        assert isinstance(fetch, ChangingFetch)  # that of `_fetch`
         self._criterion.walk(_PlannedSubject(model, fetch, self._names, input_ids, sizes, fetch, Path(), self._options))
 
 
@@ -94,10 +95,12 @@ class _LabelledChanges(ChangingFetch):
 class _PlannedSubject(StreamedSubject):
     """Counts accumulators as such, and gradients as gradients."""
 
+    _model: LabelledModel
+
     def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective = next_token_loss) -> None:
         counter = self._model.counter
 
-        def labelled(shape: Sequence[int], device: torch.device, tokens: int) -> Accumulator:
+        def labelled(shape: Sequence[int], device: torch.device, tokens: float) -> Accumulator:
             with counter.labelled(ACCUMULATORS):
                 return _Labelled(counter, make(shape, device, tokens))
 

@@ -105,7 +105,8 @@ class StreamedSubject:
     @contextmanager
     def inputs_of_ones(self) -> Iterator[None]:
         """Let the embedding of every token be ones for a while."""
-        embedding = self._model.split.model.get_input_embeddings()
+        model: Any = self._model.split.model
+        embedding = model.get_input_embeddings()
         hook = embedding.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
         try:
             yield
@@ -122,7 +123,7 @@ class StreamedSubject:
 class _Accumulators:
     """Gradients in, scores out."""
 
-    def __init__(self, make: AccumulatorType, tokens: int, deliver: Deliver) -> None:
+    def __init__(self, make: AccumulatorType, tokens: float, deliver: Deliver) -> None:
         self._make, self._tokens, self._deliver = make, tokens, deliver
         self._running: dict[str, Accumulator] = {}
 

@@ -30,7 +30,7 @@ class Accumulator(Protocol):
         ...
 
 
-AccumulatorType = Callable[[Sequence[int], torch.device, int], Accumulator]
+AccumulatorType = Callable[[Sequence[int], torch.device, float], Accumulator]
 
 
 class Subject(Protocol):

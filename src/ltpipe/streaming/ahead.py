@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 
 import torch
+from torch import nn
 
 from ltpipe.runtime.device import has_streams
 
-Load = Callable[[str], Mapping[str, torch.Tensor]]
+Load = Callable[[str], Mapping[str, nn.Parameter]]
 
 
 class Ahead:
@@ -19,7 +20,7 @@ class Ahead:
     def __init__(self, device: torch.device) -> None:
         self._useful = device.type != "cpu"
         self._stream = torch.Stream(device) if has_streams(device) else None
-        self._next: tuple[str, Mapping[str, torch.Tensor]] | None = None
+        self._next: tuple[str, Mapping[str, nn.Parameter]] | None = None
 
     def start(self, name: str, load: Load) -> None:
         """Begin to load what will be taken next."""
@@ -31,7 +32,7 @@ class Ahead:
         with self._stream:
             self._next = name, load(name)
 
-    def take(self, name: str, load: Load) -> Mapping[str, torch.Tensor]:
+    def take(self, name: str, load: Load) -> Mapping[str, nn.Parameter]:
         """What `load(name)` gives, begun before or loaded now."""
         (begun, weights), self._next = self._next or ("", {}), None
         if begun != name:

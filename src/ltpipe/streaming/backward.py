@@ -30,7 +30,7 @@ from ltpipe.streaming.blocks import (
     run_in_parts,
     take_part,
 )
-from ltpipe.streaming.gradients import GradientSink, handing_out
+from ltpipe.streaming.gradients import GradientSink, gradient_of, handing_out
 from ltpipe.streaming.head import HeadLosses, Objective, next_token_loss
 from ltpipe.streaming.model import CausalModel
 
@@ -275,7 +275,7 @@ class _Walk:
                         torch.autograd.backward(result, call.along.take(gradient, start, stop))
                     del result
                 if passed_back is not None:
-                    call.along.take(passed_back, start, stop).copy_(hidden_states.grad)
+                    call.along.take(passed_back, start, stop).copy_(gradient_of(hidden_states))
                 del hidden_states
             if call.block in self._preceding:
                 self._ahead.start(self._preceding[call.block], self._model.fetch_block)

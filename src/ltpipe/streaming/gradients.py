@@ -45,10 +45,17 @@ class HandedOut:
 
     def take(self, name: str, parameter: nn.Parameter) -> None:
         """Hand out a gradient that is complete, and free it."""
-        gradient, parameter.grad = parameter.grad, None
+        gradient, parameter.grad = gradient_of(parameter), None
         self._missing.discard(name)
         with torch.no_grad():
             self._sink.add(name, parameter.detach(), gradient)
+
+
+def gradient_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The gradient that a backward pass has left in a tensor."""
+    if tensor.grad is None:
+        raise RuntimeError("no gradient has arrived")
+    return tensor.grad
 
 
 @contextmanager

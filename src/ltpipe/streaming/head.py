@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ltpipe.runtime.progress import track
+from ltpipe.streaming.gradients import gradient_of
 from ltpipe.streaming.model import CausalModel
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -60,7 +61,7 @@ class HeadLosses(torch.autograd.Function):
                 found = _losses(model, predicting, targets[start:stop], objective)
                 found.sum().backward()
                 losses[rows] = found.detach().cpu()
-                gradient[where] = predicting.grad
+                gradient[where] = gradient_of(predicting)
         ctx.gradient = gradient
         return losses.reshape(sequences, -1)
 

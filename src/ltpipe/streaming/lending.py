@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,7 @@ class Lender:
             yield
         finally:
             for name, (owner, leaf) in places.items():
-                held = owner._parameters if leaf in owner._parameters else owner._buffers
+                held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
                 self._lent.pop(held[leaf].untyped_storage()._cdata, None)
                 held[leaf] = before[name]
 

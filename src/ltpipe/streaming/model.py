@@ -144,6 +144,7 @@ class CausalModel:
             if whole is None:
                 whole = part.new_empty((len(input_ids), *part.shape[1:]))
             whole[start:stop] = part
+        assert whole is not None  # there is a sequence
         return whole
 
     def parts(self, total: int, size: int) -> list[Part]:
@@ -200,7 +201,7 @@ class CausalModel:
 
         No weights are needed: every module outside the blocks gets zeros that take no memory.
         """
-        shapes = dict(self.split.model.named_parameters(remove_duplicate=False))
+        shapes: dict[str, torch.Tensor] = dict(self.split.model.named_parameters(remove_duplicate=False))
         shapes |= dict(self.split.model.named_buffers(remove_duplicate=False))
 
         def nothing(name: str) -> torch.Tensor:

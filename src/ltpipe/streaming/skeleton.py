@@ -14,10 +14,10 @@ from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.runtime.errors import MEND, DamagedFileError
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
-def build_skeleton(folder: Path, dtype: torch.dtype) -> nn.Module:
+def build_skeleton(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
     """The model of a canonical checkpoint folder, in eval mode: parameters without storage, buffers with values.
 
     Raises:
@@ -55,7 +55,7 @@ def other_dtypes(skeleton: nn.Module, dtype: torch.dtype) -> dict[str, torch.dty
     return {name: tensor.dtype for name, tensor in tensors if tensor.is_floating_point() and tensor.dtype != dtype}
 
 
-def _keep_float32(model: nn.Module, dtype: torch.dtype) -> None:
+def _keep_float32(model: "PreTrainedModel", dtype: torch.dtype) -> None:
     """Give those tensors float32 that transformers would when it loads the model."""
     patterns = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:

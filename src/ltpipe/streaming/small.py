@@ -108,7 +108,7 @@ class _Shrinking:
 
     def __init__(self, factor: int, depth: int, layers: int, fewer_heads: bool) -> None:
         self._factor, self._depth, self._layers, self._fewer_heads = factor, depth, layers, fewer_heads
-        self._kept = range(depth)
+        self._kept = list(range(depth))
 
     def of(self, content: dict[str, Any]) -> dict[str, Any]:
         """The smaller configuration of the one with this content."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -37,10 +37,9 @@ class SplitModel:
 
     def __init__(self, model: nn.Module, blocks: str, apart: bool = True) -> None:
         self.model, self._apart = model, apart
-        self.blocks: nn.ModuleList = model.get_submodule(blocks)
+        self.blocks = cast(nn.ModuleList, model.get_submodule(blocks))
         self._path = blocks.split(".")
-        self._backbone: tuple[str, nn.Module] | None = None
-        self._output_type: type | None = None
+        self._backbone: tuple[str, nn.Module, type] | None = None
 
     def ancestors(self) -> Iterator[tuple[str, nn.Module]]:
         """Names and modules that contain the blocks, from the model itself (no name) inwards."""
@@ -91,7 +90,7 @@ class SplitModel:
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             if module is entered[0][1]:
-                self._backbone, self._output_type = entered[0], type(output)
+                self._backbone = *entered[0], type(output)
                 seen.append(output)
                 if stop:
                     raise _BackboneDone(output)
@@ -111,14 +110,14 @@ class SplitModel:
         """
         if not self._apart:
             return hidden_states
-        _, backbone = self._known_backbone
-        output = self._output_type(last_hidden_state=hidden_states.unsqueeze(0))
+        _, backbone, output_type = self._known_backbone
+        output = output_type(last_hidden_state=hidden_states.unsqueeze(0))
         token = torch.zeros((1, len(hidden_states)), dtype=torch.long, device=hidden_states.device)
         with replaced_forward(backbone, lambda *_, **__: output):
             return self.model(input_ids=token, use_cache=False).logits[0]
 
     @property
-    def _known_backbone(self) -> tuple[str, nn.Module]:
+    def _known_backbone(self) -> tuple[str, nn.Module, type]:
         if self._backbone is None:
             raise RuntimeError("the head is applied to hidden states: compute them first")
         return self._backbone

@@ -47,7 +47,7 @@ class Computing:
         from accelerate import Accelerator
 
         if torch.distributed.is_torchelastic_launched():  # its launcher is what has the slots of their devices
-            torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)
+            torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]  # no public name
             self._check_devices(int(os.environ["LOCAL_WORLD_SIZE"]))
         return Accelerator(cpu=self.device == "cpu", mixed_precision=self.mixed_precision)
 

@@ -24,5 +24,5 @@ def line_between(task: Task, first: TrainingState, second: TrainingState, comput
             load_values(model, values)
             return 1 - evaluate(task, prepared, examples)[1]
 
-        ends = [{**state.weights, **state.buffers} for state in (first, second)]
-        return error_along_line(*ends, error)
+        begin, end = ({**state.weights, **state.buffers} for state in (first, second))
+        return error_along_line(begin, end, error)

@@ -104,7 +104,7 @@ class LiveTraining:
 
     def state(self) -> TrainingState:
         """A copy of where the training stands."""
-        names = {parameter: name for name, parameter in self._module.named_parameters()}
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._module.named_parameters()}
         optimizer = {
             f"{names[parameter]}/{what}": tensor
             for parameter, kept in self.optimizer.state.items()

@@ -14,7 +14,7 @@ def packed(
     mask: Tensors,
     criterion: str,
     scope: str,
-    seed: int,
+    seed: int | None,
     checkpoint: str,
     sparsity: str | None = None,
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),

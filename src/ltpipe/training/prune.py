@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -94,7 +94,10 @@ def prune_level(
         )
     pruned = prune(scores, before or seen, rule, kinds)
     rates = {"fraction": rule.fraction, "fractions": dict(rule.fractions), "exclude": list(rule.exclude), "at": rule.at}
-    chosen = {"level": rates, "criterion": as_given(criterion_options(rule.criterion, rule.options, rule.criterion))}
+    chosen: dict[str, Mapping[str, Any]] = {
+        "level": rates,
+        "criterion": as_given(criterion_options(rule.criterion, rule.options, rule.criterion)),
+    }
     return packed(pruned, rule.criterion, rule.scope, replicate, digest(ranked.weights), options=chosen)
 
 

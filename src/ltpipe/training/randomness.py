@@ -19,5 +19,5 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors, key=str.encode):
         tensor = tensors[name].detach().cpu().contiguous()
         whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        whole.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
 from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -237,7 +238,8 @@ class LiveSubject:
 
         A difference of gradients would do for smooth models only, and those of images have ReLU.
         """
-        parameters, gradient = self._parameters(), {}
+        parameters = self._parameters()
+        gradient: dict[str, torch.Tensor] = {}
         self.gradients(SummedGradient, gradient.__setitem__, objective)
         products = {name: torch.zeros_like(each) for name, each in gradient.items()}
         gradient = {name: gradient[name].to(parameter.device) for name, parameter in parameters.items()}
@@ -245,7 +247,9 @@ class LiveSubject:
             for loss in self._data.losses(self._model, objective):
                 first = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
                 with torch.enable_grad():
-                    along = sum((each * gradient[name]).sum() for name, each in zip(parameters, first, strict=True))
+                    along = reduce(
+                        torch.add, ((each * gradient[name]).sum() for name, each in zip(parameters, first, strict=True))
+                    )
                 second = torch.autograd.grad(along, list(parameters.values()), materialize_grads=True)
                 for name, each in zip(parameters, second, strict=True):
                     products[name] += each.cpu()
@@ -339,9 +343,10 @@ def _squared_inputs(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     It is the derivative by the weight of the sum of what the layer makes of x². So strides, paddings, groups and
     transposed weights are what the layer itself takes them for.
     """
+    weight: Any = layer.weight  # a parameter, or what a parametrization makes of some
     with torch.enable_grad():
         total = layer.forward(inputs.detach().square()).sum()  # past the hook that calls this
-        return torch.autograd.grad(total, layer.weight)[0].cpu().double()
+        return torch.autograd.grad(total, weight)[0].cpu().double()
 
 
 def _calibration(examples: Examples, count: int, seed: int) -> Examples:

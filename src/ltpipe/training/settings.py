@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltpipe.runtime.errors import UserError
 
@@ -79,7 +79,7 @@ class Settings:
         """A fresh optimizer. All three leave a weight at exactly 0 whose value, gradient and state are 0."""
         import torch
 
-        common = {"lr": self.learning_rate, "weight_decay": self.weight_decay, "fused": True}
+        common: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, momentum=self.momentum, **common)
         return (torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW)(parameters, betas=BETAS, **common)

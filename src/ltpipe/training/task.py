@@ -97,8 +97,8 @@ class ConfiguredTask(Task):
 
     @classmethod
     @abstractmethod
-    def prepare(cls, **options: Any) -> Self:
-        """Make the task from the options of the configuration."""
+    def prepare(cls, *_: Any, **options: Any) -> Self:
+        """Make the task from the options of the configuration, the parameters of the override by their names."""
 
     @classmethod
     @abstractmethod

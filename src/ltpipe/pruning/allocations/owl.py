@@ -61,7 +61,9 @@ def owl(
         prune: number of weights to prune, `sparsity` of all, rounded.
         options: λ, and whether to clip.
     """
-    ratio = {block: ratio for block, ratio in zip(blocks, outliers, strict=True) if block is not None}
+    ratio = {
+        block: ratio for block, ratio in zip(blocks, outliers, strict=True) if block is not None and ratio is not None
+    }
     weights = dict.fromkeys(ratio, 0)
     for size, block in zip(sizes, blocks, strict=True):
         if block is not None:
@@ -69,7 +71,8 @@ def owl(
     sparsities = dict(
         zip(ratio, _in_window(list(ratio.values()), list(weights.values()), sparsity, options), strict=True)
     )
-    return apportion([size * sparsities.get(block, sparsity) for size, block in zip(sizes, blocks, strict=True)], prune)
+    wanted = [sparsity if block is None else sparsities[block] for block in blocks]
+    return apportion([size * share for size, share in zip(sizes, wanted, strict=True)], prune)
 
 
 def _in_window(
@@ -111,12 +114,13 @@ def outlier_ratios(
     Of the block that each tensor is in, the fraction of its scores above `multiple` times their mean; None for tensors
     in no block.
     """
-    sums, sizes = defaultdict(list), defaultdict(int)
+    sums: dict[str | None, list[float]] = defaultdict(list)
+    sizes: dict[str | None, int] = defaultdict(int)
     for tensor_sum, size, block in zip(score_sums(keys), keys.sizes, blocks, strict=True):
         sums[block].append(tensor_sum)
         sizes[block] += size
     limits = {block: np.float64(multiple * fsum(sums[block]) / sizes[block]) for block in sums}
-    above = defaultdict(int)
+    above: dict[str, int] = defaultdict(int)
     for name, block in zip(keys.names, blocks, strict=True):
         if block is not None:
             above[block] += sum(int(np.count_nonzero(values > limits[block])) for values in score_values(keys, name))

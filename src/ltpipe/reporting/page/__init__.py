@@ -107,7 +107,7 @@ def specs(figure: Figure) -> dict[str, dict[str, object]]:
 @cache
 def library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script."""
-    return _inline(vl_convert.javascript_bundle())
+    return _inline(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub forgets the default
 
 
 def asset(name: str) -> str:

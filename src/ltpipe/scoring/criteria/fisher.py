@@ -1,7 +1,7 @@
 """Diagonal Fisher information, from gradients of single sequences."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ltpipe.scoring.criterion import GradientCriterion
 
@@ -17,9 +17,9 @@ class Fisher(GradientCriterion):
     underflow, and nothing is clamped from below.
     """
 
-    batch: int | None = 1
+    batch: ClassVar[int | None] = 1
 
-    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: int) -> None:
+    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: float) -> None:
         super().__init__(shape, device, tokens)
         self._batches = 0
 

@@ -18,7 +18,7 @@ class Taylor(GradientCriterion):
 
     batch = 1
 
-    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: int) -> None:
+    def __init__(self, shape: Sequence[int], device: "torch.device", tokens: float) -> None:
         super().__init__(shape, device, tokens)
         self._sequences = 0
 

@@ -59,7 +59,7 @@ class ImageTask(ConfiguredTask):
 
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Pixels, and the name of the model."""
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for part in fields(self.pixels):
             pixels: Pixels = getattr(self.pixels, part.name)
             arrays |= {f"{part.name}/images": pixels.images, f"{part.name}/labels": pixels.labels}

@@ -104,11 +104,14 @@ class TextTask(ConfiguredTask):
         Raises:
             UserError: anything of this does not fit together.
         """
-        if (architecture is None) == (checkpoint is None):
-            raise UserError(f"{key}: architecture and checkpoint are to be given one without the other")
         if unknown := sorted(prunable.keys() - (allowed := [each.name for each in fields(Selection)])):
             raise UserError(f"{key}: prunable.{unknown[0]} is no key; allowed are {', '.join(allowed)}")
-        config = _described(architecture, key) if architecture is not None else _read_config(Path(checkpoint), key)
+        if architecture is not None and checkpoint is None:
+            config = _described(architecture, key)
+        elif checkpoint is not None and architecture is None:
+            config = _read_config(Path(checkpoint), key)
+        else:
+            raise UserError(f"{key}: architecture and checkpoint are to be given one without the other")
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and sequence_length > longest:
             raise UserError(f"{key}: sequence_length is {sequence_length}; the model reads at most {longest} tokens")
@@ -116,7 +119,8 @@ class TextTask(ConfiguredTask):
         template = ChatTemplate(Path(checkpoint)) if checkpoint is not None else None
         texts = list(read_documents(Source(source, key), files, field, documents, template))
         parts = split_documents(texts, validation, test, split_seed, key)
-        initial, buffers = {}, {}
+        initial: Mapping[str, np.ndarray] = {}
+        buffers: Mapping[str, np.ndarray] = {}
         if checkpoint is None:
             tokenizer = train_tokenizer(parts["train"], vocabulary, key)
             config.vocab_size = vocabulary
@@ -184,7 +188,7 @@ class TextTask(ConfiguredTask):
         names = self.prunable.names(manifest_of(model, "built"))
         return {name: "output" if model.get_parameter(name) is head else "hidden" for name in names}
 
-    def output(self, model: nn.Module) -> nn.Module:
+    def output(self, model: Any) -> nn.Module:
         """The head."""
         return model.get_output_embeddings()
 
@@ -192,7 +196,7 @@ class TextTask(ConfiguredTask):
         """Run the model once, so that what does not fit shows before anything is written."""
         largest = max(int(getattr(self, part).inputs.max()) for part in _PARTS)
         try:
-            model = self.start(0)
+            model: Any = self.start(0)
             if largest < (entries := model.get_input_embeddings().weight.shape[0]):
                 with torch.no_grad():
                     self.logits(model, self.train.inputs[:1])
@@ -214,7 +218,7 @@ def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
         raise UserError(f"{key}: architecture.vocab_size follows from the tokenizer; set vocabulary instead")
     try:
         known = AutoConfig.for_model(kind).to_dict().keys() | CONFIG_MAPPING[kind].attribute_map.keys()
-        config = AutoConfig.for_model(**(_NO_SPECIAL_TOKENS | architecture))
+        config = AutoConfig.for_model(**{**_NO_SPECIAL_TOKENS, **architecture})
     except Exception as error:
         raise UserError(f"{key}: architecture is no {kind} configuration ({_first_line(error)})") from None
     if unknown := sorted(architecture.keys() - known):
