@@ -88,12 +88,13 @@ study-cost: $(RUN_STAMP) ## renew the tables of docs/large-studies.md: jobs, dis
 	$(BIN)/python -m benchmarks.study_cost --page docs/large-studies.md
 
 .PHONY: lint
-lint: $(TEST_STAMP) ## check style and types: ruff, snakefmt, snakemake --lint, mypy
+lint: $(TEST_STAMP) ## check style, types and layers: ruff, snakefmt, snakemake --lint, mypy, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 .PHONY: lock
 lock: $(CLUSTER_STAMP) ## write the versions in .venv to requirements.lock
@@ -104,7 +105,7 @@ lock: $(CLUSTER_STAMP) ## write the versions in .venv to requirements.lock
 .PHONY: clean
 clean: ## delete results and caches, keep the environment
 	find results -mindepth 1 ! -name README.md -delete
-	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
