@@ -17,12 +17,14 @@ from ltpipe.runtime.simulation import Peak
 from ltpipe.workflow.config import Config
 from ltpipe.workflow.resources import memory_settings
 
+FORMAT = 2
+
 
 def write_plan(plan: Sequence[StagePlan], config: Config, path: Path) -> None:
     """Write a study's plan as JSON, sizes in bytes, with the settings that it is for."""
     settings = {model: memory_settings(config, model) for model in config["models"]}
     stages = [asdict(stage) for stage in plan]
-    write_record(path, {"format": 2, "fits": fits(plan), "settings": settings, "stages": stages})
+    write_record(path, {"format": FORMAT, "fits": fits(plan), "settings": settings, "stages": stages})
 
 
 def print_plan(plan: Sequence[StagePlan]) -> None:
