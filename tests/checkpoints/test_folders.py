@@ -8,37 +8,17 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from loading import KEY, edit, read, refused
 from tiny import save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
-from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.planning.architecture import architecture, foreseen
-from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 
-KEY = "models.tiny.source"
 INDEX = f"{WEIGHTS}.index.json"
 UP = "model.layers.1.mlp.up_proj.weight"
-
-
-def read(path: Path, folder: Path, dtype: str = "auto") -> Manifest:
-    return load_checkpoint(Source(str(path), KEY), None, dtype, folder)
-
-
-def refused(path: Path, folder: Path, *words: str, dtype: str = "auto") -> None:
-    """Loading ends with one line that holds all the words, and writes nothing."""
-    with pytest.raises(UserError) as caught:
-        read(path, folder, dtype)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == [], message
-    assert not list(folder.rglob("*"))
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def retensor(folder: Path, **tensors: torch.Tensor) -> None:

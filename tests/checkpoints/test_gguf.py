@@ -10,36 +10,15 @@ import pytest
 import safetensors.torch
 import torch
 from ggufs import Q8_0, quantisable, write_gguf, write_model
+from loading import KEY, bits, read, refused
 from tiny import VOCABULARY, tiny_model
 from tokenizers import Tokenizer
 from transformers import MambaConfig
 
 from ltpipe.checkpoints.gguf import _check_settings
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
-from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.sources import Source
-
-KEY = "models.tiny.source"
-
-
-def read(path: Path, folder: Path, dtype: str = "auto") -> Manifest:
-    return load_checkpoint(Source(str(path), KEY), None, dtype, folder)
-
-
-def refused(path: Path, folder: Path, *words: str) -> None:
-    """Loading ends with one line that holds all the words, and writes nothing."""
-    with pytest.raises(UserError) as caught:
-        read(path, folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == [], message
-    assert not list(folder.rglob("*"))
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.itemsize])
 
 
 def test_gguf_is_the_same_checkpoint_as_the_folder(canonical_folder, tmp_path):

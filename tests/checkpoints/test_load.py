@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
+from loading import KEY, bits, edit, read, refused
 from tiny import ARCHITECTURES, save_tiny, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer
 
@@ -24,7 +25,6 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 
 FILES = {WEIGHTS, CONFIG, TOKENIZER, TOKENIZER_CONFIG, MANIFEST}
-KEY = "models.tiny.source"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 # Module list of the blocks, and the further name of the one tied parameter, if there is one.
@@ -40,26 +40,6 @@ SHAPE_OF = {
     "gemma2": ("model.layers", {"lm_head.weight": "model.embed_tokens.weight"}),
 }
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
-
-
-def read(source: Path | str, folder: Path, dtype: str = "auto", tokenizer: Path | None = None) -> Manifest:
-    words = Source(str(tokenizer), "models.tiny.tokenizer") if tokenizer else None
-    return load_checkpoint(Source(str(source), KEY), words, dtype, folder)
-
-
-def refused(source: Path | str, folder: Path, *words: str, dtype: str = "auto") -> None:
-    """Loading ends with one line that holds all the words, and writes nothing."""
-    with pytest.raises(UserError) as caught:
-        read(source, folder, dtype)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == [], message
-    assert not list(folder.rglob("*"))
-
-
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Bit patterns: -0.0 and NaNs compare too."""
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32}[tensor.itemsize])
 
 
 def content(folder: Path, *, but: Sequence[str] = ()) -> dict[str, bytes]:
@@ -305,10 +285,6 @@ class Bomb:
 
     def __reduce__(self):
         return Path.touch, (self.marker,)
-
-
-def edit(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def cut(path: Path, kept: int) -> None:
