@@ -43,9 +43,9 @@ def plain_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in hidden} | {"HF_HUB_OFFLINE": "1"}
 
 
-def snakemake(folder: Path, *arguments: str) -> str:
+def snakemake(folder: Path, *arguments: str, timeout: float = 500) -> str:
     """Run it in a checkout to its end; gives all that it printed."""
-    done = _run(folder, *arguments)
+    done = _run(folder, *arguments, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -57,9 +57,9 @@ def refused(folder: Path, *arguments: str) -> list[str]:
     return re.findall(r"^\s*error: (.*)$", done.stdout + done.stderr, re.MULTILINE)
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _run(folder: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", *arguments]
-    return subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=timeout)
 
 
 def reruns(folder: Path, *arguments: str) -> set[str]:
