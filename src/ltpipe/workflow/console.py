@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 _TARGET = "all"
 """The rule that only asks for results: it takes no time, and is no job to anyone."""
@@ -113,18 +114,19 @@ class Console(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether Snakemake is to show a record."""
+        said: Any = record  # Snakemake gives its records attributes of their own
         match getattr(record, "event", None):
             case "run_info":
-                self._total = record.stats["total"]
-                self._pace = Pace({rule: jobs for rule, jobs in record.stats.items() if rule not in ("total", _TARGET)})
+                self._total = said.stats["total"]
+                self._pace = Pace({rule: jobs for rule, jobs in said.stats.items() if rule not in ("total", _TARGET)})
             case "progress":
-                self._total = record.total  # a checkpoint adds jobs
-            case "job_info" if record.rule_name != _TARGET:
-                self._started.add(record.jobid)  # one that is tried again counts once
-                self._pace.start(record.jobid, record.rule_name)
-                self._say(self._line(job_name(record.rule_name, record.wildcards)))
+                self._total = said.total  # a checkpoint adds jobs
+            case "job_info" if said.rule_name != _TARGET:
+                self._started.add(said.jobid)  # one that is tried again counts once
+                self._pace.start(said.jobid, said.rule_name)
+                self._say(self._line(job_name(said.rule_name, said.wildcards)))
             case "job_finished":
-                self._pace.finish(record.job_id)
+                self._pace.finish(said.job_id)
             case "error" if self.interrupted:
                 return False
         message = str(record.msg)
