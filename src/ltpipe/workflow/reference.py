@@ -18,10 +18,11 @@ Schema = dict[str, Any]
 _INTRODUCTION = """\
 # Configuration keys
 
-{description} [config/README.md](../config/README.md) says how keys go together. `<name>` stands for a name of your own:
-{name}.
+{description}
+[config/README.md](../config/README.md) explains how the keys work together. `<name>` stands for
+your own name: {name}.
 
-Made from the schema by `make reference`.
+`make reference` makes this page from the schema.
 """
 _TABLE = """\
 | key | meaning | default |
