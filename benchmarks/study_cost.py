@@ -10,7 +10,8 @@ import yaml
 
 from benchmarks.report import Table
 from ltpipe.planning.cost import ANALYSES, GATHERING, Cost, cost
-from ltpipe.planning.study import StagePlan, plan_study
+from ltpipe.planning.stages import StagePlan
+from ltpipe.planning.study import plan_study
 from ltpipe.runtime.memory import GIB
 from ltpipe.workflow.config import check_config
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ltpipe.planning.study import fits, plan_study
+from ltpipe.planning.stages import fits
+from ltpipe.planning.study import plan_study
 from ltpipe.planning.table import print_plan, verdict, write_plan
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError

@@ -45,7 +45,8 @@ def plan(
         output: JSON file to write the plan to as well.
     """
     from ltpipe.planning.cost import cost, cost_line
-    from ltpipe.planning.study import fits, plan_study
+    from ltpipe.planning.stages import fits
+    from ltpipe.planning.study import plan_study
     from ltpipe.planning.table import print_plan, write_plan
     from ltpipe.workflow.config import check_config
     from ltpipe.workflow.configfile import read_config

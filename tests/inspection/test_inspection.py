@@ -21,7 +21,7 @@ from ltpipe.inspection.description import Listing, describe_file
 from ltpipe.inspection.masks import describe_pair
 from ltpipe.inspection.recognise import describe
 from ltpipe.inspection.tables import TABLES
-from ltpipe.planning.study import StagePlan
+from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scorefile import score_writer

@@ -31,7 +31,7 @@ from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
 from ltpipe.exporting.smaller import export_smaller
-from ltpipe.planning.study import StagePlan
+from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint

@@ -7,7 +7,8 @@ import yaml
 from tiny import save_tiny
 
 from ltpipe.planning.lengths import check_lengths
-from ltpipe.planning.study import fits, plan_study
+from ltpipe.planning.stages import fits
+from ltpipe.planning.study import plan_study
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.config import check_config
 

@@ -10,7 +10,8 @@ import yaml
 
 from ltpipe.evaluation.plan import BLOCK, KEPT, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
-from ltpipe.planning.study import StagePlan, fits, plan_study
+from ltpipe.planning.stages import StagePlan, fits
+from ltpipe.planning.study import plan_study
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.sources import Source

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ltpipe.planning.study import StagePlan
+from ltpipe.planning.stages import StagePlan
 from ltpipe.runtime.memory import GIB
 
 ANALYSES, GATHERING = 3, 2

@@ -16,6 +16,8 @@ from ltpipe.evaluation.agreement import Recorder, top_bytes
 from ltpipe.evaluation.perturbation import perturbation_named
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
+from ltpipe.planning.stages import StagePlan
+from ltpipe.planning.trainings import plan_trainings
 from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import streaming_bytes
 from ltpipe.runtime.device import AUTO_SHARD
@@ -37,38 +39,6 @@ FORWARD, BACKWARD = 2, 8
 """Operations a parameter and token: of a walk forward, and of one that goes back too."""
 
 
-@dataclass(frozen=True)
-class StagePlan:
-    """What one stage takes for one model, and for one text where it reads one.
-
-    Attributes:
-        stage, model, data: which.
-        jobs: how many of them the study has.
-        sizes: batch sizes of an evaluation.
-        device: peak of tensors on the device, bytes by kind; nothing for stages that use none.
-        host: private main memory of the process at its peak, bytes; pages of mapped files come on top, but only as
-            far as there is room.
-        disk: bytes of all that the jobs write.
-        problem: why it cannot run; empty if it can.
-        unforeseen: why the device is not planned; empty where it is.
-        operations: floating-point operations of all the jobs on the device, about: 2 a parameter and token forward,
-            8 for scores from gradients, whose walk back runs each block forward once more. Attention between
-            positions is not in it.
-    """
-
-    stage: str
-    model: str
-    data: str | None
-    jobs: int
-    device: Peak
-    host: int
-    disk: int
-    sizes: BatchSizes | None = None
-    problem: str = ""
-    unforeseen: str = ""
-    operations: int = 0
-
-
 def plan_study(config: Config, peaks: bool = True) -> list[StagePlan]:
     """Plan every stage of a study.
 
@@ -77,16 +47,15 @@ def plan_study(config: Config, peaks: bool = True) -> list[StagePlan]:
         peaks: whether to look for what the device needs; jobs, disk and operations are known without, and sooner.
 
     Raises:
-        UserError: the configuration has no grid, the shapes of a model are not known, or nothing of it is prunable.
+        UserError: the shapes of a model are not known, nothing of it is prunable, or there are no examples to train on.
     """
-    if not config["grid"]:
-        raise UserError("grid: there is none to plan; trainings (imp) are not planned")
-    return [stage for name in sorted(config["models"]) for stage in _plan_model(_Model.of(config, name, peaks))]
-
-
-def fits(plan: Sequence[StagePlan]) -> bool:
-    """Whether every stage can run."""
-    return not any(stage.problem for stage in plan)
+    gridded = sorted(config["models"]) if config["grid"] else []
+    pretrained = {study["task"].get("pretrained") for study in config["imp"].values()} - {None, *gridded}
+    return [
+        *(stage for name in gridded for stage in _plan_model(_Model.of(config, name, peaks))),
+        *(_checkpoint(_Model.of(config, name, peaks=False)) for name in sorted(pretrained)),
+        *plan_trainings(config),
+    ]
 
 
 @dataclass(frozen=True)
@@ -195,9 +164,7 @@ class _Model:
 
 def _plan_model(model: _Model) -> Iterator[StagePlan]:
     texts = grid.evaluated_texts(model.config)
-    yield StagePlan(
-        "checkpoint", model.name, None, 1, Peak(), model.base + model.manifest.nbytes, model.manifest.nbytes
-    )
+    yield _checkpoint(model)
     for text in texts:
         yield _sequences(model, "sequences", text, grid.evaluated_size(model.config, text))
     if grid.needs_calibration(model.config):
@@ -207,6 +174,11 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
     evaluations = list(_evaluations(model, texts))
     yield from evaluations
     yield from _refinement(model, evaluations)
+
+
+def _checkpoint(model: _Model) -> StagePlan:
+    size = model.manifest.nbytes
+    return StagePlan("checkpoint", model.name, None, 1, Peak(), model.base + size, size)
 
 
 def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> StagePlan:

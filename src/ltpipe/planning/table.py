@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ltpipe.planning.study import StagePlan, fits
+from ltpipe.planning.stages import StagePlan, fits
 from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.runtime.simulation import Peak
 from ltpipe.workflow.config import Config
@@ -22,13 +22,13 @@ FORMAT = 2
 
 def write_plan(plan: Sequence[StagePlan], config: Config, path: Path) -> None:
     """Write a study's plan as JSON, sizes in bytes, with the settings that it is for."""
-    settings = {model: memory_settings(config, model) for model in config["models"]}
+    settings = {model: memory_settings(config, model) for model in config["models"] if config["grid"]}
     stages = [asdict(stage) for stage in plan]
     write_record(path, {"format": FORMAT, "fits": fits(plan), "settings": settings, "stages": stages})
 
 
 def print_plan(plan: Sequence[StagePlan]) -> None:
-    """Print a plan on standard output: for each model its stages, what fills the device, and at last the verdict."""
+    """Print a plan on standard output: the stages of each model and study, what fills the device, the verdict."""
     console = Console()
     for model, stages in groupby(plan, key=attrgetter("model")):
         listed = list(stages)
@@ -44,10 +44,12 @@ def print_plan(plan: Sequence[StagePlan]) -> None:
 
 
 def stages_table(model: str, plan: Sequence[StagePlan]) -> Table:
-    """One row a stage of a model, memory and disk in MiB (2^20 bytes)."""
+    """One row a stage of a model or study, memory and disk in MiB (2^20 bytes)."""
     table = Table(title=Text(model), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage", overflow="fold")
-    for heading in ("jobs", "device", "host", "disk", "together", "a block", "logits"):
+    trained = any(stage.iterations for stage in plan)
+    last = ("iterations", "examples") if trained else ("together", "a block", "logits")
+    for heading in ("jobs", "device", "host", "disk", *last):
         table.add_column(heading, justify="right", no_wrap=True)
     for stage in plan:
         sizes = stage.sizes
@@ -58,6 +60,7 @@ def stages_table(model: str, plan: Sequence[StagePlan]) -> Table:
             _mib(stage.host),
             _mib(stage.disk),
             *(map(str, (sizes.super_batch, sizes.micro_batch, sizes.chunk)) if sizes else ()),
+            *((f"{stage.iterations:,}", f"{stage.examples:,}") if stage.iterations else ()),
         )
     return table
 

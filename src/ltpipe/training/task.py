@@ -12,7 +12,7 @@ from hashlib import sha256
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Kind
 from ltpipe.training.randomness import digest
 from ltpipe.training.tasks import task_names
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 FORMAT = "2"
 KIND = "task"
@@ -96,6 +99,23 @@ class ConfiguredTask(Task):
     """A task that a configuration can name."""
 
     @classmethod
+    def foresee(cls, pretrained: "PretrainedConfig | None", **options: Any) -> Task:
+        """What `prepare` would make, as far as a plan asks: the model, the shapes of examples, and their number.
+
+        Unless a task knows better, it is made in earnest.
+
+        Args:
+            pretrained: configuration of the model that training begins with; None for random weights.
+            options: of the configuration, and `key`.
+
+        Raises:
+            UserError: as `prepare`, or a task begins with a checkpoint and does not say how it is planned.
+        """
+        if pretrained is not None:
+            raise UserError(f"{options['key']}: a task that begins with a checkpoint is planned by its own `foresee`")
+        return cls.prepare(**options)
+
+    @classmethod
     @abstractmethod
     def prepare(cls, *_: Any, **options: Any) -> Self:
         """Make the task from the options of the configuration, the parameters of the override by their names."""
@@ -129,6 +149,19 @@ def prepared_task(name: str, options: Mapping[str, Any], key: str) -> Task:
         UserError: there is no such task, it has no such options, or there are no such data.
     """
     kind = task_named(name)
+    _check_options(kind, name, options, key)
+    return kind.prepare(**options, key=key)
+
+
+def foreseen_task(task: Mapping[str, Any], key: str, pretrained: "PretrainedConfig | None") -> Task:
+    """A task for a plan, from its section of the configuration; see `ConfiguredTask.foresee`."""
+    options = {name: value for name, value in task.items() if name not in ("kind", "pretrained")}
+    kind = task_named(task["kind"])
+    _check_options(kind, task["kind"], options, key)
+    return kind.foresee(pretrained, **options, key=key)
+
+
+def _check_options(kind: type[ConfiguredTask], name: str, options: Mapping[str, Any], key: str) -> None:
     try:
         signature(kind.prepare).bind(**options, key=key)
     except TypeError as error:
@@ -139,7 +172,6 @@ def prepared_task(name: str, options: Mapping[str, Any], key: str) -> Task:
             check_type(value, hints[option])
         except TypeCheckError as error:
             raise UserError(f"{key}.{option}: {str(value)[:50]!r} is not allowed ({error})") from None
-    return kind.prepare(**options, key=key)
 
 
 def write_task(path: Path, name: str, task: Task) -> None:

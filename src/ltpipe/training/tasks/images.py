@@ -68,7 +68,7 @@ class ImageTask(ConfiguredTask):
     @property
     def classes(self) -> int:
         """Largest label + 1."""
-        return 1 + max(int(part.labels.max()) for part in (self.train, self.validation, self.test))
+        return 1 + max(int(getattr(self.pixels, part.name).labels.max()) for part in fields(self.pixels))
 
     @property
     def shape(self) -> tuple[int, int, int]:

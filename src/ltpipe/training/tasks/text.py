@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _PARTS = ("train", "validation", "test")
+_UNKNOWN_WINDOWS = 1024
 _ABOUT_THE_FILE = ("_name_or_path", "transformers_version")
 _NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 """A tokenizer trained here has none, and the embedding of what a model takes for padding would never be trained."""
@@ -137,6 +138,30 @@ class TextTask(ConfiguredTask):
         task = cls(_plain(config), tokenizer.to_str(pretty=False), Selection(**prunable), initial, buffers, **examples)
         task._check(key)
         return task
+
+    @classmethod
+    def foresee(
+        cls,
+        pretrained: "PretrainedConfig | None",
+        key: str,
+        sequence_length: int,
+        evaluation_sequences: int | None,
+        vocabulary: int,
+        prunable: Mapping[str, Any],
+        architecture: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> "TextTask":
+        """The model, and windows of no text: how many training windows there are is not known before it is read.
+
+        Where all validation windows are evaluated, there are taken to be 1,024.
+        """
+        config = _described(architecture, key) if pretrained is None else pretrained
+        if pretrained is None:
+            config.vocab_size = vocabulary
+        evaluated = _windows(evaluation_sequences or _UNKNOWN_WINDOWS, sequence_length)
+        return cls(
+            _plain(config), "", Selection(**prunable), {}, {}, _windows(1, sequence_length), evaluated, evaluated
+        )
 
     @classmethod
     def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> "TextTask":
@@ -263,6 +288,11 @@ def _mapped(file: TensorFile, folder: str) -> dict[str, np.ndarray]:
 
 def _examples(windows: np.ndarray) -> Examples:
     inputs = torch.from_numpy(windows.astype(np.int64))
+    return Examples(inputs, inputs[:, 1:])
+
+
+def _windows(count: int, length: int) -> Examples:
+    inputs = torch.zeros((1, length), dtype=torch.int64).expand(count, length)
     return Examples(inputs, inputs[:, 1:])
 
 

@@ -1,0 +1,179 @@
+"""The plan of trainings: two steps of one are run on tensors without contents, and its operations are counted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ltpipe.planning.architecture import architecture
+from ltpipe.planning.stages import StagePlan
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.memory import private_host_bytes
+from ltpipe.runtime.simulation import CONTENTS, ByteCounter, Peak, fake
+from ltpipe.runtime.sources import Source
+from ltpipe.training.settings import Settings
+from ltpipe.training.task import Task, foreseen_task
+from ltpipe.workflow import studies
+from ltpipe.workflow.config import Config
+
+WEIGHTS, GRADIENTS, OPTIMIZER, MASK = "weights", "gradients", "optimizer", "mask"
+ACTIVATIONS, EXAMPLES = "activations", "examples"
+
+_FLOAT = 4
+_POINT_BYTES = 70
+"""Of a record, for each look at the validation examples: an iteration and two numbers at full precision."""
+
+_LINE_POINTS = 30
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a training takes.
+
+    Attributes:
+        peak: of tensors, bytes by kind.
+        weights, optimizer, prunable: elements of parameters and buffers, of the optimizer's state, and of the tensors
+            that a mask covers.
+        operations: floating-point operations of the step.
+        looking: of one example that is only looked at.
+    """
+
+    peak: Peak
+    weights: int
+    optimizer: int
+    prunable: int
+    operations: int
+    looking: int
+
+
+def plan_trainings(config: Config) -> Iterator[StagePlan]:
+    """Plan every stage of every study of `imp`.
+
+    Raises:
+        UserError: there are no examples, the model does not fit them, or its shapes are not known.
+    """
+    for name, study in sorted(config["imp"].items()):
+        yield from _plan_study(config, name, study)
+
+
+def step_of(task: Task, settings: Settings, mixed_precision: str, processes: int) -> Step:
+    """Run two steps, since the first makes what the optimizer keeps, on tensors without contents.
+
+    Args:
+        task: of which only shapes are looked at.
+        settings: of the training.
+        mixed_precision: `no` or `bf16`.
+        processes: that share a batch.
+    """
+    counter = ByteCounter(torch.device("cpu"))
+    with fake(), counter:
+        batch = -(-settings.batch_size // processes)
+        with counter.labelled(WEIGHTS):
+            model = task.build(0)
+        kinds = task.kinds(model)
+        with counter.labelled(EXAMPLES):
+            inputs, labels = (
+                torch.zeros((batch, *part.shape[1:]), dtype=part.dtype)
+                for part in (task.train.inputs, task.train.labels)
+            )
+        with counter.labelled(MASK):
+            factors = [torch.ones_like(model.get_parameter(name)) for name in kinds]
+        optimizer = settings.new_optimizer(model.parameters())
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision == "bf16")
+        for _ in range(2):
+            with FlopCounterMode(display=False) as counted:
+                with counter.labelled(ACTIVATIONS), autocast:
+                    loss = task.loss(model, inputs, labels)
+                with counter.labelled(GRADIENTS):
+                    loss.backward()
+            with counter.labelled(OPTIMIZER):
+                optimizer.step()
+            optimizer.zero_grad()
+            del loss
+        with FlopCounterMode(display=False) as looked, torch.no_grad():
+            task.logits(model, inputs[:1])
+        kept = [each for state in optimizer.state.values() for each in state.values() if isinstance(each, torch.Tensor)]
+        values = [*model.parameters(), *model.buffers()]
+        return Step(
+            counter.peak,
+            sum(tensor.numel() for tensor in values),
+            sum(tensor.numel() for tensor in kept),
+            sum(factor.numel() for factor in factors),
+            counted.get_total_flops(),
+            looked.get_total_flops(),
+        )
+
+
+def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[StagePlan]:
+    train, compute, step_k = study["train"], study["compute"], study["rewind"]["step"]
+    task = foreseen_task(study["task"], f"imp.{name}.task", _pretrained(config, study))
+    chosen = {key: value for key, value in train.items() if key != "trainer_fn"}
+    settings = Settings(**chosen | {"milestones": tuple(train["milestones"])}, seed=0)
+    try:
+        step = step_of(task, settings, compute["mixed_precision"], compute["processes"])
+    except CONTENTS as error:
+        raise UserError(
+            f"imp.{name}: cannot be planned: what its model computes depends on what tensors contain "
+            f"({type(error).__name__})"
+        ) from None
+    base, replicates = private_host_bytes(), len(study["replicates"])
+    examples = sum(_bytes(part.inputs) + _bytes(part.labels) for part in (task.train, task.validation, task.test))
+    device = Peak(
+        step.peak.total + examples, {**step.peak.parts, EXAMPLES: step.peak.parts.get(EXAMPLES, 0) + examples}
+    )
+    weights, mask = _FLOAT * step.weights, step.prunable
+    state = 2 * weights + mask  # those at the end, and at the smallest loss
+    saved = state + _FLOAT * step.optimizer
+    # Beside the live tensors: what training began with, the best weights, and a copy of all of it to write. On the CPU
+    # the live tensors are there too, of which activations and gradients are gone when the copy is made.
+    passing = sum(step.peak.parts.get(kind, 0) for kind in (ACTIVATIONS, GRADIENTS)) * (compute["device"] == "cpu")
+    live = device.total if compute["device"] == "cpu" else examples
+    host = base + 2 * weights + live + max(0, saved - passing)
+
+    def stage(kind: str, jobs: int, disk: int, iterations: int = 0, looks: int = 0, seen: int = 0) -> StagePlan:
+        """`seen` examples are looked at each of `looks` times; iterations and looks are those of all jobs."""
+        work = iterations * step.operations * compute["processes"] + looks * seen * step.looking
+        filled, taken = (device, host) if iterations else (Peak(), base + 5 * weights + examples)
+        return StagePlan(
+            kind, name, None, jobs, filled, taken, disk,
+            operations=work, iterations=iterations, examples=iterations * settings.batch_size,
+        )  # fmt: skip
+
+    levels, looks_a_step = study["levels"], 1 / settings.evaluate_every
+    cells = [cell for cell in studies.trainings(config) if cell.study == name]
+    steps = [settings.iterations - (0 if cell.branch.startswith("reinitialised") else step_k) for cell in cells]
+    looks = sum(int(count * looks_a_step) + 1 for count in steps)
+    record = _POINT_BYTES * (int(settings.iterations * looks_a_step) + 1)
+    disk = _stored(task) + (weights if study["task"].get("pretrained") else 0)
+    yield StagePlan("task", name, None, 1, Peak(), base + 2 * examples, disk)
+    point = 2 * weights + _FLOAT * step.optimizer * (step_k > 0)
+    yield stage("rewind point", replicates, replicates * point, replicates * step_k)
+    yield StagePlan(
+        "level mask", name, None, replicates * levels, Peak(), base + 3 * weights, replicates * levels * mask // 8
+    )
+    yield stage("training", len(cells), len(cells) * (state + record), sum(steps), looks, len(task.validation))
+    lines = sum(cell.branch.startswith("order-") for cell in cells)
+    if lines:
+        yield stage("connectivity", lines, 0, looks=lines * _LINE_POINTS, seen=len(task.test))
+    if study["early_bird"]:
+        birds = replicates * len(study["early_bird"]["sparsities"])
+        yield stage("early bird, at most", birds, birds * mask // 8, birds * settings.iterations)
+
+
+def _pretrained(config: Config, study: dict[str, Any]) -> Any:
+    """The configuration of the model that training begins with; None where it begins with random weights."""
+    name = study["task"].get("pretrained")
+    return None if name is None else architecture(Source(config["models"][name]["source"], f"models.{name}.source"))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return prod(tensor.shape) * tensor.element_size()
+
+
+def _stored(task: Task) -> int:
+    """Bytes of a task's examples on disk: one a pixel, four a token."""
+    parts = (task.train, task.validation, task.test)
+    return sum(_bytes(part.inputs) // (4 if part.inputs.is_floating_point() else 2) for part in parts)
