@@ -55,9 +55,9 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
 _INTRO = """\
 # Architectures
 
-Written by `make architectures` (`python -m benchmarks.architectures`); run it again rather than edit this page. It
-judges a new release of transformers in ten minutes. [walks.md](walks.md) says what is compared, and what a model that
-is not streamed costs.
+`make architectures` (`python -m benchmarks.architectures`) writes this page; run it again rather than
+edit the page. It judges a new release of transformers in ten minutes. [walks.md](walks.md) explains
+what is compared, and what happens to a model that is not streamed.
 
 transformers {version}: {counts}.
 
@@ -65,18 +65,20 @@ transformers {version}: {counts}.
 |---|---|---|---:|---:|---|"""
 _OUTRO = """
 equal
-: streamed block by block, in parts, the loss of every sequence is that of transformers; the difference is in nats a
-  token.
+: the model is streamed block by block, in parts, and the loss of every sequence equals that of
+  transformers; the difference is in nats per token.
 
 in memory
-: the guard found that the walk would not be equal, or that the blocks do not run one by one: the model is loaded whole,
-  and then the losses are equal. The reason is in the manifest and in `execution` of the metrics.
+: the guard found that the streamed walk would not be equal, or that the blocks do not run one by
+  one. The model is loaded whole, and then the losses are equal. The manifest and `execution` in the
+  metrics give the reason.
 
 refused
-: in one line, by the load stage.
+: the load stage refuses the model in one line.
 
 not built
-: transformers cannot build a model of the default configuration of the class, or not run it on tokens alone."""
+: transformers cannot build a model with the class's default configuration, or cannot run it on
+  tokens alone."""
 
 
 @dataclass(frozen=True)

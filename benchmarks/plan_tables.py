@@ -1,4 +1,4 @@
-"""The page of planned device memory: models of all sizes on cards of all sizes, from their shapes alone."""
+"""The page of planned device memory: models of all sizes on GPUs of all sizes, from their shapes alone."""
 
 import argparse
 import math
@@ -19,8 +19,8 @@ from ltpipe.scoring.criteria.snip import Snip
 from ltpipe.scoring.plan import ACCUMULATORS, GRADIENTS, ScorePlanner, smaller_scored
 
 _GB = 10**9
-_CARDS = (4, 8, 16, 24, 40, 80)
-_USABLE = 0.9  # of a card: what evaluate.device_memory: auto takes of what is free
+_GPUS = (4, 8, 16, 24, 40, 80)
+_USABLE = 0.9  # of a GPU: what evaluate.device_memory: auto takes of what is free
 _LENGTH = 128
 _EVALUATED, _SCORED = BatchSizes.generous(256, _LENGTH), BatchSizes(32, 4, 64)
 _PARTS = (BLOCK, OUTSIDE, MASK, HIDDEN, ACTIVATIONS, LOGITS, GRADIENTS, ACCUMULATORS)
@@ -30,16 +30,17 @@ _CLASSES = (("< 1B", 1e9, 10), ("1-3B", 3e9, 15), ("3-7B", 7e9, 25), ("> 7B", ma
 _INTRO = f"""\
 # Planned memory of seven models
 
-Written by `python -m benchmarks.plan_tables` (`make plan-tables`); run it again rather than edit this page.
-[memory.md](memory.md) says how a plan is made and what it leaves out.
+`make plan-tables` (`python -m benchmarks.plan_tables`) writes this page; run it again rather than edit
+the page. [memory.md](memory.md) explains how a plan is made and what it leaves out.
 
-**Every number here is planned on a simulated accelerator, on tensors without contents. No GPU has run any of it.**
-The exceptions are the reference's numbers, which are its own.
+**Every number here is planned on a fake accelerator, with tensors that have no contents. No GPU has run
+any of it.** The exceptions are the reference's numbers, which are its own.
 
-bfloat16, weights streamed a block at a time. GB are 10^9 bytes. The verdict for a card counts on {_USABLE:.0%} of its
-memory, as `evaluate.device_memory: auto` counts on {_USABLE:.0%} of what is free; what the driver's context takes is
-not counted. A cell is *micro-batch · peak in GB*. It names super-batch or chunk where they had to shrink, and
-"no" with the least that was found where the model does not fit."""
+Models are in bfloat16, and weights are streamed one block at a time. GB are 10^9 bytes. The verdict
+for a GPU assumes {_USABLE:.0%} of its memory, just as `evaluate.device_memory: auto` assumes {_USABLE:.0%} of what is
+free; the driver's context is not counted. A cell shows *micro-batch · peak in GB*. It also shows the
+super-batch or chunk if they had to shrink. If the model does not fit, it shows "no" and the lowest
+peak that was found."""
 
 Smaller = Callable[[BatchSizes, Mapping[str, int]], BatchSizes | None]
 
@@ -76,7 +77,7 @@ def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manif
     for name, planner in planners.items():
         peak_of = cache(partial(planner.peak, length=_LENGTH))
         smaller: Smaller = partial(smaller_scored, criterion=Snip) if gradients else BatchSizes.halved
-        cells = [cell(peak_of, sizes, smaller, _USABLE * card * _GB) for card in _CARDS]
+        cells = [cell(peak_of, sizes, smaller, _USABLE * size * _GB) for size in _GPUS]
         fitted.append((name, f"~{_CLASSES[class_of(models[name])][2]}", *cells))
         peak, weights = peak_of(sizes), sum(entry.size for entry in models[name].tensors.values())
         parts = [peak.parts.get(part, 0) for part in _PARTS]
@@ -88,17 +89,20 @@ def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manif
     note = f"Wanted: {sizes}. " + (
         "All sequences stay one batch: only micro-batch and chunk shrink."
         if gradients
-        else "They shrink as in the stage."
+        else "They shrink as they do in the stage."
     )
     moment = (
-        "The peak is at the final norm or the head, or where the weights of the next block arrive; activations "
-        "are gone by then"
-        + (", and gradients, which are added up and freed one by one." if gradients else ".")
-        + " Hidden states are whole batches of them, and what the model makes of those outside its blocks."
+        "The peak is at the final norm or the head, or where the weights of the next block arrive; "
+        + (
+            "by then activations are gone, and so are gradients, which are added up and freed one by one."
+            if gradients
+            else "activations are gone by then."
+        )
+        + " Hidden states are whole batches of them, and what the model makes from them outside its blocks."
     )
-    cards = [f"{card} GB card: {sizes.super_batch} × {_LENGTH} tokens" for card in _CARDS]
+    gpus = [f"{size} GB GPU: {sizes.super_batch} × {_LENGTH} tokens" for size in _GPUS]
     return [
-        Table(f"{what}: what fits", ("Model", "The reference asks for, GB", *cards), fitted, [f"{task}. {note}"]),
+        Table(f"{what}: what fits", ("Model", "The reference asks for, GB", *gpus), fitted, [f"{task}. {note}"]),
         Table(
             f"{what}: parts of the peak, GB",
             ("Model", "All weights", f"Peak, {sizes.super_batch} × {_LENGTH} tokens", *_PARTS, "other"),
@@ -125,12 +129,12 @@ def page() -> str:
     members = [[name for name in order if class_of(models[name]) == index] for index in range(len(_CLASSES))]
     reference = Table(
         "The reference's own table",
-        ("Parameters", "Its need on an H100 80 GB, GB", "Models of that size above"),
+        ("Parameters", "Required on an H100 80 GB, GB", "Models of that size above"),
         [(size, f"~{need}", ", ".join(names) or "–") for (size, _, need), names in zip(_CLASSES, members, strict=True)],
         [
             "On an A100 40 GB it runs out of memory above 7B. For its own case (Qwen2.5-1.5B, bfloat16, 256 × 128 "
             "tokens) it gives a peak of 25-27 GB before its work on memory and about 16 GB after it. "
-            "It does not say for which batch the needs of the table are.",
+            "It does not say which batch size the table's requirements are for.",
         ],
     )
     return "\n\n".join([_INTRO, *(table.markdown() for table in [*made, reference])]).replace("\n### ", "\n## ") + "\n"
