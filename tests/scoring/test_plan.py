@@ -64,8 +64,14 @@ def test_the_parts_while_a_block_is_walked_back():
     assert LOGITS not in peak.parts
 
 
-@pytest.mark.parametrize("criterion", criterion_names())
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("architecture", "criterion"),
+    [
+        pytest.param(architecture, name, marks=() if architecture == "llama" or name == "snip" else pytest.mark.slow)
+        for architecture in ("llama", "gpt2")
+        for name in criterion_names()
+    ],
+)
 def test_plan_against_the_profiler(architecture, criterion, subject, canonical_folder):
     """Of one walk: what else a stage does on the CPU, with files, is not on the device."""
     folder, rule = canonical_folder(architecture), scored_criterion(criterion)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from byhand import masked_by_hand
-from tiny import ARCHITECTURES, stands_in
+from tiny import ARCHITECTURES, some_quick, stands_in
 
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
@@ -22,6 +22,7 @@ from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
 
 CPU = torch.device("cpu")
+QUICK = ("llama", "gpt2", "mixtral")
 
 
 class Sum:
@@ -89,8 +90,16 @@ def assert_close(sink, expected):
         assert float((got - wanted).norm()) <= 1e-5 * max(float(wanted.norm()), floor), name
 
 
-@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "in-memory"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "streamed"),
+    [
+        *(pytest.param(name, True, id=f"{name}-streamed") for name in ARCHITECTURES),
+        *(
+            pytest.param(name, False, id=f"{name}-in-memory", marks=() if name in QUICK else pytest.mark.slow)
+            for name in ARCHITECTURES
+        ),
+    ],
+)
 def test_gradients_equal_a_plain_backward(architecture, streamed, source_folder, canonical_folder, token_ids):
     expected, loss = plain(source_folder(architecture), token_ids)
     for micro_batch in (3, 1, len(token_ids)):
@@ -99,7 +108,7 @@ def test_gradients_equal_a_plain_backward(architecture, streamed, source_folder,
         assert float(sink.losses.double().sum()) == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", some_quick(QUICK))
 def test_gradients_are_taken_at_masked_weights(architecture, source_folder, canonical_folder, token_ids, tmp_path):
     folder, path = canonical_folder(architecture), tmp_path / "mask.safetensors"
     count_checkpoint(folder, "magnitude", None, Selection("all-weights")).write(tmp_path / "histogram.safetensors")

@@ -21,7 +21,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.training import levels
 from ltpipe.training.loop import train
 from ltpipe.training.state import rewind, start_of
-from ltpipe.training.task import read_task, task_named, write_task
+from ltpipe.training.task import read_task, write_task
 from ltpipe.training.tasks.text import TextTask
 from ltpipe.training.validate import evaluate
 
@@ -109,10 +109,6 @@ def same(one, other):
 # --- texts
 
 
-def test_it_is_the_task_text():
-    assert task_named("text") is TextTask
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_loss_is_that_of_transformers(architecture, prepared):
     task = prepared[architecture]
@@ -191,7 +187,7 @@ def test_evaluation_windows_are_spread_over_the_part(prepared, texts):
 @pytest.mark.slow
 def test_bytes_are_those_of_another_process(prepared, texts, tmp_path):
     script = (
-        "import json, sys; from pathlib import Path; from ltpipe.training.task import task_named, write_task; "
+        "import json, sys; from pathlib import Path; from ltpipe.training.task import write_task; "
         "task = task_named('text').prepare(**json.loads(sys.argv[1])); write_task(Path(sys.argv[2]), 'text', task)"
     )
     command = [sys.executable, "-c", script, json.dumps(options(texts)), tmp_path / "there"]
