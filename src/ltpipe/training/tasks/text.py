@@ -140,7 +140,7 @@ class TextTask(ConfiguredTask):
         return task
 
     @classmethod
-    def foresee(
+    def foresee(  # type: ignore[override]  # its options come by name
         cls,
         pretrained: "PretrainedConfig | None",
         key: str,
@@ -155,7 +155,7 @@ class TextTask(ConfiguredTask):
 
         Where all validation windows are evaluated, there are taken to be 1,024.
         """
-        config = _described(architecture, key) if pretrained is None else pretrained
+        config = _described(architecture or {}, key) if pretrained is None else pretrained
         if pretrained is None:
             config.vocab_size = vocabulary
         evaluated = _windows(evaluation_sequences or _UNKNOWN_WINDOWS, sequence_length)
