@@ -33,6 +33,18 @@ class SequenceTotals:
     kl_sum: list[float] | None = None
 
 
+def memory_line(planned: int, measured: int, device: str) -> str:
+    """What was planned and what was measured, bytes, in words that say what the numbers are of.
+
+    Only an accelerator's allocator counts tensors. On the CPU the process is measured, whose libraries and allocator
+    take more than tensors: some 100 MiB for a small model.
+    """
+    mib = f"{planned / 2**20:,.0f} MiB"
+    if device == "cpu":
+        return f"peak memory: {mib} planned for tensors, process grew by {measured / 2**20:,.0f} MiB with libraries"
+    return f"peak memory of tensors: {mib} planned, {measured / 2**20:,.0f} MiB measured"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
     """Metrics of a dense model or of a ticket on one text.
@@ -133,8 +145,8 @@ class Metrics:
         return (
             f"{self.model} on {self.data}, {ticket}{perturbed}: {published}loss {self.loss:.4f} nats/token, "
             f"accuracy {self.accuracy:.4f}, retention {self.performance_retention:.4f}{agreement} "
-            f"({self.seconds:.1f} s, {rate:.0f} tokens/s; peak memory of tensors "
-            f"planned {self.planned_bytes / 2**20:,.0f}, measured {self.measured_bytes / 2**20:,.0f} MiB)"
+            f"({self.seconds:.1f} s, {rate:.0f} tokens/s; "
+            f"{memory_line(self.planned_bytes, self.measured_bytes, self.device)})"
         )
 
     def check_measured_on(self, hashes: Mapping[str, str], where: str) -> None:

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ltpipe.evaluation.metrics import memory_line
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import MEMORY, best_tickets, cell, mebi, percent, shown_columns, wins, with_baselines
+from ltpipe.reporting.columns import MEMORY, best_tickets, cell, percent, shown_columns, wins, with_baselines
 from ltpipe.reporting.verdicts import Verdict, named, verdicts
 
 # Most terminals are 80 characters wide: there, short headings and the columns that matter most.
@@ -35,7 +36,7 @@ def print_tickets(tickets: pd.DataFrame) -> None:
     console.print(summary_table(shown))
     if len(shown) < len(tickets):
         console.print(Text(f"{len(shown)} of {len(tickets):,} tickets, the best at their sparsity"), soft_wrap=True)
-    console.print(Text(memory_line(tickets)), soft_wrap=True)
+    console.print(Text(largest_memory(tickets)), soft_wrap=True)
 
 
 def print_verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> None:
@@ -93,10 +94,10 @@ def untouched_line(verdict: Verdict) -> str:
     )
 
 
-def memory_line(tickets: pd.DataFrame) -> str:
+def largest_memory(tickets: pd.DataFrame) -> str:
     """The largest planned peak of tensors, in bytes, and the largest measured one."""
-    planned, measured = (mebi(int(tickets[key].max())) for key in ("planned_bytes", "measured_bytes"))
-    return f"peak memory of tensors: planned {planned} MiB, measured {measured} MiB"
+    planned, measured = (int(tickets[key].max()) for key in ("planned_bytes", "measured_bytes"))
+    return memory_line(planned, measured, "cpu" if (tickets["device"] == "cpu").all() else "")
 
 
 def summary_table(tickets: pd.DataFrame) -> Table:

@@ -47,7 +47,7 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
 
     Of several functions by name, the first argument chooses one; `about` is what their help begins with.
 
-    `LTPIPE_LOG` names a file that receives every message too, and the peak of main memory, planned and measured.
+    `LTPIPE_LOG` names a file that receives every message too, and what the stage took of main memory.
     Errors that a user can mend are printed as one line and end the process with status 1; any other exception keeps
     its traceback and ends it with status 70. SIGTERM ends it with status 143 and one line, Ctrl-C with status 130, its
     temporary files removed.
@@ -90,10 +90,14 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
 
 
 def _peaks(memory: PrivateMemory, planned: int | None) -> str:
-    """What the stage was to take of main memory, and took; libraries that it loaded on the way are measured too."""
-    grown = f"grew by {_mebi(memory.peak - memory.before)} to {_mebi(memory.peak)} MiB private"
-    foreseen = "" if planned is None else f"planned to grow by {_mebi(planned)} MiB, "
-    return f"peak main memory: {foreseen}{grown}, {_mebi(peak_host_bytes())} MiB with pages of mapped files"
+    """What the stage was to take for its contents, and by how much the process grew.
+
+    The two are not alike: the process also loads libraries on the way, and its allocator keeps gaps. What it loads is
+    some 100 MiB whatever the contents are.
+    """
+    grown = f"the process grew by {_mebi(memory.peak - memory.before)} to {_mebi(memory.peak)} MiB private"
+    foreseen = "" if planned is None else f"{_mebi(planned)} MiB planned for contents; "
+    return f"peak main memory: {foreseen}{grown}, libraries included, {_mebi(peak_host_bytes())} MiB with mapped files"
 
 
 def _mebi(size: int) -> str:
