@@ -43,8 +43,12 @@ plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk, and write
 test: $(TEST_STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+.PHONY: check
+check: lint ## the inner loop: lint and the quick tests, about a minute on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 @tests/quick.txt
+
 .PHONY: test-slow
-test-slow: $(TEST_STAMP) ## run the slow suites: the default model through the pipeline, and whole sweeps that are compared
+test-slow: $(TEST_STAMP) ## run the slow suites: the default study against the README, and whole sweeps that are compared
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: test-bad-input
