@@ -9,7 +9,6 @@ SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS)
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 CLUSTER_STAMP := $(VENV)/.installed-cluster
-REPORT := results/report
 # An environment of its own on top of the locked one, for what lm-evaluation-harness brings beside it.
 HARNESS := $(VENV)/harness
 HARNESS_STAMP := $(HARNESS)/.installed
@@ -28,8 +27,7 @@ help: ## list the targets
 run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file, CORES=n, GPUS=n)
 	@$(if $(CONFIG),$(BIN)/ltpipe check --config $(CONFIG))
 	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
-	@$(BIN)/python scripts/print_table.py --tickets $(REPORT)/tickets.csv --levels $(REPORT)/levels.csv \
-	  --findings $(REPORT)/findings.csv --page $(REPORT)/index.html --config $(or $(CONFIG),config/config.yaml)
+	@$(BIN)/python scripts/print_table.py --config $(or $(CONFIG),config/config.yaml)
 
 .PHONY: imp
 imp: ## train, prune and rewind a small network, with controls, and say what holds (config/digits-imp.yaml)

@@ -54,12 +54,9 @@ rule all:
 
 onsuccess:
     # make prints the table itself, since this is not run when there was nothing to do. A plan has no table.
-    if "MAKELEVEL" not in os.environ and Path(rules.report.output.table).exists():
-        shell(
-            "python scripts/print_table.py --tickets {rules.report.output.table}"
-            " --levels {rules.report.output.levels} --findings {rules.report.output.findings}"
-            " --page {rules.report.output.page}"
-        )
+    if "MAKELEVEL" not in os.environ and Path(rules.report.output.sums).exists():
+        folder = Path(rules.report.output.sums).parent
+        shell("python scripts/print_table.py --report {folder:q}")
 
 
 onerror:

@@ -19,7 +19,7 @@ import yaml
 from checkouts import SNAKEMAKE, checkout, plain_environment
 from tiny import save_tiny
 
-from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.sums import Sums
 
 PATIENCE = 1800
 """Seconds after which a run is taken to hang."""
@@ -199,8 +199,9 @@ def unmeasured(path: Path) -> Any:
         record = json.loads(content)
         record.pop("sha256", None)  # of the whole record, which its reader compares
         return _without(record)
-    if path.suffix == ".sha256":
-        return content.decode().split()[0] == sha256_of(path.with_suffix(""))
+    if path.suffix == ".sha256" or path.name == "SHA256SUMS":
+        sums = Sums.read(path)
+        return [path.with_name(name) == sums.check(name) for name in sums.digests]
     if path.suffix in (".csv", ".parquet"):
         file = io.BytesIO(content)
         table = pd.read_csv(file, dtype=str) if path.suffix == ".csv" else pd.read_parquet(file)

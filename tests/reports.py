@@ -9,12 +9,16 @@ from studies import like_the_paper, line, study
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
-from ltpipe.analysis.validation_table import LAYERS, VALIDATION
+from ltpipe.analysis.validation_table import LAYERS
 from ltpipe.reporting.columns import MEMORY
-from ltpipe.reporting.costs import COLUMNS as COSTS
-from ltpipe.reporting.findings import findings_table
-from ltpipe.reporting.tables import COMPARISONS, CURVES
-from ltpipe.reporting.trainings import Trainings, connectivity_table, early_birds_table, levels_table
+from ltpipe.reporting.tables.comparisons import COLUMNS as COMPARISONS
+from ltpipe.reporting.tables.connectivity import connectivity_table
+from ltpipe.reporting.tables.costs import COLUMNS as COSTS
+from ltpipe.reporting.tables.curves import COLUMNS as CURVES
+from ltpipe.reporting.tables.early_birds import early_birds_table
+from ltpipe.reporting.tables.findings import findings_table
+from ltpipe.reporting.tables.levels import levels_table
+from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.frames import frame as typed
 
 BRANCHES = ("ticket", "reinitialised-1", "reinitialised-2", "shuffled-1", "transplanted-a", "transplanted-b")
@@ -156,16 +160,13 @@ def overlap_frame():
 
 
 def tables(tickets=None):
-    """All tables of a report of tickets and of a study, by their names."""
-    none = {"robustness": {}, "simulations": {}}
+    """Tables of a report of tickets and of a study, by their names."""
     tickets = tickets_frame() if tickets is None else tickets
     return {
         "tickets": tickets,
         "comparisons": comparisons_frame(tickets),
         "curves": curves_frame(),
-        **{name: pd.DataFrame(columns=list(columns)) for name, columns in none.items()},
         "overlap": overlap_frame(),
-        "validation": typed([], VALIDATION),
         "layers": layers_frame(),
         "costs": typed(
             [

@@ -13,8 +13,9 @@ import numpy as np
 
 from ltpipe.checkpoints.header import BEFORE_DIGESTS, DIGESTS, WIDTH, hexadecimal, seal
 from ltpipe.runtime.digest import digest
-from ltpipe.runtime.frames import _write
+from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.jsonfiles import read_record, write_record
+from ltpipe.runtime.sums import Sums, sums_file, write_sums
 
 
 def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -61,5 +62,8 @@ def copied(source: Path, target: Path, **changes: object) -> Path:
 
 
 def table(path: Path, text: str) -> None:
-    """A table that holds this text."""
-    _write(path, text.encode())
+    """A table that holds this text; in a report, so that the report lists it."""
+    sums = sums_file(path)
+    listed = dict(Sums.read(sums).digests) if sums.is_file() else {}
+    path.write_text(text)
+    write_sums(sums, listed | {path.name: sha256_of(path)})

@@ -16,6 +16,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import dtypes
 
 SHAPES = {
     "h.0.attn.k_proj.weight": (6, 10),
@@ -224,7 +225,7 @@ def test_nesting_is_checked_among_masks_of_one_kind_and_between_neighbours(tmp_p
 def test_the_layers_table_has_what_every_tensor_of_every_mask_keeps():
     masks = [made(arrays(0.5)), made(arrays(0.25, seed=1), scope="heads", sparsity="0.25", seed=1)]
     table = layers_table("m", [validate(mask, MODEL, {"head_dim": HEAD}) for mask in masks])
-    assert table.dtypes.astype(str).to_dict() == LAYERS
+    assert table.dtypes.astype(str).to_dict() == dtypes(LAYERS)
     assert len(table) == 2 * len(SHAPES)
     assert table["tensor"].tolist() == [*SHAPES] * 2
     assert table["weights"].tolist() == [int(np.prod(shape)) for shape in SHAPES.values()] * 2

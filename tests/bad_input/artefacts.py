@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from bad_input.study import Study
 from sealed import copied, parts, sealed, table
 
 from ltpipe.runtime.errors import MEND
+from ltpipe.runtime.sums import Sums, write_sums
 
 MASKED = "--checkpoint @llama --sequences @text.sequences --baseline @text.baseline --mask %x"
 COMPARED = "--masks %x @llama.sparser --layers %layers"
@@ -108,8 +110,21 @@ def one_more(here: Path, study: Study) -> None:
     (here / "x").write_bytes(sealed(header, payload[:begin] + count + payload[begin + 8 :]))
 
 
-def changed_table(name: str, change: Callable[[str], str]) -> Callable[[Path, Study], None]:
-    return lambda here, study: table(here / "x", change((study / name).read_text()))
+def changed_report(change: Callable[[Path], object], name: str = "report") -> Callable[[Path, Study], object]:
+    """A copy of a report whose table of tickets, in CSV alone, is changed."""
+
+    def make(here: Path, study: Study) -> None:
+        shutil.copytree(study / name, here / "x")
+        sums = here / "x/SHA256SUMS"
+        listed = Sums.read(sums).digests
+        write_sums(sums, {file: digest for file, digest in listed.items() if not file.endswith(".parquet")})
+        change(here / "x/tickets.csv")
+
+    return make
+
+
+def changed_table(change: Callable[[str], str]) -> Callable[[Path, Study], object]:
+    return changed_report(lambda path: table(path, change(path.read_text())))
 
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -235,25 +250,14 @@ ARTEFACTS = {
         ("%x: not valid JSON",),
         lambda h, s: (h / "x").write_bytes((s / "ticket").read_text().encode("utf-16")),
     ),
-    "table-of-words-for-numbers": Case(
-        "print_table",
-        "--tickets %x",
-        ("%x: not a tickets table",),
-        changed_table("report/tickets.csv", lambda t: t.replace("0.5,", "half,")),
-    ),
-    "table-without-columns": Case(
-        "print_table",
-        "--tickets %x",
-        ("%x: not a tickets table",),
-        changed_table("report/tickets.csv", lambda t: t[t.index(",") :]),
-    ),
-    "table-of-nul-bytes": Case(
-        "print_table", "--tickets %x", ("%x: not a tickets table",), lambda h, s: (h / "x").write_bytes(bytes(99))
-    ),
-    "table-latin-1": Case(
-        "print_table", "--tickets %x", ("%x: not a tickets table",), lambda h, s: (h / "x").write_bytes(b"\xe4,\xf6\n")
-    ),
-    "table-is-a-fifo": Case(
-        "print_table", "--tickets %x", ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")
-    ),
+    **{
+        f"table-{name}": Case("print_table", "--report %x", (f"%x/tickets.csv: {words}",), make)
+        for name, words, make in (
+            ("of-words-for-numbers", "not a table of tickets", changed_table(lambda t: t.replace("0.5,", "half,"))),
+            ("without-columns", "not a table of tickets", changed_table(lambda t: t[t.index(",") :])),
+            ("of-nul-bytes", "damaged, does not match", changed_report(lambda path: path.write_bytes(bytes(99)))),
+            ("that-is-lost", "missing, ", changed_report(lambda path: path.unlink())),
+            ("that-is-a-fifo", "missing, ", changed_report(lambda path: (path.unlink(), os.mkfifo(path)))),
+        )
+    },
 }

@@ -64,18 +64,16 @@ STAGES = {
     "validate-without-manifest": Case("validate_masks", on(VALIDATE, manifest="@absent"), ("@absent: no such file",)),
     "early-bird-of-two-models": Case("detect_early_bird", "--masks @llama.mask @other.mask", ("different weights",)),
     "early-bird-window": Case("detect_early_bird", "--masks @llama.mask --window 1", ("window: 1", "2 or more")),
-    "report-of-no-overlap": Case("make_report", on(REPORT, overlaps="@ticket"), ("@ticket: not an overlap table",)),
-    "report-of-no-validation": Case("make_report", on(REPORT, validations="@absent"), ("@absent: no such file",)),
-    "report-of-metrics": Case("make_report", on(REPORT, tickets="@ticket"), ("@ticket: not a table of tickets",)),
-    "report-of-another-table": Case(
-        "make_report", on(REPORT, curves="@tables/tickets.parquet"), ("@tables/tickets.parquet: not a table of curves",)
-    ),
-    "report-of-no-table": Case("make_report", on(REPORT, curves="@absent"), ("@absent: no such file",)),
+    "report-of-no-overlap": Case("make_report", on(REPORT, tables="@overlap @ticket"), ("@ticket: not a table",)),
+    "report-of-no-validation": Case("make_report", on(REPORT, tables="@absent"), ("@absent: no such file",)),
+    "report-of-metrics": Case("make_report", on(REPORT, tables="@ticket"), ("@ticket: not a table of ltpipe",)),
+    "report-of-masks-alone": Case("make_report", on(REPORT, tables="@overlap @validation"), ("tables: ", "tickets")),
+    "report-of-a-table-by-tensor": Case("make_report", on(REPORT, tables="@layers"), ("@layers: not a table that",)),
     "no-tickets": Case("make_tables", "--baselines @text.baseline --tickets", ("tickets: ",)),
     "no-tickets-beside-trainings": Case(
-        "make_report", "--baselines @text.baseline --records @record", ("tickets: ",)
+        "make_report", "--baselines @text.baseline --records @record", ("tables: ",)
     ),
-    "nothing-to-report": Case("make_report", "--baselines", ("tickets: ",)),
+    "nothing-to-report": Case("make_report", "--baselines", ("tables: ",)),
     "ticket-twice": Case(
         "make_tables", on(TABLES, tickets="@ticket @ticket"), ("two metrics of one cell (", "sparsity 0.5")
     ),
@@ -84,7 +82,7 @@ STAGES = {
     ),
     "table-twice": Case(
         "make_report",
-        on(REPORT, tickets="@tables/tickets.parquet @tables/tickets.parquet"),
+        on(REPORT, tables="@tables/tickets.parquet @tables/tickets.parquet"),
         ("@tables/tickets.parquet and @tables/tickets.parquet: two rows of one cell (model ", "different names"),
     ),
     "refine-a-mask": Case("refine", "--to 0.01 --tickets @llama.mask", ("@llama.mask: not valid JSON",)),
@@ -99,11 +97,6 @@ STAGES = {
     "record-is-half": Case("make_report", on(REPORT, records="@half-ticket"), ("@half-ticket: not valid JSON",)),
     "line-is-a-record": Case("make_report", on(REPORT, connectivities="@record"), ("@record: not a linear conn",)),
     "bird-is-a-line": Case("make_report", on(REPORT, early_birds="@line"), ("@line: not an early-bird",)),
-    "levels-are-tickets": Case(
-        "print_table",
-        "--tickets @trained/tickets.csv --levels @trained/tickets.csv --findings @trained/findings.csv",
-        ("@trained/tickets.csv: not a levels table",),
-    ),
     "options-are-no-json": Case("prepare_task", "--task images --options {x", ("options: '{x' is no mapping",)),
     "options-are-a-list": Case("prepare_task", "--task images --options [3]", ("options: '[3]' is no mapping",)),
     # files of another kind
@@ -114,9 +107,8 @@ STAGES = {
     "histogram-is-text": Case("make_mask", on(MASK, histogram="@text.txt"), ("@text.txt: not a safetensors file",)),
     "histogram-is-empty": Case("make_mask", on(MASK, histogram="@empty"), ("@empty: ", "too short")),
     "tokenizer-is-a-config": Case("prepare_data", on(DATA, tokenizer="@llama/config.json"), ("@llama/config.json: ",)),
-    "table-is-metrics": Case("print_table", "--tickets @ticket", ("@ticket: not a tickets table",)),
-    "table-is-weights": Case("print_table", "--tickets @llama/model.safetensors", ("not a tickets table",)),
-    "table-is-empty": Case("print_table", "--tickets @empty", ("@empty: not a tickets table",)),
+    "report-is-metrics": Case("print_table", "--report @ticket", ("@ticket: not a report (SHA256SUMS",)),
+    "report-is-a-checkpoint": Case("print_table", "--report @llama", ("@llama: not a report (SHA256SUMS",)),
     # damaged metrics, wherever metrics are read
     **{
         f"{what}-{name}": Case(script, on(arguments, **{flag: f"@{name}"}), (f"@{name}: ", words))
@@ -146,8 +138,8 @@ STAGES = {
     "no-model": Case("load_model", "--source @absent --name mine", ("models.mine.source: '@absent' does not exist",)),
     "no-tokenizer-source": Case("load_model", "--source @source --tokenizer @absent", ("models.model.tokenizer: ",)),
     "no-metrics": Case("make_tables", on(TABLES, tickets="@absent"), ("@absent: no such file",)),
-    "no-table": Case("print_table", "--tickets @absent", ("@absent: no such file",)),
-    "table-is-a-folder": Case("print_table", "--tickets @llama", ("@llama: ",)),
+    "no-report": Case("print_table", "--report @absent", ("@absent: not a report",)),
+    "neither-report-nor-study": Case("print_table", "", ("report: name the folder",)),
     "metrics-are-a-folder": Case("make_tables", on(TABLES, tickets="@llama"), ("@llama: ",)),
     "output-below-a-file": Case("count_keys", on(COUNT, output="@text.txt/out"), ("@text.txt",)),
     "output-is-a-folder": Case("count_keys", on(COUNT, output="@llama"), ("@llama: is a folder",)),

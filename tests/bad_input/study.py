@@ -66,19 +66,18 @@ def make_study(root: Path, source_folder: Callable[[str], Path], canonical_folde
     done("evaluate", *arguments, "--output", study / "ticket")
     arguments = ["--baselines", study / "text.baseline", study / "poem.baseline", "--tickets", study / "ticket"]
     done("make_tables", *arguments, "--output", study / "tables")
-    arguments = ["--baselines", study / "text.baseline", "--tickets", study / "tables" / "tickets.parquet"]
+    arguments = ["--baselines", study / "text.baseline", "--tables", study / "tables" / "tickets.parquet"]
     masks = ["--masks", study / "llama.mask", study / "llama.sparser"]
     done("compare_masks", *masks, "--output", study / "overlap", "--layers", study / "layers")
     done("validate_masks", *masks, "--manifest", study / "llama" / MANIFEST, "--output", study / "validation")
-    arguments += ["--overlaps", study / "overlap", "--validations", study / "validation"]
+    arguments += [study / "overlap", study / "validation"]
     done("make_report", *arguments, "--output", study / "report")
-    done("print_table", "--tickets", study / "report" / "tickets.csv")
+    done("print_table", "--report", study / "report")
     for name, made in (("record", record()), ("line", line(0, 0.01))):
         made.write(study / name)
     arguments = ["--records", study / "record", "--connectivities", study / "line"]
     done("make_report", *arguments, "--output", study / "trained")
-    tables = {f"--{name}": study / "trained" / f"{name}.csv" for name in ("tickets", "levels", "findings")}
-    done("print_table", *(part for pair in tables.items() for part in pair))
+    done("print_table", "--report", study / "trained")
 
     arguments = [
         "--checkpoint",

@@ -50,7 +50,7 @@ def test_analyses_of_masks_need_no_torch(study, tmp_path):
         ("prepare_data", on(DATA, num_sequences="many"), ("--num-sequences", "all")),
         ("prepare_data", on(DATA, documents="best"), ("--documents", "calibration")),
         ("make_tables", "--tickets @ticket", ("--baselines",)),
-        ("print_table", "@ticket", ("--tickets",)),
+        ("print_table", "@ticket", ("Unrecognized",)),
     ],
 )
 def test_wrong_usage(script, arguments, words, study, tmp_path):

@@ -232,14 +232,14 @@ def test_old_numbers_are_refused_though_snakemake_was_told_that_they_are_new(fin
     snakemake(folder, "--touch")
     assert reruns(folder) == set()
     why = "made with evaluate.num_sequences 4, the configuration asks for all; delete it and run again"
-    table = ["--tickets", "results/report/tickets.csv", "--config", "config/config.yaml"]
+    table = ["--config", "config/config.yaml"]
     printed = subprocess.run(
         [sys.executable, "scripts/print_table.py", *table],
         cwd=folder, env=plain_environment() | {"PYTHONPATH": "src"}, capture_output=True, text=True,
     )  # fmt: skip
     assert printed.returncode == 1
     assert not printed.stdout
-    assert printed.stderr.startswith(f"error: results/report/tickets.csv: {why}")
+    assert printed.stderr.startswith(f"error: results/report/SHA256SUMS: {why}")
     for rule, first in (("report", "baselines/tiny/words.json"), ("tables", "baselines/tiny/words.json"),
                         ("baseline", "sequences/tiny/words.safetensors")):  # fmt: skip
         (error,) = set(refused(folder, "--forcerun", rule))  # a log may be shown besides

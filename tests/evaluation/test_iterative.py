@@ -13,7 +13,7 @@ from ltpipe.evaluation.simulated import SIMULATION, Simulation
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import read_mask
-from ltpipe.reporting.simulations import simulations_table
+from ltpipe.reporting.tables.simulations import simulations_table
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 CPU = Settings(device="cpu", threads=1)

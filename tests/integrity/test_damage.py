@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 
 from ltpipe.analysis.early_bird import Detector, EarlyBird
 from ltpipe.analysis.early_bird_training import Drawing, watch_training
-from ltpipe.analysis.overlap_tables import OVERLAP, overlap_tables
+from ltpipe.analysis.overlap_tables import overlap_tables
 from ltpipe.analysis.validation import validate_files
-from ltpipe.analysis.validation_table import VALIDATION, validation_table
+from ltpipe.analysis.validation_table import validation_table
 from ltpipe.checkpoints.canonical import checked, open_weights, read_config
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
@@ -37,12 +36,13 @@ from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint
 from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile
-from ltpipe.reporting.one_shot import TABLES, Measured, one_shot_tables
+from ltpipe.reporting.folder import ReportFolder
+from ltpipe.reporting.one_shot import TABLES, Files, one_shot_tables
+from ltpipe.reporting.recognise import read_tables
+from ltpipe.reporting.registry import TABLES as REPORTED
 from ltpipe.reporting.report import Sources, write_report
-from ltpipe.reporting.tables import gathered, read_tickets
-from ltpipe.reporting.training_terminal import read_findings, read_levels
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
+from ltpipe.runtime.frames import write_csv, write_parquet
 from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
@@ -86,17 +86,16 @@ def scores(path: Path) -> tuple[str, bool, dict[str, bytes]]:
     return file.criterion, file.signed, {name: file.array(name).tobytes() for name in file.names}
 
 
-def table_named(name: str, path: Path) -> str:
-    table = path.with_suffix("") if path.suffix == ".sha256" else path
-    return gathered([table], TABLES[name], partial(read_parquet, what="a table", stage="tables")).to_csv()
+def table(path: Path) -> str:
+    """What the report takes of a table, by its own path or that of its checksum."""
+    ((part,),) = read_tables([path.with_suffix("") if path.suffix == ".sha256" else path]).values()
+    return part[1].to_csv()
 
 
-def overlap(path: Path) -> str:
-    return gathered([path], OVERLAP, partial(read_csv, what="an overlap table", stage="overlap")).to_csv()
-
-
-def validation(path: Path) -> str:
-    return gathered([path], VALIDATION, partial(read_csv, what="a validation table", stage="validation")).to_csv()
+def report(path: Path) -> list[str]:
+    """What is taken of a report, by the path of any file in it."""
+    folder = ReportFolder(path.parent)
+    return [folder.table(each).to_csv() for each in REPORTED]
 
 
 CHECKPOINT = (
@@ -124,18 +123,16 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "PERTURBED_DENSE": (Kept("perturbed-dense.json", METRICS),),
     "PERTURBED_TICKET": (Kept("perturbed-ticket.json", METRICS),),
     "OVERLAP": (
-        Kept("overlap.csv", overlap),
-        Kept("overlap.csv.sha256", lambda path: overlap(path.with_suffix(""))),
+        Kept("overlap.csv", table),
+        Kept("overlap.csv.sha256", table),
         Kept("overlap.parquet", READ_BY_NONE),
     ),
     "VALIDATION": (
-        Kept("validation.csv", validation),
-        Kept("validation.csv.sha256", lambda path: validation(path.with_suffix(""))),
+        Kept("validation.csv", table),
+        Kept("validation.csv.sha256", table),
     ),
     "TABLES": tuple(
-        Kept(f"tables/{name}.parquet{digest}", partial(table_named, name))
-        for name in TABLES
-        for digest in ("", ".sha256")
+        Kept(f"tables/{each.name}.parquet{digest}", table) for each in TABLES for digest in ("", ".sha256")
     ),
     "REFINEMENT": (Kept("round.json", Refinement.read),),
     "SIMULATION": (Kept("simulation.json", Simulation.read), Kept("simulation.safetensors", read_mask)),
@@ -150,9 +147,7 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "CONNECTIVITY": (Kept("connectivity.json", Connectivity.read),),
     "EARLY_BIRD": (Kept("bird.json", EarlyBird.read), Kept("bird.safetensors", read_mask)),
     "REPORT": (
-        Kept("report/tickets.csv", lambda path: read_tickets(path).to_csv()),
-        Kept("report/levels.csv", lambda path: read_levels(path).to_csv()),
-        Kept("report/findings.csv", lambda path: read_findings(path).to_csv()),
+        *(Kept(f"report/{name}", report) for name in ("tickets.csv", "levels.parquet", "findings.csv", "SHA256SUMS")),
     ),
     "PLAN": (Kept("plan.json", read_record),),
 }
@@ -193,12 +188,10 @@ def run(tmp_path_factory, source_folder) -> Path:
     verdicts = validate_files(masks, llama / MANIFEST, llama / CONFIG)
     write_csv(validation_table("llama", verdicts), root / "validation.csv")
     _study(root)
-    for name, table in one_shot_tables(Measured((root / "baseline.json",), (root / "ticket.json",))).items():
+    for name, table in one_shot_tables(Files((root / "baseline.json",), (root / "ticket.json",))).items():
         write_parquet(table, root / f"tables/{name}.parquet")
-    tables = {name: (root / f"tables/{name}.parquet",) for name in TABLES}
-    sources = Sources(
-        (root / "baseline.json",), **tables, overlaps=(root / "overlap.csv",), records=(root / "record.json",)
-    )
+    tables = (*(root / f"tables/{each.name}.parquet" for each in TABLES), root / "overlap.csv")
+    sources = Sources((root / "baseline.json",), tables, records=(root / "record.json",))
     write_report(sources, root / "report")
     write_plan([StagePlan("llama", "mask", "", 1, Peak({}), 1, 1)], {"models": {}}, root / "plan.json")
     return root

@@ -29,9 +29,12 @@ from ltpipe.reporting.charts import Figure, log_ticks
 from ltpipe.reporting.cost_figures import costs_figure
 from ltpipe.reporting.figures import critical_figure, tradeoff_figure
 from ltpipe.reporting.mask_figures import layers_figure, overlap_figure
+from ltpipe.reporting.tables.connectivity import connectivity_table
+from ltpipe.reporting.tables.early_birds import early_birds_table
+from ltpipe.reporting.tables.levels import levels_table
 from ltpipe.reporting.theme import DARK, LIGHT
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
-from ltpipe.reporting.trainings import Trainings, connectivity_table, early_birds_table, levels_table
+from ltpipe.reporting.trainings import Trainings
 
 HEIGHT = charts.PANEL["height"]
 MADE = {
@@ -66,13 +69,11 @@ def rows(figure: Figure, view: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_equal_data_gives_equal_bytes_and_a_valid_specification(name, tmp_path):
+def test_equal_data_gives_equal_bytes_and_a_valid_specification(name):
     first, second = FIGURES[name](), MADE[name]()
     assert first.name == name
-    first.save(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.svg", f"{name}.png"}
-    assert second.svg == (tmp_path / f"{name}.svg").read_text()
-    assert second.png == (tmp_path / f"{name}.png").read_bytes()
+    assert second.svg == first.svg
+    assert second.png == first.png
     for view in first.views:
         view.chart.to_dict(validate=True)
         json.dumps(view.spec, allow_nan=False)

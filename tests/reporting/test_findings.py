@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from studies import KEPT, TOTAL, like_the_paper, line, record, study
 
-from ltpipe.reporting.findings import FINDINGS, findings_table
+from ltpipe.reporting.tables.findings import COLUMNS, findings_table
 from ltpipe.reporting.trainings import Trainings
 
 BRANCHES = ("ticket", "reinitialised-1", "reinitialised-2", "shuffled-1")
@@ -15,7 +15,7 @@ NO_WORSE = "Tickets are at most 0.2 points less accurate than the dense model, d
 
 def findings(records, lines=()):
     table = findings_table(Trainings(list(records)), list(lines))
-    assert list(table.columns) == list(FINDINGS)
+    assert list(table.columns) == list(COLUMNS)
     return {row["finding"]: (row["holds"], row["evidence"]) for row in table.to_dict("records")}
 
 

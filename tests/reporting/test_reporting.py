@@ -15,7 +15,7 @@ from rich.console import Console
 from ltpipe.reporting.columns import percent, perplexity, short_count
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
-from ltpipe.reporting.sections import SHOWN, Section, section, word
+from ltpipe.reporting.sections import SHOWN, Section, as_it_is, section
 from ltpipe.reporting.terminal import summary_table, verdict_lines
 from ltpipe.reporting.verdicts import verdicts
 
@@ -368,7 +368,7 @@ def test_sections_and_columns_without_content_do_not_show(tickets):
 def test_long_lists_are_told_of_and_lie_beside_the_page(tickets):
     def made(count):
         table = pd.DataFrame({"row": [f"row-{index}" for index in range(count)]})
-        return section("Pairs", "note", table, {"row": word("row")}, file="pairs")
+        return section("Pairs", "note", table, {"row": as_it_is("row")}, file="pairs")
 
     whole, part = (Parsed(rendered(tickets, sections=[made(count)])) for count in (SHOWN, SHOWN + 1))
     assert f"row-{SHOWN - 1}" in whole.text

@@ -9,9 +9,10 @@ import pytest
 
 from ltpipe.analysis.samples import samples
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
-from ltpipe.reporting.robustness import COLUMNS, robustness_table
-from ltpipe.reporting.tables import tickets_table
+from ltpipe.reporting.tables.robustness import COLUMNS, robustness_table
+from ltpipe.reporting.tables.tickets import tickets_table
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import dtypes
 
 INPUTS = {"inputs": {"checkpoint": "a", "sequences": "b"}}
 
@@ -74,7 +75,7 @@ def test_no_perturbations_give_an_empty_table(models):
     table = robustness_table(models["baselines"], models["tickets"], [])
     assert len(table) == 0
     assert list(table.columns) == list(COLUMNS)
-    assert {str(dtype) for dtype in table.dtypes} == set(COLUMNS.values())
+    assert table.dtypes.astype(str).to_dict() == dtypes(COLUMNS)
 
 
 @pytest.mark.parametrize("missing", ["baselines", "tickets"])

@@ -7,8 +7,8 @@ from math import isnan
 import pytest
 from studies import KEPT, TOTAL, record
 
-from ltpipe.reporting.findings import findings_table
 from ltpipe.reporting.study_verdicts import StudyVerdict, study_verdicts
+from ltpipe.reporting.tables.findings import findings_table
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.training.record import LearningRecord
 

@@ -1,7 +1,6 @@
 """The tables of tickets, comparisons and curves from hand-made metrics, and the page's sections of them."""
 
 from dataclasses import fields, replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,24 +13,22 @@ from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting.columns import best_tickets
-from ltpipe.reporting.costs import all_costs, evaluation_costs
-from ltpipe.reporting.one_shot import CELLS, TABLES
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
-from ltpipe.reporting.robustness import COLUMNS as ROBUSTNESS
-from ltpipe.reporting.robustness import robustness_table
-from ltpipe.reporting.sections import section, sections, word
-from ltpipe.reporting.simulations import COLUMNS as SIMULATIONS
-from ltpipe.reporting.tables import (
-    COLUMNS,
-    comparisons_table,
-    curves_table,
-    gathered,
-    read_tickets,
-    tickets_table,
-)
+from ltpipe.reporting.recognise import read_tables
+from ltpipe.reporting.registry import TABLES
+from ltpipe.reporting.report import page_content
+from ltpipe.reporting.sections import as_it_is, section
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables import comparisons, costs, curves, layers, overlap, robustness, simulations, tickets
+from ltpipe.reporting.tables.comparisons import comparisons_table
+from ltpipe.reporting.tables.costs import evaluation_costs
+from ltpipe.reporting.tables.curves import curves_table
+from ltpipe.reporting.tables.robustness import robustness_table
+from ltpipe.reporting.tables.tickets import tickets_table
+from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.frames import read_csv, read_parquet, write_csv, write_parquet
+from ltpipe.runtime.frames import csv_bytes, dtypes, frame, parquet_bytes, write_csv, write_parquet
 
 SEQUENCES = 12
 TOKENS = [15] * SEQUENCES
@@ -77,7 +74,7 @@ TICKETS = [
 
 def test_tickets_have_their_paired_intervals():
     table = tickets_table(samples([DENSE], TICKETS[::-1]))
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(tickets.TABLE.columns)
     assert list(table["seed"].fillna(-1)) == [-1, -1, -1, 0, 1]
     assert list(table["sparsity"]) == [0.2, 0.5, 0.5, 0.5, 0.5]
     for key in ("performance_retention", "loss_difference", "accuracy_difference"):
@@ -158,15 +155,18 @@ def test_two_rows_of_one_cell_are_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"perturbed: two metrics of one cell \(model m, data d, perturbation int4\)"):
         robustness_table([DENSE], TICKETS, [perturbed, perturbed])
     one, other = samples([DENSE], TICKETS), samples([DENSE], TICKETS[3:4])
-    for name, table in (("tickets", tickets_table), ("curves", curves_table)):
-        paths = [tmp_path / f"{name}-{index}.parquet" for index in range(2)]
+    for table in (tickets.TABLE, curves.TABLE):
+        paths = [tmp_path / f"{table.name}-{index}.parquet" for index in range(2)]
         for path, measured in zip(paths, (one, other), strict=True):
-            write_parquet(table(measured), path)
-        read = partial(read_parquet, what="a table", stage="tables")
+            write_parquet({"tickets": tickets_table, "curves": curves_table}[table.name](measured), path)
         both = rf"{paths[0]} and {paths[1]}: two rows of one cell \(model m, .* seed 1"
         with pytest.raises(UserError, match=both):
-            gathered(paths, TABLES[name], read, CELLS[name])
-        assert len(gathered(paths[:1], TABLES[name], read, CELLS[name]))
+            gathered(table, paths)
+        assert len(gathered(table, paths[:1]))
+
+
+def gathered(table: Table, paths):
+    return table.joined(read_tables(paths)[table.name])
 
 
 def test_tickets_without_their_dense_model_are_refused():
@@ -175,37 +175,32 @@ def test_tickets_without_their_dense_model_are_refused():
     other = replace(DENSE, provenance={"inputs": {"checkpoint": "c", "sequences": "z"}})
     with pytest.raises(UserError, match="baseline of other sequences"):
         samples([other], TICKETS)
-    for tickets in ([], [DENSE]):
+    for none in ([], [DENSE]):
         with pytest.raises(UserError, match="metrics of at least one ticket"):
-            samples([DENSE], tickets)
+            samples([DENSE], none)
 
 
 def test_what_was_written_is_read(tmp_path):
     table = tickets_table(samples([DENSE], TICKETS))
     write_csv(table, tmp_path / "tickets.csv")
-    pd.testing.assert_frame_equal(read_tickets(tmp_path / "tickets.csv"), table, check_exact=True)
-    empty = pd.DataFrame(columns=list(OVERLAP)).astype(OVERLAP)
-    read = partial(read_csv, what="an overlap table", stage="overlap")
+    pd.testing.assert_frame_equal(tickets.TABLE.read(tmp_path / "tickets.csv"), table, check_exact=True)
     for name in "ab":
-        write_csv(empty, tmp_path / name)
-    assert list(gathered([tmp_path / "a", tmp_path / "b"], OVERLAP, read)) == list(OVERLAP)
-    with pytest.raises(DamagedFileError, match="not an overlap table"):
-        gathered([tmp_path / "tickets.csv"], OVERLAP, read)
-    layers = layers_frame()
+        write_csv(overlap.TABLE.empty, tmp_path / name)
+    assert list(gathered(overlap.TABLE, [tmp_path / "a", tmp_path / "b"])) == list(OVERLAP)
+    with pytest.raises(DamagedFileError, match="not a table of overlap of masks"):
+        overlap.TABLE.parsed(tmp_path / "tickets.csv")
+    kept = layers_frame()
     for model in "ab":
         write_parquet(
-            layers[layers["sparsity"] == 0.5].assign(model=model).astype(LAYERS), tmp_path / f"{model}.parquet"
+            kept[kept["sparsity"] == 0.5].assign(model=model).astype(dtypes(LAYERS)), tmp_path / f"{model}.parquet"
         )
-    packed = partial(read_parquet, what="a layers table", stage="validation")
-    both = gathered([tmp_path / "a.parquet", tmp_path / "b.parquet"], LAYERS, packed)
-    assert both.dtypes.astype(str).to_dict() == LAYERS
+    both = gathered(layers.TABLE, [tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert both.dtypes.astype(str).to_dict() == dtypes(LAYERS)
     assert both["model"].value_counts().to_dict() == {"a": 16, "b": 16}
-    with pytest.raises(DamagedFileError, match="not a layers table"):
-        gathered([tmp_path / "a.parquet"], OVERLAP, packed)
-    with pytest.raises(UserError, match="no such file"):
-        gathered([tmp_path / "absent.parquet"], LAYERS, packed)
-    with pytest.raises(UserError, match="no such file"):
-        gathered([tmp_path / "absent"], OVERLAP, read)
+    write_csv(pd.DataFrame({"other": [1]}), tmp_path / "other.csv")
+    for path, words in (("other.csv", "not a table that a report is made of"), ("absent.parquet", "no such file")):
+        with pytest.raises(UserError, match=words):
+            read_tables([tmp_path / path])
 
 
 def test_costs_of_models_together_are_those_of_all():
@@ -214,7 +209,7 @@ def test_costs_of_models_together_are_those_of_all():
     together = pd.concat([others, own], ignore_index=True)
     whole = evaluation_costs([DENSE, other[0]], [*TICKETS, *other[1:]], [])
     assert whole["stage"].tolist() == ["dense evaluation"] * 2 + ["ticket evaluation"] * 2
-    pd.testing.assert_frame_equal(all_costs(together, own.iloc[:0]), whole)
+    pd.testing.assert_frame_equal(costs.TABLE.joined([("both", together)]), whole)
 
 
 def test_tables_of_models_together_are_the_table_of_all(tmp_path):
@@ -222,19 +217,16 @@ def test_tables_of_models_together_are_the_table_of_all(tmp_path):
     other = [replace(metrics, model="other", loss=metrics.loss + 0.125) for metrics in (DENSE, *TICKETS)]
     whole = samples([DENSE, other[0]], [*TICKETS, *other[1:]])
     parts = samples([DENSE], TICKETS), samples(other[:1], other[1:])
-    for name, table in (("tickets", tickets_table), ("comparisons", comparisons_table), ("curves", curves_table)):
-        paths = [tmp_path / f"{name}-{index}.parquet" for index in range(len(parts))]
+    built = (
+        (tickets.TABLE, tickets_table), (comparisons.TABLE, comparisons_table), (curves.TABLE, curves_table),
+    )  # fmt: skip
+    for declared, table in built:
+        paths = [tmp_path / f"{declared.name}-{index}.parquet" for index in range(len(parts))]
         for path, part in zip(paths, parts, strict=True):
             write_parquet(table(part), path)
-        together = gathered(paths, TABLES[name], partial(read_parquet, what="a table", stage="tables"))
-        for write in (write_csv, write_parquet):
-            write(together, tmp_path / "together")
-            write(table(whole), tmp_path / "whole")
-            assert (tmp_path / "together").read_bytes() == (tmp_path / "whole").read_bytes()
-    write_csv(together, tmp_path / "table.csv")
-    for name, words in (("table.csv", "not a table of x"), ("tickets-0.parquet", "other columns")):
-        with pytest.raises(DamagedFileError, match=words):
-            read_parquet(tmp_path / name, TABLES["curves"], "a table of x", "tables")
+        together = gathered(declared, paths)
+        for as_bytes in (csv_bytes, parquet_bytes):
+            assert as_bytes(together) == as_bytes(table(whole))
 
 
 def test_a_large_report_shows_the_best_tickets_and_says_so():
@@ -246,7 +238,7 @@ def test_a_large_report_shows_the_best_tickets_and_says_so():
     assert shown.set_index("sparsity")["performance_retention"].equals(highest)
     assert best_tickets(table, len(table)) is table
     assert len(best_tickets(table, 7)) == 7
-    long = section("Title", "Note.", table, {"model": word("model")}, file="long")
+    long = section("Title", "Note.", table, {"model": as_it_is("model")}, file="long")
     html = render_page(
         Content(table, curves_frame().iloc[:0], comparisons_frame(), [], [long], Origin(None, False, "", {}))
     )
@@ -260,25 +252,36 @@ def masks_tables():
             "scope_b": "global", "seed_b": 3, "sparsity_b": 0.5, "jaccard": 0.4, "jaccard_chance": 1 / 3,
             "hamming": 0.3, "hamming_chance": 0.5}  # fmt: skip
     verdict = {"model": "m", "criterion": "magnitude", "scope": "global", "sparsity": 0.5, "verdict": "warnings"}
-    overlap = pd.DataFrame([pair], columns=list(OVERLAP)).astype(OVERLAP)
-    validation = pd.DataFrame(
-        [verdict | {"reasons": "<b>2 rows"}, verdict | {"verdict": "sound"}], columns=list(VALIDATION)
-    )
     noisy = {"model": "m", "criterion": "magnitude", "scope": "global", "sparsity": 0.5, "perturbation": "int4"}
     noisy |= {"loss": 3.0, "perturbed_dense_loss": 2.25, "performance_retention": 2 / 3}
     noisy |= {"loss_difference": 0.5, "loss_difference_low": 0.25, "loss_difference_high": 0.75}
-    robustness = pd.DataFrame([noisy, noisy | {"criterion": None}], columns=list(ROBUSTNESS)).astype(ROBUSTNESS)
     step = {"model": "m", "iteration": 3, "sparsity": 0.8, "loss": 3.0, "performance_retention": 0.75, "best": True}
     step |= {"ticket_sequences": 5, "peak_host_private_bytes": 3 * 2**20}
-    simulations = pd.DataFrame([step], columns=list(SIMULATIONS)).astype(SIMULATIONS)
-    return overlap, validation.astype(VALIDATION), robustness, simulations
+    return {
+        "overlap": frame([pair], OVERLAP),
+        "validation": frame([verdict | {"reasons": "<b>2 rows"}, verdict | {"verdict": "sound"}], VALIDATION),
+        "robustness": frame([noisy, noisy | {"criterion": None}], robustness.COLUMNS),
+        "simulations": frame([step], simulations.COLUMNS),
+    }
+
+
+def shown(tables):
+    content = page_content(tables, Origin(None, False, "", {}), Trainings([]))
+    return content, {section.title: section for section in (*content.leading, *content.sections)}
 
 
 def test_sections_show_every_row_with_its_interval_or_chance():
     measured = samples([DENSE], [*TICKETS, ticket(0.0, criterion="safe")])
-    comparisons, curves = comparisons_table(measured), curves_table(measured)
-    found = {section.title: section for section in sections(comparisons, curves, *masks_tables(), figures={})}
-    assert len(found) == 6
+    tables = masks_tables() | {
+        "tickets": tickets_table(measured),
+        "curves": curves_table(measured),
+        "comparisons": comparisons_table(measured),
+    }
+    content, found = shown(tables)
+    assert list(found) == [
+        "What sparsity costs", "Critical sparsity", "Tickets against tickets", "Overlap of masks",
+        "Validation of masks", "Robustness", "Simulation of iterative pruning",
+    ]  # fmt: skip
     lines = {row[2]: row for row in found["Critical sparsity"].rows}
     assert lines["safe, global"][3:6] == ("50%", "none up to 50%", "–")
     assert lines["magnitude, global"][3:5] == ("20% (prunes 50.0%)", "50%")
@@ -305,17 +308,19 @@ def test_sections_show_every_row_with_its_interval_or_chance():
     assert changed[1][2] == "dense"
     (iteration,) = found["Simulation of iterative pruning"].rows
     assert iteration[2:] == ("3 (best)", "80.0%", "3.0000", "0.7500", "5", "3")
-    nowhere = Origin(None, False, "", {})
-    page = render_page(Content(tickets_table(measured), curves, comparisons, [], list(found.values()), nowhere))
+    page = render_page(content)
     assert "&lt;b&gt;2 rows" in page
     assert all(f">{title}</h2>" in page for title in found)
 
 
 def test_sections_without_rows_do_not_show():
     measured = samples([DENSE], TICKETS[:1])
-    empty = [
-        pd.DataFrame(columns=list(columns)).astype(columns)
-        for columns in (OVERLAP, VALIDATION, ROBUSTNESS, SIMULATIONS)
-    ]
-    (only,) = sections(comparisons_table(measured), curves_table(measured), *empty, figures={})
-    assert only.title == "Critical sparsity"
+    _, found = shown({"tickets": tickets_table(measured), "curves": curves_table(measured)})
+    assert list(found) == ["What sparsity costs", "Critical sparsity"]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_column_is_said_once_and_no_two_tables_look_alike(table):
+    assert all(column.meaning for column in table.columns.values())
+    assert set(table.key) <= set(table.columns)
+    assert [other.name for other in TABLES if list(other.columns) == list(table.columns)] == [table.name]

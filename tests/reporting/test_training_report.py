@@ -13,9 +13,11 @@ from reports import BIRDS, LEVELS, LINES, TRAININGS
 from rich.console import Console
 from studies import record
 
-from ltpipe.reporting.findings import findings_table
+from ltpipe.reporting.folder import ReportFolder
 from ltpipe.reporting.report import Sources, write_report
-from ltpipe.reporting.training_terminal import finding_lines, levels_summary, read_findings, read_levels
+from ltpipe.reporting.tables import findings, levels, tickets
+from ltpipe.reporting.tables.findings import findings_table
+from ltpipe.reporting.training_terminal import finding_lines, levels_summary
 from ltpipe.runtime.errors import UserError
 
 CONFIG = "imp:\n  lenet: {}\n"
@@ -70,21 +72,25 @@ def report(files, tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_report_of_studies_alone(report):
-    csv, both = ("overlap", "simulations", "validation"), (
-        "comparisons", "connectivity", "costs", "curves", "early_birds", "findings", "levels", "robustness", "tickets",
-        "trainings",
-    )  # fmt: skip
+def test_a_report_of_studies_alone_has_no_table_of_tickets(report):
+    tables = ("connectivity", "costs", "early_birds", "findings", "levels", "trainings")
     assert {path.name for path in report.iterdir()} == {
         "index.html",
         "config.yaml",
-        *(f"{name}.csv{digest}" for name in (*csv, *both) for digest in ("", ".sha256")),
-        *(f"{name}.parquet{digest}" for name in ("layers", *both) for digest in ("", ".sha256")),
+        "SHA256SUMS",
+        *(f"{name}.{kind}" for name in tables for kind in ("csv", "parquet")),
         *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
     }
-    pd.testing.assert_frame_equal(read_levels(report / "levels.csv"), LEVELS, check_exact=True)
-    assert read_findings(report / "findings.csv")["holds"].tolist()[0] == "yes"
-    assert len(pd.read_csv(report / "tickets.csv")) == 0
+    folder = ReportFolder(report)
+    pd.testing.assert_frame_equal(folder.table(levels.TABLE), LEVELS, check_exact=True)
+    assert folder.table(findings.TABLE)["holds"].tolist()[0] == "yes"
+    assert len(folder.table(tickets.TABLE)) == 0
+
+
+def test_sha256sum_checks_all_of_a_report(report):
+    command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
+    checked = subprocess.run(command, cwd=report, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {line.removesuffix(": OK") for line in checked} == {path.name for path in report.iterdir()} - {"SHA256SUMS"}
 
 
 def test_the_page_shows_the_verdict_first_and_nothing_empty(report):
@@ -115,16 +121,17 @@ def test_the_same_files_give_the_same_report(files, report, tmp_path):
 def test_records_alone_give_no_lines_and_no_birds(files, tmp_path):
     write_report(replace(files, connectivities=(), early_birds=()), tmp_path)
     assert {path.stem for path in tmp_path.glob("*.png")} == {"levels", "costs"}
-    assert (tmp_path / "early_birds.csv").read_text().count("\n") == 1
+    assert not list(tmp_path.glob("early_birds.*"))
     assert "Linear mode" not in (tmp_path / "index.html").read_text()
 
 
-def test_pictures_of_another_study_go(files, tmp_path):
+def test_files_of_another_study_go(files, tmp_path):
     write_report(files, tmp_path)
     (tmp_path / "mine.png").touch()
     write_report(replace(files, connectivities=(), early_birds=()), tmp_path)
     assert {path.stem for path in tmp_path.glob("*.svg")} == {"levels", "costs"}
     assert {path.stem for path in tmp_path.glob("*.png")} == {"levels", "costs", "mine"}
+    assert not list(tmp_path.glob("connectivity.*"))
 
 
 def test_reading_records_and_lines_needs_no_torch():

@@ -9,17 +9,12 @@ import pytest
 from studies import TOTAL, like_the_paper, line, record, study
 
 from ltpipe.analysis.early_bird import EarlyBird
-from ltpipe.reporting.trainings import (
-    CONNECTIVITY,
-    EARLY_BIRDS,
-    LEVELS,
-    TRAININGS,
-    Trainings,
-    connectivity_table,
-    early_birds_table,
-    levels_table,
-    trainings_table,
-)
+from ltpipe.reporting.tables import connectivity, early_birds, levels, trainings
+from ltpipe.reporting.tables.connectivity import connectivity_table
+from ltpipe.reporting.tables.early_birds import early_birds_table
+from ltpipe.reporting.tables.levels import levels_table
+from ltpipe.reporting.tables.trainings import trainings_table
+from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.errors import UserError
 
 T975 = {4: 2.7764}
@@ -55,7 +50,7 @@ def assert_is_mean(row, column, values):
 
 def test_one_row_a_training():
     table = trainings_table(Trainings(RECORDS[::-1]))
-    assert list(table.columns) == list(TRAININGS)
+    assert list(table.columns) == list(trainings.COLUMNS)
     assert len(table) == len(RECORDS) == 5 * (1 + 3 * 6)
     assert table["replicate"].is_monotonic_increasing
     third = table[(table["branch"] == "reinitialised") & (table["branch_seed"] == 3) & (table["level"] == 2)].iloc[4]
@@ -95,9 +90,9 @@ def test_donors_are_treatments_of_their_own():
 
 def test_nothing_is_compared_with_itself():
     dense, ticket = level_row(0, "ticket"), level_row(1, "ticket")
-    assert dense[[name for name in LEVELS if "_minus_" in name]].isna().all()
-    assert ticket[[name for name in LEVELS if "_minus_ticket" in name]].isna().all()
-    assert ticket[[name for name in LEVELS if "_minus_dense" in name]].notna().all()
+    assert dense[[name for name in levels.COLUMNS if "_minus_" in name]].isna().all()
+    assert ticket[[name for name in levels.COLUMNS if "_minus_ticket" in name]].isna().all()
+    assert ticket[[name for name in levels.COLUMNS if "_minus_dense" in name]].notna().all()
 
 
 def test_a_single_replicate_has_no_interval():
@@ -105,7 +100,7 @@ def test_a_single_replicate_has_no_interval():
     row = level_row(3, "reinitialised", records=alone)
     assert row["replicates"] == 1
     assert pd.notna(row["test_accuracy_minus_dense"])
-    assert row[[name for name in LEVELS if name.endswith(("_low", "_high"))]].isna().all()
+    assert row[[name for name in levels.COLUMNS if name.endswith(("_low", "_high"))]].isna().all()
 
 
 def test_only_replicates_that_have_both_are_paired():
@@ -130,14 +125,14 @@ def test_a_training_that_is_there_twice_is_refused():
 
 def test_lines_and_masks_have_a_row_a_point():
     table = connectivity_table([line(1, 0.01), line(0, 0.03, level=2)])
-    assert list(table.columns) == list(CONNECTIVITY)
+    assert list(table.columns) == list(connectivity.COLUMNS)
     assert table["replicate"].tolist() == [0] * 30 + [1] * 30
     assert table["alpha"].tolist()[:30] == [index / 29 for index in range(30)]
     assert table["error"].max() == pytest.approx(0.05, abs=1e-4)
     assert set(table["stable"][:30]) == {False}
     bird = EarlyBird("lenet", 0, "0.9", "hamming", 0.1, 3, 1, False, (5, 10, 15), (None, None, 0.05), 15)
     masks = early_birds_table([bird])
-    assert list(masks.columns) == list(EARLY_BIRDS)
+    assert list(masks.columns) == list(early_birds.COLUMNS)
     assert masks["distance"].isna().tolist() == [True, True, False]
     assert masks[["sparsity", "iteration", "converged"]].iloc[2].tolist() == [0.9, 15, 15]
 
@@ -145,5 +140,6 @@ def test_lines_and_masks_have_a_row_a_point():
 def test_without_trainings_tables_are_empty_and_whole():
     nothing = Trainings([])
     found = trainings_table(nothing), levels_table(nothing), connectivity_table([]), early_birds_table([])
-    assert [list(table.columns) for table in found] == [list(c) for c in (TRAININGS, LEVELS, CONNECTIVITY, EARLY_BIRDS)]
+    declared = (trainings, levels, connectivity, early_birds)
+    assert [list(table.columns) for table in found] == [list(module.COLUMNS) for module in declared]
     assert [len(table) for table in found] == [0] * 4

@@ -13,12 +13,13 @@ import pytest
 from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.runtime.errors import OtherSettingsError
-from ltpipe.runtime.frames import digest_file, read_csv, read_parquet, write_csv, write_parquet
+from ltpipe.runtime.frames import number, read_csv, read_parquet, write_csv, write_parquet
 from ltpipe.runtime.jsonfiles import read_record, write_record
 from ltpipe.runtime.made_with import VARIABLE, check_made_with
+from ltpipe.runtime.sums import sums_file
 
 TABLE = pd.DataFrame({"loss": [0.5]})
-COLUMNS = {"loss": "float64"}
+COLUMNS = {"loss": number("a loss")}
 
 
 def write_artefact(path: Path) -> None:
@@ -116,7 +117,7 @@ def test_a_table_can_still_be_checked_by_sha256sum(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv(VARIABLE, json.dumps(MADE))
     path = tmp_path / "table.csv"
     write_csv(TABLE, path)
-    command = ["sha256sum", "--check", "--strict", digest_file(path).name]
+    command = ["sha256sum", "--check", "--strict", sums_file(path).name]
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout == "table.csv: OK\n"
 
 

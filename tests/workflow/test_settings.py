@@ -66,7 +66,7 @@ TOUCHES: dict[str, frozenset[str]] = {
 """The rules that a key, or all keys below it, are said to; what reads their results follows. The longest fits."""
 
 AXES = (
-    "grid", "score.data", "evaluate.data", "robustness", "imp.<name>.levels", "imp.<name>.replicates",
+    "name", "grid", "score.data", "evaluate.data", "robustness", "imp.<name>.levels", "imp.<name>.replicates",
     "imp.<name>.branches.reinitialised", "imp.<name>.branches.shuffled", "imp.<name>.branches.random",
     "imp.<name>.branches.order", "imp.<name>.branches.transplanted", "imp.<name>.branches.levels",
     "imp.<name>.early_bird.sparsities",

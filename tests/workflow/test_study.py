@@ -7,8 +7,9 @@ import pytest
 import yaml
 from checkouts import ROOT
 
+from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.config import check_config
-from ltpipe.workflow.figures import figures
+from ltpipe.workflow.report import figures, files, folder, gathered, tables
 from ltpipe.workflow.study import as_text
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -64,13 +65,13 @@ def test_the_text_has_no_anchors_and_line_breaks_stay_on_their_line():
     ],
 )
 def test_masks_are_compared_where_two_of_one_sparsity_differ_in_one_respect(grid, compared):
-    names = [drawn.name for drawn in figures(checked(grid=grid))]
-    assert names == ["tradeoff", "critical", "layers", *["overlap"] * compared, "costs"]
+    names = [drawn.figure for drawn in figures(checked(grid=grid))]
+    assert names == ["tradeoff", "critical", *["overlap"] * compared, "layers", "costs"]
 
 
 def test_scopes_with_a_sparsity_of_their_own_have_no_critical_one():
     names = [
-        drawn.name
+        drawn.figure
         for drawn in figures(checked(grid={"criteria": ["magnitude"], "sparsities": [0.5], "scopes": ["2of4"]}))
     ]
     assert names == ["tradeoff", "layers", "costs"]
@@ -90,13 +91,36 @@ def test_studies_have_the_figures_of_what_they_train(tmp_path: Path):
         "levels": 1,
     }
     alone = check_config({"imp": {"small": deepcopy(study)}}, SCHEMA)
-    assert [drawn.name for drawn in figures(alone)] == ["levels", "costs"]
+    assert [drawn.figure for drawn in figures(alone)] == ["levels", "costs"]
     more = study | {"branches": {"order": 1}, "early_bird": {"sparsities": [0.5], "every": 5}}
     watched = check_config({"imp": {"small": more}}, SCHEMA)
-    assert [drawn.name for drawn in figures(watched)] == ["levels", "connectivity", "early_birds", "costs"]
+    assert [drawn.figure for drawn in figures(watched)] == ["levels", "connectivity", "early_birds", "costs"]
 
 
-def test_every_figure_has_a_caption_for_the_report_of_snakemake():
-    grid = {"criteria": ["magnitude", "random"], "sparsities": [0.5]}
-    for drawn in figures(checked(grid=grid)):
-        assert (ROOT / f"workflow/report/{drawn.name}.rst").read_text().strip()
+def test_what_is_in_the_report_of_snakemake_has_a_caption():
+    listed = files(checked(grid={"criteria": ["magnitude", "random"], "sparsities": [0.5]}))
+    for name in [name for name, category in listed.items() if category]:
+        assert (ROOT / "workflow/report" / name).with_suffix(".rst").read_text().strip()
+    assert {name for name, category in listed.items() if category} > {"tickets.csv", "tradeoff.svg", "index.html"}
+
+
+def test_the_report_has_the_tables_of_what_runs_and_no_others():
+    grid = {"criteria": ["magnitude"], "sparsities": [0.5]}
+    alone, more = checked(grid=grid), checked(grid=grid, robustness={"perturbations": ["int4"]}, simulation={})
+    assert {table.name for table in tables(alone)} == {
+        "tickets", "curves", "comparisons", "overlap", "layers", "validation", "costs",
+    }  # fmt: skip
+    assert {table.name for table in tables(more)} - {table.name for table in tables(alone)} == {
+        "robustness", "simulations",
+    }  # fmt: skip
+    assert set(gathered(more)) - set(gathered(alone)) == {
+        f"results/analysis/tables/m/{name}.parquet" for name in ("robustness", "simulations")
+    }
+
+
+def test_a_study_with_a_name_has_a_folder_of_its_own():
+    assert folder(checked()) == "results/report"
+    assert folder(checked(name="today")) == "results/report/today"
+    for name in ("a/b", "..", "a.csv", "SHA256SUMS", "", "x" * 101):
+        with pytest.raises(UserError, match=r"^name: "):
+            checked(name=name)

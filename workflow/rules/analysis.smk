@@ -1,3 +1,6 @@
+from ltpipe.reporting.one_shot import TABLES as ONE_SHOT
+
+
 # Say which tickets narrow the brackets in which curves stop winning.
 checkpoint refinement:
     input:
@@ -85,15 +88,10 @@ rule tables:
         perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
         simulations=lambda wildcards: grid.simulations(config, wildcards.model),
     output:
-        tickets=f"{grid.TABLES}/tickets.parquet",
-        comparisons=f"{grid.TABLES}/comparisons.parquet",
-        curves=f"{grid.TABLES}/curves.parquet",
-        robustness=f"{grid.TABLES}/robustness.parquet",
-        simulations=f"{grid.TABLES}/simulations.parquet",
-        costs=f"{grid.TABLES}/costs.parquet",
-        digests=[
-            f"{grid.TABLES}/{name}.parquet.sha256"
-            for name in ("tickets", "comparisons", "curves", "robustness", "simulations", "costs")
+        [
+            f"{grid.TABLES}/{table.name}.parquet{digest}"
+            for table in ONE_SHOT
+            for digest in ("", ".sha256")
         ],
     log:
         "results/logs/tables/{model}.log",
@@ -102,7 +100,7 @@ rule tables:
         runtime=runtime,
     params:
         settings=settings("tables", "scripts/make_tables.py"),
-        folder=subpath(output.tickets, parent=True),
+        folder=subpath(output[0], parent=True),
         tickets=listed("tickets"),
         perturbed=listed("perturbed"),
     shell:

@@ -5,40 +5,52 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ltpipe.analysis.overlap import Overlap, check_comparable, compare_tensor, layerwise_chance, total
 from ltpipe.pruning.foreign import read_any_mask
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import allow_open_files
-from ltpipe.runtime.frames import frame
+from ltpipe.runtime.frames import Column, Columns, Frame, count, frame, number, word
 from ltpipe.runtime.progress import track
 
 AXES = ("criterion", "scope", "seed", "sparsity")
 """What tells the masks of a model apart."""
 
-_PAIR = {
-    "model": "string",
-    "differs_in": "string",
+_PAIR: dict[str, Column] = {
+    "model": word("name of the model"),
+    "differs_in": word("the axis in which the two masks differ"),
     **{
-        f"{axis}_{side}": {"seed": "Int64", "sparsity": "float64"}.get(axis, "string")
+        f"{axis}_{side}": {"seed": count, "sparsity": number}.get(axis, word)(f"{axis} of mask {side}")
         for side in ("a", "b")
         for axis in AXES
     },
 }
-_COUNTS = {"weights": "Int64", "kept_a": "Int64", "kept_b": "Int64", "both": "Int64"}
-_CHANCE = {"jaccard": "float64", "jaccard_chance": "float64", "hamming": "float64", "hamming_chance": "float64"}
-_LAYERWISE = {"jaccard_chance_layerwise": "float64", "hamming_chance_layerwise": "float64"}
+_COUNTS = {
+    "weights": count("prunable weights"),
+    "kept_a": count("weights that mask a keeps"),
+    "kept_b": count("weights that mask b keeps"),
+    "both": count("weights that both keep"),
+}
+_CHANCE = {
+    "jaccard": number("Jaccard index: kept by both / kept by either"),
+    "jaccard_chance": number("that of independent masks of the same densities"),
+    "hamming": number("Hamming distance: share of weights that one of them keeps"),
+    "hamming_chance": number("that of independent masks of the same densities"),
+}
+_LAYERWISE = {
+    "jaccard_chance_layerwise": number("Jaccard index of independent masks with the same densities in every tensor"),
+    "hamming_chance_layerwise": number("Hamming distance of independent masks with the same densities in every tensor"),
+}
+_SPEARMAN = {"spearman": number("Spearman's rank correlation of the masks; 0 by chance")}
 
-OVERLAP: dict[str, str] = {**_PAIR, **_COUNTS, **_CHANCE, **_LAYERWISE, "spearman": "float64"}
+OVERLAP: Columns = {**_PAIR, **_COUNTS, **_CHANCE, **_LAYERWISE, **_SPEARMAN}
 """Columns of the overlap table, one row a pair of masks: fractions of all their weights."""
 
-LAYERS: dict[str, str] = {**_PAIR, "tensor": "string", **_COUNTS, **_CHANCE, "spearman": "float64"}
+LAYERS: Columns = {**_PAIR, "tensor": word("name of the tensor"), **_COUNTS, **_CHANCE, **_SPEARMAN}
 """Columns of the overlap table by tensor."""
 
 
-def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[Frame, Frame]:
     """Overlap of all masks of a model that differ in exactly one of criterion, scope, seed and sparsity.
 
     A mask without a seed is compared with masks of every seed. Pairs grow with the square of the masks, so every mask
@@ -51,6 +63,8 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[pd.DataFrame, pd.
     Raises:
         UserError: the masks are not of one model, or prune other tensors.
     """
+    import pandas as pd
+
     allow_open_files(len(paths))
     found = list(related([(path, read_any_mask(path)) for path in paths]))
     for (_, a), (path, b), _ in found:

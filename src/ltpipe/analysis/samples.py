@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from ltpipe.analysis.confidence import Resampled, resample
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import is_missing
 
 ONCE = "give each cell once; models of two studies go together under different names"
 """What to do about two results of one cell: nothing says which of them is meant."""
@@ -64,7 +63,7 @@ def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sa
 
 def cell_named(cell: Mapping[str, Any]) -> str:
     """A cell of the grid in words, from the values of its axes."""
-    return "one cell (" + ", ".join(f"{axis} {value}" for axis, value in cell.items() if pd.notna(value)) + ")"
+    return "one cell (" + ", ".join(f"{axis} {value}" for axis, value in cell.items() if not is_missing(value)) + ")"
 
 
 def check_once(what: str, measured: Sequence[Metrics]) -> None:

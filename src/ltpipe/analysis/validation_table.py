@@ -4,46 +4,47 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from ltpipe.runtime.frames import frame
+from ltpipe.runtime.frames import Column, Columns, Frame, count, dtypes, frame, number, word
 
 if TYPE_CHECKING:  # who reads tables needs neither torch nor kernels
     from ltpipe.analysis.validation import Verdict
 
-VALIDATION: dict[str, str] = {
-    "model": "string",
-    "criterion": "string",
-    "scope": "string",
-    "seed": "Int64",
-    "sparsity": "float64",
-    "verdict": "string",
-    "reasons": "string",
-    "kept": "Int64",
-    "total": "Int64",
-    "dead_tensors": "Int64",
-    "dead_blocks": "Int64",
-    "rows": "Int64",
-    "dead_rows": "Int64",
-    "heads": "Int64",
-    "dead_heads": "Int64",
+_MASK: Columns = {
+    "model": word("name of the model"),
+    "criterion": word("what ranks the weights"),
+    "scope": word("which weights are ranked against each other"),
+    "seed": count("seed of a criterion that draws at random"),
+    "sparsity": number("share of the prunable weights that the mask is to remove"),
+}
+
+VALIDATION: Columns = {
+    **_MASK,
+    "verdict": word("sound, warnings (something in the model is cut off) or broken (not what the mask says it is)"),
+    "reasons": word("what is broken, and what is warned of"),
+    "kept": count("prunable weights that the mask keeps"),
+    "total": count("prunable weights"),
+    "dead_tensors": count("tensors of which nothing is kept"),
+    "dead_blocks": count("blocks of which nothing is kept"),
+    "rows": count("rows of all prunable tensors"),
+    "dead_rows": count("rows of which nothing is kept"),
+    "heads": count("attention heads"),
+    "dead_heads": count("heads of which nothing is kept"),
 }
 """Columns of the validation table, one row a mask."""
 
-LAYERS: dict[str, str] = {
-    "model": "category",
-    "criterion": "category",
-    "scope": "category",
-    "seed": "Int64",
-    "sparsity": "float64",
-    "tensor": "category",
-    "weights": "Int64",
-    "kept": "Int64",
+LAYERS: Columns = {
+    **{
+        name: column._replace(dtype="category") if column.dtype == "string" else column
+        for name, column in _MASK.items()
+    },
+    "tensor": Column("category", "name of the tensor"),
+    "weights": count("its weights"),
+    "kept": count("those that the mask keeps"),
 }
 """Columns of the layers table, one row a mask and tensor; names are repeated, hence categories."""
 
 
-def validation_table(model: str, verdicts: Sequence["Verdict"]) -> pd.DataFrame:
+def validation_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
     """One row a mask, as the masks come."""
     rows = []
     for verdict in verdicts:
@@ -66,8 +67,10 @@ def validation_table(model: str, verdicts: Sequence["Verdict"]) -> pd.DataFrame:
     return frame(rows, VALIDATION)
 
 
-def layers_table(model: str, verdicts: Sequence["Verdict"]) -> pd.DataFrame:
+def layers_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
     """One row a mask and tensor, as the masks come and their tensors stand."""
+    import pandas as pd
+
     # A column at a time: thousands of masks have millions of rows.
     cells = [(verdict.mask, name) for verdict in verdicts for name in verdict.mask.shapes]
     columns = {
@@ -78,4 +81,4 @@ def layers_table(model: str, verdicts: Sequence["Verdict"]) -> pd.DataFrame:
         "weights": [prod(mask.shapes[name]) for mask, name in cells],
         "kept": [mask.kept[name] for mask, name in cells],
     }
-    return pd.DataFrame(columns, columns=list(LAYERS)).astype(LAYERS)
+    return pd.DataFrame(columns, columns=list(LAYERS)).astype(dtypes(LAYERS))

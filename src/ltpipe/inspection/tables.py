@@ -3,30 +3,16 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ltpipe.analysis import validation_table
-from ltpipe.analysis.overlap_tables import LAYERS, OVERLAP
+from ltpipe.analysis.overlap_tables import LAYERS
 from ltpipe.inspection.description import Description, describe_file
-from ltpipe.reporting import costs, robustness, simulations, tables, trainings
-from ltpipe.reporting.findings import FINDINGS
+from ltpipe.reporting.registry import TABLES as REPORTED
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.frames import check_digest, digest_file
+from ltpipe.runtime.frames import Columns
+from ltpipe.runtime.sums import Sums, sums_file
 
-TABLES: Mapping[str, Mapping[str, str]] = {
-    "tickets": tables.COLUMNS,
-    "comparisons of tickets": tables.COMPARISONS,
-    "curves over sparsity": tables.CURVES,
-    "overlap of masks": OVERLAP,
+TABLES: Mapping[str, Columns] = {
+    **{table.of: table.columns for table in REPORTED},
     "overlap of masks by tensor": LAYERS,
-    "validation of masks": validation_table.VALIDATION,
-    "what the tensors of masks keep": validation_table.LAYERS,
-    "time and memory": costs.COLUMNS,
-    "robustness": robustness.COLUMNS,
-    "simulated iterations": simulations.COLUMNS,
-    "trainings": trainings.TRAININGS,
-    "levels": trainings.LEVELS,
-    "linear connectivity": trainings.CONNECTIVITY,
-    "early birds": trainings.EARLY_BIRDS,
-    "findings": FINDINGS,
 }
 """Columns of every table, by what it is of."""
 _AXES = ("model", "data", "study", "criterion", "scope", "level", "verdict")
@@ -37,12 +23,13 @@ def describe_table(path: Path, parquet: bool) -> Description:
 
     Raises:
         UserError: it is none of ours, or cannot be read.
-        DamagedFileError: it does not match the checksum beside it.
+        DamagedFileError: it does not match its checksum.
     """
     import pandas as pd
 
-    if digest_file(path).is_file():  # a table that was sent without it is looked at as it is
-        check_digest(path)
+    beside = sums_file(path)
+    if beside.is_file():  # a table that was sent without it is looked at as it is
+        Sums.read(beside).check(path.name)
     try:
         table = pd.read_parquet(path) if parquet else pd.read_csv(path)
     except (ValueError, OSError):  # pandas' and pyarrow's parse errors are ValueErrors

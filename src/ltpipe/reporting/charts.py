@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from math import ceil, floor, log10
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -16,7 +15,6 @@ import pandas as pd
 import vl_convert
 
 from ltpipe.reporting.theme import LIGHT, vega_config
-from ltpipe.runtime.files import atomic_write
 
 Panel = alt.LayerChart | alt.FacetChart
 """What altair makes of layers."""
@@ -88,14 +86,6 @@ class Figure:
         """The figure as a light PNG image; equal figures, equal bytes."""
         return vl_convert.vegalite_to_png(self._whole, scale=SCALE)
 
-    def save(self, folder: Path) -> None:
-        """Write it as SVG and as PNG; equal figures, equal bytes."""
-        svg, png = picture_files(folder, self.name)
-        with atomic_write(svg) as file:
-            file.write(self.svg.encode())
-        with atomic_write(png) as file:
-            file.write(self.png)
-
     @property
     def _whole(self) -> dict[str, Any]:
         """All views below each other."""
@@ -111,11 +101,6 @@ class Figure:
             "resolve": {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")},
             "config": config,
         }
-
-
-def picture_files(folder: Path, name: str) -> tuple[Path, Path]:
-    """The files of a figure: SVG and PNG."""
-    return folder / f"{name}.svg", folder / f"{name}.png"
 
 
 def _numbered(svg: str) -> str:

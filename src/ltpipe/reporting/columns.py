@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance
+from ltpipe.runtime.frames import Frame, is_missing
 
 MISSING = "–"
 
@@ -160,10 +159,10 @@ DIFFERENCES = (
 def cell(column: Column, row: Mapping[str, Any]) -> str:
     """Text of one table cell, with the interval where there is one; a dash where there is no value."""
     value = row[column.key]
-    if pd.isna(value):
+    if is_missing(value):
         return MISSING
-    low, high = (row[f"{column.key}_{bound}"] if column.interval else pd.NA for bound in ("low", "high"))
-    return column.show(value) if pd.isna(low) else f"{column.show(value)} [{column.show(low)}, {column.show(high)}]"
+    low, high = (row[f"{column.key}_{bound}"] if column.interval else None for bound in ("low", "high"))
+    return column.show(value) if is_missing(low) else f"{column.show(value)} [{column.show(low)}, {column.show(high)}]"
 
 
 def wins(row: Mapping[str, Any]) -> bool:
@@ -175,13 +174,13 @@ def wins(row: Mapping[str, Any]) -> bool:
     )
 
 
-def shown_columns(tickets: pd.DataFrame) -> list[Column]:
+def shown_columns(tickets: Frame) -> list[Column]:
     """Columns that say something: model and text if there are several, others if any ticket has a value."""
     values, least = tickets.nunique(), {"model": 2, "data": 2}
     return [column for column in COLUMNS if values[column.key] >= least.get(column.key, 1)]
 
 
-def best_tickets(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
+def best_tickets(tickets: Frame, room: int) -> Frame:
     """Tickets that there is room to show.
 
     All of them; if they are more than that, of each model, text and sparsity the one that retains most, and of those
@@ -194,12 +193,14 @@ def best_tickets(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
     return best.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True).head(room)
 
 
-def with_baselines(tickets: pd.DataFrame) -> pd.DataFrame:
+def with_baselines(tickets: Frame) -> Frame:
     """Tickets by model, text, sparsity, criterion, scope and seed, the dense model of each text first.
 
     Tickets of one model and text that were compared with different baselines (say of another precision) get a
     dense row for each.
     """
+    import pandas as pd
+
     dense = tickets.drop_duplicates(["model", "data", "baseline_loss"]).assign(
         criterion="dense",
         scope=pd.NA,

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import pandas as pd
-
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.columns import MISSING, percent
+from ltpipe.runtime.frames import is_missing
 
 NOTE = (
     f"The critical sparsity, where retention falls below {WINNING_RETENTION}, lies between the last winning and the "
@@ -64,7 +63,7 @@ class CriticalSparsity:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
         """From a row of the curves table."""
-        value = {key: None if pd.isna(found) else found for key, found in row.items()}
+        value = {key: None if is_missing(found) else found for key, found in row.items()}
 
         def end(name: str) -> End | None:
             sparsity = value[f"{name}_sparsity"]

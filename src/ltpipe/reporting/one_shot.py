@@ -1,38 +1,23 @@
 """The tables of a model's one-shot tickets, from the metrics of its evaluations."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from ltpipe.analysis.samples import samples
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
-from ltpipe.reporting import costs, robustness, simulations, tables
+from ltpipe.reporting.table import Measured, Table
+from ltpipe.reporting.tables import comparisons, costs, curves, robustness, simulations, tickets
+from ltpipe.runtime.frames import Frame
 
-TABLES: Mapping[str, dict[str, str]] = {
-    "tickets": tables.COLUMNS,
-    "comparisons": tables.COMPARISONS,
-    "curves": tables.CURVES,
-    "robustness": robustness.COLUMNS,
-    "simulations": simulations.COLUMNS,
-    "costs": costs.COLUMNS,
-}
-"""Columns of each table, by its name."""
-
-CELLS: Mapping[str, tuple[str, ...]] = {
-    "tickets": tables.CELL,
-    "comparisons": ("model", "data", "sparsity", *(f"{axis}_{side}" for side in "ab" for axis in tables.CELL[2:5])),
-    "curves": tables.CELL[:5],
-    "robustness": ("perturbation", "perturbation_seed", *tables.CELL),
-    "simulations": ("model", "data", "iteration"),
-}
-"""What rows of these tables are told apart by."""
+TABLES: tuple[Table, ...] = tuple(
+    module.TABLE for module in (tickets, comparisons, curves, robustness, simulations, costs)
+)
+"""Those that the stage `tables` writes for each model."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Files:
     """The files that say what was measured of a model and its tickets.
 
     Attributes:
@@ -48,21 +33,19 @@ class Measured:
     simulations: tuple[Path, ...] = ()
 
 
-def one_shot_tables(measured: Measured) -> dict[str, pd.DataFrame]:
-    """All tables of `TABLES`, those without rows too.
+def one_shot_tables(files: Files) -> dict[str, Frame]:
+    """All of `TABLES` by their names, those without rows too.
 
     Raises:
         UserError: a file is missing or damaged, a ticket has no baseline, or there is no ticket.
     """
-    dense = [Metrics.read(path) for path in measured.baselines]
-    evaluated = [Metrics.read(path) for path in measured.tickets]
-    found = samples(dense, evaluated)
-    perturbed = [Metrics.read(path) for path in measured.perturbed]
-    return {
-        "tickets": tables.tickets_table(found),
-        "comparisons": tables.comparisons_table(found),
-        "curves": tables.curves_table(found),
-        "robustness": robustness.robustness_table(dense, evaluated, perturbed),
-        "simulations": simulations.simulations_table([Simulation.read(path) for path in measured.simulations]),
-        "costs": costs.evaluation_costs(dense, evaluated, perturbed),
-    }
+    dense = [Metrics.read(path) for path in files.baselines]
+    evaluated = [Metrics.read(path) for path in files.tickets]
+    found = Measured(
+        dense,
+        evaluated,
+        samples(dense, evaluated),
+        [Metrics.read(path) for path in files.perturbed],
+        [Simulation.read(path) for path in files.simulations],
+    )
+    return {table.name: table.measured(found) for table in TABLES if table.measured}

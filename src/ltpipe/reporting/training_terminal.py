@@ -1,7 +1,6 @@
 """The levels of studies, and what they found, in a terminal."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,26 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.reporting.columns import MISSING, percent
-from ltpipe.reporting.findings import FINDINGS
-from ltpipe.reporting.trainings import LEVELS, is_dense, label
-from ltpipe.runtime.frames import read_csv
+from ltpipe.reporting.trainings import is_dense, label
 
 STYLES = {"yes": "green", "no": "red", "undecided": "yellow"}
-
-
-def read_levels(path: Path) -> pd.DataFrame:
-    """Read a levels table that a report wrote.
-
-    Raises:
-        UserError: there is no such file.
-        DamagedFileError: it lacks columns or holds other values.
-    """
-    return read_csv(path, LEVELS, "a levels table", "report")
-
-
-def read_findings(path: Path) -> pd.DataFrame:
-    """Read a findings table that a report wrote; raises as `read_levels` does."""
-    return read_csv(path, FINDINGS, "a findings table", "report")
 
 
 def print_studies(levels: pd.DataFrame, findings: pd.DataFrame) -> None:

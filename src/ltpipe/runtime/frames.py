@@ -1,53 +1,116 @@
-"""Tables on disk: CSV for people and other tools, Parquet for programs.
+"""Tables: their columns, and their files, CSV for people and other tools, Parquet for programs.
 
-Neither has room for a digest that every reader would pass over, so a table has its SHA-256 beside it, in a file as
-`sha256sum --check` reads it. What the table was made with stands there too, in a comment.
+Neither has room for a digest that every reader would pass over, so a table has its checksum beside it
+(`ltpipe.runtime.sums`).
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.files import atomic_write, check_file, sha256_of
-from ltpipe.runtime.made_with import asked, check_made_with
+from ltpipe.runtime.files import atomic_write, check_file
+from ltpipe.runtime.made_with import check_made_with
+from ltpipe.runtime.sums import Sums, sums_file, write_sums
 
-_COMMENT = b"# made with "
-
-
-def frame(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
-    """A table with these columns, by name and dtype: what a row lacks is missing, what it has beside them left out."""
-    return pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
-
-
-def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, floats in their shortest exact form, and its SHA-256 beside it."""
-    _write(path, table.to_csv(index=False, lineterminator="\n").encode())
+if TYPE_CHECKING:
+    from pandas import DataFrame as Frame
+else:
+    Frame = Any  # pandas takes half a second to import: who only asks for columns does not wait for it
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as Parquet, and its SHA-256 beside it."""
+class Column(NamedTuple):
+    """A column of a table: its dtype in pandas, and what it holds, with the unit."""
+
+    dtype: str
+    meaning: str
+
+
+Columns = Mapping[str, Column]
+"""The columns of a table, by name and in order."""
+
+
+def word(meaning: str) -> Column:
+    """A column of words."""
+    return Column("string", meaning)
+
+
+def count(meaning: str) -> Column:
+    """A column of whole numbers."""
+    return Column("Int64", meaning)
+
+
+def number(meaning: str) -> Column:
+    """A column of numbers."""
+    return Column("float64", meaning)
+
+
+def truth(meaning: str) -> Column:
+    """A column that says yes or no."""
+    return Column("boolean", meaning)
+
+
+def bounds_of(*names: str) -> dict[str, Column]:
+    """The columns of the bounds of these columns' intervals."""
+    return {
+        f"{name}_{bound}": number(f"{bound} end of its 95 % interval") for name in names for bound in ("low", "high")
+    }
+
+
+def measured(name: str, meaning: str) -> dict[str, Column]:
+    """A column of numbers with its interval."""
+    return {name: number(meaning)} | bounds_of(name)
+
+
+def dtypes(columns: Columns) -> dict[str, str]:
+    """The dtype of each column."""
+    return {name: column.dtype for name, column in columns.items()}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value of a table is missing."""
+    import pandas as pd
+
+    return bool(pd.isna(value))
+
+
+def frame(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Frame:
+    """A table with these columns: what a row lacks is missing, what it has beside them left out."""
+    import pandas as pd
+
+    return pd.DataFrame(rows, columns=list(columns)).astype(dtypes(columns))
+
+
+def csv_bytes(table: Frame) -> bytes:
+    """A table as CSV, floats in their shortest exact form."""
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
+def parquet_bytes(table: Frame) -> bytes:
+    """A table as Parquet."""
     content = BytesIO()
     table.to_parquet(content, index=False)
-    _write(path, content.getvalue())
+    return content.getvalue()
 
 
-def digest_file(path: Path) -> Path:
-    """Where the SHA-256 of a table stands."""
-    return path.with_name(f"{path.name}.sha256")
+def write_csv(table: Frame, path: Path) -> None:
+    """Write a table as CSV, and its checksum beside it."""
+    _write(path, csv_bytes(table))
 
 
-def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> pd.DataFrame:
-    """Read a table that `write_csv` wrote.
+def write_parquet(table: Frame, path: Path) -> None:
+    """Write a table as Parquet, and its checksum beside it."""
+    _write(path, parquet_bytes(table))
+
+
+def read_csv(path: Path, columns: Columns, what: str, stage: str) -> Frame:
+    """Read a table in CSV.
 
     Args:
         path: of the file.
-        columns: names and dtypes.
+        columns: that it has.
         what: what the file is, `a tickets table` for example, for messages.
         stage: the stage that makes it.
 
@@ -55,19 +118,33 @@ def read_csv(path: Path, columns: Mapping[str, str], what: str, stage: str) -> p
         UserError: there is no such file.
         DamagedFileError: it is damaged, lacks columns or holds other values.
     """
-    _check(path, what, stage)
+    check_table(path, what, stage)
+    return parsed_csv(path, columns, what)
+
+
+def read_parquet(path: Path, columns: Columns, what: str, stage: str) -> Frame:
+    """Read a table in Parquet; arguments and errors are those of `read_csv`."""
+    check_table(path, what, stage)
+    return parsed_parquet(path, columns, what)
+
+
+def parsed_csv(path: Path, columns: Columns, what: str) -> Frame:
+    """Read a table in CSV whose checksum was looked at before."""
+    import pandas as pd
+
     try:
-        return pd.read_csv(path, dtype=dict(columns))[list(columns)]
+        return pd.read_csv(path, dtype=dtypes(columns))[list(columns)]
     except (KeyError, ValueError) as error:
         raise DamagedFileError(f"{path}: not {what} ({error}); {MEND}") from None
 
 
-def read_parquet(path: Path, columns: Mapping[str, str], what: str, stage: str) -> pd.DataFrame:
-    """Read a table that `write_parquet` wrote; arguments and errors are those of `read_csv`."""
-    _check(path, what, stage)
+def parsed_parquet(path: Path, columns: Columns, what: str) -> Frame:
+    """Read a table in Parquet whose checksum was looked at before."""
+    import pandas as pd
+
     try:
         table = pd.read_parquet(path)
-        if dict(table.dtypes.astype(str)) != dict(columns):
+        if dict(table.dtypes.astype(str)) != dtypes(columns):
             raise ValueError("it has other columns")
     except ValueError as error:  # pyarrow's errors are such
         reason = str(error).strip().split("\n")[0]
@@ -75,51 +152,20 @@ def read_parquet(path: Path, columns: Mapping[str, str], what: str, stage: str) 
     return table
 
 
-def check_digest(path: Path) -> None:
-    """Raise DamagedFileError unless a table is what the SHA-256 beside it was computed of."""
-    beside = digest_file(path)
-    lines = beside.read_bytes().splitlines(keepends=True)
-    if lines[:1] != [_sum(path, sha256_of(path))]:
-        raise DamagedFileError(f"{path}: damaged, does not match {beside.name}; {MEND}")
-
-
-def made_with(path: Path) -> dict[str, Any] | None:
-    """What a table was made with, as the file beside it says; None where it says nothing.
-
-    Raises:
-        DamagedFileError: it says something else.
-    """
-    beside = digest_file(path)
-    comment = beside.read_bytes().partition(b"\n")[2].strip()
-    if not comment:
-        return None
-    try:
-        settings: dict[str, Any] = dict(json.loads(comment.removeprefix(_COMMENT)))
-    except (ValueError, TypeError) as error:
-        raise DamagedFileError(f"{beside}: damaged ({error}); delete it and {path.name}, and run again") from None
-    return settings
-
-
-def _write(path: Path, content: bytes) -> None:
-    settings = asked()
-    said = b"" if settings is None else _COMMENT + json.dumps(settings, ensure_ascii=False).encode() + b"\n"
-    with atomic_write(digest_file(path)) as file:
-        file.write(_sum(path, hashlib.sha256(content).hexdigest()) + said)
-    with atomic_write(path) as file:
-        file.write(content)
-
-
-def _check(path: Path, what: str, stage: str) -> None:
-    """Refuse a table that is missing, or not as it was written."""
+def check_table(path: Path, what: str, stage: str) -> None:
+    """Refuse a table that is missing, not as it was written, or made with other settings; see `read_csv`."""
     if not path.exists():
         raise UserError(f"{path}: no such file; run the {stage} stage again")
     check_file(path)
-    beside = digest_file(path)
+    beside = sums_file(path)
     if not beside.is_file():
         raise DamagedFileError(f"{path}: not {what} ({beside.name} is not beside it); {MEND}")
-    check_digest(path)
-    check_made_with(path, made_with(path))
+    sums = Sums.read(beside)
+    sums.check(path.name)
+    check_made_with(path, sums.made_with)
 
 
-def _sum(path: Path, digest: str) -> bytes:
-    return f"{digest}  {path.name}\n".encode()
+def _write(path: Path, content: bytes) -> None:
+    write_sums(path.with_name(f"{path.name}.sha256"), {path.name: hashlib.sha256(content).hexdigest()})
+    with atomic_write(path) as file:
+        file.write(content)

@@ -4,31 +4,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.runtime.frames import frame
+from ltpipe.reporting.sections import Section, as_it_is, formatted, section
+from ltpipe.reporting.table import Table
+from ltpipe.runtime.frames import Columns, Frame, count, frame, number, word
 from ltpipe.training.record import LearningRecord
 
-COLUMNS: dict[str, str] = {
-    "stage": "string",
-    "model": "string",
-    "data": "string",
-    "runs": "Int64",
-    "seconds": "float64",
-    "median_seconds": "float64",
-    "longest_seconds": "float64",
-    "planned_bytes": "Int64",
-    "measured_bytes": "Int64",
-    "device": "string",
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+COLUMNS: Columns = {
+    "stage": word("kind of run; stages whose artefacts say nothing of their time have no row"),
+    "model": word("the model, or the study that trains"),
+    "data": word("the text"),
+    "runs": count("how many there were"),
+    "seconds": number("wall time of all together, without start-up"),
+    "median_seconds": number("wall time of the median run"),
+    "longest_seconds": number("wall time of the longest run"),
+    "planned_bytes": count("largest planned peak of any run"),
+    "measured_bytes": count("largest measured peak of any run"),
+    "device": word("where they ran"),
 }
-"""Columns of the costs table, one row a stage with the model and text, or the study, that it ran for.
-
-Seconds are wall time without start-up: all runs together, the median run and the longest. Bytes are the largest of all
-runs, planned and measured. Stages whose artefacts say nothing of it have no row.
-"""
-
 
 STAGES = ("dense evaluation", "ticket evaluation", "evaluation of changed weights", "training")
 """Whose artefacts say what they took."""
@@ -45,26 +43,23 @@ class _Run:
     device: str | None = None
 
 
-def evaluation_costs(
-    baselines: Iterable[Metrics], tickets: Iterable[Metrics], perturbed: Iterable[Metrics]
-) -> pd.DataFrame:
+def evaluation_costs(baselines: Iterable[Metrics], tickets: Iterable[Metrics], perturbed: Iterable[Metrics]) -> Frame:
     """One row a kind of evaluation, model and text, in the order of `STAGES`."""
     found = zip(STAGES, (baselines, tickets, perturbed), strict=False)
     return _table(_evaluated(stage, metrics) for stage, evaluated in found for metrics in evaluated)
 
 
-def training_costs(records: Iterable[LearningRecord]) -> pd.DataFrame:
+def training_costs(records: Iterable[LearningRecord]) -> Frame:
     """One row a study."""
     return _table(_Run(STAGES[-1], record.study, None, record.seconds) for record in records)
 
 
-def all_costs(evaluations: pd.DataFrame, trainings: pd.DataFrame) -> pd.DataFrame:
-    """Both together, in the order of `STAGES`, whatever that of the models was."""
-    table = pd.concat([found for found in (evaluations, trainings) if len(found)] or [evaluations])
-    return table.sort_values("stage", key=lambda stages: stages.map(STAGES.index), kind="stable", ignore_index=True)
+def arranged(costs: Frame) -> Frame:
+    """The order of `STAGES`, whatever that of the models was."""
+    return costs.sort_values("stage", key=lambda stages: stages.map(STAGES.index), kind="stable", ignore_index=True)
 
 
-def _table(runs: Iterable[_Run]) -> pd.DataFrame:
+def _table(runs: Iterable[_Run]) -> Frame:
     def cell(run: _Run) -> tuple[int, str, str]:
         return STAGES.index(run.stage), run.model, run.data or ""
 
@@ -93,3 +88,44 @@ def _row(runs: Sequence[_Run]) -> dict[str, object]:
 
 def _known(values: Iterable[int | None]) -> Iterator[int]:
     return (value for value in values if value is not None)
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Time and memory",
+        "Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the CPU "
+        "by how much private memory grew, with what allocator and libraries add to the tensors that were planned. "
+        "Only evaluations and trainings record what they took in their artefacts; other stages have it in their logs.",
+        table,
+        {
+            "stage": as_it_is("stage"),
+            "model or study": as_it_is("model"),
+            "text": as_it_is("data"),
+            "runs": formatted("runs", "{:,}"),
+            "all runs, s": formatted("seconds", "{:,.1f}"),
+            "median run, s": formatted("median_seconds", "{:,.1f}"),
+            "longest run, s": formatted("longest_seconds", "{:,.1f}"),
+            "planned, MiB": formatted("planned_bytes", "{:,.0f}", 2**-20),
+            "measured, MiB": formatted("measured_bytes", "{:,.0f}", 2**-20),
+            "device": as_it_is("device"),
+        },
+        file="costs",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="costs",
+    of="time and memory",
+    row="a stage with the model and text, or the study, that it ran for",
+    columns=COLUMNS,
+    needs="anything",
+    stage="tables",
+    measured=lambda found: evaluation_costs(found.dense, found.tickets, found.perturbed),
+    trained=lambda found: training_costs(found.trainings.records),
+    arranged=arranged,
+    section=_section,
+    figure="costs",
+    category="Time and memory",
+    captioned=True,
+)

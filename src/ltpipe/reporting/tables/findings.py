@@ -15,18 +15,26 @@ label always, every finding of the study is "undecided".
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ltpipe.analysis.replicates import Estimate, Holds, averaged, estimate, paired
 from ltpipe.reporting.columns import percent
+from ltpipe.reporting.sections import Section, as_it_is, section
+from ltpipe.reporting.table import Table
 from ltpipe.reporting.trainings import Trainings, Treatment, label
-from ltpipe.runtime.frames import frame
+from ltpipe.runtime.frames import Columns, Frame, frame, word
 from ltpipe.training.connectivity import STABLE, Connectivity
 from ltpipe.training.record import TICKET
 
-FINDINGS: dict[str, str] = {"study": "string", "finding": "string", "holds": "string", "evidence": "string"}
-"""Columns of the findings table."""
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+COLUMNS: Columns = {
+    "study": word("name of the study"),
+    "finding": word("what a paper found"),
+    "holds": word("yes, no or undecided"),
+    "evidence": word("the numbers that say so"),
+}
 
 MARGIN = 0.002
 """By how much accuracy, as a fraction, a ticket may be worse and still count as no worse."""
@@ -48,7 +56,7 @@ class Finding:
     evidence: str
 
 
-def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> pd.DataFrame:
+def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> Frame:
     """One row a study and finding; a finding whose trainings or lines are not in the study has none."""
     studies = sorted({*trainings.studies, *(line.study for line in lines)})
     found = [
@@ -56,7 +64,7 @@ def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> pd.Da
         for study in studies
         for finding in _findings(study, trainings, lines)
     ]
-    return frame([asdict(finding) for finding in found], FINDINGS)
+    return frame([asdict(finding) for finding in found], COLUMNS)
 
 
 def _at_chance(finding: Finding, dense: Treatment) -> Finding:
@@ -198,3 +206,28 @@ def _with_interval(found: Estimate, show: Callable[[float], str], unit: str) -> 
 def _sentence(parts: Sequence[str]) -> str:
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _section(table: Frame, _: "Figure | None") -> Section:
+    return section(
+        "Findings",
+        "What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only "
+        "where the 95% interval over replicates says so, else undecided. Differences are paired by replicate.",
+        table,
+        {key: as_it_is(key) for key in ("study", "finding", "holds", "evidence")},
+        file="findings",
+        prose=True,
+    )
+
+
+TABLE = Table(
+    name="findings",
+    of="findings",
+    row="a study and finding",
+    columns=COLUMNS,
+    needs="trainings",
+    trained=lambda found: findings_table(found.trainings, found.lines),
+    section=_section,
+    category="Trainings",
+    captioned=True,
+)

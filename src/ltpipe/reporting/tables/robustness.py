@@ -2,53 +2,44 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from ltpipe.analysis.confidence import bounds, interval, loss_difference, resample, retention
 from ltpipe.analysis.samples import check_once
 from ltpipe.evaluation.metrics import Metrics
+from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_interval
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.frames import frame
+from ltpipe.runtime.frames import Columns, Frame, count, frame, is_missing, measured, number, word
 
-COLUMNS: dict[str, str] = {
-    "model": "string",
-    "data": "string",
-    "perturbation": "string",
-    "perturbation_seed": "Int64",
-    "criterion": "string",
-    "scope": "string",
-    "seed": "Int64",
-    "sparsity": "float64",
-    "loss": "float64",
-    "perplexity": "float64",
-    "accuracy": "float64",
-    "performance_retention": "float64",
-    "performance_retention_low": "float64",
-    "performance_retention_high": "float64",
-    "loss_difference": "float64",
-    "loss_difference_low": "float64",
-    "loss_difference_high": "float64",
-    "agreement": "float64",
-    "kl_top_k": "float64",
-    "unperturbed_loss": "float64",
-    "perturbed_dense_loss": "float64",
-    "baseline_loss": "float64",
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+COLUMNS: Columns = {
+    **TEXT,
+    "perturbation": word("how the weights are perturbed: noise-X, or rounding to B bits, intB"),
+    "perturbation_seed": count("seed of the noise"),
+    **CURVE,
+    **SPARSITY,
+    "loss": number("loss of the perturbed model, nats/token"),
+    "perplexity": number("exp(loss)"),
+    "accuracy": number("its accuracy, a fraction"),
+    **measured("performance_retention", "dense loss / loss, against the dense model as it is"),
+    **measured("loss_difference", "what the perturbation adds to the model's own loss, nats/token"),
+    "agreement": number("share of tokens predicted as by the dense model"),
+    "kl_top_k": number("KL divergence from the dense model's predictions, nats/token"),
+    "unperturbed_loss": number("loss of the same model or ticket with its weights as they are, nats/token"),
+    "perturbed_dense_loss": number("loss of the dense model under the same perturbation, nats/token"),
+    "baseline_loss": number("loss of the dense model as it is, nats/token"),
 }
-"""Columns of the robustness table and their dtypes. Losses and divergences are nats per token.
-
-Columns in `_low` and `_high` are the bounds of 95 % intervals.
-"""
 
 _AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
 _AS_IT_IS = {"perturbation": None, "perturbation_seed": None}
 _DENSE = {"criterion": None, "scope": None, "seed": None, "sparsity": None}
 
 
-def robustness_table(
-    baselines: Sequence[Metrics], tickets: Sequence[Metrics], perturbed: Sequence[Metrics]
-) -> pd.DataFrame:
+def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], perturbed: Sequence[Metrics]) -> Frame:
     """One row a perturbed model, in a fixed order, beside three other losses.
 
     `unperturbed_loss` is that of the same model or ticket with its weights as they are, `perturbed_dense_loss` that of
@@ -100,3 +91,37 @@ def _intervals(metrics: Metrics, itself: Metrics, dense: Metrics) -> dict[str, f
 
 def _cell(metrics: Metrics) -> tuple[object, ...]:
     return tuple(getattr(metrics, axis) for axis in _AXES)
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Robustness",
+        "Losses in nats/token with changed weights: noise-X adds Gaussian noise of X times the root mean square of "
+        "a tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the dense model as it is.",
+        table,
+        {
+            "model": as_it_is("model"),
+            "text": as_it_is("data"),
+            "ticket": lambda row: "dense" if is_missing(row["criterion"]) else ticket_name("", sparsity=True)(row),
+            "change": as_it_is("perturbation"),
+            "loss": lambda row: f"{row['loss']:.4f}",
+            "more than unchanged": with_interval("loss_difference", "{:+.4f}"),
+            "dense, changed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
+            "retention": with_interval("performance_retention", "{:.4f}"),
+        },
+        file="robustness",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="robustness",
+    of="robustness",
+    row="a perturbed model",
+    columns=COLUMNS,
+    needs="perturbations",
+    key=_AXES,
+    stage="tables",
+    measured=lambda found: robustness_table(found.dense, found.tickets, found.perturbed),
+    section=_section,
+)

@@ -1,35 +1,39 @@
-"""Simulations of iterative pruning as a table: one row an iteration."""
+"""Simulations of iterative pruning: one row an iteration."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from ltpipe.evaluation.simulated import SIMULATION, Simulation
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.sections import Section, as_it_is, section
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import SPARSITY, TEXT
+from ltpipe.runtime.frames import Columns, Frame, count, frame, number, truth
 
-from ltpipe.evaluation.simulated import Simulation
-from ltpipe.runtime.frames import frame
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
 
-COLUMNS: dict[str, str] = {
-    "model": "string",
-    "data": "string",
-    "iteration": "Int64",
-    "sparsity": "float64",
-    "kept": "Int64",
-    "total": "Int64",
-    "loss": "float64",
-    "accuracy": "float64",
-    "performance_retention": "float64",
-    "winning": "boolean",
-    "best": "boolean",
-    "baseline_loss": "float64",
-    "baseline_sequences": "Int64",
-    "ticket_sequences": "Int64",
-    "peak_host_private_bytes": "Int64",
-    "peak_device_bytes": "Int64",
+COLUMNS: Columns = {
+    **TEXT,
+    "iteration": count("number of the iteration, from 1"),
+    **SPARSITY,
+    "kept": count("prunable weights that stay"),
+    "total": count("prunable weights"),
+    "loss": number("loss of the ticket, nats/token"),
+    "accuracy": number("its accuracy, a fraction"),
+    "performance_retention": number("dense loss on the same sequences / loss"),
+    "winning": truth("whether that is enough for a winning ticket"),
+    "best": truth("whether it is the best ticket of the simulation"),
+    "baseline_loss": number("loss of the dense model, of more sequences than the tickets', nats/token"),
+    "baseline_sequences": count("sequences that the dense model is measured on"),
+    "ticket_sequences": count("sequences that a ticket is measured on"),
+    "peak_host_private_bytes": count("peak of main memory without pages of mapped files, bytes"),
+    "peak_device_bytes": count("peak of tensors on the accelerator, bytes"),
 }
-"""Columns and their dtypes. Losses are nats per token; the baseline's is of more sequences than the tickets'."""
 
 
-def simulations_table(simulations: Sequence[Simulation]) -> pd.DataFrame:
+def simulations_table(simulations: Sequence[Simulation]) -> Frame:
     """One row an iteration, in the order of the simulations."""
     rows = [
         asdict(found) | asdict(entry) | {"best": entry.iteration == found.best}
@@ -37,3 +41,37 @@ def simulations_table(simulations: Sequence[Simulation]) -> pd.DataFrame:
         for entry in found.iterations
     ]
     return frame(rows, COLUMNS)
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Simulation of iterative pruning",
+        f"{SIMULATION[0].upper()}{SIMULATION[1:]} Retention is against the dense model on the same sequences.",
+        table,
+        {
+            "model": as_it_is("model"),
+            "text": as_it_is("data"),
+            "iteration": lambda row: f"{row['iteration']}{' (best)' if row['best'] else ''}",
+            "sparsity": lambda row: percent(row["sparsity"], 1),
+            "loss": lambda row: f"{row['loss']:.4f}",
+            "retention": lambda row: f"{row['performance_retention']:.4f}",
+            "sequences": as_it_is("ticket_sequences"),
+            "private memory, MiB": lambda row: f"{row['peak_host_private_bytes'] / 2**20:,.0f}",
+        },
+        file="simulations",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="simulations",
+    of="simulated iterations",
+    row="an iteration of a simulation",
+    columns=COLUMNS,
+    needs="simulation",
+    key=(*TEXT, "iteration"),
+    stage="tables",
+    measured=lambda found: simulations_table(found.simulations),
+    section=_section,
+    suffixes=(".csv",),
+)

@@ -1,0 +1,39 @@
+"""All tables of the report, in the order of the page."""
+
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables import (
+    comparisons,
+    connectivity,
+    costs,
+    curves,
+    early_birds,
+    findings,
+    layers,
+    levels,
+    overlap,
+    robustness,
+    simulations,
+    tickets,
+    trainings,
+    validation,
+)
+
+TABLES: tuple[Table, ...] = tuple(
+    module.TABLE
+    for module in (
+        findings,
+        trainings,
+        levels,
+        connectivity,
+        early_birds,
+        tickets,
+        curves,
+        comparisons,
+        overlap,
+        layers,
+        validation,
+        robustness,
+        simulations,
+        costs,
+    )
+)

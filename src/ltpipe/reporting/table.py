@@ -1,0 +1,149 @@
+"""What a table of the report is: one declaration, from which files, page, `ltpipe inspect` and docs follow."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ltpipe.analysis.early_bird import EarlyBird
+from ltpipe.analysis.samples import ONCE, Sample, cell_named
+from ltpipe.evaluation.metrics import Metrics
+from ltpipe.evaluation.simulated import Simulation
+from ltpipe.reporting.trainings import Trainings
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, parsed_csv, parsed_parquet, read_csv, read_parquet
+from ltpipe.training.connectivity import Connectivity
+
+if TYPE_CHECKING:  # charts take a second to import, and who makes tables draws none
+    from ltpipe.reporting.charts import Figure
+    from ltpipe.reporting.sections import Section
+
+Stage = Literal["tables", "overlap", "validation"]
+Need = Literal["tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "anything"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model and its tickets.
+
+    Attributes:
+        dense: metrics of the dense model, on each text.
+        tickets: metrics of its tickets.
+        samples: both, text by text, resampled.
+        perturbed: metrics of the dense model and of tickets with perturbed weights.
+        simulations: of iterative magnitude pruning.
+    """
+
+    dense: Sequence[Metrics]
+    tickets: Sequence[Metrics]
+    samples: Sequence[Sample]
+    perturbed: Sequence[Metrics]
+    simulations: Sequence[Simulation]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained: trainings, lines between them, and early-bird detections."""
+
+    trainings: Trainings
+    lines: Sequence[Connectivity] = ()
+    birds: Sequence[EarlyBird] = ()
+
+    @property
+    def gives(self) -> set[Need]:
+        """What tables need of it, as far as it is there."""
+        parts: dict[Need, object] = {
+            "trainings": self.trainings.records,
+            "lines": self.lines,
+            "early birds": self.birds,
+            "anything": True,
+        }
+        return {name for name, part in parts.items() if part}
+
+
+def _as_it_is(table: Frame) -> Frame:
+    return table
+
+
+def _no_section(_: Frame, __: "Figure | None") -> "Section | None":
+    return None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        name: stem of its files.
+        of: what it is a table of, in words.
+        row: what one row is.
+        columns: with their dtypes and meanings.
+        needs: what a study has to have for the report to have this table.
+        key: columns that tell each row from all others; none where rows may be alike.
+        stage: that writes this table for each model; None where the report alone makes it.
+        measured: makes it of what was measured of a model, for the stage `tables`.
+        trained: makes it of what was trained, for the report.
+        arranged: rows of several models, and of trainings, in the order of the report.
+        section: of the page, with the table's figure if it has one; None where there is nothing to show.
+        figure: stem of the figure that is drawn from it.
+        suffixes: of its files.
+        category: of its files in Snakemake's own report.
+        captioned: whether that has the table, with a caption from workflow/report, beside the figure.
+    """
+
+    name: str
+    of: str
+    row: str
+    columns: Columns
+    needs: Need = "tickets"
+    key: tuple[str, ...] = ()
+    stage: Stage | None = None
+    measured: Callable[[Measured], Frame] | None = None
+    trained: Callable[[Trained], Frame] | None = None
+    arranged: Callable[[Frame], Frame] = _as_it_is
+    section: "Callable[[Frame, Figure | None], Section | None]" = _no_section
+    figure: str = ""
+    suffixes: tuple[str, ...] = (".csv", ".parquet")
+    category: str = ""
+    captioned: bool = False
+
+    @property
+    def empty(self) -> Frame:
+        """The table without rows."""
+        return frame([], self.columns)
+
+    @property
+    def files(self) -> list[str]:
+        """Names of its files."""
+        return [f"{self.name}{suffix}" for suffix in self.suffixes]
+
+    @property
+    def what(self) -> str:
+        """What a file of it is, for messages."""
+        return f"a table of {self.of}"
+
+    def read(self, path: Path) -> Frame:
+        """Read it from a file with a checksum beside it; see `read_csv`."""
+        read = read_parquet if path.suffix == ".parquet" else read_csv
+        return read(path, self.columns, self.what, self.stage or "report")
+
+    def parsed(self, path: Path) -> Frame:
+        """Read it from a file whose checksum was looked at before; raises DamagedFileError if it is another table."""
+        return (parsed_parquet if path.suffix == ".parquet" else parsed_csv)(path, self.columns, self.what)
+
+    def joined(self, parts: Iterable[tuple[str, Frame]]) -> Frame:
+        """The rows of several such tables, each with the name of where it is from.
+
+        Raises:
+            UserError: two rows are of one cell.
+        """
+        import pandas as pd
+
+        parts = list(parts)
+        found = pd.concat([part for _, part in parts if len(part)] or [self.empty], ignore_index=True)
+        key = list(self.key)
+        if key and (twice := found.duplicated(key)).any():
+            row = found.loc[twice, key].iloc[:1]
+            where = [name for name, part in parts if len(part.merge(row))]
+            raise UserError(f"{' and '.join(where)}: two rows of {cell_named(row.iloc[0].to_dict())}; {ONCE}")
+        return self.arranged(found.astype(dtypes(self.columns)))  # categories of several files have become words

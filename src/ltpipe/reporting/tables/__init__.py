@@ -1,0 +1,1 @@
+"""The tables of the report, one file each: columns, builder and section of the page."""

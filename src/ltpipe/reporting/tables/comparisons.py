@@ -1,0 +1,88 @@
+"""One row a pair of tickets of one sparsity."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from ltpipe.analysis.confidence import bounds, interval, loss_difference
+from ltpipe.analysis.samples import Sample
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_interval
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT, curve_of
+from ltpipe.runtime.frames import Columns, Frame, frame, measured, truth
+from ltpipe.runtime.progress import track
+
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+_PAIR: Columns = {
+    **TEXT,
+    **SPARSITY,
+    **{
+        f"{axis}_{side}": column._replace(meaning=f"{axis} of ticket {side}")
+        for side in ("a", "b")
+        for axis, column in CURVE.items()
+    },
+}
+COLUMNS: Columns = {
+    **_PAIR,
+    **measured("loss_difference", "loss of ticket a minus that of ticket b, nats/token"),
+    "distinct": truth("whether 0 lies outside the interval: the two are told apart"),
+}
+
+
+def comparisons_table(samples: Sequence[Sample]) -> Frame:
+    """One row a pair of tickets of the same model, text and sparsity, each pair once, in the order of the tickets."""
+    rows = []
+    for sample in samples:
+        for a, b in track(list(combinations(sample.tickets, 2)), "comparing", "pair"):
+            if a.metrics.sparsity != b.metrics.sparsity:
+                continue
+            found = interval(loss_difference(a.resampled, b.resampled), sample.sequences)
+            rows.append(
+                {
+                    "model": a.metrics.model,
+                    "data": a.metrics.data,
+                    "sparsity": float(a.metrics.sparsity or 0),
+                    **curve_of(a.metrics, "_a"),
+                    **curve_of(b.metrics, "_b"),
+                    "loss_difference": a.metrics.loss - b.metrics.loss,
+                    **bounds("loss_difference", found),
+                    "distinct": found.excludes(0.0),
+                }
+            )
+    table = frame(rows, COLUMNS)
+    return table.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True)
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Tickets against tickets",
+        "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. They are told "
+        "apart where 0 lies outside, each pair by itself: of twenty pairs of equals, about one looks different.",
+        table,
+        {
+            "model": as_it_is("model"),
+            "text": as_it_is("data"),
+            "sparsity": lambda row: percent(row["sparsity"]),
+            "first": ticket_name("_a"),
+            "second": ticket_name("_b"),
+            "difference": with_interval("loss_difference", "{:+.4f}"),
+            "told apart": lambda row: "yes" if row["distinct"] else "no",
+        },
+        file="comparisons",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="comparisons",
+    of="comparisons of tickets",
+    row="a pair of tickets of one sparsity",
+    columns=COLUMNS,
+    key=tuple(_PAIR),
+    stage="tables",
+    measured=lambda found: comparisons_table(found.samples),
+    section=_section,
+)

@@ -1,0 +1,70 @@
+"""Lines between two trainings: one row a point of a line."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.sections import Section, as_it_is, section
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import LEVEL, STUDY
+from ltpipe.runtime.frames import Columns, Frame, frame, number, truth, word
+from ltpipe.training.connectivity import STABLE, Connectivity
+
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+COLUMNS: Columns = {
+    **STUDY,
+    **LEVEL,
+    "first": word("branch at the line's end"),
+    "second": word("branch at its beginning"),
+    "alpha": number("place on the line, from 0, the second training, to 1, the first"),
+    "error": number("test error there, a fraction"),
+    "barrier": number("largest error on the line minus the mean of its ends, a fraction"),
+    "stable": truth("whether the barrier is small enough for stability"),
+}
+
+
+def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
+    """One row a point of a line, by study, replicate, level, branches and place."""
+    ordered = sorted(lines, key=lambda line: (line.study, line.replicate, line.level, line.branches))
+    rows = [
+        {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
+        | {"first": line.branches[0], "second": line.branches[1], "alpha": alpha, "error": error}
+        for line in ordered
+        for alpha, error in zip(line.alphas, line.errors, strict=True)
+    ]
+    return frame(rows, COLUMNS)
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Linear mode connectivity",
+        "Test error along the line between two trainings from one rewinding point that saw the data in "
+        "different orders. Barrier: the largest error on it minus the mean of its ends. "
+        f"Stable: below {percent(STABLE)}.",
+        table.drop_duplicates(["study", "replicate", "level", "first", "second"]),
+        {
+            "study": as_it_is("study"),
+            "replicate": as_it_is("replicate"),
+            "level": as_it_is("level"),
+            "trainings": lambda row: f"{row['first']} and {row['second']}",
+            "barrier, points": lambda row: f"{100 * row['barrier']:.2f}",
+            "stable": lambda row: "yes" if row["stable"] else "no",
+        },
+        file="connectivity",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="connectivity",
+    of="linear connectivity",
+    row="a point of a line",
+    columns=COLUMNS,
+    needs="lines",
+    trained=lambda found: connectivity_table(found.lines),
+    section=_section,
+    figure="connectivity",
+    category="Trainings",
+)

@@ -1,0 +1,78 @@
+"""Masks drawn while the dense model trains: one row a mask."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ltpipe.analysis.early_bird import EarlyBird
+from ltpipe.reporting.columns import MISSING, percent
+from ltpipe.reporting.sections import Row, Section, as_it_is, section
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import STUDY
+from ltpipe.runtime.frames import Columns, Frame, count, frame, is_missing, number, truth, word
+
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+COLUMNS: Columns = {
+    **STUDY,
+    "sparsity": number("share of the prunable weights that the mask removes"),
+    "rule": word("how two masks are compared"),
+    "threshold": number("distance below which masks count as alike"),
+    "window": count("masks that each is compared with"),
+    "patience": count("how many masks in a row have to be alike"),
+    "chance_corrected": truth("whether distances are in parts of that of independent masks"),
+    "iteration": count("iteration of the dense training at which the mask was drawn"),
+    "distance": number("largest distance to the masks in the window"),
+    "converged": count("iteration of the first mask that had converged; missing if none had"),
+}
+
+
+def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
+    """One row a mask that was drawn, by study, replicate, sparsity and iteration."""
+    ordered = sorted(birds, key=lambda bird: (bird.study, bird.replicate, float(bird.sparsity)))
+    rows = [
+        {name: getattr(bird, name) for name in COLUMNS if hasattr(bird, name)}
+        | {"sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
+        for bird in ordered
+        for iteration, distance in zip(bird.iterations, bird.distances, strict=True)
+    ]
+    return frame(rows, COLUMNS)
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Early-bird tickets",
+        "Masks drawn while the dense model trains, and the first iteration at which they had stopped changing.",
+        table.drop_duplicates(["study", "replicate", "sparsity"]),
+        {
+            "study": as_it_is("study"),
+            "replicate": as_it_is("replicate"),
+            "sparsity": lambda row: percent(row["sparsity"]),
+            "rule": _rule,
+            "converged at iteration": _converged,
+        },
+        file="early_birds",
+        figure=figure,
+    )
+
+
+def _rule(row: Row) -> str:
+    corrected = ", chance-corrected" if row["chance_corrected"] else ""
+    return f"{row['rule']} {row['threshold']:g}{corrected}, window {row['window']}, patience {row['patience']}"
+
+
+def _converged(row: Row) -> str:
+    return MISSING if is_missing(row["converged"]) else f"{row['converged']:,}"
+
+
+TABLE = Table(
+    name="early_birds",
+    of="early birds",
+    row="a mask of an early-bird detection",
+    columns=COLUMNS,
+    needs="early birds",
+    trained=lambda found: early_birds_table(found.birds),
+    section=_section,
+    figure="early_birds",
+    category="Trainings",
+)

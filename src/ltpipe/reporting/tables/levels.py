@@ -1,0 +1,111 @@
+"""One row a study, level and kind of branch: means and differences over replicates, with Student's t intervals.
+
+Differences are paired by replicate. A single replicate has no interval.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ltpipe.analysis.confidence import bounds
+from ltpipe.analysis.replicates import Estimate, estimate, paired
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.sections import Section, as_it_is, section, with_interval
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import BRANCH, LEVEL, STUDY
+from ltpipe.reporting.trainings import Trainings, is_dense, label
+from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number
+
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+MEASURES = {
+    "test_accuracy": "test accuracy at early stop",
+    "final_test_accuracy": "test accuracy at the end",
+    "test_loss": "test loss at early stop, nats per label",
+    "early_stop_iteration": "early-stop iteration",
+}
+_AGAINST = {
+    "": "",
+    "_minus_dense": " minus that of the dense model",
+    "_minus_ticket": " minus that of the level's ticket",
+}
+
+COLUMNS: Columns = {
+    "study": STUDY["study"],
+    **LEVEL,
+    **BRANCH,
+    "weights_remaining": number("share of the prunable weights that stay"),
+    "replicates": count("replicates that the means are over"),
+    **{
+        name: column
+        for measure, meaning in MEASURES.items()
+        for against, words in _AGAINST.items()
+        for name, column in measured(f"{measure}{against}", f"mean {meaning}{words}").items()
+    },
+}
+
+
+def levels_table(trainings: Trainings) -> Frame:
+    """One row a study, level and branch kind, and donor of transplanted masks: means and differences over replicates.
+
+    The dense model, a ticket of level 0, has no differences from itself, nor has a ticket from itself.
+    """
+    rows = []
+    for treatment in trainings:
+        values = {measure: treatment.values(measure) for measure in MEASURES}
+        row: dict[str, Any] = {
+            "study": treatment.study,
+            "level": treatment.level,
+            "branch": treatment.kind,
+            "donor": treatment.donor,
+            "weights_remaining": treatment.weights_remaining,
+            "replicates": len(values["test_accuracy"]),
+        }
+        for measure in MEASURES:
+            row |= _columns(measure, estimate(list(values[measure].values())))
+            for name, other in trainings.references(treatment).items():
+                if other is not None:
+                    row |= _columns(f"{measure}_minus_{name}", paired(values[measure], other.values(measure)))
+        rows.append(row)
+    return frame(rows, COLUMNS)
+
+
+def _columns(name: str, found: Estimate | None) -> dict[str, float]:
+    return {} if found is None else {name: found.mean, **bounds(name, found.interval)}
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Levels of iterative magnitude pruning",
+        "Means over replicates, in brackets 95% intervals (Student's t; none where replicates show no spread, "
+        "as a single one). Accuracy is that of test data with the weights at the early-stop iteration, the "
+        "first minimum of the validation loss; differences in points, paired by replicate.",
+        table,
+        {
+            "study": as_it_is("study"),
+            "level": as_it_is("level"),
+            "branch": lambda row: "dense model" if is_dense(row) else label(row["branch"], row["donor"]),
+            "weights remaining": lambda row: percent(row["weights_remaining"], 1),
+            "replicates": as_it_is("replicates"),
+            "accuracy, %": with_interval("test_accuracy", "{:.2f}", 100),
+            "− dense": with_interval("test_accuracy_minus_dense", "{:+.2f}", 100),
+            "− ticket": with_interval("test_accuracy_minus_ticket", "{:+.2f}", 100),
+            "early-stop iteration": with_interval("early_stop_iteration", "{:,.0f}"),
+            "− ticket's": with_interval("early_stop_iteration_minus_ticket", "{:+,.0f}"),
+            "accuracy at the end, %": with_interval("final_test_accuracy", "{:.2f}", 100),
+        },
+        file="levels",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="levels",
+    of="levels",
+    row="a study, level and kind of branch",
+    columns=COLUMNS,
+    needs="trainings",
+    trained=lambda found: levels_table(found.trainings),
+    section=_section,
+    figure="levels",
+    category="Trainings",
+)

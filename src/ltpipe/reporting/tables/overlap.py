@@ -1,0 +1,44 @@
+"""A pair of masks that differ in one respect, one a row, as the stage `overlap` found them."""
+
+from typing import TYPE_CHECKING
+
+from ltpipe.analysis.overlap_tables import OVERLAP
+from ltpipe.reporting.columns import MISSING
+from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_chance
+from ltpipe.reporting.table import Table
+from ltpipe.runtime.frames import Frame, is_missing
+
+if TYPE_CHECKING:
+    from ltpipe.reporting.charts import Figure
+
+
+def _section(table: Frame, figure: "Figure | None") -> Section:
+    return section(
+        "Overlap of masks",
+        "Masks that differ in one respect. In brackets the level of independent masks of the same densities; for "
+        "Spearman it is 0.",
+        table,
+        {
+            "model": as_it_is("model"),
+            "first": ticket_name("_a", sparsity=True),
+            "second": ticket_name("_b", sparsity=True),
+            "Jaccard": with_chance("jaccard"),
+            "Hamming": with_chance("hamming"),
+            "Spearman": lambda row: MISSING if is_missing(row["spearman"]) else f"{row['spearman']:z.4f}",
+        },
+        file="overlap",
+        figure=figure,
+    )
+
+
+TABLE = Table(
+    name="overlap",
+    of="overlap of masks",
+    row="a pair of masks that differ in one respect",
+    columns=OVERLAP,
+    stage="overlap",
+    section=_section,
+    figure="overlap",
+    category="Masks",
+    suffixes=(".csv",),
+)

@@ -1,0 +1,47 @@
+"""One row a training."""
+
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import BRANCH, LEVEL, STUDY
+from ltpipe.reporting.trainings import Trainings
+from ltpipe.runtime.frames import Columns, Frame, count, frame, number
+from ltpipe.training.record import Branch
+
+COLUMNS: Columns = {
+    **STUDY,
+    **LEVEL,
+    "branch": BRANCH["branch"],
+    "branch_seed": count("number of the control, of those there are several of"),
+    "donor": BRANCH["donor"],
+    "kept": count("prunable weights that are trained"),
+    "total": count("prunable weights"),
+    "weights_remaining": number("kept / total"),
+    "early_stop_iteration": count("iteration of the first minimum of the validation loss"),
+    "validation_loss": number("loss of validation data at that iteration, nats per label"),
+    "validation_accuracy": number("accuracy of validation data at that iteration, a fraction"),
+    "test_loss": number("loss of test data at that iteration, nats per label"),
+    "test_accuracy": number("accuracy of test data at that iteration, a fraction"),
+    "final_test_loss": number("loss of test data at the end, nats per label"),
+    "final_test_accuracy": number("accuracy of test data at the end, a fraction"),
+    "seconds": number("wall time of the training"),
+}
+
+
+def trainings_table(trainings: Trainings) -> Frame:
+    """One row a training, by study, replicate, level and branch."""
+    rows = []
+    for record in trainings.records:
+        branch = Branch.named(record.branch)
+        row = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
+        rows.append(row | {"branch": branch.kind, "branch_seed": branch.seed, "donor": branch.donor})
+    table = frame(rows, COLUMNS)
+    return table.sort_values(["study", "replicate"], kind="stable", ignore_index=True)
+
+
+TABLE = Table(
+    name="trainings",
+    of="trainings",
+    row="a training",
+    columns=COLUMNS,
+    needs="trainings",
+    trained=lambda found: trainings_table(found.trainings),
+)

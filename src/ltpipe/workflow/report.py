@@ -1,0 +1,84 @@
+"""What the report of a configuration is made from, and which files it has."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from ltpipe.pruning.scopes import has_own_sparsity
+from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES
+from ltpipe.reporting.registry import TABLES
+from ltpipe.reporting.table import Need, Stage, Table
+from ltpipe.workflow import grid, studies
+
+Config = dict[str, Any]
+
+_STAGES: Mapping[Stage, str] = {
+    "tables": f"{grid.TABLES}/{{name}}.parquet",
+    "overlap": f"{grid.OVERLAP}{{suffix}}",
+    "validation": f"{grid.VALIDATION}{{suffix}}",
+}
+"""Where a stage writes a table of a model."""
+
+
+def folder(config: Config) -> str:
+    """Where the report is: a study with a name has a folder of its own."""
+    return f"{grid.REPORT}/{config['name']}" if config["name"] else grid.REPORT
+
+
+def tables(config: Config) -> list[Table]:
+    """The tables that the report has."""
+    has: dict[Need, object] = {
+        "anything": True,
+        "tickets": config["grid"],
+        "perturbations": config["grid"] and config["robustness"]["perturbations"],
+        "simulation": config["grid"] and config["simulation"],
+        "trainings": config["imp"],
+        "lines": studies.connectivities(config),
+        "early birds": studies.early_birds(config),
+    }
+    return [table for table in TABLES if has[table.needs]]
+
+
+def gathered(config: Config) -> list[str]:
+    """Names of the tables of all models that the report gathers."""
+    written = [
+        _STAGES[table.stage].format(model="{model}", name=table.name, suffix=table.suffixes[0])
+        for table in tables(config)
+        if table.stage
+    ]
+    return [file for pattern in written for file in grid.models(config, pattern)]
+
+
+def files(config: Config) -> dict[str, str]:
+    """Names of the report's files, each with its category in Snakemake's own report, empty where that lacks it."""
+    shown = {
+        name: table.category if table.captioned and name.endswith(".csv") else ""
+        for table in tables(config)
+        for name in table.files
+    }
+    drawn = {
+        f"{table.figure}{suffix}": table.category if suffix == ".svg" else ""
+        for table in figures(config)
+        for suffix in PICTURES
+    }
+    return shown | drawn | {CONFIG: "", PAGE: "The page"}
+
+
+def figures(config: Config) -> list[Table]:
+    """The tables that there will be a figure of."""
+    tickets = grid.tickets(config)
+    nothing = {
+        "critical": all(has_own_sparsity(ticket.scope) for ticket in tickets),
+        "overlap": not _compared(tickets),
+    }
+    return [table for table in tables(config) if table.figure and not nothing.get(table.figure)]
+
+
+def _compared(tickets: list[grid.Ticket]) -> bool:
+    """Whether two masks of one model and sparsity differ in criterion, scope or seed alone."""
+    alike: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+    for ticket in tickets:
+        place, drawn = (ticket.model, ticket.sparsity), (ticket.criterion, ticket.seed)
+        alike[*place, "scope", ticket.scope].add(drawn)
+        alike[*place, "criterion", *drawn].add((ticket.scope,))
+    return any(len(masks) > 1 for masks in alike.values())
