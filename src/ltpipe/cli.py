@@ -91,6 +91,31 @@ def check(
     check_lengths(check_config(read_config(config), read_config(schema)))
 
 
+def clean(configs: Positional[tuple[Path, ...]] = (Path("config/config.yaml"),), /, *, delete: bool = False) -> None:
+    """List the artefacts in this folder that no configuration names any more, and delete them if asked to.
+
+    Name every configuration whose results are to stay. Only files that are named like artefacts of ltpipe are looked
+    at; logs, the report and the plan stay. While Snakemake runs here, nothing is done.
+
+    For example:
+      ltpipe clean config/config.yaml my.yaml
+      ltpipe clean config/config.yaml my.yaml --delete
+
+    Args:
+        configs: of all studies in this folder.
+        delete: delete what is listed.
+    """
+    from ltpipe.workflow import unused
+
+    found = unused.unused_artefacts(configs)
+    for file in found:
+        print(f"{file.size / 2**20:10,.1f} MiB  {file.path}")
+    if delete:
+        unused.delete(found)
+    done = "deleted" if delete else "nothing deleted; --delete does"
+    stage.say(f"{len(found):,} files, {sum(file.size for file in found) / 2**20:,.1f} MiB; {done}")
+
+
 def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: bool = False) -> None:
     """Say what a file is and what it holds: any artefact of ltpipe, known by its content.
 
@@ -184,6 +209,7 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
 COMMANDS: dict[str, stage.Main] = {
     "check": check,
     "plan": plan,
+    "clean": clean,
     "inspect": inspect,
     "compare": compare,
     "export": export,
