@@ -156,14 +156,14 @@ def compare(a: Positional[Path], b: Positional[Path], /, *, json: bool = False) 
 
 
 def export(
-    mask: Positional[Path],
+    mask: Positional[Path | None] = None,
     /,
     *,
     output: Path,
     kind: Annotated[Format, arg(name="format")] = "hf",
     checkpoint: Path | None = None,
 ) -> None:
-    """Write a ticket in a format that other tools read. Sizes before and after are said.
+    """Write a ticket, or without a mask the dense model, in a format that other tools read, and say sizes.
 
     - hf: Hugging Face checkpoint with zeros, for plain from_pretrained and lm-evaluation-harness; it does not shrink.
     - bool: the mask alone, bool tensors.
@@ -173,9 +173,10 @@ def export(
 
     docs/export.md shows how each is read. For example:
       ltpipe export mask.safetensors --checkpoint results/checkpoints/m --output ticket
+      ltpipe export --checkpoint results/checkpoints/m --output dense
 
     Args:
-        mask: mask file.
+        mask: mask file; without one the dense model is written, as hf.
         output: file (bool, torch-prune) or folder to write.
         kind: of what is written.
         checkpoint: canonical folder of the mask's model; bool needs none.

@@ -18,13 +18,13 @@ from tokenizers import Tokenizer
 
 from ltpipe.checkpoints import load
 from ltpipe.checkpoints.contents import blocks_name
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 
-FILES = {WEIGHTS, CONFIG, TOKENIZER, TOKENIZER_CONFIG, MANIFEST}
+FILES = {WEIGHTS, CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, MANIFEST}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 # Module list of the blocks, and the further name of the one tied parameter, if there is one.
@@ -183,7 +183,7 @@ def test_folder_that_was_left_half_written_has_no_manifest(monkeypatch, source_f
     monkeypatch.setattr(load, "write_tokenizer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(source_folder("llama"), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, CONFIG}
+    assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS, CONFIG, GENERATION_CONFIG}
 
 
 def test_blocks_are_the_largest_list():

@@ -242,3 +242,29 @@ def test_without_the_library_it_is_said_how_to_install_it(ticket, tmp_path, monk
     with pytest.raises(UserError, match=r"pip install .* compressed-tensors==0\.14\.0\.1"):
         export_ticket("compressed-tensors", mask, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_dense_model_goes_through_the_same_door(canonical_folder, source_folder, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    said = export_ticket("hf", None, canonical_folder("mixtral"), tmp_path / "dense")
+    assert str(said).endswith("the dense model")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", local_files_only=True).state_dict()
+    expected = AutoModelForCausalLM.from_pretrained(source_folder("mixtral"), local_files_only=True).state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    with pytest.raises(UserError, match="format bool needs a mask"):
+        export_ticket("bool", None, None, tmp_path / "bool")
+
+
+def test_how_a_model_generates_travels(tmp_path):
+    from transformers import GenerationConfig
+
+    source = save_tiny("llama", tmp_path / "source")
+    chosen = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[1, 2])
+    chosen.save_pretrained(source)
+    load_checkpoint(Source(str(source)), None, "auto", tmp_path / "model")
+    export_ticket("hf", None, tmp_path / "model", tmp_path / "hf")
+    found = GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert (found.do_sample, found.temperature, found.top_p) == (True, 0.6, 0.9)
+    assert found.eos_token_id == [1, 2]

@@ -151,7 +151,7 @@ def test_ties_stay_tied_and_the_origin_is_told(exported):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert "lm_head.weight" not in shapes(folder)
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     ]
     with safe_open(folder / "model.safetensors", "pt") as file:
         origin = file.metadata()

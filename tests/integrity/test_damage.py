@@ -15,7 +15,7 @@ from ltpipe.analysis.overlap_tables import overlap_tables
 from ltpipe.analysis.validation import validate_files
 from ltpipe.analysis.validation_table import validation_table
 from ltpipe.checkpoints.canonical import checked, open_weights, read_config
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -102,6 +102,7 @@ CHECKPOINT = (
     Kept(f"llama/{WEIGHTS}", lambda path: tensors(open_weights(path.parent))),
     Kept(f"llama/{MANIFEST}", Manifest.read),
     Kept(f"llama/{CONFIG}", lambda path: read_config(path.parent)),
+    Kept(f"llama/{GENERATION_CONFIG}", lambda path: checked(path.parent, path.name)),
     Kept(f"llama/{TOKENIZER}", lambda path: checked(path.parent, path.name)),
     Kept(f"llama/{TOKENIZER_CONFIG}", lambda path: checked(path.parent, path.name)),
 )
@@ -115,7 +116,7 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "MASK": (Kept("0.5.mask", read_mask),),
     "SMALLER": (
         Kept(f"smaller/{WEIGHTS}", lambda path: tensors(TensorFile(path))),
-        *(Kept(f"smaller/{name}", READ_BY_NONE) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)),
+        *(Kept(f"smaller/{name}", READ_BY_NONE) for name in (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG)),
     ),
     "BASELINE": (Kept("baseline.json", METRICS),),
     "TICKET": (Kept("ticket.json", METRICS),),

@@ -5,12 +5,14 @@ rule smaller:
         weights=rules.checkpoint.output.weights,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
+        generation_config=rules.checkpoint.output.generation_config,
         tokenizer=rules.checkpoint.output.tokenizer,
         tokenizer_config=rules.checkpoint.output.tokenizer_config,
         mask=rules.mask.output,
     output:
         weights=f"{grid.SMALLER}/model.safetensors",
         config=f"{grid.SMALLER}/config.json",
+        generation_config=f"{grid.SMALLER}/generation_config.json",
         tokenizer=f"{grid.SMALLER}/tokenizer.json",
         tokenizer_config=f"{grid.SMALLER}/tokenizer_config.json",
     log:

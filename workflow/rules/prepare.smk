@@ -11,6 +11,7 @@ rule checkpoint:
         weights=f"{grid.CHECKPOINT}/model.safetensors",
         manifest=f"{grid.CHECKPOINT}/manifest.json",
         config=f"{grid.CHECKPOINT}/config.json",
+        generation_config=f"{grid.CHECKPOINT}/generation_config.json",
         tokenizer=f"{grid.CHECKPOINT}/tokenizer.json",
         tokenizer_config=f"{grid.CHECKPOINT}/tokenizer_config.json",
     log:

@@ -1,9 +1,9 @@
 """The load stage: any source to the canonical folder.
 
 A canonical folder holds `model.safetensors` (the live model's own parameter names, tied parameters once),
-`config.json`, `tokenizer.json`, `tokenizer_config.json` and `manifest.json`. The tensors are those that transformers
-computes with after its renaming and fusing, so that no later stage has to translate. Code from a checkpoint is never
-run, and pickled weights are never read.
+`config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `manifest.json`. The tensors are
+those that transformers computes with after its renaming and fusing, so that no later stage has to translate. Code from
+a checkpoint is never run, and pickled weights are never read.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 
 from ltpipe.checkpoints.contents import chunks_of, digest_of, manifest_of, stored_tensors
 from ltpipe.checkpoints.header import STORAGE
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.live import live_model
 from ltpipe.checkpoints.manifest import Manifest, Walks
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -105,8 +105,9 @@ def write_canonical(
         {"format": "pt"},
     )
     _write_config(model, folder / CONFIG)
+    _write_generation_config(model, folder / GENERATION_CONFIG)
     write_tokenizer(tokenizer, folder)
-    files = {name: sha256_of(folder / name) for name in (CONFIG, TOKENIZER, TOKENIZER_CONFIG)}
+    files = {name: sha256_of(folder / name) for name in (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG)}
     manifest = replace(manifest, files=files, walks=walks)
     for pattern, reason in manifest.left_out().items():
         logger.info("left out of pruning: %s (%s)", pattern, reason)
@@ -121,5 +122,20 @@ def _write_config(model: "PreTrainedModel", path: Path) -> None:
         del content[private]  # where it was loaded from: no part of the model
     content["architectures"] = [type(model).__name__]
     content["dtype"] = str(model.dtype).removeprefix("torch.")
+    _write_json(content, path)
+
+
+def _write_generation_config(model: "PreTrainedModel", path: Path) -> None:
+    """How to sample: as the source says beside its weights, else what transformers takes from the configuration."""
+    from transformers import GenerationConfig
+
+    chosen = model.generation_config or GenerationConfig.from_model_config(model.config)
+    said: dict[str, Any] = json.loads(chosen.to_json_string(use_diff=True))
+    _write_json(
+        {key: value for key, value in said.items() if key not in ("transformers_version", "_from_model_config")}, path
+    )
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
     with atomic_write(path) as file:
         file.write(json.dumps(content, indent=1, sort_keys=True).encode() + b"\n")

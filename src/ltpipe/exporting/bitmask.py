@@ -12,7 +12,7 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.checkpoint import HubNames, as_arrays, foreseen_tensors, masked_parts
-from ltpipe.exporting.folder import Exported, copy_tokenizer, origin, widest_first
+from ltpipe.exporting.folder import Exported, copy_companions, origin, widest_first
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder
@@ -68,7 +68,7 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
                     write(part, as_arrays(tensor))
         sparsity = 1 - mask.total_kept / mask.total if mask.total else 0.0
         write_json(place / CONFIG, {**read_config(folder), **_compression(sparsity, ignored)})
-        copy_tokenizer(folder, place)
+        copy_companions(folder, place)
     parameters = (manifest.parameters, manifest.parameters)
     return Exported(output, parameters, (manifest.nbytes, nbytes), "smaller on disk; dense again when it is loaded")
 

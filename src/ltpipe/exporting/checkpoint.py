@@ -15,7 +15,7 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
+from ltpipe.exporting.folder import Exported, copy_companions, origin
 from ltpipe.exporting.masked import masked_array, masked_blocks
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask
@@ -64,22 +64,22 @@ class HubNames:
         return [tuple(group) for group in groups.values()]
 
 
-def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
-    """Write a ticket as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
+def export_checkpoint(folder: Path, mask_path: Path | None, output: Path) -> Exported:
+    """Write a ticket, or the dense model, as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
 
     Tensors are streamed; only those that transformers stores in parts (fused experts) or puts together are in memory,
     one or those of one block at a time.
 
     Args:
         folder: canonical checkpoint folder.
-        mask_path: mask made from it.
+        mask_path: mask made from it; None prunes nothing.
         output: folder to write; absent or empty.
 
     Raises:
         UserError: the mask is of another model, or the folder holds something. Nothing is written then.
     """
     manifest = Manifest.read(folder / MANIFEST)
-    mask = read_mask_for(mask_path, manifest)
+    mask = read_mask_for(mask_path, manifest) if mask_path else _nothing_pruned(manifest)
     weights, names = open_weights(folder), HubNames(folder, manifest)
     groups = names.groups(foreseen_tensors(weights))
     layout = {
@@ -93,10 +93,14 @@ def export_checkpoint(folder: Path, mask_path: Path, output: Path) -> Exported:
                 for part, chunks in _contents(weights, mask, names, group):
                     write(part, chunks)
         write_json(place / CONFIG, read_config(folder))
-        copy_tokenizer(folder, place)
+        copy_companions(folder, place)
     pruned = mask.total - mask.total_kept
-    note = f"it does not shrink: {pruned:,} pruned weights are stored as zeros"
+    note = f"it does not shrink: {pruned:,} pruned weights are stored as zeros" if mask_path else "the dense model"
     return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, manifest.nbytes), note)
+
+
+def _nothing_pruned(manifest: Manifest) -> Mask:
+    return Mask({}, {}, {}, criterion="none", scope="none", sparsity="0", seed=None, checkpoint=manifest.fingerprint)
 
 
 def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -10,18 +10,20 @@ from ltpipe.runtime.errors import UserError
 Format = Literal["hf", "bool", "torch-prune", "compressed-tensors", "smaller"]
 
 
-def export_ticket(kind: Format, mask: Path, checkpoint: Path | None, output: Path) -> Exported:
+def export_ticket(kind: Format, mask: Path | None, checkpoint: Path | None, output: Path) -> Exported:
     """Write a ticket in a format (docs/export.md).
 
     Args:
         kind: the format.
-        mask: mask file.
+        mask: mask file; None writes the dense model, which only `hf` can.
         checkpoint: canonical checkpoint folder that it was made from; `bool` needs none.
         output: file (`bool`, `torch-prune`) or folder to write.
 
     Raises:
         UserError: no checkpoint was given, or the format cannot hold this ticket.
     """
+    if mask is None and kind != "hf":
+        raise UserError(f"format {kind} needs a mask: name its file; without one only format hf is written, dense")
     if kind == "bool":
         from ltpipe.exporting.plain import export_plain
 

@@ -13,7 +13,7 @@ from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
-from ltpipe.exporting.folder import Exported, copy_tokenizer, origin
+from ltpipe.exporting.folder import Exported, copy_companions, origin
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask
@@ -54,7 +54,7 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
     with atomic_folder(output) as place:
         write_tensors(place / WEIGHTS, tensors, origin(mask))
         write_json(place / CONFIG, smaller_config)
-        copy_tokenizer(folder, place)
+        copy_companions(folder, place)
     buffers = {new for name, new in names.items() if manifest.tensors[name].buffer}
     parameters = sum(prod(tensor.shape) for tensor in tensors if tensor.name not in buffers)
     nbytes = sum(tensor.nbytes for tensor in tensors)
