@@ -78,7 +78,7 @@ def test_each_process_needs_a_device(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     Computing()._check_devices(1)
     Computing("cpu")._check_devices(2)
-    with pytest.raises(UserError, match=r"^compute.processes: 2 processes need a device each, and see 1; .* GPUS=2"):
+    with pytest.raises(UserError, match=r"^compute.processes: 2 needs a device per process but sees only 1; .* GPUS=2"):
         Computing()._check_devices(2)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     Computing()._check_devices(2)

@@ -47,5 +47,5 @@ def test_ends_are_exact_and_whole_numbers_are_not_mixed():
 def test_bad_input_is_refused():
     with pytest.raises(UserError, match="different models"):
         interpolate(FIRST, {"w": FIRST["w"]}, 0.5)
-    with pytest.raises(UserError, match="allowed are 2 and more"):
+    with pytest.raises(UserError, match="use 2 or more"):
         error_along_line(FIRST, SECOND, lambda _: 0.0, points=1)

@@ -49,5 +49,5 @@ def test_the_teacher_neither_trains_nor_drops_out():
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"soft": 1.5}, {"features": -1.0}])
 def test_what_cannot_be_meant_is_refused(wrong):
-    with pytest.raises(UserError, match="allowed is a temperature above 0"):
+    with pytest.raises(UserError, match="use a temperature above 0"):
         Teaching(**wrong)

@@ -66,5 +66,5 @@ def test_only_the_final_density_is_looked_at():
 
 @pytest.mark.parametrize(("begin", "end", "every"), [(5, 5, 1), (-1, 5, 1), (0, 5, 0)])
 def test_impossible_schedules_are_refused(begin, end, every):
-    with pytest.raises(UserError, match="allowed is 0 <= begin < end"):
+    with pytest.raises(UserError, match="use 0 <= begin < end"):
         Schedule(begin, end, every)

@@ -49,5 +49,5 @@ def test_the_file_holds_the_whole_task(task, tmp_path):
 
 
 def test_unknown_tasks_are_refused():
-    with pytest.raises(UserError, match="task 'audio' is unknown; allowed are images"):
+    with pytest.raises(UserError, match="task 'audio' is unknown; use images"):
         task_named("audio")

@@ -96,7 +96,7 @@ def test_masks_make_new_weights_that_are_plus_zero():
         ({"w": torch.tensor([1.0, float("nan")])}, {"w": 0.5}, "not finite"),
         ({"w": torch.ones(3)}, {"w": 0.5}, "of shape"),
         ({}, {"w": 0.5}, "missing"),
-        ({"w": torch.ones(2)}, {}, "no fraction to prune a level for w"),
+        ({"w": torch.ones(2)}, {}, "no fraction to prune per level for w"),
         ({"w": torch.ones(2)}, {"w": 1.5}, "out of range"),
     ],
 )
@@ -106,5 +106,5 @@ def test_bad_input_is_refused(scores, fractions, message):
 
 
 def test_a_kind_without_fraction_is_refused():
-    with pytest.raises(UserError, match="no fraction to prune a level for output"):
+    with pytest.raises(UserError, match="no fraction to prune per level for output"):
         levels.layer_fractions({"a": "hidden", "b": "output"}, {"hidden": 0.2})

@@ -81,7 +81,7 @@ def test_norms_start_as_the_identity():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(UserError, match=r"'lenet' is unknown; allowed are lenet-300-100, conv-2"):
+    with pytest.raises(UserError, match=r"'lenet' is unknown; use lenet-300-100, conv-2"):
         models.build_model("lenet", CIFAR, 10, 0)
     with pytest.raises(UserError, match="too small for 3 poolings"):
         models.build_model("conv-6", (1, 6, 6), 10, 0)

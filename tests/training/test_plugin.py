@@ -70,10 +70,10 @@ def test_a_loop_that_is_ours_gives_what_ours_gives(own_loops):
     [
         ("own_loops:lazy", "it ended after 0 iterations; expected 40"),
         ("own_loops:absent", "module 'own_loops' has no function 'absent'"),
-        ("no_such_module:train", "give the name of a module that can be imported"),
+        ("no_such_module:train", "use a module that can be imported"),
         ("own_loops:broken", r"'own_loops:broken' failed with ValueError: no luck \(own_loops.py, line 21\)$"),
         ("not_python:train", r"'not_python:train' cannot be imported: SyntaxError: .*\(not_python.py, line 1\)$"),
-        ("own_loops", "is not of the form module:function"),
+        ("own_loops", "use module:function"),
     ],
 )
 def test_what_is_no_trainer_is_refused(own_loops, name, message):

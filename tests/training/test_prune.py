@@ -80,7 +80,7 @@ def test_what_is_excluded_is_not_prunable():
     assert again.total == mask.total
     assert again.total_kept == mask.total_kept - round(0.2 * mask.total_kept)
     for exclude, message in (
-        (("conv9*",), "exclude: 'conv9\\*' fits none of the prunable"),
+        (("conv9*",), "exclude: 'conv9\\*' matches no prunable tensor"),
         (("*",), "leaves nothing"),
     ):
         with pytest.raises(UserError, match=message):
@@ -123,5 +123,5 @@ def test_a_criterion_of_the_registry_prunes_as_many():
 
 
 def test_the_state_of_another_model_is_refused():
-    with pytest.raises(UserError, match="the training state is of another model"):
+    with pytest.raises(UserError, match="the training state belongs to another model"):
         prune_level(toy("conv-2"), start_of(toy("lenet-300-100").build(0)), PruningRule(), 0)

@@ -57,10 +57,10 @@ def test_a_record_knows_its_early_stop_and_density():
         (RECORD, {"test_accuracy": 97.1}, "not between 0 and 1"),
         (RECORD, {"test_majority": 1.5}, "not between 0 and 1"),
         (RECORD, {"kept": 266_201}, "266201 of 266200"),
-        (RECORD, {"branch": "reinitialised"}, "branch: 'reinitialised'; allowed are ticket"),
+        (RECORD, {"branch": "reinitialised"}, "branch: 'reinitialised' is not allowed; use ticket"),
         (RECORD, {"provenance": []}, "provenance: "),
         (RECORD, {"more": 1}, "keys missing or not known: more"),
-        (LINE, {"barrier": 0.01}, "barrier: 0.01 is not that of the errors"),
+        (LINE, {"barrier": 0.01}, "barrier: 0.01 does not match the errors"),
         (LINE, {"branches": ["ticket"]}, "branches: "),
         (LINE, {"alphas": [0.0, 1.0]}, "alphas and errors"),
         (LINE, {"stable": 0}, "stable: '0'"),
@@ -105,5 +105,5 @@ def test_branches_by_name():
     assert Branch.named("shuffled-12") == Branch("shuffled", seed=12)
     assert Branch.named("transplanted-fashion-2") == Branch("transplanted", donor="fashion-2")
     for name in ("", "Ticket", "ticket-1", "shuffled-", "shuffled-x", "shuffled-1-2", "transplanted", "gradual-1", "x"):
-        with pytest.raises(ValueError, match="allowed are ticket, reinitialised"):
+        with pytest.raises(ValueError, match="use ticket, reinitialised-N"):
             Branch.named(name)

@@ -23,9 +23,9 @@ def test_the_end_is_always_evaluated():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "lion"}, "allowed are sgd, adam, adamw"),
+        ({"optimizer": "lion"}, "use sgd, adam or adamw"),
         ({"momentum": 0.9}, "adam has its own"),
-        ({"batch_size": 0}, "batch_size: 0; allowed is 1"),
+        ({"batch_size": 0}, "batch_size: 0 is not allowed; use 1"),
         ({"learning_rate": float("nan")}, "learning_rate: nan"),
         ({"weight_decay": -1.0}, "weight_decay: -1.0"),
     ],

@@ -384,8 +384,8 @@ def test_buffers_that_were_learned_come_along(words, tmp_path):
 # --- bad input
 
 BAD = {
-    "both": ({"checkpoint": "somewhere"}, ["architecture and checkpoint", "one without the other"]),
-    "neither": ({"architecture": None}, ["architecture and checkpoint", "one without the other"]),
+    "both": ({"checkpoint": "somewhere"}, ["exactly one of", "architecture and checkpoint"]),
+    "neither": ({"architecture": None}, ["exactly one of", "architecture and checkpoint"]),
     "no model type": ({"architecture": {"hidden_size": 8}}, ["architecture.model_type is None", "llama"]),
     "unknown model type": ({"architecture": {"model_type": "zork"}}, ["architecture.model_type is 'zork'"]),
     "misspelt": (
@@ -438,7 +438,9 @@ def test_tokens_beyond_the_model_are_refused(words, tmp_path):
 
     small = TINY_LLAMA | {"vocab_size": 50, "model_type": "llama"}
     write_canonical(random_model(AutoConfig.for_model(**small), 0), tiny_tokenizer(), tmp_path / "canonical", "here")
-    with pytest.raises(UserError, match=r"imp.mine.task: the tokenizer gives token \d\d; .* embeddings for 50 only"):
+    with pytest.raises(
+        UserError, match=r"imp.mine.task: the tokenizer produces token \d\d; .* embeddings for 50 tokens"
+    ):
         of_checkpoint(words, tmp_path / "canonical")
 
 

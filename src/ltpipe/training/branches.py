@@ -1,4 +1,4 @@
-"""Where each branch of a level starts, and how it differs from the ticket."""
+"""Where each branch of a level starts and how it differs from the ticket."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,24 +16,27 @@ from ltpipe.training.state import TrainingState, rewind, start_of
 from ltpipe.training.task import Task
 
 Rewind = Literal["weights", "learning-rate", "none"]
-"""What goes back to step k between levels.
+"""What rewinds to step k between levels.
 
-`weights`: weights, schedule and data order (Frankle & Carbin 2019 with k = 0, Frankle et al. 2020). `learning-rate`:
-all but weights (Renda et al. 2020, 2003.02389). `none`: neither weights nor rate; trained weights are fine-tuned at the
-last learning rate on the data from step k to the end (Han et al. 2015, 1506.02626). The optimizer is fresh in all.
+- `weights`: weights, schedule and data order (Frankle & Carbin 2019 with k = 0, Frankle et al. 2020).
+- `learning-rate`: everything but the weights (Renda et al. 2020, 2003.02389).
+- `none`: neither weights nor learning rate. The trained weights are fine-tuned at the last learning rate on the data
+  from step k to the end (Han et al. 2015, 1506.02626).
+
+All three start with a fresh optimizer.
 """
 
 
 @dataclass(frozen=True)
 class Level:
-    """What a branch of a level is made from.
+    """The inputs to a branch of a level.
 
     Attributes:
-        task: of the study.
+        task: the study's task.
         named: study, replicate, level and branch.
         point: the state at step k.
-        mask: of the level, or that of a donor; `{}` at level 0.
-        trained: the ticket of the level before, for rewinding modes that keep its weights.
+        mask: the mask of this level or of a donor; `{}` at level 0.
+        trained: the previous level's ticket, for rewinding modes that keep its weights.
         teacher: the dense model's state, for `distilled`.
     """
 
@@ -46,15 +49,17 @@ class Level:
 
 
 def training_of(level: Level, settings: Settings, mode: Rewind, gradual: Schedule, teaching: Teaching) -> Training:
-    """The training of a branch.
+    """Return the training of a branch.
 
-    `ticket` starts as `mode` says; `shuffled-N`, `random-N` and `transplanted-…` start alike under another mask;
-    `order-N` sees the data in another order from step k on; `reinitialised-N` starts at iteration 0 from new initial
-    weights under the same mask; `gradual` goes on from step k without a mask, and is pruned while it trains;
-    `distilled` is the ticket with the dense model's weights at its early stop as a teacher.
+    - `ticket` starts as `mode` says.
+    - `shuffled-N`, `random-N` and `transplanted-…` start the same way under a different mask.
+    - `order-N` sees the data in a different order from step k on.
+    - `reinitialised-N` starts at iteration 0 from new initial weights under the same mask.
+    - `gradual` continues from step k without a mask and is pruned while it trains.
+    - `distilled` is the ticket, taught by the dense model with its weights at early stopping.
 
     Raises:
-        UserError: the branch does not exist at this level, or something that it needs is missing.
+        UserError: the branch does not exist at this level, or an input it needs is missing.
     """
     named = level.named
     try:
@@ -62,7 +67,7 @@ def training_of(level: Level, settings: Settings, mode: Rewind, gradual: Schedul
     except ValueError as error:
         raise UserError(str(error)) from None
     if named.level == 0 and branch.kind not in ("ticket", "order"):
-        raise UserError(f"level 0 has no branch '{named.branch}'; allowed are ticket and order-N")
+        raise UserError(f"level 0 has no branch '{named.branch}'; use ticket or order-N")
     if named.level:
         _check_mask(level.mask, level.point.weights)
     control_seed = stable_seed(named.replicate, named.branch)
@@ -77,7 +82,7 @@ def training_of(level: Level, settings: Settings, mode: Rewind, gradual: Schedul
         case "gradual":
             counts = {name: int(kept.sum()) for name, kept in level.mask.items()}
             _check_schedule(gradual, level.point.iteration, settings.iterations)
-            unseen = replace(level.point, validation=(), best={})  # what was seen up to step k was dense
+            unseen = replace(level.point, validation=(), best={})  # up to step k the model was dense
             return Training(level.task, settings, unseen, gradual=Gradual(counts, gradual))
         case _:
             start = _rewound(level, mode, level.mask)
@@ -86,7 +91,7 @@ def training_of(level: Level, settings: Settings, mode: Rewind, gradual: Schedul
         return replace(training, settings=replace(kept_rates, seed=control_seed))
     if branch.kind == "distilled":
         if level.teacher is None:
-            raise UserError("branch 'distilled' needs the dense model's state: give --teacher")
+            raise UserError("branch 'distilled' needs the dense model's state; pass --teacher")
         return replace(training, distillation=Distillation(level.teacher.best, teaching))
     return training
 
@@ -97,7 +102,7 @@ def _rewound(level: Level, mode: Rewind, mask: Tensors) -> TrainingState:
     if mode == "weights":
         return rewind(level.point, mask)
     if level.trained is None:
-        raise UserError(f"rewind mode '{mode}' needs the ticket of the level before: give --trained")
+        raise UserError(f"rewind mode '{mode}' needs the previous level's ticket; pass --trained")
     return rewind(level.point, mask, level.trained)
 
 
@@ -108,17 +113,17 @@ def _last_rate(settings: Settings) -> Settings:
 
 def _check_mask(mask: Tensors, weights: Tensors) -> None:
     if not mask:
-        raise UserError("a level above 0 has a mask: give --mask")
+        raise UserError("a level above 0 needs a mask; pass --mask")
     for name, kept in mask.items():
         if name not in weights or weights[name].shape != kept.shape:
             raise UserError(
-                f"mask: '{name}' of shape {tuple(kept.shape)} is no weight of this model; take its own mask"
+                f"mask: this model has no weight '{name}' of shape {tuple(kept.shape)}; use a mask made for this model"
             )
 
 
 def _check_schedule(gradual: Schedule, first: int, last: int) -> None:
     if not (first <= gradual.begin and gradual.end <= last):
         raise UserError(
-            f"gradual: begin {gradual.begin}, end {gradual.end}; training goes from {first} to {last}, allowed is "
-            "what lies between"
+            f"gradual: begin {gradual.begin}, end {gradual.end} lies outside training; use iterations from {first} to "
+            f"{last}"
         )

@@ -1,4 +1,4 @@
-"""Where and in which precision a model is trained: Hugging Face accelerate behind four functions."""
+"""The device and precision a model trains with: a thin layer over Hugging Face accelerate."""
 
 import os
 import signal
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Computing:
-    """How to compute; settings of the machine, but for the precision, which changes the result.
+    """How to compute. These are machine settings, except the precision, which changes the result.
 
-    With several processes (`python -m torch.distributed.run`) each takes its part of every batch, and gradients are
-    averaged. A process ends with the launcher, however that ended.
+    With several processes (`python -m torch.distributed.run`), each takes its part of every batch and gradients are
+    averaged. A process dies with the launcher, however the launcher ended.
 
     Attributes:
         device: `auto` (the accelerator, if there is one) or `cpu`.
-        mixed_precision: `bf16` computes forward and backward in bfloat16 where torch's autocast sees fit; weights,
-            gradients and optimizer stay float32.
-        threads: of the CPU. Sums of gradients depend on them in the last bits, so they are part of what makes a
-            training the same twice.
+        mixed_precision: `bf16` runs forward and backward passes in bfloat16 where torch's autocast allows it; weights,
+            gradients and optimizer state stay float32.
+        threads: CPU threads. They affect the last bits of gradient sums, so a bit-identical training needs the same
+            number.
     """
 
     device: Literal["auto", "cpu"] = "auto"
@@ -38,15 +38,15 @@ class Computing:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse threads that torch would stumble over."""
+        """Reject thread counts that torch cannot handle."""
         if not 1 <= self.threads <= MOST_THREADS:
-            raise UserError(f"threads: {self.threads}; allowed are 1 to {MOST_THREADS}")
+            raise UserError(f"threads: {self.threads} is not allowed; use 1 to {MOST_THREADS}")
 
     @cached_property
     def _accelerator(self) -> "Accelerator":
         from accelerate import Accelerator
 
-        if torch.distributed.is_torchelastic_launched():  # its launcher is what has the slots of their devices
+        if torch.distributed.is_torchelastic_launched():  # the launcher holds the slots of the processes' devices
             torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]  # no public name
             self._check_devices(int(os.environ["LOCAL_WORLD_SIZE"]))
         return Accelerator(cpu=self.device == "cpu", mixed_precision=self.mixed_precision)
@@ -55,27 +55,27 @@ class Computing:
         seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
         if self.device == "auto" and 0 < seen < processes:
             raise UserError(
-                f"compute.processes: {processes} processes need a device each, and see {seen}; configure fewer, or let "
-                f"them see more (make run GPUS={processes}, snakemake --resources gpu={processes})"
+                f"compute.processes: {processes} needs a device per process but sees only {seen}; use fewer processes "
+                f"or make more devices visible (make run GPUS={processes}, snakemake --resources gpu={processes})"
             )
 
     @property
     def placed_on(self) -> torch.device:
-        """The device of this process."""
+        """This process's device."""
         return self._accelerator.device
 
     @property
     def processes(self) -> int:
-        """How many train together."""
+        """Number of processes that train together."""
         return self._accelerator.num_processes
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this is the process that writes."""
         return self._accelerator.is_main_process
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Move a model to the device; what is returned is to be run forward."""
+        """Move a model to the device and return the model to run forward passes with."""
         return self._accelerator.prepare_model(model)
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -83,15 +83,15 @@ class Computing:
         self._accelerator.backward(loss)
 
     def part(self, batch: torch.Tensor) -> torch.Tensor:
-        """Of the indices of a batch those of this process."""
+        """Return this process's share of a batch's indices."""
         return batch[self._accelerator.process_index :: self.processes]
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes reach this point."""
         self._accelerator.wait_for_everyone()
 
     def seed_noise(self, seed: int) -> None:
-        """Seed the generators that layers draw from, apart for each process."""
+        """Seed the generators that layers draw from, differently in each process."""
         own = (seed + self._accelerator.process_index) % 2**63
         torch.default_generator.manual_seed(own)
         if self.placed_on.type != "cpu":
@@ -99,7 +99,7 @@ class Computing:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Train with these threads, and leave torch's generators and threads as they were."""
+        """Compute with these threads, then restore torch's generators and threads."""
         threads = torch.get_num_threads()
         device = self.placed_on
         devices = [] if device.type == "cpu" else [device]

@@ -1,4 +1,4 @@
-"""Running the models on the line between two trained states."""
+"""Evaluate the models on the line between two trained states."""
 
 import torch
 
@@ -11,9 +11,9 @@ from ltpipe.training.validate import evaluate
 
 
 def line_between(task: Task, first: TrainingState, second: TrainingState, computing: Computing) -> Line:
-    """Errors at 30 points between the ends of two trainings, running statistics included.
+    """Return the errors at 30 points between the final states of two trainings, running statistics included.
 
-    They are fractions of the test labels, as in the paper; nothing is chosen by them.
+    Errors are fractions of the test labels, as in the paper. They are never used to choose anything.
     """
     examples = task.test.to(computing.placed_on)
     with computing.alone():

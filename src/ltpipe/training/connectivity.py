@@ -11,11 +11,11 @@ from ltpipe.runtime.progress import track
 from ltpipe.runtime.records import Record
 from ltpipe.training.record import Branch
 
-if TYPE_CHECKING:  # a report that only reads lines does not wait for torch
+if TYPE_CHECKING:  # a report only reads lines and need not wait for torch
     import torch
 
 STABLE = 0.02
-"""Two trainings whose barrier is below this are in one linearly connected valley, as the paper has it."""
+"""Below this barrier two trainings count as linearly connected, following the paper."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Line:
     """Errors of a W1 + (1 - a) W2.
 
     Attributes:
-        alphas: a, from 0 to 1.
-        errors: at each of them, as fractions.
+        alphas: values of a, from 0 to 1.
+        errors: the error at each alpha, a fraction.
     """
 
     alphas: tuple[float, ...]
@@ -32,27 +32,27 @@ class Line:
 
     @property
     def barrier(self) -> float:
-        """max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2; never negative, since the line has both ends."""
+        """max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2; never negative, since the line includes both ends."""
         return max(self.errors) - (self.errors[0] + self.errors[-1]) / 2
 
     @property
     def stable(self) -> bool:
-        """Whether the barrier is below 2 points."""
+        """Whether the barrier is below 2 percentage points."""
         return self.barrier < STABLE
 
 
 def interpolate(
     first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], alpha: float
 ) -> dict[str, torch.Tensor]:
-    """The point alpha * first + (1 - alpha) * second, exactly one of them at the ends.
+    """Return alpha * first + (1 - alpha) * second, which at either end is exactly `first` or `second`.
 
-    Whole numbers are those of `first`.
+    Integer tensors are taken from `first`.
 
     Raises:
-        UserError: they differ in names or shapes.
+        UserError: the tensors differ in names or shapes.
     """
     if first.keys() != second.keys() or any(first[name].shape != second[name].shape for name in first):
-        raise UserError("the two sets of weights are of different models; compare two trainings of one model")
+        raise UserError("the two sets of weights belong to different models; compare two trainings of one model")
     return {
         name: alpha * tensor + (1 - alpha) * second[name] if tensor.is_floating_point() else tensor.clone()
         for name, tensor in first.items()
@@ -65,19 +65,19 @@ def error_along_line(
     error: Callable[[dict[str, torch.Tensor]], float],
     points: int = 30,
 ) -> Line:
-    """Evaluate at `points` evenly spaced places, both ends among them.
+    """Evaluate at `points` evenly spaced points, both ends included.
 
     Args:
-        first: W1, names to tensors; running statistics may be among them, and are interpolated too.
-        second: W2, of the same names and shapes.
-        error: of a set of weights, as a fraction of the images.
+        first: W1, names to tensors; may include running statistics, which are interpolated too.
+        second: W2, with the same names and shapes.
+        error: returns the error of a set of weights, a fraction of the images.
         points: 2 or more.
 
     Raises:
-        UserError: fewer than two points, or weights of different models.
+        UserError: there are fewer than two points, or the weights belong to different models.
     """
     if points < 2:
-        raise UserError(f"{points} points on the line; allowed are 2 and more")
+        raise UserError(f"points: {points} is not allowed; use 2 or more")
     alphas = tuple(index / (points - 1) for index in range(points))
     return Line(
         alphas, tuple(error(interpolate(first, second, alpha)) for alpha in track(alphas, "evaluating", "point"))
@@ -89,12 +89,12 @@ class Connectivity(Record):
     """The line between two trainings of a study.
 
     Attributes:
-        study, replicate, level: where both branches are.
-        branches: W1 and W2, `ticket` and `order-1` for example: trained alike from one W_k with other data orders.
-        alphas: of a W1 + (1 - a) W2, from 0 to 1.
-        errors: at each of them, fractions of the test labels.
+        study, replicate, level: the study, replicate and level of both branches.
+        branches: W1 and W2, for example `ticket` and `order-1`: trained from one W_k with different data orders.
+        alphas: values of a in a W1 + (1 - a) W2, from 0 to 1.
+        errors: the error at each alpha, a fraction of the test labels.
         barrier: max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2, a fraction.
-        stable: whether that is below 2 points.
+        stable: whether the barrier is below 2 percentage points.
     """
 
     KIND: ClassVar[str] = "linear connectivity"
@@ -109,16 +109,16 @@ class Connectivity(Record):
     stable: bool
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the fields cannot be those of one line."""
+        """Raise ValueError if the fields do not describe one line."""
         for name in self.branches:
             Branch.named(name)
         if len(self.alphas) != len(self.errors) or len(self.alphas) < 2:
-            raise ValueError("alphas and errors differ in length, or are fewer than two")
+            raise ValueError("alphas and errors differ in length or have fewer than two values")
         line = Line(self.alphas, self.errors)
         if (self.barrier, self.stable) != (line.barrier, line.stable):
-            raise ValueError(f"barrier: {self.barrier} is not that of the errors")
+            raise ValueError(f"barrier: {self.barrier} does not match the errors")
 
     @classmethod
     def of(cls, study: str, replicate: int, level: int, branches: tuple[str, str], line: Line) -> Connectivity:
-        """What a line says about two branches."""
+        """Record the line between two branches."""
         return cls(study, replicate, level, branches, line.alphas, line.errors, line.barrier, line.stable)

@@ -1,7 +1,7 @@
-"""Controls of a ticket: what is left of its success if its places are exchanged for random ones.
+"""Controls for a ticket: how much of its success survives when random positions replace its kept ones.
 
 Pure functions of masks (names to bool tensors, True where a weight is kept) and a seed. With one seed, nested masks
-give nested controls. The control that keeps the places, and exchanges the weights, is a start from another seed.
+give nested controls. The control that keeps the positions and replaces the weights is a start from another seed.
 """
 
 import torch
@@ -11,7 +11,7 @@ from ltpipe.training.randomness import generator
 
 
 def shuffled(mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
-    """Each tensor keeps as many weights as in `mask`, at random places (Frankle et al. 2021, 2009.08576)."""
+    """Keep as many weights of each tensor as `mask`, at random positions (Frankle et al. 2021, 2009.08576)."""
     moved = {}
     for name, kept in mask.items():
         order = torch.randperm(kept.numel(), generator=generator(seed, "shuffled mask", name))
@@ -20,7 +20,7 @@ def shuffled(mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
 
 
 def random_mask(mask: Tensors, seed: int) -> dict[str, torch.Tensor]:
-    """As many weights as in `mask` are kept in all, anywhere in the model with equal chance."""
+    """Keep as many weights in total as `mask`, drawn uniformly from the whole model."""
     names = sorted(mask, key=str.encode)
     sizes = [mask[name].numel() for name in names]
     order = torch.randperm(sum(sizes), generator=generator(seed, "random mask"))

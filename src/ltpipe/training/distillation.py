@@ -1,4 +1,4 @@
-"""Learning from a teacher: soft targets, and features that are to match."""
+"""Learning from a teacher: soft targets and feature matching."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,12 @@ from ltpipe.training.task import Task
 
 @dataclass(frozen=True)
 class Teaching:
-    """How much a teacher counts.
+    """How much the teacher counts.
 
     Attributes:
-        temperature: T, above 0, that softens the targets of both models.
-        soft: α, from 0 to 1, the share of the loss that soft targets have.
-        features: β, 0 and more, the weight of the distance between features.
+        temperature: T, above 0, which softens the outputs of both models.
+        soft: α, from 0 to 1, the soft targets' share of the loss.
+        features: β, 0 or more, the weight of the distance between features.
     """
 
     temperature: float = 2.0
@@ -30,33 +30,33 @@ class Teaching:
     features: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject values out of range."""
         if not (self.temperature > 0 and 0 <= self.soft <= 1 and self.features >= 0):
             raise UserError(
-                f"distilled: temperature {self.temperature}, soft {self.soft}, features {self.features}; allowed is a "
-                "temperature above 0, soft from 0 to 1, features from 0"
+                f"distilled: temperature {self.temperature}, soft {self.soft}, features {self.features} is not "
+                "allowed; use a temperature above 0, soft from 0 to 1 and features 0 or more"
             )
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """A teacher, and how much it counts.
+    """A teacher and how much it counts.
 
     The loss is (1 - α) CE(student, labels) + α T² KL(teacher_T ‖ student_T) + β MSE(features of both), where teacher_T
-    and student_T are the softmax of logits / T: Hinton et al. 2015 (1503.02531), section 2, with T² so that gradients
-    keep their size; Romero et al. 2015 (1412.6550) for features, here what goes into the output layer. Both models are
-    of one architecture, so that features need no projection.
+    and student_T are the softmax of logits / T. Soft targets follow Hinton et al. 2015 (1503.02531), section 2; T²
+    preserves the size of the gradients. Features follow Romero et al. 2015 (1412.6550) and are the inputs to the output
+    layer. Both models have the same architecture, so features need no projection.
 
     Attributes:
         teacher: weights and buffers by name.
-        teaching: how much they count.
+        teaching: how much the teacher counts.
     """
 
     teacher: Tensors
     teaching: Teaching
 
     def loss(self, task: Task, device: torch.device) -> Loss:
-        """The loss, with a teacher on the device, in evaluation mode."""
+        """Return the loss, with the teacher on `device` in evaluation mode."""
         temperature, share, distance = self.teaching.temperature, self.teaching.soft, self.teaching.features
         teacher = task.build(0)
         load_values(teacher, self.teacher)
@@ -80,7 +80,7 @@ class Distillation:
 
 @contextmanager
 def _features(task: Task, model: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """What goes into the output layer while the context lasts."""
+    """Collect the inputs to the output layer while the context is open."""
     seen: list[torch.Tensor] = []
     hook = task.output(getattr(model, "module", model)).register_forward_pre_hook(
         lambda _module, inputs: seen.append(inputs[0])

@@ -1,4 +1,4 @@
-"""Examples to learn from, all of them in memory."""
+"""Examples to learn from, held in memory."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from ltpipe.training.randomness import digest
 
 @dataclass(frozen=True)
 class Examples:
-    """Inputs and what is to be said of them.
+    """Inputs and their labels.
 
     Attributes:
         inputs: [examples, ...], images or tokens.
-        labels: int64 [examples, ...], classes from 0; several where an example asks for several, as a text does.
+        labels: int64 [examples, ...], classes from 0; an example can have several, as text does.
     """
 
     inputs: torch.Tensor

@@ -9,7 +9,7 @@ from ltpipe.training.live import Callback, LiveTraining
 
 
 def cubic_sparsity(final: float, progress: float) -> float:
-    """s_f + (s_i - s_f)(1 - progress)^3 with s_i = 0, equation 1: fast at first, when most weights are idle.
+    """Return s_f + (s_i - s_f)(1 - progress)^3 with s_i = 0, equation 1: fast while many weights are redundant.
 
     Args:
         final: s_f.
@@ -25,7 +25,7 @@ class Schedule:
     Attributes:
         begin: iteration before which nothing is pruned.
         end: the last iteration that prunes.
-        every: iterations between two steps.
+        every: iterations between two pruning steps.
     """
 
     begin: int = 0
@@ -33,15 +33,15 @@ class Schedule:
     every: int = 100
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject values out of range."""
         if self.every < 1 or not 0 <= self.begin < self.end:
             raise UserError(
-                f"gradual: begin {self.begin}, end {self.end}, every {self.every}; allowed is 0 <= begin < end, "
-                "every from 1"
+                f"gradual: begin {self.begin}, end {self.end}, every {self.every} is not allowed; use "
+                "0 <= begin < end and every 1 or more"
             )
 
     def progress(self, iteration: int) -> float | None:
-        """(t - t_0) / (n Δt) where this iteration prunes, from 0 to 1; None where it does not."""
+        """Return (t - t_0) / (n Δt), from 0 to 1, or None if this iteration does not prune."""
         due = iteration == self.end or (iteration - self.begin) % self.every == 0
         inside = self.begin <= iteration <= self.end
         return (iteration - self.begin) / (self.end - self.begin) if inside and due else None
@@ -49,18 +49,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Gradual:
-    """Prune each tensor by the magnitudes of the moment, from nothing down to `kept` weights, in steps.
+    """Prune each tensor by its current magnitudes, in steps from dense down to `kept` weights.
 
     Attributes:
-        kept: tensor names to the number of weights that are kept in the end.
-        schedule: of the steps.
+        kept: tensor names to the number of weights kept in the end.
+        schedule: when to prune.
     """
 
     kept: Mapping[str, int]
     schedule: Schedule
 
     def callback(self) -> Callback:
-        """Prune at each step; the counts at the end are exactly `kept`."""
+        """Return the callback that prunes at each step; the final counts are exactly `kept`."""
 
         def prune(live: LiveTraining) -> None:
             progress = self.schedule.progress(live.iteration)

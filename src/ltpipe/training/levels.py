@@ -1,7 +1,7 @@
-"""One level of iterative magnitude pruning (Frankle & Carbin 2019, 1803.03635): which of the remaining weights go.
+"""One level of iterative magnitude pruning (Frankle & Carbin 2019, 1803.03635): which remaining weights to prune.
 
-Pure functions. A mask is a dict of parameter names to bool tensors, True where a weight is kept; what is not in it is
-never pruned. The names of a mask are what is prunable.
+Pure functions. A mask is a dict of parameter names to bool tensors, True where a weight is kept. Its names are the
+prunable tensors; all others are never pruned.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,51 +15,51 @@ from ltpipe.runtime.errors import UserError
 Tensors = Mapping[str, torch.Tensor]
 
 Kind = Literal["convolution", "hidden", "output"]
-"""What a prunable tensor belongs to. `output` is the last layer, `hidden` every other matrix."""
+"""The kind of layer a prunable tensor belongs to. `output` is the last layer, `hidden` every other matrix."""
 
 
 def dense_mask(weights: Tensors, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """The mask of level 0: every weight of the tensors `names` is kept."""
+    """Return the mask of level 0, which keeps every weight of the tensors `names`."""
     return {name: torch.ones(weights[name].shape, dtype=torch.bool) for name in names}
 
 
 def magnitudes(weights: Tensors) -> dict[str, torch.Tensor]:
-    """|w| of trained weights: the score of iterative magnitude pruning."""
+    """Return |w|, the score of iterative magnitude pruning."""
     return {name: tensor.detach().abs() for name, tensor in weights.items()}
 
 
 def layer_fractions(kinds: Mapping[str, Kind], of_kind: Mapping[Kind, float | str]) -> dict[str, float | str]:
-    """The fraction that each tensor loses a level, from that of its kind.
+    """Return the fraction to prune from each tensor per level, given one per kind.
 
     Raises:
         UserError: a kind has no fraction.
     """
     missing = sorted({kind for kind in kinds.values() if kind not in of_kind})
     if missing:
-        raise UserError(f"no fraction to prune a level for {', '.join(missing)}; given are {dict(of_kind)}")
+        raise UserError(f"no fraction to prune per level for {', '.join(missing)}; add it to {dict(of_kind)}")
     return {name: of_kind[kind] for name, kind in kinds.items()}
 
 
 def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float | str]) -> dict[str, torch.Tensor]:
-    """Prune from each tensor `round(fraction * remaining)` of its remaining weights, the lowest scores first.
+    """Prune `round(fraction * remaining)` of the remaining weights of each tensor, the lowest scores first.
 
-    Counts are exact, halves to even; among equal scores the earlier in row-major order is pruned first. Weights that
-    were pruned before are out of the competition, whatever their scores: masks are nested, and a weight that trained
-    to exactly 0 is not mistaken for a pruned one.
+    Counts are exact, with halves rounded to even. Among equal scores, the earlier in row-major order is pruned first.
+    Weights pruned before do not compete, whatever their scores: masks are nested, and a weight that trained to exactly
+    0 is not mistaken for a pruned one.
 
     Args:
-        scores: of all tensors of `mask`, floating point, any device; others are ignored.
-        mask: of the level before; it is not changed.
-        fractions: of each tensor of `mask`, 0 to 1; a decimal string is taken as written.
+        scores: scores of all tensors in `mask`, floating point, any device; others are ignored.
+        mask: the previous level's mask; it is not changed.
+        fractions: fraction for each tensor in `mask`, 0 to 1; a decimal string is taken as written.
 
     Returns:
         The mask of this level, bool on the CPU.
 
     Raises:
-        UserError: a fraction is missing or out of range, or scores are missing, of another shape or not finite.
+        UserError: a fraction is missing or out of range, or scores are missing, have the wrong shape or are not finite.
     """
     if missing := sorted(mask.keys() - fractions.keys()):
-        raise UserError(f"no fraction to prune a level for {', '.join(missing)}")
+        raise UserError(f"no fraction to prune per level for {', '.join(missing)}; give one for each tensor")
     pruned: dict[str, torch.Tensor] = {}
     for name, kept in mask.items():
         pruned |= _without_lowest(scores, {name: kept}, prune_count(fractions[name], int(kept.sum())))
@@ -69,37 +69,37 @@ def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float |
 def prune_globally(scores: Tensors, mask: Tensors, fraction: float | str) -> dict[str, torch.Tensor]:
     """Prune `round(fraction * remaining)` of all remaining weights, ranked over all tensors together.
 
-    As `prune_layers`; among equal scores the tensor whose name comes first in byte order is pruned first.
+    Works like `prune_layers`; among equal scores, the tensor whose name comes first in byte order is pruned first.
     """
     remaining = sum(int(kept.sum()) for kept in mask.values())
     return _without_lowest(scores, mask, prune_count(fraction, remaining))
 
 
 def keep_largest(scores: Tensors, mask: Tensors, kept: Mapping[str, int]) -> dict[str, torch.Tensor]:
-    """Keep exactly so many of the remaining weights of each tensor, those with the highest scores.
+    """Keep exactly `kept` of the remaining weights of each tensor, those with the highest scores.
 
-    As `prune_layers`. A tensor that `mask` lacks is dense so far.
+    Works like `prune_layers`. A tensor missing from `mask` is still dense.
 
     Raises:
-        UserError: scores are not finite, or more weights are to be kept than are left.
+        UserError: scores are not finite, or `kept` exceeds the number of weights left.
     """
     pruned: dict[str, torch.Tensor] = {}
     for name, count in kept.items():
         before = mask.get(name, torch.ones(scores[name].shape, dtype=torch.bool))
         remaining = int(before.sum())
         if not 0 <= count <= remaining:
-            raise UserError(f"'{name}': {count} weights are to be kept of the {remaining} that are left")
+            raise UserError(f"'{name}': cannot keep {count} of the {remaining} weights left; use 0 to {remaining}")
         pruned |= _without_lowest(scores, {name: before}, remaining - count)
     return pruned
 
 
 def weights_remaining(mask: Tensors) -> float:
-    """Kept / prunable weights."""
+    """Return kept / prunable weights."""
     return sum(int(kept.sum()) for kept in mask.values()) / sum(kept.numel() for kept in mask.values())
 
 
 def apply_mask(weights: Tensors, mask: Tensors) -> dict[str, torch.Tensor]:
-    """Prune, mask ⊙ weights: new tensors; pruned weights are +0, the others as they were, like tensors without mask."""
+    """Return mask ⊙ weights as new tensors: pruned weights are +0, all others and tensors without a mask unchanged."""
     return {
         name: tensor.detach().masked_fill(~mask[name], 0) if name in mask else tensor.detach().clone()
         for name, tensor in weights.items()
@@ -113,7 +113,7 @@ def _without_lowest(scores: Tensors, mask: Tensors, count: int) -> dict[str, tor
     kept = torch.cat([mask[name].reshape(-1) for name in names])  # a copy
     remaining = kept.nonzero().squeeze(1)
     competing = torch.cat([scores[name].detach().cpu().reshape(-1)[mask[name].reshape(-1)] for name in names])
-    # A stable sort leaves equals in canonical order.
+    # A stable sort keeps equal scores in canonical order.
     lowest = torch.argsort(competing, stable=True)[:count]
     kept[remaining[lowest]] = False
     parts = kept.split([mask[name].numel() for name in names])
@@ -126,4 +126,4 @@ def _check(name: str, scores: torch.Tensor | None, kept: torch.Tensor) -> None:
         found = "missing" if scores is None else f"of shape {tuple(scores.shape)}"
         raise UserError(f"scores of '{name}' are {found}; the mask has shape {tuple(kept.shape)}")
     if not bool(scores.isfinite().all()):
-        raise UserError(f"scores of '{name}' are not finite; training has diverged, lower the learning rate")
+        raise UserError(f"scores of '{name}' are not finite: training diverged; lower the learning rate")

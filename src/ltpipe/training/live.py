@@ -1,4 +1,4 @@
-"""A model while it is trained, and the way to and from `TrainingState`."""
+"""A model being trained, and its conversion to and from `TrainingState`."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,19 +14,19 @@ from ltpipe.training.state import Point, TrainingState, copied
 
 
 class LiveTraining:
-    """A training under way: what trainers drive and callbacks see. Loading copies into the model's tensors.
+    """A training in progress, driven by trainers and seen by callbacks. Loading copies into the model's tensors.
 
     Attributes:
-        model: to run forward; in mixed precision, and on several devices, as `computing` wraps it.
-        optimizer, settings, computing: as they say.
+        model: the model to run forward passes with, wrapped by `computing` for mixed precision and several devices.
+        optimizer, settings, computing: the training's own.
         iteration: steps done.
         mask: names to bool tensors on the CPU; see `TrainingState`.
-        validation: the curve so far; callbacks add to it.
-        best: weights and buffers at its smallest loss.
-        stopped: set by a callback that has seen enough.
+        validation: the curve so far; callbacks append to it.
+        best: weights and buffers at the curve's smallest loss.
+        stopped: set by a callback to stop training early.
 
     Raises:
-        UserError: the state or the mask is of another model, or weights that the mask prunes are not 0.
+        UserError: the state or the mask belongs to another model, or pruned weights are not 0.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class LiveTraining:
             raise UserError("pruned weights are not 0 at the start of training; apply the mask first")
 
     def begin(self) -> None:
-        """Before a step: its learning rate, no gradients, and noise that depends on seed and iteration alone."""
+        """Prepare a step: set its learning rate, clear gradients, and seed noise from seed and iteration alone."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.iteration)
         self.optimizer.zero_grad()
         self.computing.seed_noise(stable_seed(self.settings.seed, "noise", str(self.iteration)))
 
     def step(self, loss: torch.Tensor) -> None:
-        """Take the optimizer step of a loss.
+        """Take an optimizer step on a loss.
 
-        Zeroing the gradients of pruned weights is all that holds a mask: such a weight starts at 0, and an optimizer
-        step from value, gradient and momentum 0, with any weight decay, is 0. It costs one multiplication a weight.
-        Factors are float32, the dtype of the gradients, since a product of two float tensors is vectorised, where
+        Zeroing the gradients of pruned weights is enough to keep them at 0: a pruned weight starts at 0, and an
+        optimizer step with value, gradient and momentum 0 is 0 under any weight decay. It costs one multiplication per
+        weight. Factors are float32, the dtype of the gradients: a product of two float tensors is vectorised,
         `masked_fill_` is not.
         """
         self.computing.backward(loss)
-        # The optimizer leaves alone what the loss did not use.
+        # The optimizer skips parameters that the loss did not use.
         held = [(parameter.grad, factor) for parameter, factor in self._factors if parameter.grad is not None]
         if held:
             torch._foreach_mul_(*map(list, zip(*held, strict=True)))
@@ -76,17 +76,17 @@ class LiveTraining:
         self._advance()
 
     def took_step(self) -> None:
-        """Say that a trainer took a step of its own: pruned weights are made 0 again."""
+        """Register a step that the trainer took itself; pruned weights are set to 0 again."""
         self._zero_pruned()
         self._advance()
 
     def call(self) -> None:
-        """Let the callbacks look."""
+        """Run the callbacks."""
         for callback in self._callbacks:
             callback(self)
 
     def prune(self, mask: Tensors) -> None:
-        """Go on with a sparser mask: values and momenta of the weights that it prunes become 0."""
+        """Switch to a sparser mask; values and optimizer state of the weights it prunes become 0."""
         self._adopt(mask)
         self._zero_pruned()
         for parameter, factor in self._factors:
@@ -95,15 +95,15 @@ class LiveTraining:
                     tensor.mul_(factor)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The parameters, not copied."""
+        """Return the parameters, not copied."""
         return {name: parameter.detach() for name, parameter in self._module.named_parameters()}
 
     def values(self) -> dict[str, torch.Tensor]:
-        """A copy of all parameters and buffers, on the CPU."""
+        """Return a copy of all parameters and buffers, on the CPU."""
         return copied({**dict(self._module.named_parameters()), **dict(self._module.named_buffers())})
 
     def state(self) -> TrainingState:
-        """A copy of where the training stands."""
+        """Return a copy of the current training state."""
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._module.named_parameters()}
         optimizer = {
             f"{names[parameter]}/{what}": tensor
@@ -131,7 +131,9 @@ class LiveTraining:
         for name, kept in mask.items():
             parameter = parameters.get(name)
             if parameter is None or parameter.shape != kept.shape or kept.dtype != torch.bool:
-                raise UserError(f"mask: '{name}' is no bool tensor of the shape of a parameter of this model")
+                raise UserError(
+                    f"mask: '{name}' does not match a parameter of this model; use a bool tensor of its name and shape"
+                )
             self._factors.append((parameter, kept.to(parameter.device, parameter.dtype)))
         self.mask = mask
 
@@ -143,8 +145,8 @@ class LiveTraining:
     def _load_optimizer(self, stored: Tensors) -> None:
         if not {whole.rpartition("/")[2] for whole in stored} <= self.settings.kept_by_optimizer:
             raise UserError(
-                f"optimizer: {self.settings.optimizer}; the state to go on from was trained by another one, allowed is "
-                "that one, or a state at step 0"
+                f"optimizer: {self.settings.optimizer} cannot continue from another optimizer's state; use the same "
+                "optimizer or a state at step 0"
             )
         by_index: dict[int, dict[str, torch.Tensor]] = {}
         indices = {name: index for index, (name, _) in enumerate(self._module.named_parameters())}
@@ -156,7 +158,7 @@ class LiveTraining:
 
 
 Callback = Callable[[LiveTraining], None]
-"""Called before the first step and after every step; it finds the model in training mode and leaves it so."""
+"""Called before the first step and after every step; it gets the model in training mode and must leave it so."""
 
 
 @torch.no_grad()
@@ -164,10 +166,10 @@ def load_values(model: nn.Module, values: Tensors) -> None:
     """Copy parameters and buffers into a model.
 
     Raises:
-        UserError: they are of another model.
+        UserError: the values belong to another model.
     """
     live = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     if live.keys() != values.keys() or any(live[name].shape != values[name].shape for name in live):
-        raise UserError("the training state is of another model; start from a state of this one")
+        raise UserError("the training state belongs to another model; start from a state of this model")
     for name, tensor in live.items():
         tensor.copy_(values[name])

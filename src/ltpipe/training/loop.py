@@ -1,4 +1,4 @@
-"""The training loop. It never grows: what is done beside training arrives as callbacks."""
+"""The training loop. Anything beyond training itself is a callback."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -15,18 +15,17 @@ from ltpipe.training.settings import Settings
 from ltpipe.training.state import TrainingState
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of a model, inputs and labels of a batch: the scalar to minimise."""
+"""Returns the scalar to minimise, given a model and a batch's inputs and labels."""
 
 Trainer = Callable[[LiveTraining, Examples, Loss, int], None]
-"""Trains `live.model` until so many iterations are done in all, or until it is `stopped`.
+"""Trains `live.model` until the given number of iterations is done in total, or until it is `stopped`.
 
-After each of its steps it calls `live.step(loss)`, which takes the step, or, where it took it itself,
-`live.took_step()`.
+For each step it calls `live.step(loss)`, which takes the step, or `live.took_step()` after taking the step itself.
 """
 
 
 def take_steps(live: LiveTraining, examples: Examples, loss: Loss, until: int) -> None:
-    """The trainer that is used where the user has none."""
+    """The default trainer."""
     order = batches(len(examples), live.settings.batch_size, live.settings.seed, live.iteration)
     while live.iteration < until and not live.stopped:
         chosen = live.computing.part(next(order))
@@ -45,18 +44,18 @@ def train(
     computing: Computing = Computing(),  # noqa: B008
     trainer: Trainer = take_steps,
 ) -> TrainingState:
-    """Train from `start` until so many iterations are done in all, with pruned weights at exactly 0 after every step.
+    """Train from `start` until `until` iterations are done in total; pruned weights are exactly 0 after every step.
 
-    Torch's global generators are set in each step, and left as they were.
+    Torch's global generators are seeded in each step and restored afterwards.
 
     Args:
         model: its weights and buffers are overwritten.
-        examples: to train on.
-        loss: to minimise.
-        settings: of the training.
-        start: where to begin; it is not changed.
-        callbacks: in the order in which they are called.
-        until: None is the end of the training.
+        examples: the examples to train on.
+        loss: the loss to minimise.
+        settings: the training's settings.
+        start: the state to start from; it is not changed.
+        callbacks: called in this order.
+        until: the last iteration; None for the end of training.
         computing: how to compute.
         trainer: the loop.
 
@@ -75,13 +74,12 @@ def train(
 
 
 def batches(examples: int, size: int, seed: int, iteration: int) -> Iterator[torch.Tensor]:
-    """Indices, int64 [size], of the examples of step `iteration` and of every one after it.
+    """Yield the indices, int64 [size], of the examples of step `iteration` and each later step.
 
-    Each epoch has an order of its own, that follows from `seed` and its number. What is left of it when no whole batch
-    is, is left out.
+    Each epoch has its own order, which depends on `seed` and the epoch's number. A last incomplete batch is dropped.
     """
     if size > examples:
-        raise UserError(f"batch_size: {size}; there are {examples} examples to train on, allowed is 1 to {examples}")
+        raise UserError(f"batch_size: {size} exceeds the {examples} training examples; use 1 to {examples}")
     epoch, place = divmod(iteration, examples // size)
     for number in count(epoch):
         order = torch.randperm(examples, generator=generator(seed, "data order", str(number)))

@@ -1,7 +1,7 @@
-"""The image models of the lottery-ticket papers, with weights that depend on a seed only.
+"""The image models of the lottery-ticket papers, with weights that depend only on a seed.
 
-Architectures and initialisation: Frankle & Carbin 2019 (1803.03635), figure 2; ResNet-20: He et al. 2016 (1512.03385),
-section 4.2, with shortcuts of option A, which have no weights.
+Architectures and initialisation follow Frankle & Carbin 2019 (1803.03635), figure 2; ResNet-20 follows He et al. 2016
+(1512.03385), section 4.2, with option A shortcuts, which have no weights.
 """
 
 from collections.abc import Callable
@@ -37,13 +37,14 @@ def conv(blocks: int, shape: Shape, classes: int) -> nn.Module:
     inputs = channels * (height >> blocks) * (width >> blocks)
     if not inputs:
         raise UserError(
-            f"images of {height} x {width} pixels are too small for {blocks} poolings; allowed is {2**blocks} and more"
+            f"images of {height} x {width} pixels are too small for {blocks} poolings; use images of at least "
+            f"{2**blocks} x {2**blocks}"
         )
     return nn.Sequential(*layers, nn.Flatten(), *_fully_connected([inputs, 256, 256, classes]))
 
 
 class ResNet20(nn.Module):
-    """Three stages of three blocks with 16, 32 and 64 channels, for images of CIFAR's size."""
+    """Three stages of three blocks with 16, 32 and 64 channels, for CIFAR-sized images."""
 
     def __init__(self, shape: Shape, classes: int) -> None:
         super().__init__()
@@ -60,7 +61,7 @@ class ResNet20(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut that, where channels double, takes every other pixel and adds zeros."""
+    """Two convolutions and a shortcut that, where channels double, takes every other pixel and pads with zeros."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -84,20 +85,20 @@ MODELS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "conv-6": lambda shape, classes: conv(3, shape, classes),
     "resnet-20": ResNet20,
 }
-"""Functions from the shape of an image and the number of classes to a model."""
+"""Functions that build a model from an image shape and a number of classes."""
 
 
 def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
-    """A model of `MODELS` in training mode, with `initial_weights` of `seed`.
+    """Build a model of `MODELS` in training mode, with the `initial_weights` of `seed`.
 
-    Torch's global generator is left as it was.
+    Torch's global generator is left unchanged.
 
     Raises:
         UserError: there is no model of that name, or the images are too small for it.
     """
     if name not in MODELS:
-        raise UserError(f"model '{name}' is unknown; allowed are {', '.join(MODELS)}")
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights that are replaced at once
+        raise UserError(f"model '{name}' is unknown; use {', '.join(MODELS)}")
+    with torch.random.fork_rng(devices=[]):  # torch's layers draw weights, which are replaced below
         model = MODELS[name](shape, classes)
     weights = initial_weights(model, seed)
     with torch.no_grad():
@@ -107,16 +108,16 @@ def build_model(name: str, shape: Shape, classes: int, seed: int) -> nn.Module:
 
 
 def initial_weights(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """Gaussian Glorot: normal with variance 2 / (fan-in + fan-out); biases are 0, scales of normalisations 1.
+    """Draw Gaussian Glorot weights: variance 2 / (fan-in + fan-out); biases are 0, normalisation scales are 1.
 
-    Each tensor is drawn by itself, from (seed, its name), so that layers can be added without changing the others.
+    Each tensor is drawn independently from (seed, its name), so adding a layer does not change the others.
 
     Args:
-        model: says names and shapes; it is not changed.
+        model: gives names and shapes; it is not changed.
         seed: any integer.
 
     Returns:
-        New tensors, float32 on the CPU, of all parameters.
+        All parameters as new tensors, float32 on the CPU.
     """
     weights = {}
     for name, parameter in model.named_parameters():
@@ -130,7 +131,7 @@ def initial_weights(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
 
 
 def prunable_kinds(model: nn.Module) -> dict[str, Kind]:
-    """Names of the prunable tensors, the weights of convolutions and fully connected layers, in canonical order."""
+    """Map the prunable tensors (weights of convolutions and fully connected layers) to kinds, in canonical order."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
     output = output_layer(model)
     kinds: dict[str, Kind] = {
@@ -141,7 +142,7 @@ def prunable_kinds(model: nn.Module) -> dict[str, Kind]:
 
 
 def output_layer(model: nn.Module) -> nn.Module:
-    """The last fully connected layer."""
+    """Return the last fully connected layer."""
     return [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
 
 

@@ -1,4 +1,4 @@
-"""Masks of a training as mask files, which every analysis reads."""
+"""Conversion of a training's masks to mask files, which every analysis reads."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -19,16 +19,16 @@ def packed(
     sparsity: str | None = None,
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Mask:
-    """A mask one bit a weight, tensors in canonical order.
+    """Pack a mask to one bit per weight, tensors in canonical order.
 
     Args:
         mask: names to bool tensors, True where a weight is kept.
-        criterion: what ranked the weights.
-        scope: `global` or `layer`: where they competed.
+        criterion: the criterion that ranked the weights.
+        scope: where weights competed, `global` or `layer`.
         seed: the replicate.
-        checkpoint: fingerprint of the weights that were ranked.
-        sparsity: that was asked for; None takes the exact one.
-        options: as in `Mask`, with `level`: how a level pruned.
+        checkpoint: fingerprint of the ranked weights.
+        sparsity: the requested sparsity; None for the exact one.
+        options: as in `Mask`, plus `level`, which says how the level pruned.
     """
     arrays = {name: mask[name].numpy() for name in sorted(mask, key=str.encode)}
     kept = {name: int(np.count_nonzero(array)) for name, array in arrays.items()}

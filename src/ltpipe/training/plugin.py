@@ -1,4 +1,4 @@
-"""A training loop of the user's own, by its importable name."""
+"""A user's own training loop, imported by name."""
 
 import logging
 import sys
@@ -19,25 +19,25 @@ logger = logging.getLogger("ltpipe")
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a `Trainer` is found.
+    """Where to find a `Trainer`.
 
     Attributes:
-        name: `module:function`; the module is looked for in the working folder too.
+        name: `module:function`; the working directory is searched too.
     """
 
     name: str
 
     @property
     def identity(self) -> list[str]:
-        """The name, and the SHA-256 of the module's file."""
+        """The name and the SHA-256 of the module's file."""
         file = getattr(self._module(), "__file__", None)
         return [self.name, sha256(Path(file).read_bytes()).hexdigest() if file else ""]
 
     def load(self) -> Trainer:
-        """Import it; what it raises becomes one line, with the whole traceback in the log.
+        """Import the trainer; an exception it raises becomes a one-line error, with the full traceback in the log.
 
         Raises:
-            UserError: the name is none, there is no such module or function, or the module cannot be imported.
+            UserError: the name is malformed, or there is no such module or function, or the import fails.
         """
         module = self._module()
         found = getattr(module, self._parts[1], None)
@@ -47,7 +47,7 @@ class Plugin:
         def trainer(live: LiveTraining, examples: Examples, loss: Loss, until: int) -> None:
             try:
                 found(live, examples, loss, until)
-            except (UserError, OSError):  # of what is done beside training
+            except (UserError, OSError):  # raised by callbacks
                 raise
             except Exception as error:
                 logger.debug("trainer_fn: '%s'", self.name, exc_info=True)
@@ -63,22 +63,22 @@ class Plugin:
     def _module(self) -> ModuleType:
         module, function = self._parts
         if not (module and function.isidentifier()):
-            raise UserError(f"trainer_fn: '{self.name}' is not of the form module:function, my_package.training:train")
+            raise UserError(
+                f"trainer_fn: '{self.name}' is not allowed; use module:function, such as my_package.training:train"
+            )
         here = str(Path.cwd())
         if here not in sys.path:
             sys.path.append(here)
         try:
             return import_module(module)
         except ModuleNotFoundError as error:
-            raise UserError(
-                f"trainer_fn: '{self.name}': {error}; give the name of a module that can be imported"
-            ) from None
+            raise UserError(f"trainer_fn: '{self.name}': {error}; use a module that can be imported") from None
         except Exception as error:
             raise UserError(f"trainer_fn: '{self.name}' cannot be imported: {_described(error)}") from error
 
 
 def _described(error: Exception, module: ModuleType | None = None) -> str:
-    """Type and first line of an error, and the last line of the module that led to it."""
+    """Return the error's type and first line, and the last line of `module` in its traceback."""
     file = getattr(module, "__file__", None)
     places = [frame for frame in extract_tb(error.__traceback__) if frame.filename == file]
     where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""

@@ -1,4 +1,4 @@
-"""The mask of a level, from the model that the level before trained."""
+"""The mask of a level, from the model trained at the previous level."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,16 +27,16 @@ class PruningRule:
     """What a level prunes.
 
     Attributes:
-        criterion: magnitude, random, or one with a score stage; the lowest scores go.
-        scope: where weights compete: each tensor's (layer) or all (global).
-        fraction: of the remaining weights that goes.
-        fractions: of kinds of layers in place of `fraction`; under scope global the layers of such a kind compete with
-            each other only.
+        criterion: magnitude, random, or one with a score stage; the lowest scores are pruned.
+        scope: where weights compete: inside each tensor (layer) or everywhere (global).
+        fraction: fraction of the remaining weights to prune.
+        fractions: kinds of layers to the fraction that replaces `fraction`; under scope global, the layers of such a
+            kind compete only with each other.
         exclude: shell-style patterns of tensors that are never pruned.
-        at: what the criterion ranks: the weights that the level before trained to the `end`, or those of the rewinding
-            step, dense, at the `start` of training.
-        examples: training examples that a criterion with data scores on.
-        options: of the criterion; those that are not given have their defaults.
+        at: the weights that the criterion ranks: `end` for those of the previous level after training, `start` for the
+            dense weights of the rewinding step.
+        examples: number of training examples for a criterion that needs data.
+        options: the criterion's options; missing ones take their defaults.
     """
 
     criterion: str = "magnitude"
@@ -57,25 +57,25 @@ def prune_level(
     computing: Computing = Computing(),  # noqa: B008
     before: Tensors = MappingProxyType({}),
 ) -> Mask:
-    """Prune a model once more.
+    """Prune a model by one more level.
 
-    At the start of training scores are those of the dense model, whatever the level: so all levels cut one ranking, as
-    SNIP, GraSP and SynFlow do, which prune at initialisation once.
+    At the start of training, the dense model is scored at every level. So all levels cut one ranking, like SNIP, GraSP
+    and SynFlow, which prune once at initialisation.
 
     Args:
-        task: of the study.
-        ranked: final state of the ticket of the level before, where this mask begins; or the state at the rewinding
+        task: the study's task.
+        ranked: final state of the previous level's ticket, whose mask is pruned further; or the state at the rewinding
             step, which has no mask.
-        rule: what goes.
-        replicate: seed of what is drawn at random.
-        computing: its threads score.
-        before: mask of the level before, for a state without mask; none is the dense model's.
+        rule: what to prune.
+        replicate: seed of random draws.
+        computing: gives the threads for scoring.
+        before: the previous level's mask, for a state without a mask; empty for the dense model.
 
     Returns:
-        A mask inside the one before.
+        A mask nested in the previous one.
 
     Raises:
-        UserError: the state is of another model, a fraction is out of range, or scores are not finite.
+        UserError: the state belongs to another model, a fraction is out of range, or scores are not finite.
     """
     model = task.build(0)
     load_values(model, {**ranked.weights, **ranked.buffers})
@@ -102,22 +102,22 @@ def prune_level(
 
 
 def without(kinds: Mapping[str, Kind], exclude: Sequence[str]) -> dict[str, Kind]:
-    """Prunable tensors and their kinds, without those that a pattern fits.
+    """Return the prunable tensors and their kinds, without those that match a pattern.
 
     Raises:
-        UserError: a pattern fits none, or nothing is left.
+        UserError: a pattern matches no tensor, or nothing is left.
     """
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in kinds):
-            raise UserError(f"exclude: '{pattern}' fits none of the prunable tensors {', '.join(kinds)}")
+            raise UserError(f"exclude: '{pattern}' matches no prunable tensor; the tensors are {', '.join(kinds)}")
     left = {name: kind for name, kind in kinds.items() if not any(fnmatchcase(name, each) for each in exclude)}
     if not left:
-        raise UserError(f"exclude: {', '.join(exclude)} leaves nothing to prune of {', '.join(kinds)}")
+        raise UserError(f"exclude: {', '.join(exclude)} leaves nothing to prune; leave some of {', '.join(kinds)}")
     return left
 
 
 def prune(scores: Tensors, mask: Tensors, rule: PruningRule, kinds: Mapping[str, Kind]) -> dict[str, torch.Tensor]:
-    """Prune what a rule says of the weights that a mask has left, the lowest scores first."""
+    """Apply a rule to the weights that a mask keeps, pruning the lowest scores first."""
     if rule.scope == "layer":
         of_kind = dict.fromkeys(kinds.values(), rule.fraction) | dict(rule.fractions)
         return prune_layers(scores, mask, layer_fractions(kinds, of_kind))

@@ -1,4 +1,4 @@
-"""Generators that depend on a seed and names, never on what was drawn before."""
+"""Random generators that depend on a seed and names, never on earlier draws."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from ltpipe.runtime.determinism import stable_seed
 
 
 def generator(seed: int, *names: str) -> torch.Generator:
-    """A generator on the CPU, the same in every process for the same seed and names."""
+    """Return a CPU generator that is the same in every process for the same seed and names."""
     return torch.Generator().manual_seed(stable_seed(seed, *names) % 2**63)
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of names, dtypes, shapes and values, in the byte order of names; hexadecimal."""
+    """Return the hexadecimal SHA-256 of names, dtypes, shapes and values, in byte order of names."""
     whole = hashlib.sha256()
     for name in sorted(tensors, key=str.encode):
         tensor = tensors[name].detach().cpu().contiguous()

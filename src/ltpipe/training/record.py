@@ -1,4 +1,4 @@
-"""What one training showed, as a small JSON file."""
+"""The results of one training, as a small JSON file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from ltpipe.runtime.records import Record
 
 TICKET = "ticket"
 NUMBERED = ("reinitialised", "shuffled", "random", "order")
-"""Branches of which a level can have several, `shuffled-1` and `shuffled-2` for example."""
+"""Branches that a level can have several of, for example `shuffled-1` and `shuffled-2`."""
 TRANSPLANTED = "transplanted"
 SINGLE = (TICKET, "gradual", "distilled")
 KINDS = (TICKET, *NUMBERED, *SINGLE[1:], TRANSPLANTED)
-"""All kinds of branches, in the order of reports."""
+"""All kinds of branches, in the order that reports use."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Branch:
 
     Attributes:
         kind: one of `KINDS`; `ticket` at level 0 is the dense model.
-        seed: number of a control; None for kinds of which a level has one.
+        seed: the control's number; None for kinds that a level has once.
         donor: study whose mask was transplanted; None for other kinds.
     """
 
@@ -31,10 +31,10 @@ class Branch:
 
     @classmethod
     def named(cls, name: str) -> "Branch":
-        """The branch that artefact names call `name`, `reinitialised-2` or `transplanted-lenet` for example.
+        """Parse a branch's name in artefact paths, for example `reinitialised-2` or `transplanted-lenet`.
 
         Raises:
-            ValueError: no branch is called so.
+            ValueError: there is no such branch.
         """
         kind, _, rest = name.partition("-")
         if kind == TRANSPLANTED and rest:
@@ -43,22 +43,23 @@ class Branch:
             return cls(kind, seed=int(rest))
         if name in SINGLE:
             return cls(kind)
-        raise ValueError(f"branch: '{name}'; allowed are {', '.join(KINDS)}, with a number or a study after some")
+        kinds = [f"{each}-N" if each in NUMBERED else each for each in KINDS[:-1]]
+        raise ValueError(f"branch: '{name}' is not allowed; use {', '.join(kinds)} or {TRANSPLANTED}-STUDY")
 
 
 @dataclass(frozen=True)
 class LearningRecord(Record):
-    """What a training showed.
+    """The results of a training.
 
     Attributes:
-        study, replicate, level, branch: which training; `ticket` of level 0 is the dense model.
-        iterations, validation_losses, validation_accuracies: the validation curve; nats a label, fractions.
-        early_stop_iteration: where the validation loss is smallest, the first if there are several.
-        test_loss, test_accuracy: of the weights at that iteration; nats a label, a fraction.
-        final_test_loss, final_test_accuracy: of the weights at the end.
-        test_majority: share of the most frequent label of the test data, which is the accuracy of naming it always.
-        kept, total: prunable weights kept, and in all.
-        seconds: wall time of the training since it was last started.
+        study, replicate, level, branch: which training; `ticket` at level 0 is the dense model.
+        iterations, validation_losses, validation_accuracies: the validation curve; nats per label, fractions.
+        early_stop_iteration: the iteration with the smallest validation loss, the first of several.
+        test_loss, test_accuracy: with the weights at that iteration; nats per label, a fraction.
+        final_test_loss, final_test_accuracy: the same with the final weights.
+        test_majority: share of the most frequent test label, the accuracy of always predicting it.
+        kept, total: prunable weights kept and in total.
+        seconds: wall time since the training was last started.
         provenance: versions, commit, input hashes, settings.
     """
 
@@ -83,7 +84,7 @@ class LearningRecord(Record):
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the fields cannot be those of one training."""
+        """Raise ValueError if the fields do not describe one training."""
         Branch.named(self.branch)
         curve = (self.iterations, self.validation_losses, self.validation_accuracies)
         if len({len(part) for part in curve}) != 1:
@@ -97,7 +98,7 @@ class LearningRecord(Record):
             raise ValueError(f"kept: {self.kept} of {self.total} prunable weights")
 
     def __str__(self) -> str:
-        """One line."""
+        """Summarise the record in one line."""
         return (
             f"{self.study} {self.replicate}, level {self.level}, {self.branch}: {self.weights_remaining:.2%} of "
             f"weights, test accuracy {self.test_accuracy:.2%} after {self.early_stop_iteration} iterations"
@@ -110,23 +111,23 @@ class LearningRecord(Record):
 
     @property
     def validation_loss(self) -> float:
-        """At the early-stop iteration, nats a label."""
+        """Validation loss at the early-stop iteration, nats per label."""
         return self.validation_losses[self._early_stop]
 
     @property
     def validation_accuracy(self) -> float:
-        """At the early-stop iteration, a fraction."""
+        """Validation accuracy at the early-stop iteration, a fraction."""
         return self.validation_accuracies[self._early_stop]
 
     @property
     def inputs(self) -> dict[str, str]:
-        """Fingerprints of what the training was made from, by what it is; empty where the provenance has none."""
+        """Fingerprints of the training's inputs, by kind; empty if the provenance has none."""
         found = self.provenance.get("inputs")
         return {name: str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
     @property
     def rewind_step(self) -> int | None:
-        """Step k of the rewinding point: `rewind_step` of the provenance's settings; None where it is not there."""
+        """Step k of the rewinding point, from `rewind_step` in the provenance's settings; None if missing."""
         settings = self.provenance.get("settings")
         step = settings.get("rewind_step") if isinstance(settings, dict) else None
         return step if isinstance(step, int) else None

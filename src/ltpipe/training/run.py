@@ -1,4 +1,4 @@
-"""Whole trainings, as stages run them: killed at any moment and started again, they end in the same bytes."""
+"""Whole trainings, as stages run them: killed at any time and restarted, they produce the same bytes."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ logger = logging.getLogger("ltpipe")
 
 @dataclass(frozen=True)
 class Named:
-    """Which training of a study this is."""
+    """Identify one training of a study."""
 
     study: str = "study"
     replicate: int = 0
@@ -42,17 +42,17 @@ class Named:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: what is trained, how, from where.
+    """One training: what to train, how, and from which state.
 
     Attributes:
-        task: says model, examples and loss.
-        settings: of the training.
-        start: where to begin; its mask says what is held at 0.
+        task: gives model, examples and loss.
+        settings: the training's settings.
+        start: the state to start from; its mask says which weights stay 0.
         computing: how to compute.
-        save_every: iterations between two resume files; it changes nothing in the result.
-        gradual: prune on the way.
-        distillation: learn from a teacher too.
-        plugin: a loop of the user's own.
+        save_every: iterations between two resume files; does not change the result.
+        gradual: prune while training, if given.
+        distillation: learn from a teacher too, if given.
+        plugin: the user's own training loop, if given.
     """
 
     task: Task
@@ -65,13 +65,13 @@ class Training:
     plugin: Plugin | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject values out of range."""
         if self.save_every < 1:
-            raise UserError(f"save_every: {self.save_every} iterations; allowed is 1 and more")
+            raise UserError(f"save_every: {self.save_every} is not allowed; use 1 iteration or more")
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all that the result depends on, so that a resume file of another training is not gone on from."""
+        """SHA-256 of everything the result depends on; it prevents resuming from another training's file."""
         start, taught = self.start, self.distillation
         parts = (start.weights, start.buffers, start.optimizer, start.mask, start.best)
         everything = {
@@ -89,7 +89,7 @@ class Training:
 
 
 def train_to(training: Training, iteration: int, output: Path) -> TrainingState:
-    """Train until `iteration` steps are done and write the state: a rewind point, or a parent of two children."""
+    """Train until `iteration` steps are done and write the state: a rewind point or the parent of two children."""
     _, state = _resumed(training, output, iteration)
     if training.computing.is_first:
         write_state(output, state)
@@ -100,15 +100,15 @@ def train_to(training: Training, iteration: int, output: Path) -> TrainingState:
 def train_fully(
     training: Training, output: Path, record: Path, named: Named = Named(), rewind_step: int = 0
 ) -> LearningRecord:
-    """Train to the end, read the test examples once, and write state and record.
+    """Train to the end, evaluate the test examples once, and write state and record.
 
     Args:
-        training: what to do.
-        output: of the final state, which holds the weights at the early-stop iteration as `best`, and no optimizer:
-            nothing goes on from there, and it would be half of the file.
-        record: of the learning record.
+        training: the training to run.
+        output: path of the final state. It holds the weights at the early-stop iteration as `best`. It has no optimizer
+            state, which would be half of the file: no training continues from it.
+        record: path of the learning record.
         named: which training this is, for the record.
-        rewind_step: k of the study, for the record.
+        rewind_step: the study's k, for the record.
     """
     begun = time.perf_counter()
     model, state = _resumed(training, output, training.settings.iterations)
@@ -122,12 +122,12 @@ def train_fully(
 
 
 def resume_file(output: Path) -> Path:
-    """Where a training that is under way keeps its state; it is gone when the output is there."""
+    """Return the path where a training in progress keeps its state; removed once the output is written."""
     return output.with_name(f"{output.name}.resume")
 
 
 def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, TrainingState]:
-    """Train from the resume file if there is one of this training, else from the start."""
+    """Train from the resume file if this training left one, else from the start."""
     start, settings, computing = training.start, training.settings, training.computing
     if not start.iteration <= until <= settings.iterations:
         raise UserError(
@@ -135,12 +135,12 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
         )
     if settings.batch_size % computing.processes:
         raise UserError(
-            f"batch_size: {settings.batch_size}; allowed are multiples of the {computing.processes} processes"
+            f"batch_size: {settings.batch_size} is not allowed; use a multiple of the {computing.processes} processes"
         )
     resume, identity = resume_file(output), training.identity
     found = _left(resume, identity)
     computing.wait()  # nobody writes the file while another process still reads it
-    # A file that is further than this was left by a call with a later `until`.
+    # A file beyond `until` was left by a call with a later `until`.
     begin = found if found and found.iteration <= until else start
     model = training.task.build(0)
     callbacks = _callbacks(training, resume, identity)
@@ -154,7 +154,7 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
 
 
 def _left(resume: Path, identity: str) -> TrainingState | None:
-    """What a killed training left; a file that cannot be read, of an older format perhaps, is as good as none."""
+    """Read the state that a killed training left; ignore an unreadable file, such as one of an older format."""
     try:
         return read_state(resume, identity) if resume.exists() else None
     except DamagedFileError as error:
@@ -173,7 +173,7 @@ def _trainer(training: Training) -> Trainer:
 
 
 def _callbacks(training: Training, resume: Path, identity: str) -> list[Callback]:
-    """Prune, then look, then save: what is saved has been pruned and looked at."""
+    """Return the callbacks in order: prune, validate, save. A saved state is thus pruned and validated."""
     gradual, computing = training.gradual, training.computing
     examples = training.task.validation.to(computing.placed_on)
     callbacks = [gradual.callback()] if gradual else []
@@ -194,14 +194,14 @@ def _saving(path: Path, identity: str, every: int) -> Callback:
 def _recorded(
     training: Training, model: nn.Module, state: TrainingState, named: Named, rewind_step: int, begun: float
 ) -> LearningRecord:
-    """What was learned. The only place where a training reads test examples."""
+    """Return the record. Only here does a training read test examples."""
     task, curve = training.task, state.validation
     test = task.test.to(training.computing.placed_on)
     final = evaluate(task, model, test)
     load_values(model, state.best)
     best = evaluate(task, model, test)
     if not all(math.isfinite(loss) for loss, _ in (final, best)):
-        raise UserError(f"training has diverged: the test losses are {best[0]} and {final[0]}; lower the learning rate")
+        raise UserError(f"training diverged: the test losses are {best[0]} and {final[0]}; lower the learning rate")
     total = sum(model.get_parameter(name).numel() for name in state.mask or task.kinds(model))
     return LearningRecord(
         **asdict(named),

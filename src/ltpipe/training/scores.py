@@ -1,4 +1,4 @@
-"""Scores of the weights of a model that is being trained, by any criterion: what a level of iterative pruning ranks."""
+"""Scores of a trained model's weights by any criterion, which a level of iterative pruning ranks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,8 +24,8 @@ from ltpipe.training.live import load_values
 from ltpipe.training.randomness import generator
 from ltpipe.training.task import Task
 
-_LABELS = 256  # of examples that go through the model together where a criterion leaves the choice
-_TRANSPOSED = "Conv1D"  # GPT-2's linear layer, by name: what trains images does not wait for transformers
+_LABELS = 256  # labels per batch where a criterion leaves the choice
+_TRANSPOSED = "Conv1D"  # GPT-2's linear layer, by name, so that training on images need not import transformers
 
 
 def level_scores(
@@ -38,44 +38,46 @@ def level_scores(
     seed: int,
     options: Given = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """What every prunable weight is worth to a criterion; a level prunes the lowest of those that are left.
+    """Score every prunable weight by a criterion; a level prunes the lowest scores of the weights left.
 
-    `magnitude` is |w| and `random` is uniform; both look at no example. The others see the model mask ⊙ weights as
-    training leaves it: a pruned weight is 0 and its gradient is 0, so that what never trains again counts neither in
-    the norm that `fisher-clipped` clips nor in the gradient that `grasp` is to preserve. Scores of pruned weights are
-    finite and mean nothing.
+    `magnitude` is |w| and `random` is uniform; neither uses examples. The other criteria see the model mask ⊙ weights
+    as training leaves it: a pruned weight and its gradient are 0. So weights that never train again count neither in
+    the norm that `fisher-clipped` clips nor in the gradient that `grasp` preserves. Scores of pruned weights are finite
+    but meaningless.
 
-    The model is in evaluation mode: no dropout, and batch normalisation with its running statistics. Those of a batch
-    would let the examples of a batch see each other, and there would be no gradient of a single example, which
-    `fisher` and `taylor` need. So the scores are of the function that is evaluated, they do not depend on how examples
-    are cut into batches, and no buffer changes. The code of Tanaka et al. 2020 (2006.05467) scores in evaluation mode
-    too, with SNIP and GraSP; the codes of their papers, which prune at initialisation where no statistics have been
-    gathered, use those of the batch: the option `mode: train` of both. A batch has 256 labels then.
+    The model is in evaluation mode: no dropout, and batch normalisation uses its running statistics. With batch
+    statistics, examples in a batch would affect each other, and single examples, which `fisher` and `taylor` need,
+    would have no gradient. So the scores describe the function that is evaluated, they do not depend on how examples
+    are split into batches, and no buffer changes. The code of Tanaka et al. 2020 (2006.05467) also scores SNIP and
+    GraSP in evaluation mode. The code of the SNIP and GraSP papers uses batch statistics, since it prunes at
+    initialisation, before any statistics are gathered. The option `mode: train` of both criteria does the same; a batch
+    then has 256 labels.
 
-    SynFlow prunes as it scores, from all prunable weights to 1 % of them. With a mask, the flow of pruned weights is
-    0: they fall first, and as long as its steps find enough of them nothing else does. Then it goes on among the rest
-    as from a dense model.
+    SynFlow prunes as it scores, from all prunable weights to 1 % of them. The flow of weights that the mask prunes is
+    0, so they are pruned first, and no others until its steps run out of them. It then continues among the rest as from
+    a dense model.
 
     Args:
-        task: makes the model, and gives the examples: *training* ones only, the first `examples` in an order that
-            follows from `seed`.
-        weights: of all parameters, float32.
+        task: builds the model and gives the examples: only *training* examples, the first `examples` in an order that
+            depends on `seed`.
+        weights: all parameters, float32.
         buffers: running statistics of normalisations.
         criterion: one of `every_criterion()`.
-        mask: of the level before, `levels.dense_mask` for the first: names of the prunable tensors to bool tensors.
-        examples: to calibrate with, for a criterion that needs data.
-        seed: of the order of the examples, and of `random`.
-        options: of the criterion; those that are not given have their defaults.
+        mask: names of the prunable tensors to bool tensors: the previous level's mask, or `levels.dense_mask` for the
+            first level.
+        examples: number of calibration examples, for a criterion that needs data.
+        seed: seed of the order of examples and of `random`.
+        options: the criterion's options; missing ones take their defaults.
 
     Returns:
-        Float32 on the CPU, with the names and in the order of `mask`. Gradients are of summed losses, nats.
+        Scores, float32 on the CPU, with the names and order of `mask`. Gradients are of summed losses, in nats.
 
     Raises:
-        UserError: the criterion is unknown, has no such option or cannot score a weight, there are not so many
-            examples, or a score is not finite.
+        UserError: the criterion is unknown, has no such option or cannot score a weight, there are too few examples, or
+            a score is not finite.
     """
     if criterion not in every_criterion():
-        raise UserError(f"criterion '{criterion}' is unknown; allowed are {', '.join(every_criterion())}")
+        raise UserError(f"criterion '{criterion}' is unknown; use {', '.join(every_criterion())}")
     chosen = criterion_options(criterion, options, criterion)
     if criterion == "random":
         return {name: torch.rand(kept.shape, generator=generator(seed, "random", name)) for name, kept in mask.items()}
@@ -91,17 +93,17 @@ def level_scores(
     for name in mask:
         if not bool(found[name].isfinite().all()):
             raise UserError(
-                f"criterion '{criterion}': scores of '{name}' are not finite; training has diverged, or the signal is "
-                "too large for float32: lower the learning rate or choose another criterion"
+                f"criterion '{criterion}': scores of '{name}' are not finite: training diverged, or the signal is too "
+                "large for float32; lower the learning rate or choose another criterion"
             )
     return {name: found[name].float().cpu() for name in mask}
 
 
 class LiveData(Protocol):
-    """What a live model is scored on.
+    """The data a live model is scored on.
 
     Attributes:
-        tokens: labels of an example.
+        tokens: number of labels of an example.
     """
 
     @property
@@ -110,15 +112,15 @@ class LiveData(Protocol):
         ...
 
     def losses(self, model: nn.Module, objective: Objective | None = None) -> Iterator[torch.Tensor]:
-        """Of each batch the loss of the model summed over its labels, or an objective, to be derived."""
+        """Yield a differentiable scalar per batch: the loss, or an objective, summed over the batch's labels."""
         ...
 
     def run(self, model: nn.Module) -> None:
-        """Send every example through the model, for whoever watches its modules."""
+        """Run every example through the model, for hooks on its modules."""
         ...
 
     def of_ones(self, model: nn.Module) -> AbstractContextManager["LiveData"]:
-        """One example: an image of ones (Tanaka et al. 2020), or one token whose embedding is ones meanwhile."""
+        """Give one example: an image of ones (Tanaka et al. 2020), or one token whose embedding is temporarily ones."""
         ...
 
 
@@ -127,9 +129,9 @@ class TaskData:
     """Examples of a task.
 
     Attributes:
-        task: says what its loss is.
-        examples: to calibrate with.
-        batch: examples that go through the model together; None is as many as suit it.
+        task: defines the loss.
+        examples: the calibration examples.
+        batch: examples per batch; None chooses a suitable number.
     """
 
     task: Task
@@ -166,7 +168,7 @@ class TaskData:
             if inputs.is_floating_point():
                 inputs = torch.ones_like(inputs)
             else:
-                inputs = inputs[:, :2]  # the second is only predicted
+                inputs = inputs[:, :2]  # the second token is only a label
                 stack.enter_context(embedding_of_ones(model))
             yield replace(self, examples=Examples(inputs, self.examples.labels.reshape(-1)[:1]))
 
@@ -177,14 +179,14 @@ class TaskData:
 
 @contextmanager
 def embedding_of_ones(model: nn.Module) -> Iterator[None]:
-    """Let the embedding of every token be ones for a while.
+    """Temporarily make the embedding of every token ones.
 
     Raises:
-        UserError: the model does not say which module is its embedding.
+        UserError: the model has no method get_input_embeddings.
     """
     find: Callable[[], nn.Module] | None = getattr(model, "get_input_embeddings", None)
     if find is None:
-        raise UserError("this criterion needs the embedding; give the model a method get_input_embeddings")
+        raise UserError("this criterion needs the model's embedding; add a method get_input_embeddings to the model")
     hook = find().register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
     try:
         yield
@@ -193,14 +195,14 @@ def embedding_of_ones(model: nn.Module) -> Iterator[None]:
 
 
 class LiveSubject:
-    """A model in memory as a `Subject`. It computes where the model is, and delivers on the CPU.
+    """A model in memory as a `Subject`. It computes on the model's device and delivers on the CPU.
 
     Args:
-        model: its own from now on; it gets the values.
-        values: of its parameters and buffers, on the CPU.
+        model: the model, which the subject takes over and loads with `values`.
+        values: values of its parameters and buffers, on the CPU.
         mask: names to bool tensors, True where a weight is kept.
-        data: to calibrate with.
-        options: of the criterion.
+        data: the calibration data.
+        options: the criterion's options.
     """
 
     def __init__(self, model: nn.Module, values: Tensors, mask: Tensors, data: LiveData, options: Any) -> None:
@@ -212,17 +214,17 @@ class LiveSubject:
             parameter.requires_grad_()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a weight."""
+        """Return the shape of a weight."""
         return tuple(self._mask[name].shape)
 
     def weight(self, name: str) -> torch.Tensor:
-        """A weight, whatever the model computes with at the time."""
+        """Return a weight, unaffected by temporary changes of the model."""
         return self._values[name].float()
 
     def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective | None = None) -> None:
-        """Accumulate the gradients of the loss of the task, summed over the labels of a batch, or of an objective.
+        """Accumulate the gradients of the task's loss, summed over the labels of a batch, or of an objective.
 
-        What the model does not use has gradients of zeros.
+        Weights that the model does not use get zero gradients.
         """
         parameters, tokens = self._parameters(), self._data.tokens
         sums = {name: make(parameter.shape, parameter.device, tokens) for name, parameter in parameters.items()}
@@ -234,16 +236,16 @@ class LiveSubject:
             deliver(name, each.result().cpu())
 
     def hessian_gradient(self, deliver: Deliver, objective: Objective | None = None) -> None:
-        """Deliver the Hessian of the summed loss, or objective, times its gradient: a second derivative of each batch.
+        """Deliver the Hessian of the summed loss, or objective, times its gradient: a second derivative per batch.
 
-        A difference of gradients would do for smooth models only, and those of images have ReLU.
+        A finite difference of gradients would only suit smooth models, and image models have ReLU.
         """
         parameters = self._parameters()
         gradient: dict[str, torch.Tensor] = {}
         self.gradients(SummedGradient, gradient.__setitem__, objective)
         products = {name: torch.zeros_like(each) for name, each in gradient.items()}
         gradient = {name: gradient[name].to(parameter.device) for name, parameter in parameters.items()}
-        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no second derivative
+        with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
             for loss in self._data.losses(self._model, objective):
                 first = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
                 with torch.enable_grad():
@@ -257,15 +259,15 @@ class LiveSubject:
             deliver(name, product)
 
     def input_norms(self) -> dict[str, torch.Tensor]:
-        """L2 norm of the input that each weight is multiplied with, over all examples, of the shape of the weight.
+        """Return the L2 norm over all examples of the input to each weight, in the weight's shape.
 
-        A convolution is the matrix product that it is once its inputs are unfolded into patches, as in Frantar &
-        Alistarh 2022 (2208.11580): an input of the kernel is a channel at a place of the patch, zeros of the padding
-        included, and its norm is taken over all patches. Squares are summed in float32 inside a batch and in float64
-        over all of them. Layers that were not run have norms of zero.
+        A convolution is treated as a matrix product of inputs unfolded into patches, as in Frantar & Alistarh 2022
+        (2208.11580): an input of the kernel is a channel at a position in the patch, including zero padding, and its
+        norm is taken over all patches. Squares are summed in float32 inside a batch and in float64 across batches.
+        Layers that did not run have zero norms.
 
         Raises:
-            UserError: a weight is not that of a linear layer or convolution.
+            UserError: a weight does not belong to a linear layer or convolution.
         """
         squares: dict[str, torch.Tensor] = {}
         with ExitStack() as stack:
@@ -281,7 +283,7 @@ class LiveSubject:
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
-        """Let the model compute with other weights, and running statistics, for a while."""
+        """Temporarily change the model's weights and running statistics."""
         load_values(
             self._model,
             {name: change(name, kept) if kept.is_floating_point() else kept for name, kept in self._values.items()},
@@ -293,7 +295,7 @@ class LiveSubject:
 
     @contextmanager
     def statistics_of_batches(self) -> Iterator[None]:
-        """Let batch normalisation normalise by the statistics of a batch for a while; no statistic is kept of it."""
+        """Temporarily normalise by batch statistics; running statistics are restored afterwards."""
         kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
         layers = [layer for layer in self._model.modules() if isinstance(layer, kinds)]
         for layer in layers:
@@ -307,7 +309,7 @@ class LiveSubject:
 
     @contextmanager
     def inputs_of_ones(self) -> Iterator[None]:
-        """Let the only example be one of ones; see `LiveData`."""
+        """Temporarily replace the data by one example of ones; see `LiveData.of_ones`."""
         before = self._data
         with before.of_ones(self._model) as self._data:
             try:
@@ -317,7 +319,7 @@ class LiveSubject:
 
     @contextmanager
     def stored(self) -> Iterator[Stored]:
-        """Room for one float32 a weight, zeros at first; it is gone afterwards."""
+        """Give temporary storage for one float32 per weight, initially zero."""
         with TemporaryFile() as file:
             yield Stored(file, {name: self.shape(name) for name in self.names})
 
@@ -325,38 +327,38 @@ class LiveSubject:
         return {name: self._model.get_parameter(name) for name in self.names}
 
     def _linear(self, name: str) -> nn.Module:
-        """The layer whose outputs are sums of products of this weight and inputs."""
+        """Return the linear layer or convolution that this weight belongs to."""
         owner, _, leaf = name.rpartition(".")
         layer = self._model.get_submodule(owner)
         known = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
         if leaf != "weight" or not (known or type(layer).__name__ == _TRANSPOSED):
             raise UserError(
-                f"'{name}' is no weight of a linear layer or convolution, whose inputs could be observed; exclude it "
-                "from the prunable weights or choose a criterion that needs no inputs"
+                f"'{name}': not a weight of a linear layer or convolution, so its inputs cannot be observed; exclude "
+                "it from the prunable weights or choose a criterion that needs no inputs"
             )
         return layer
 
 
 def _squared_inputs(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Σ x² over the inputs x that each weight of a linear layer is multiplied with, float64 of the weight's shape.
+    """Return Σ x² over the inputs x to each weight of a linear layer, float64 in the weight's shape.
 
-    It is the derivative by the weight of the sum of what the layer makes of x². So strides, paddings, groups and
-    transposed weights are what the layer itself takes them for.
+    It is the derivative, with respect to the weight, of the summed outputs of the layer for inputs x². So the layer
+    itself handles strides, padding, groups and transposed weights.
     """
-    weight: Any = layer.weight  # a parameter, or what a parametrization makes of some
+    weight: Any = layer.weight  # a parameter or the result of a parametrization
     with torch.enable_grad():
-        total = layer.forward(inputs.detach().square()).sum()  # past the hook that calls this
+        total = layer.forward(inputs.detach().square()).sum()  # `forward` bypasses the hook that calls this
         return torch.autograd.grad(total, weight)[0].cpu().double()
 
 
 def _calibration(examples: Examples, count: int, seed: int) -> Examples:
-    """The first so many in the order that follows from the seed."""
+    """Return the first `count` examples in an order that depends on the seed."""
     if not 1 <= count <= len(examples):
-        raise UserError(f"{count} examples to calibrate with; there are {len(examples)}, allowed is 1 to that")
+        raise UserError(f"examples: {count} is not allowed; use 1 to {len(examples)} calibration examples")
     chosen = torch.randperm(len(examples), generator=generator(seed, "calibration"))[:count]
     return Examples(examples.inputs[chosen], examples.labels[chosen])
 
 
 def _blank(examples: Examples) -> Examples:
-    """One example of zeros, for a criterion that is not to see any."""
+    """Return one example of zeros, for a criterion that must not see data."""
     return Examples(torch.zeros_like(examples.inputs[:1]), torch.zeros_like(examples.labels[:1]))

@@ -1,7 +1,7 @@
-"""Where a training stands: all that its next step depends on, in memory and on disk.
+"""The state of a training, in memory and on disk: everything its next step depends on.
 
-The file is one safetensors file, with the tensors `weights/…`, `buffers/…`, `optimizer/<parameter>/<what>`, `mask/…`
-and `best/…`; the iteration and the validation curve are JSON in its metadata.
+On disk it is one safetensors file with the tensors `weights/…`, `buffers/…`, `optimizer/<parameter>/<what>`, `mask/…`
+and `best/…`. The iteration and the validation curve are JSON in its metadata.
 """
 
 import json
@@ -23,7 +23,7 @@ _PARTS = ("weights", "buffers", "optimizer", "mask", "best")
 
 @dataclass(frozen=True)
 class Point:
-    """What the validation examples showed after so many iterations; loss in nats a label, accuracy a fraction."""
+    """Validation results after `iteration` iterations; loss in nats per label, accuracy a fraction."""
 
     iteration: int
     loss: float
@@ -32,18 +32,18 @@ class Point:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A training between two steps. No tensor is shared with the model that is trained.
+    """A training between two steps. It shares no tensor with the model being trained.
 
     Attributes:
-        weights: of all parameters, float32 on the CPU.
+        weights: all parameters, float32 on the CPU.
         buffers: running statistics of normalisations.
-        optimizer: `<parameter>/<what>` to the tensors that the optimizer keeps of it; empty is a fresh optimizer.
-        iteration: steps done. The place in the schedule of learning rates and in the data is this number too, and
-            noise inside the model is drawn anew in each step from it.
-        mask: names of prunable tensors to bool tensors, True where a weight is kept, the others being 0; `{}` for a
-            training that prunes nothing.
+        optimizer: `<parameter>/<what>` to the tensors that the optimizer keeps for it; empty for a fresh optimizer.
+        iteration: steps done. It is also the position in the learning-rate schedule and in the data, and seeds the
+            noise inside the model in each step.
+        mask: names of prunable tensors to bool tensors, True where a weight is kept; the other weights are 0. `{}` for
+            a training that prunes nothing.
         validation: the curve so far, in order.
-        best: weights and buffers at its smallest loss.
+        best: weights and buffers at the curve's smallest loss.
     """
 
     weights: Tensors
@@ -56,20 +56,20 @@ class TrainingState:
 
 
 def start_of(model: nn.Module) -> TrainingState:
-    """The state of a dense model before the first step, copied."""
+    """Return the state of a dense model before the first step, copied."""
     return TrainingState(copied(dict(model.named_parameters())), copied(dict(model.named_buffers())), {}, 0)
 
 
 def rewind(point: TrainingState, mask: Tensors, trained: TrainingState | None = None) -> TrainingState:
-    """The start of a level: mask ⊙ W_k and buffers of step k, a fresh optimizer, schedule and data order at step k.
+    """Return the start of a level: mask ⊙ W_k, buffers of step k, fresh optimizer, schedule and data order at step k.
 
-    Frankle et al. 2020 (1912.05671); with k = 0 Frankle & Carbin 2019. Nothing is shared with `point`.
+    Frankle et al. 2020 (1912.05671); with k = 0, Frankle & Carbin 2019. Shares nothing with `point`.
 
     Args:
         point: the state after k steps.
-        mask: of the level.
-        trained: keep its weights and buffers and rewind only the rest: learning-rate rewinding (Renda et al. 2020,
-            2003.02389).
+        mask: the level's mask.
+        trained: if given, keep its weights and buffers and rewind only the rest: learning-rate rewinding (Renda et al.
+            2020, 2003.02389).
     """
     values = trained or point
     weights, buffers = apply_mask(values.weights, mask), copied(values.buffers)
@@ -77,12 +77,12 @@ def rewind(point: TrainingState, mask: Tensors, trained: TrainingState | None = 
 
 
 def copied(tensors: Tensors) -> dict[str, torch.Tensor]:
-    """New tensors of the same values, on the CPU."""
+    """Return copies of tensors on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def write_state(path: Path, state: TrainingState, training: str = "") -> None:
-    """Write a state atomically. `training` says which training it is of, for `read_state`."""
+    """Write a state atomically. `training` identifies its training for `read_state`."""
     tensors = {f"{part}/{name}": tensor for part in _PARTS for name, tensor in getattr(state, part).items()}
     metadata = {
         "format": FORMAT,
@@ -95,17 +95,17 @@ def write_state(path: Path, state: TrainingState, training: str = "") -> None:
 
 
 def read_state(path: Path, training: str | None = None) -> TrainingState | None:
-    """Read what `write_state` wrote; None if it is of another training than the one asked for.
+    """Read a state that `write_state` wrote; return None if it belongs to a training other than `training`.
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: the file is something else.
+        DamagedFileError: the file is not a training state.
     """
-    # Whoever says which training it is to be says more than the configuration does.
+    # A given training identifies the state more exactly than the configuration does.
     with artefact(path, KIND, FORMAT, however_made=training is not None) as file:
         if training not in (None, file.metadata["training"]):
             return None
-        # Copies, since the file is mapped read-only and replaced while training goes on.
+        # Copy, since the file is mapped read-only and replaced while training continues.
         tensors = {name: torch.from_numpy(file.array(name).copy()) for name in file.specs}
         parts: Mapping[str, dict[str, torch.Tensor]] = {part: {} for part in _PARTS}
         for whole, tensor in tensors.items():

@@ -1,7 +1,6 @@
-"""What is learned: examples, a model, and what the model says of an example.
+"""A task: examples, a model, and the model's output for an example.
 
-A new task is one file in the folder `tasks`. Everything about it is in one file on disk, so that a stage that trains
-needs no other.
+To add a task, add one file to the folder `tasks`. On disk a task is one file, the only one a training stage needs.
 """
 
 import json
@@ -37,10 +36,10 @@ _FOLDER = "ltpipe.training.tasks"
 
 
 class Task(ABC):
-    """A task; any model and examples will do, also those that only a program has in memory.
+    """A task. Any model and examples will do, including ones that exist only in a program's memory.
 
     Attributes:
-        train, validation, test: the examples of each part, without one in common.
+        train, validation, test: the examples of each part; no example is in two parts.
     """
 
     train: Examples
@@ -49,44 +48,44 @@ class Task(ABC):
 
     @abstractmethod
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays, and a specification that JSON can hold, that say all about the task: what it is told apart by."""
+        """Return arrays and a JSON-serialisable specification that together define and identify the task."""
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of all that `stored` gives."""
+        """SHA-256 of everything that `stored` returns."""
         arrays, specification = self.stored()
         tensors = {name: torch.tensor(array) for name, array in arrays.items()}
         return sha256(f"{json.dumps(specification)}{digest(tensors)}".encode()).hexdigest()
 
     @abstractmethod
     def build(self, seed: int) -> nn.Module:
-        """A model in training mode, float32 on the CPU, with random initial weights that follow from `seed`.
+        """Build a model in training mode, float32 on the CPU, with random initial weights that depend on `seed`.
 
-        Torch's global generator is left as it was.
+        Torch's global generator is left unchanged.
         """
 
     def pretrained(self) -> dict[str, torch.Tensor] | None:
-        """Weights that training begins with in place of random ones, by parameter name; None where there are none."""
+        """Return pretrained weights by parameter name; None if training starts from random weights."""
         return None
 
     @abstractmethod
     def logits(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        """What the model says: [..., classes], with the shape of the labels before it."""
+        """Return the model's logits, [..., classes]; the leading dimensions are those of the labels."""
 
     @abstractmethod
     def kinds(self, model: nn.Module) -> dict[str, Kind]:
-        """Names of the prunable tensors in canonical order, and the kind of layer that each belongs to."""
+        """Map the prunable tensors' names, in canonical order, to kinds of layers."""
 
     @abstractmethod
     def output(self, model: nn.Module) -> nn.Module:
-        """The last layer; what goes into it are the features of an example."""
+        """Return the last layer; its inputs are the features of an example."""
 
     def loss(self, model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy, nats a label, from float32 logits."""
+        """Return the mean cross-entropy, nats per label, from float32 logits."""
         return functional.cross_entropy(self.logits(model, inputs).float().flatten(0, -2), labels.flatten())
 
     def start(self, seed: int) -> nn.Module:
-        """A model with the weights that training begins with."""
+        """Build a model with the weights that training starts from."""
         model, weights = self.build(seed), self.pretrained()
         if weights is not None:
             with torch.no_grad():
@@ -100,53 +99,53 @@ class ConfiguredTask(Task):
 
     @classmethod
     def foresee(cls, pretrained: "PretrainedConfig | None", **options: Any) -> Task:
-        """What `prepare` would make, as far as a plan asks: the model, the shapes of examples, and their number.
+        """Return as much of `prepare`'s task as a plan needs: the model, and the shapes and number of examples.
 
-        Unless a task knows better, it is made in earnest.
+        By default this calls `prepare`.
 
         Args:
-            pretrained: configuration of the model that training begins with; None for random weights.
-            options: of the configuration, and `key`.
+            pretrained: configuration of the model that training starts from; None for random weights.
+            options: the configuration's options, and `key`.
 
         Raises:
-            UserError: as `prepare`, or a task begins with a checkpoint and does not say how it is planned.
+            UserError: as in `prepare`, or the task starts from a checkpoint but does not override `foresee`.
         """
         if pretrained is not None:
-            raise UserError(f"{options['key']}: a task that begins with a checkpoint is planned by its own `foresee`")
+            raise UserError(f"{options['key']}: a task that starts from a checkpoint must define its own `foresee`")
         return cls.prepare(**options)
 
     @classmethod
     @abstractmethod
     def prepare(cls, *_: Any, **options: Any) -> Self:
-        """Make the task from the options of the configuration, the parameters of the override by their names."""
+        """Make the task from the configuration's options; an override names them as its parameters."""
 
     @classmethod
     @abstractmethod
     def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> Self:
-        """Make the task from what `stored` gave; arrays of `file` are to be copied."""
+        """Make the task from what `stored` returned; copy arrays of `file` before use."""
 
 
 def task_named(name: str) -> type[ConfiguredTask]:
-    """Look a task up.
+    """Look up a task by name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no task of that name.
     """
     if name not in task_names():
-        raise UserError(f"task '{name}' is unknown; allowed are {', '.join(task_names())}")
+        raise UserError(f"task '{name}' is unknown; use {', '.join(task_names())}")
     return import_module(f"{_FOLDER}.{name.replace('-', '_')}").TASK
 
 
 def prepared_task(name: str, options: Mapping[str, Any], key: str) -> Task:
-    """Make a task from the options of the configuration.
+    """Make a task from the configuration's options.
 
     Args:
-        name: of the task.
-        options: of the task; those that are not given are the task's own.
-        key: configuration key of the task, for messages.
+        name: the task's name.
+        options: the task's options; missing ones take the task's defaults.
+        key: the task's configuration key, for messages.
 
     Raises:
-        UserError: there is no such task, it has no such options, or there are no such data.
+        UserError: there is no such task, it has no such options, or the data do not exist.
     """
     kind = task_named(name)
     _check_options(kind, name, options, key)
@@ -154,7 +153,7 @@ def prepared_task(name: str, options: Mapping[str, Any], key: str) -> Task:
 
 
 def foreseen_task(task: Mapping[str, Any], key: str, pretrained: "PretrainedConfig | None") -> Task:
-    """A task for a plan, from its section of the configuration; see `ConfiguredTask.foresee`."""
+    """Make a task for a plan from its section of the configuration; see `ConfiguredTask.foresee`."""
     options = {name: value for name, value in task.items() if name not in ("kind", "pretrained")}
     kind = task_named(task["kind"])
     _check_options(kind, task["kind"], options, key)
@@ -182,11 +181,11 @@ def write_task(path: Path, name: str, task: Task) -> None:
 
 
 def read_task(path: Path) -> Task:
-    """Read what `write_task` wrote.
+    """Read a task that `write_task` wrote.
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: the file is something else.
+        DamagedFileError: the file is not a task.
     """
     with artefact(path, KIND, FORMAT) as file:
         return task_named(file.metadata["task"]).load(file, json.loads(file.metadata["specification"]))

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model on examples, and the callback that follows them while it trains."""
+"""Loss and accuracy of a model on examples, and the callback that tracks them during training."""
 
 import math
 
@@ -17,13 +17,13 @@ _LABELS = 1024
 
 @torch.no_grad()
 def evaluate(task: Task, model: nn.Module, examples: Examples) -> tuple[float, float]:
-    """Mean loss, nats a label, and accuracy, a fraction; in evaluation mode, float32 logits, sums in float64.
+    """Return mean loss, nats per label, and accuracy, a fraction; evaluation mode, float32 logits, float64 sums.
 
-    The model comes back in the mode it was in.
+    The model returns to its previous mode.
     """
     training = model.training
     model.eval()
-    at_once = max(1, _LABELS // examples.labels[0].numel())  # logits of this many labels are in memory together
+    at_once = max(1, _LABELS // examples.labels[0].numel())  # examples per batch; bounds the logits in memory
     loss, correct = 0.0, 0
     for inputs, labels in zip(examples.inputs.split(at_once), examples.labels.split(at_once), strict=True):
         logits, wanted = task.logits(model, inputs).float().flatten(0, -2), labels.flatten()
@@ -34,22 +34,22 @@ def evaluate(task: Task, model: nn.Module, examples: Examples) -> tuple[float, f
 
 
 def validation(task: Task, examples: Examples, first: int = 0) -> Callback:
-    """The callback that evaluates at the intervals of the settings, and keeps the weights of the smallest loss.
+    """Return the callback that evaluates at the settings' intervals and keeps the weights with the smallest loss.
 
     Args:
-        task: says what the model says.
-        examples: to look at, on the device.
-        first: iterations before which it does not look: a model that is still being pruned has another density.
+        task: gives loss and logits.
+        examples: the validation examples, on the device.
+        first: the first iteration to evaluate; before it, gradual pruning has not reached the final density.
     """
 
     def follow(live: LiveTraining) -> None:
         seen = live.validation[-1].iteration if live.validation else -1
         if live.iteration in range(first) or live.iteration == seen or not live.settings.evaluates_at(live.iteration):
-            return  # a training that goes on from a file has seen the point where it goes on
+            return  # a resumed training has already evaluated the iteration it resumes from
         loss, accuracy = evaluate(task, live.model, examples)
         if not math.isfinite(loss):
             raise UserError(
-                f"training has diverged: the validation loss after {live.iteration} iterations is {loss}; lower "
+                f"training diverged: the validation loss after {live.iteration} iterations is {loss}; lower "
                 f"the learning rate ({live.settings.learning_rate})"
             )
         if all(loss < point.loss for point in live.validation):

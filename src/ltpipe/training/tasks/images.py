@@ -20,13 +20,13 @@ from ltpipe.training.task import ConfiguredTask
 class ImageTask(ConfiguredTask):
     """Images in memory, float32 [images, channels, height, width].
 
-    Pixels are divided by 255; then mean and standard deviation of the *training* images, a channel at a time, are made
-    0 and 1.
+    Pixels are divided by 255, then normalised so that each channel of the *training* images has mean 0 and standard
+    deviation 1.
 
     Attributes:
         model: one of `models.MODELS`.
-        pixels: the images as they are stored.
-        train, validation, test: the same, normalised alike.
+        pixels: the images as stored.
+        train, validation, test: the images, all normalised the same way.
     """
 
     model: str
@@ -43,7 +43,7 @@ class ImageTask(ConfiguredTask):
 
     @classmethod
     def prepare(cls, model: str, source: str, validation: int, test: int, split_seed: int, key: str) -> "ImageTask":
-        """Read and split images (`data.images.load_images`); the model has to fit them."""
+        """Read and split images (`data.images.load_images`) and check that the model fits them."""
         task = cls.of(model, load_images(source, validation, test, split_seed, f"{key}.source"))
         task.build(0)
         return task
@@ -58,7 +58,7 @@ class ImageTask(ConfiguredTask):
         return cls.of(specification["model"], Split(**parts))
 
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Pixels, and the name of the model."""
+        """Return the pixels and the model's name."""
         arrays: dict[str, np.ndarray] = {}
         for part in fields(self.pixels):
             pixels: Pixels = getattr(self.pixels, part.name)
@@ -81,22 +81,22 @@ class ImageTask(ConfiguredTask):
         return build_model(self.model, self.shape, self.classes, seed)
 
     def logits(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        """Of each image, [images, classes]."""
+        """Return logits per image, [images, classes]."""
         return model(inputs)
 
     def kinds(self, model: nn.Module) -> dict[str, Kind]:
-        """Convolutions, fully connected layers, and the last of them."""
+        """Return the weights of convolutions, fully connected layers and the last of them."""
         return prunable_kinds(model)
 
     def output(self, model: nn.Module) -> nn.Module:
-        """The last fully connected layer."""
+        """Return the last fully connected layer."""
         return output_layer(model)
 
 
 def _levels(images: np.ndarray) -> np.ndarray:
-    """What each pixel value of each channel becomes, float32 [channels, 256].
+    """Return the normalised value of each pixel value in each channel, float32 [channels, 256].
 
-    Mean and deviation come from whole numbers, so that no order of summing matters.
+    Mean and deviation come from integer sums, so the order of summation does not matter.
     """
     levels = []
     for channel in range(images.shape[1]):

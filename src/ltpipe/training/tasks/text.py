@@ -1,4 +1,4 @@
-"""Causal language models of any architecture that transformers knows, on windows of a text."""
+"""Causal language models of any transformers architecture, on sequences of a text."""
 
 import json
 from collections.abc import Mapping
@@ -35,20 +35,20 @@ _PARTS = ("train", "validation", "test")
 _UNKNOWN_WINDOWS = 1024
 _ABOUT_THE_FILE = ("_name_or_path", "transformers_version")
 _NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-"""A tokenizer trained here has none, and the embedding of what a model takes for padding would never be trained."""
+"""A tokenizer trained here has no special tokens, and a token treated as padding would never train its embedding."""
 
 
 @dataclass(frozen=True)
 class TextTask(ConfiguredTask):
-    """Windows of text in memory, int64 [windows, tokens]; each but the first token of a window is a label.
+    """Sequences of text in memory, int64 [sequences, tokens]; every token but a sequence's first is a label.
 
     Attributes:
-        configuration: of the model, as `transformers.AutoConfig.for_model` takes it.
+        configuration: the model's configuration, as `transformers.AutoConfig.for_model` takes it.
         tokenizer: the content of its tokenizer.json.
         prunable: which weights compete.
-        initial: pretrained parameters by name, float32 where they are of floating point; empty without a checkpoint.
+        initial: pretrained parameters by name, floating-point ones in float32; empty without a checkpoint.
         buffers: the checkpoint's persistent buffers by name.
-        train, validation, test: windows of different documents.
+        train, validation, test: sequences from different documents.
     """
 
     configuration: Mapping[str, Any]
@@ -79,43 +79,43 @@ class TextTask(ConfiguredTask):
         architecture: Mapping[str, Any] | None = None,
         checkpoint: str | None = None,
     ) -> "TextTask":
-        """Read and split texts, tokenise each part and cut it into windows; the model has to fit them.
+        """Read and split texts, tokenise each part, cut it into sequences, and check that the model fits them.
 
         Args:
-            source: of the texts.
+            source: where the texts are.
             files: shell-style pattern of the files to read in a folder.
             field: key or column that holds the text (`data.documents.read_documents`).
-            documents: all, or those of one part.
+            documents: all documents or those of one part.
             separator: text after each document.
-            sequence_length: tokens a window; documents are joined, the tail of each part is dropped
+            sequence_length: tokens per sequence; documents are joined and the tail of each part is dropped
                 (`data.sequences.cut_windows`).
-            evaluation_sequences: largest number of validation windows, and of test windows, at even distances over
-                the part; None takes all.
-            validation: fraction of the documents (`data.documents.split_documents`).
-            test: the same.
-            split_seed: of the split.
-            vocabulary: entries of a tokenizer that is trained on the training documents.
+            evaluation_sequences: largest number of validation sequences and of test sequences, evenly spaced over the
+                part; None takes all.
+            validation: validation documents, a fraction (`data.documents.split_documents`).
+            test: test documents, the same.
+            split_seed: seed of the split.
+            vocabulary: size of the tokenizer trained on the training documents.
             prunable: preset, include and exclude of a `checkpoints.prunable.Selection`.
-            key: configuration key of the task, for messages.
-            architecture: `model_type` and any other keys of a transformers configuration; random initial weights, and
-                a tokenizer that is trained here.
-            checkpoint: a canonical checkpoint folder: pretrained weights, and their own tokenizer. Exactly one of the
-                two is given.
+            key: the task's configuration key, for messages.
+            architecture: `model_type` and any other keys of a transformers configuration, for random initial weights
+                and a tokenizer trained here.
+            checkpoint: a canonical checkpoint folder, for pretrained weights and their tokenizer. Give either this or
+                `architecture`.
 
         Raises:
-            UserError: anything of this does not fit together.
+            UserError: an option is invalid, or the options do not fit together.
         """
         if unknown := sorted(prunable.keys() - (allowed := [each.name for each in fields(Selection)])):
-            raise UserError(f"{key}: prunable.{unknown[0]} is no key; allowed are {', '.join(allowed)}")
+            raise UserError(f"{key}: prunable.{unknown[0]} is not a key; use {', '.join(allowed)}")
         if architecture is not None and checkpoint is None:
             config = _described(architecture, key)
         elif checkpoint is not None and architecture is None:
             config = _read_config(Path(checkpoint), key)
         else:
-            raise UserError(f"{key}: architecture and checkpoint are to be given one without the other")
+            raise UserError(f"{key}: give exactly one of architecture and checkpoint")
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and sequence_length > longest:
-            raise UserError(f"{key}: sequence_length is {sequence_length}; the model reads at most {longest} tokens")
+            raise UserError(f"{key}: sequence_length is {sequence_length}; use at most {longest}, the model's maximum")
         check_length(sequence_length, f"{key}: all")
         template = ChatTemplate(Path(checkpoint)) if checkpoint is not None else None
         texts = list(read_documents(Source(source, key), files, field, documents, template))
@@ -140,7 +140,7 @@ class TextTask(ConfiguredTask):
         return task
 
     @classmethod
-    def foresee(  # type: ignore[override]  # its options come by name
+    def foresee(  # type: ignore[override]  # options are passed by name
         cls,
         pretrained: "PretrainedConfig | None",
         key: str,
@@ -151,9 +151,9 @@ class TextTask(ConfiguredTask):
         architecture: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> "TextTask":
-        """The model, and windows of no text: how many training windows there are is not known before it is read.
+        """Return the task with blank sequences; the number of training sequences is unknown until the text is read.
 
-        Where all validation windows are evaluated, there are taken to be 1,024.
+        If all validation sequences are evaluated, assume 1,024 of them.
         """
         config = _described(architecture or {}, key) if pretrained is None else pretrained
         if pretrained is None:
@@ -165,7 +165,7 @@ class TextTask(ConfiguredTask):
 
     @classmethod
     def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> "TextTask":
-        """Read the windows; pretrained weights stay in the mapped file until they are asked for."""
+        """Read the sequences; pretrained weights stay in the mapped file until needed."""
         return cls(
             specification["configuration"],
             specification["tokenizer"],
@@ -176,7 +176,7 @@ class TextTask(ConfiguredTask):
         )
 
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Windows, int32, pretrained weights, and what there is to know about model and tokenizer."""
+        """Return int32 sequences, pretrained weights and buffers, and a specification of model and tokenizer."""
         arrays = {f"{part}/windows": getattr(self, part).inputs.to(torch.int32).numpy() for part in _PARTS}
         for folder, tensors in {"initial": self.initial, "buffers": self.buffers}.items():
             arrays |= {f"{folder}/{name}": array for name, array in tensors.items()}
@@ -187,7 +187,7 @@ class TextTask(ConfiguredTask):
         }
 
     def build(self, seed: int) -> nn.Module:
-        """The architecture's own initialisation; persistent buffers are the checkpoint's."""
+        """Build the model with the architecture's own initialisation and the checkpoint's persistent buffers."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         with torch.random.fork_rng(devices=[]):
@@ -200,55 +200,57 @@ class TextTask(ConfiguredTask):
         return model.train()
 
     def pretrained(self) -> dict[str, torch.Tensor] | None:
-        """The checkpoint's parameters, copied."""
+        """Return a copy of the checkpoint's parameters."""
         return {name: torch.tensor(array) for name, array in self.initial.items()} or None
 
     def logits(self, model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        """Of each token but the first of a window, [windows, tokens - 1, vocabulary]."""
+        """Return logits for every token but a sequence's first, [sequences, tokens - 1, vocabulary]."""
         return model(input_ids=inputs, use_cache=False).logits[:, :-1]
 
     def kinds(self, model: nn.Module) -> dict[str, Kind]:
-        """The selected weights: hidden, but for the weights of the output head, tied or not."""
+        """Return the selected weights: `output` for the output head, tied or not, `hidden` for all others."""
         head = self.output(model).weight
         names = self.prunable.names(manifest_of(model, "built"))
         return {name: "output" if model.get_parameter(name) is head else "hidden" for name in names}
 
     def output(self, model: Any) -> nn.Module:
-        """The head."""
+        """Return the output head."""
         return model.get_output_embeddings()
 
     def _check(self, key: str) -> None:
-        """Run the model once, so that what does not fit shows before anything is written."""
+        """Run the model once, so that a mismatch shows before anything is written."""
         largest = max(int(getattr(self, part).inputs.max()) for part in _PARTS)
         try:
             model: Any = self.start(0)
             if largest < (entries := model.get_input_embeddings().weight.shape[0]):
                 with torch.no_grad():
                     self.logits(model, self.train.inputs[:1])
-        except Exception as error:  # architectures raise anything about sizes that do not fit
+        except Exception as error:  # architectures raise all kinds of errors for sizes that do not fit
             raise UserError(f"{key}: the model does not run on this text ({_first_line(error)})") from None
         if largest >= entries:
-            raise UserError(f"{key}: the tokenizer gives token {largest}; the model has embeddings for {entries} only")
+            raise UserError(
+                f"{key}: the tokenizer produces token {largest}; the model only has embeddings for {entries} tokens"
+            )
         self.kinds(model)
 
 
 def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
-    """The configuration that a mapping describes; transformers itself would take any key."""
+    """Return the configuration that a mapping describes, checking its keys, which transformers does not."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     kind = architecture.get("model_type")
     if kind not in CONFIG_MAPPING:
-        raise UserError(f"{key}: architecture.model_type is {kind!r}; allowed are those of transformers, such as llama")
+        raise UserError(f"{key}: architecture.model_type is {kind!r}; use a model type of transformers, such as llama")
     if "vocab_size" in architecture:
         raise UserError(f"{key}: architecture.vocab_size follows from the tokenizer; set vocabulary instead")
     try:
         known = AutoConfig.for_model(kind).to_dict().keys() | CONFIG_MAPPING[kind].attribute_map.keys()
         config = AutoConfig.for_model(**{**_NO_SPECIAL_TOKENS, **architecture})
     except Exception as error:
-        raise UserError(f"{key}: architecture is no {kind} configuration ({_first_line(error)})") from None
+        raise UserError(f"{key}: architecture is not a {kind} configuration ({_first_line(error)})") from None
     if unknown := sorted(architecture.keys() - known):
         allowed = ", ".join(sorted(known - {"vocab_size", *_ABOUT_THE_FILE}))
-        raise UserError(f"{key}: architecture.{unknown[0]} is no key of a {kind} configuration; allowed are {allowed}")
+        raise UserError(f"{key}: architecture.{unknown[0]} is not a key of a {kind} configuration; use {allowed}")
     return config
 
 
@@ -261,12 +263,12 @@ def _read_config(folder: Path, key: str) -> "PretrainedConfig":
         raise UserError(f"{key}: {error}") from None
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a damaged configuration raises anything
-        raise UserError(f"{key}: '{folder}' is no canonical checkpoint folder ({_first_line(error)})") from None
+    except Exception as error:  # a damaged configuration raises all kinds of errors
+        raise UserError(f"{key}: '{folder}' is not a canonical checkpoint folder ({_first_line(error)})") from None
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Parameters, those of floating point in float32, and persistent buffers of a canonical checkpoint, by name."""
+    """Return a canonical checkpoint's parameters, floating-point ones in float32, and persistent buffers, by name."""
     entries = Manifest.read(folder / MANIFEST).tensors
     fetch = fetch_from(open_weights(folder), None, torch.device("cpu"), torch.float32)
     arrays = {name: fetch(name).numpy() for name in sorted(entries, key=str.encode)}
@@ -277,7 +279,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.nda
 
 
 def _plain(config: "PretrainedConfig") -> dict[str, Any]:
-    """All of a configuration, defaults too, so that it means the same under another version of transformers."""
+    """Return a whole configuration, defaults included, so that it means the same in every version of transformers."""
     content = json.loads(config.to_json_string(use_diff=False))
     return {name: value for name, value in content.items() if name not in _ABOUT_THE_FILE} | {"dtype": "float32"}
 
