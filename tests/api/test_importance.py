@@ -262,23 +262,26 @@ def test_padding_and_ignored_labels_have_no_gradient(token_ids):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: {"criterion": "beauty"}, "criterion 'beauty' is unknown here; known are magnitude, fisher"),
-        (lambda _: {"criterion": {}}, "a hybrid of nothing"),
+        (lambda _: {"criterion": "beauty"}, "criterion 'beauty' is unknown here; use magnitude, fisher"),
+        (lambda _: {"criterion": {}}, "the hybrid is empty"),
         (lambda _: {"criterion": {"magnitude": -1}}, "weight -1.0 of magnitude is not allowed"),
         (lambda _: {"criterion": {"random": 1}}, "criterion 'random' is unknown here"),
         (lambda _: {"criterion": "random"}, "criterion 'random' needs a seed"),
-        (lambda _: {"criterion": "wanda"}, "criterion 'wanda' needs calibration data: give a dataloader"),
+        (lambda _: {"criterion": "wanda"}, "criterion 'wanda' needs calibration data; pass a dataloader"),
         (lambda _: {"criterion": "wanda", "dataloader": []}, "needs calibration data"),
         (lambda ids: {"criterion": "wanda", "dataloader": [padded(ids)]}, "its texts are padded"),
         (lambda _: {"criterion": "snip", "dataloader": ["text"]}, "a batch is a str"),
         (lambda _: {"options": {"magic": 1}}, "magnitude: unknown option 'magic'; allowed: none"),
         (lambda _: {"scope_options": {"magic": 1}}, "scope global: unknown option 'magic'; allowed: none"),
-        (lambda _: {"criterion": {"magnitude": 1}, "options": {"fisher": {}}}, "options: those of a hybrid are by"),
+        (
+            lambda _: {"criterion": {"magnitude": 1}, "options": {"fisher": {}}},
+            "options: a hybrid needs a dict of options by",
+        ),
         (lambda _: {"scope": "square"}, "scope 'square' is unknown"),
         (lambda _: {"scope": "2of4", "sparsity": 0.6}, "prunes exactly 0.5, not 0.6"),
         (lambda _: {"sparsity": 1.5}, "out of range"),
         (lambda _: {"sparsity": math.nan}, "not a number from 0 to 1"),
-        (lambda _: {"preset": "most"}, "preset 'most' is unknown; known are linear, all-weights"),
+        (lambda _: {"preset": "most"}, "preset: 'most' is not allowed; use linear or all-weights"),
         (lambda _: {"exclude": ["nothing*"]}, "'nothing.' matches no parameter"),
     ],
 )
@@ -293,10 +296,10 @@ def test_what_is_refused_of_a_language_model(make, message, token_ids):
     [
         (lambda: (network(), {"scope": "heads"}), "scope 'heads' does not know the units of Sequential"),
         (lambda: (network(), {"preset": "linear"}), "no weight of Sequential is left"),
-        (lambda: (network(), {"criterion": "synflow"}), "needs an input of Sequential: give a dataloader"),
+        (lambda: (network(), {"criterion": "synflow"}), "needs an example input of Sequential; pass a dataloader"),
         (
             lambda: (network(torch.bfloat16), {"criterion": "grasp", "dataloader": images()}),
-            "computes in float32; cast the model first",
+            "computes in float32; cast the model with model.float",
         ),
         (lambda: (nn.Linear(3, 3, device="meta"), {}), "meta device"),
         (lambda: (nn.ReLU(), {}), "no weight of ReLU is left"),
@@ -324,5 +327,5 @@ def test_presets_choose_what_competes(canonical_folder, tmp_path):
             assert all(torch.equal(ours[name], kept) for name, kept in theirs.items())
     assert "lm_head.weight" in ltpipe.create_magnitude_mask(model, 0.37)
     assert "lm_head.weight" not in ltpipe.create_mask(model, 0.37)
-    with pytest.raises(UserError, match="preset 'most' is unknown"):
+    with pytest.raises(UserError, match="preset: 'most' is not allowed"):
         ltpipe.create_magnitude_mask(model, 0.5, preset="most")

@@ -149,9 +149,9 @@ def test_the_dense_model():
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ({"wieght": torch.ones(8, 9, dtype=torch.bool)}, "no parameter 'wieght'; its parameters are called like"),
-        ({"weight": torch.ones(9, 8, dtype=torch.bool)}, r"shape \(9, 8\), the parameter \(8, 9\)"),
-        ({"weight": torch.ones(8, 9)}, "'weight' is torch.float32; allowed are bool tensors"),
+        ({"wieght": torch.ones(8, 9, dtype=torch.bool)}, "no parameter 'wieght'; it has parameters such as"),
+        ({"weight": torch.ones(9, 8, dtype=torch.bool)}, r"shape \(9, 8\); the parameter has \(8, 9\)"),
+        ({"weight": torch.ones(8, 9)}, "'weight' is torch.float32; use a bool tensor"),
         ({"weight": [True]}, "'weight' is list"),
     ],
 )
@@ -168,7 +168,7 @@ def test_refuses_parameters_without_memory_of_their_own_and_casts():
     model = nn.Linear(4, 4)
     model.weight = nn.Parameter(torch.zeros(1, 4).expand(4, 4), requires_grad=False)
     everything = {"weight": torch.zeros(4, 4, dtype=torch.bool)}
-    with pytest.raises(UserError, match="no memory of its own"), ltpipe.masked(model, everything):
+    with pytest.raises(UserError, match="cannot be masked in place"), ltpipe.masked(model, everything):
         pass
     model = nn.Linear(4, 4)
     with pytest.raises(UserError, match=r"cast from torch\.float32"), ltpipe.masked(model, everything):

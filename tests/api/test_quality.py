@@ -116,7 +116,7 @@ def test_a_baseline_without_a_finite_loss_is_refused_before_anything_is_read(bas
         raise AssertionError("never reached")
         yield
 
-    with pytest.raises(UserError, match=r"baseline_performance: .*allowed are the dict that this function returns"):
+    with pytest.raises(UserError, match=r"baseline_performance: .*use this function's result"):
         ltpipe.compute_lottery_ticket_quality(nn.Linear(2, 2), {}, loader(), baseline)
 
 
@@ -168,7 +168,7 @@ def test_precision_modes():
     assert high == pytest.approx(expected, rel=1e-3)  # the cut into micro-batches changes bfloat16 rounding
     assert high != fast
     assert fast == pytest.approx(high, abs=0.1)
-    with pytest.raises(UserError, match="precision_mode 'best' is unknown; known are high, fast"):
+    with pytest.raises(UserError, match="precision_mode: 'best' is not allowed; use high or fast"):
         ltpipe.compute_lottery_ticket_quality(model, {}, batches, precision_mode="best")
 
 
@@ -349,12 +349,12 @@ def test_a_wrapped_forward_stays_wrapped():
     ("batches", "message"),
     [
         ([], "yields no batch"),
-        ([{"input_ids": torch.ones(2, 5).long(), "labels": torch.full((2, 5), -100)}], "nothing is to be predicted"),
+        ([{"input_ids": torch.ones(2, 5).long(), "labels": torch.full((2, 5), -100)}], "nothing to predict"),
         (["text"], "a batch is a str"),
         ([(1, 2, 3)], "a batch is a tuple"),
-        (None, r"dataloader: a NoneType; give an iterable of batches, of one for example"),
-        (texts()[0], "dataloader: a dict; give an iterable"),
-        (torch.ones(2, 5).long(), "dataloader: a Tensor; give an iterable"),
+        (None, r"dataloader: a NoneType is not allowed; use an iterable of batches"),
+        (texts()[0], "dataloader: a dict is not allowed; use an iterable"),
+        (torch.ones(2, 5).long(), "dataloader: a Tensor is not allowed; use an iterable"),
     ],
 )
 def test_refuses_batches(batches, message):
@@ -369,8 +369,8 @@ def test_a_model_without_values_is_refused():
 
 def test_refuses_what_is_not_finite_and_no_batches():
     model = tiny_model("llama")
-    with pytest.raises(UserError, match="0 batches are not allowed"):
+    with pytest.raises(UserError, match="max_batches: 0 is not allowed"):
         ltpipe.compute_lottery_ticket_quality(model, {}, texts(), max_batches=0)
     model.lm_head.weight.data[5] = math.nan
-    with pytest.raises(UserError, match="infinite or not a number"):
+    with pytest.raises(UserError, match="infinite or NaN"):
         ltpipe.compute_lottery_ticket_quality(model, {}, texts())

@@ -131,7 +131,7 @@ def test_a_seed_that_is_no_integer_is_refused_before_anything_is_seeded(seed, gl
         return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
     before = states(), torch.are_deterministic_algorithms_enabled()
-    with pytest.raises(UserError, match="is no integer; allowed is any integer"):
+    with pytest.raises(UserError, match="is not allowed; use an integer"):
         ltpipe.ensure_deterministic_pruning(seed)
     assert (states(), torch.are_deterministic_algorithms_enabled()) == before
 

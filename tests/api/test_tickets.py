@@ -72,9 +72,9 @@ def test_a_mask_without_its_model_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "options", "message"),
     [
-        ({}, {}, "it masks nothing"),
-        ({"weight": torch.ones(4, 4)}, {}, r"'weight' is torch\.float32; allowed are bool tensors"),
-        ([torch.ones(2) > 0], {}, "mask: a list; allowed are a dict of bool tensors"),
+        ({}, {}, "it is empty"),
+        ({"weight": torch.ones(4, 4)}, {}, r"'weight' is torch\.float32; use a bool tensor"),
+        ([torch.ones(2) > 0], {}, "mask: a list is not allowed; use a dict of bool tensors"),
         ({"other": torch.ones(4, 4) > 0}, {"model": nn.Linear(4, 4)}, "mask: 'other' is no parameter of Linear"),
         ({"weight": torch.ones(2, 4) > 0}, {"model": nn.Linear(4, 4)}, r"mask: 'weight' has shape \[2, 4\]"),
         ({"weight": torch.ones(4, 4) > 0}, {"sparsity": 7}, "out of range"),
@@ -157,7 +157,7 @@ def test_a_ticket_is_judged_as_the_validation_stage_judges_it(canonical_folder, 
         (lambda mask: mask, {"sparsity": 0.5, "scope": "layer"}, "promised are"),
         (lambda mask: {**mask, "other.weight": torch.ones(2) > 0}, {}, "'other.weight' is no parameter of Llama"),
         (lambda mask: {name: kept[1:] for name, kept in mask.items()}, {}, "has shape"),
-        (lambda mask: {name: kept.float() for name, kept in mask.items()}, {}, "allowed are bool tensors"),
+        (lambda mask: {name: kept.float() for name, kept in mask.items()}, {}, "use a bool tensor"),
     ],
 )
 def test_what_makes_a_ticket_invalid(make, options, reason):

@@ -1,1 +1,1 @@
-"""Tickets of a model that is already in memory: mask it, measure it, prune it iteratively."""
+"""Tickets of a model already in memory: mask it, measure it, prune it iteratively."""

@@ -1,4 +1,4 @@
-"""What data loaders yield, brought into one form, on the CPU."""
+"""The batches a data loader yields, converted to one form on the CPU."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ from ltpipe.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """What a model is called with, and what it should answer.
+    """A model's inputs and labels.
 
     Attributes:
-        args: positional arguments, where the batch is a tuple.
-        kwargs: keyword arguments, where it is a dict; without labels.
+        args: positional arguments, if the batch is a tuple.
+        kwargs: keyword arguments without labels, if the batch is a dict.
         labels: None if the batch has none.
     """
 
@@ -26,42 +26,40 @@ class Batch:
 
     @classmethod
     def of(cls, raw: Any) -> "Batch":
-        """Read a dict, an (inputs, labels) or (inputs,) tuple, or a tensor of inputs; tensors come to the CPU.
+        """Read a dict, an (inputs, labels) or (inputs,) tuple, or a tensor of inputs; move tensors to the CPU.
 
         Raises:
-            UserError: it is something else.
+            UserError: the batch is something else.
         """
         if isinstance(raw, Mapping):
             kwargs = {name: _on(value, torch.device("cpu")) for name, value in raw.items()}
             return cls((), kwargs, kwargs.pop("labels", None))
         parts = [raw] if isinstance(raw, torch.Tensor) else raw
         if not isinstance(parts, list | tuple) or not 1 <= len(parts) <= 2:
-            raise UserError(
-                f"dataloader: a batch is a {type(raw).__name__}; allowed are dicts, (inputs, labels) and inputs"
-            )
+            raise UserError(f"dataloader: a batch is a {type(raw).__name__}; use a dict, (inputs, labels) or inputs")
         inputs, labels = (_on(part, torch.device("cpu")) for part in [*parts, None][:2])
         return cls((inputs,), {}, labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
+        """Return this batch on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         kwargs = {name: _on(value, device) for name, value in self.kwargs.items()}
         return Batch(tuple(_on(value, device) for value in self.args), kwargs, labels)
 
     @property
     def examples(self) -> int:
-        """How many there are: the length of the first tensor that has one.
+        """Number of examples: the length of the first tensor with a dimension.
 
         Raises:
-            UserError: there is none.
+            UserError: there is no such tensor.
         """
         sizes = [len(value) for value in (*self.args, *self.kwargs.values()) if torch.is_tensor(value) and value.dim()]
         if not sizes:
-            raise UserError("dataloader: a batch holds no tensor of examples")
+            raise UserError("dataloader: a batch has no tensor with an example dimension; add one")
         return sizes[0]
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Some of the examples; what is not one an example stays whole."""
+        """Return some of the examples; values that are not per example stay whole."""
         size = self.examples
 
         def of(value: Any) -> Any:
@@ -71,7 +69,7 @@ class Batch:
         return Batch(tuple(map(of, self.args)), {key: of(value) for key, value in self.kwargs.items()}, of(self.labels))
 
     def window(self) -> torch.Tensor | None:
-        """The token ids, int64 [sequences, tokens], of texts that are their own labels, without padding; else None."""
+        """Return token ids, int64 [sequences, tokens], if the texts are unpadded and their own labels; else None."""
         text = self.as_text()
         if (
             text is None
@@ -84,9 +82,9 @@ class Batch:
         return ids.long() if own_labels and (padding is None or bool((padding == 1).all())) else None
 
     def as_text(self) -> "Batch | None":
-        """This batch as `input_ids` with labels of the same shape, or None if it is no batch of token sequences.
+        """Return this batch as `input_ids` with labels of the same shape, or None if it holds no token sequences.
 
-        A positional tensor is taken for the `input_ids`. Without labels a text is its own label, but for padding.
+        A positional tensor is taken as `input_ids`. Without labels, a text is its own label, except for padding.
         """
         kwargs = {"input_ids": self.args[0]} if self.args else self.kwargs
         ids = kwargs.get("input_ids")
@@ -99,7 +97,7 @@ class Batch:
         return replace(self, args=(), kwargs=kwargs, labels=labels) if labels.shape == ids.shape else None
 
     def sequences(self, start: int, stop: int) -> dict[str, Any]:
-        """Keyword arguments for some of the sequences of a text; what is not one a sequence stays whole."""
+        """Return keyword arguments for some of a text's sequences; values that are not per sequence stay whole."""
         size = len(self.kwargs["input_ids"])
         return {
             name: value[start:stop] if isinstance(value, torch.Tensor) and value.dim() and len(value) == size else value
@@ -109,16 +107,16 @@ class Batch:
 
 
 def first_batches(dataloader: Iterable[Any], limit: int | None) -> Iterator[Batch]:
-    """At most `limit` batches (None for all), read as they are needed.
+    """Yield at most `limit` batches (None for all), read lazily.
 
     Raises:
-        UserError: `limit` is not positive, or the loader is a single batch or no loader at all.
+        UserError: `limit` is not positive, or the loader is a single batch or not iterable.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"{limit} batches are not allowed; allowed are 1 and more")
+        raise UserError(f"max_batches: {limit} is not allowed; use 1 or more")
     if isinstance(dataloader, Mapping | torch.Tensor | str) or not isinstance(dataloader, Iterable):
         raise UserError(
-            f"dataloader: a {type(dataloader).__name__}; give an iterable of batches, of one for example [batch]"
+            f"dataloader: a {type(dataloader).__name__} is not allowed; use an iterable of batches, such as [batch]"
         )
     return map(Batch.of, islice(dataloader, limit))
 

@@ -1,4 +1,4 @@
-"""What a live model is scored on: the batches of a data loader."""
+"""The data a live model is scored on: a data loader's batches."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from ltpipe.training.scores import embedding_of_ones
 
 
 def windows(batches: Sequence[Batch]) -> torch.Tensor | None:
-    """All texts as one int64 [sequences, tokens], if they are unpadded, of one length and their own labels."""
+    """Return all texts as one int64 [sequences, tokens] if they are unpadded, equally long and their own labels."""
     found = [ids for batch in batches if (ids := batch.window()) is not None]
     if len(found) != len(batches) or len({ids.shape[1] for ids in found}) != 1:
         return None
@@ -27,9 +27,9 @@ class ModuleData:
     """Batches for any module; see `ltpipe.training.scores.LiveData`.
 
     Attributes:
-        batches: on the CPU.
-        batch: examples that go through the model together; None leaves batches as they came.
-        device: of the model.
+        batches: batches on the CPU.
+        batch: examples per batch; None leaves batches as they are.
+        device: the model's device.
     """
 
     batches: Sequence[Batch]
@@ -38,7 +38,7 @@ class ModuleData:
 
     @property
     def tokens(self) -> float:
-        """Labels of an example, on average; 1 where there are none."""
+        """Mean number of labels of an example; 1 if there are no labels."""
         labelled = [(batch.examples, batch.labels) for batch in self.batches if batch.labels is not None]
         if not labelled:
             return 1
@@ -59,14 +59,14 @@ class ModuleData:
         """See `LiveData`.
 
         Raises:
-            UserError: texts are padded, and a watcher would take padding for inputs.
+            UserError: texts are padded, so hooks would count padding as inputs.
         """
         for batch in self._parts():
             padding = batch.kwargs.get("attention_mask")
             if padding is not None and not bool((padding == 1).all()):
                 raise UserError(
-                    "dataloader: its texts are padded, and this criterion would measure the padding too; give texts of "
-                    "one length, or a criterion that looks at the loss"
+                    "dataloader: its texts are padded, and this criterion would measure the padding too; use texts of "
+                    "equal length or a criterion based on the loss"
                 )
             placed = batch.to(self.device)
             with torch.no_grad():
@@ -97,13 +97,15 @@ class ModuleData:
 
 
 def _objective(model: nn.Module, batch: Batch, device: torch.device, objective: Objective) -> torch.Tensor:
-    """An objective of the logits, summed."""
+    """Return the sum of an objective of the logits."""
     answer = Answer.of(model, batch, device)
     if answer.candidates:
-        rows, targets = answer.candidates[-1]  # of a text the labels one further
+        rows, targets = answer.candidates[-1]  # for a text, labels shifted by one
         return objective(rows.float(), targets).sum()
     if answer.logits is None or answer.logits.dim() < 2:
-        raise UserError(f"{type(model).__name__} returns no logits, which this criterion needs")
+        raise UserError(
+            f"{type(model).__name__} returns no logits, which this criterion needs; return an output with .logits"
+        )
     logits = answer.logits.movedim(1, -1) if answer.raw else answer.logits
     rows = logits.reshape(-1, logits.shape[-1]).float()
     return objective(rows, torch.zeros(len(rows), dtype=torch.long, device=rows.device)).sum()

@@ -1,4 +1,4 @@
-"""One call that makes a run of other people's code repeatable."""
+"""One call that makes other code's runs reproducible."""
 
 import operator
 import os
@@ -14,17 +14,17 @@ from ltpipe.runtime.errors import UserError
 def ensure_deterministic_pruning(seed: int = 42) -> None:
     """Seed Python, NumPy and torch (every device), and ask torch for deterministic algorithms.
 
-    ltpipe's own masks and losses need none of this: they use no global randomness. It is for what surrounds them,
+    ltpipe's masks and losses do not need this: they use no global randomness. It is for the code around them, such as
     shuffled data loaders and trainers. Operations without a deterministic algorithm warn instead of failing. On CUDA,
     call it before the first matrix product: cuBLAS reads its workspace setting once.
 
     Args:
-        seed: any integer, of Python or NumPy, negative or large. Python and torch are seeded with its lowest 64 bits
-            (of the two's complement), NumPy's global generator with the lowest 32, which is all that it takes. Seeds
-            that are equal in those bits draw the same.
+        seed: any Python or NumPy integer, negative or large. Python and torch are seeded with its lowest 64 bits (in
+            two's complement), NumPy's global generator with the lowest 32, the most it accepts. Seeds equal in those
+            bits give the same draws.
 
     Raises:
-        UserError: it is no integer. Nothing has been seeded then.
+        UserError: the seed is not an integer; nothing has been seeded.
     """
     whole = _integer(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -37,10 +37,10 @@ def ensure_deterministic_pruning(seed: int = 42) -> None:
 
 
 def _integer(seed: Any) -> int:
-    """A seed as an int; True and False are flags in the wrong place."""
+    """Return a seed as an int; reject True and False, which are misplaced flags."""
     try:
         if not isinstance(seed, bool | np.bool_):
             return operator.index(seed)
     except TypeError:
         pass
-    raise UserError(f"seed: {seed!r} is no integer; allowed is any integer, negative and large ones too")
+    raise UserError(f"seed: {seed!r} is not allowed; use an integer, which may be negative or large")

@@ -1,4 +1,4 @@
-"""Evaluates a live model, dense or masked, on batches from the CPU."""
+"""Evaluation of a live model, dense or masked, on batches from the CPU."""
 
 import logging
 import math
@@ -26,7 +26,7 @@ _ENTROPY = {"high": cross_entropy, "fast": native_cross_entropy}
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found: mean loss in nats a label, fraction of labels right (None if unknown), batches."""
+    """The result of an evaluation: mean loss in nats per label, accuracy as a fraction (None if unknown), batches."""
 
     loss: float
     accuracy: float | None
@@ -34,33 +34,33 @@ class Result:
 
     @classmethod
     def of(cls, totals: Sequence[Totals]) -> "Result":
-        """The mean over all labels of some batches, summed in float64.
+        """Return the mean over all labels of some batches, summed in float64.
 
         Raises:
-            UserError: there are no labels, or the loss is infinite or not a number.
+            UserError: there are no labels, or the loss is infinite or NaN.
         """
         count = sum(each.count for each in totals)
         if not count:
             raise UserError(
-                "dataloader: nothing is to be predicted; its batches hold no labels but ignored ones (-100)"
+                "dataloader: nothing to predict: its batches only have ignored labels (-100); provide other labels"
             )
         loss = math.fsum(each.loss for each in totals) / count
         if not math.isfinite(loss):
-            raise UserError("the loss is infinite or not a number; evaluate in float32, or check the model")
+            raise UserError("the loss is infinite or NaN; evaluate in float32 or check the model")
         hits = [each.correct for each in totals if each.correct is not None]
         return cls(loss, sum(hits) / count if len(hits) == len(totals) else None, len(totals))
 
 
 class Evaluator:
-    """Evaluates one model on one kind of batches, inside `evaluating`.
+    """Evaluates one model on one kind of batch, inside `evaluating`.
 
     Args:
-        model: dense when it is given here; it may be masked later.
-        example: a batch; decides whether the model is evaluated in pieces, as a causal language model.
+        model: dense when passed; it may be masked later.
+        example: a batch, which decides whether the model is evaluated in pieces, as a causal language model.
         precision_mode: `high` or `fast`.
 
     Attributes:
-        causal: the model in two, if it is evaluated in pieces; else None.
+        causal: the model split in two if it is evaluated in pieces, else None.
 
     Raises:
         UserError: there is no such precision mode, or the model has no values.
@@ -68,7 +68,7 @@ class Evaluator:
 
     def __init__(self, model: nn.Module, example: Batch, precision_mode: Precision) -> None:
         if precision_mode not in _ENTROPY:
-            raise UserError(f"precision_mode '{precision_mode}' is unknown; known are {', '.join(_ENTROPY)}")
+            raise UserError(f"precision_mode: '{precision_mode}' is not allowed; use {' or '.join(_ENTROPY)}")
         self._model = model
         self._entropy = _ENTROPY[precision_mode]
         held = next(model.parameters(), None)
@@ -78,7 +78,7 @@ class Evaluator:
         self.causal = self._split_model(example)
 
     def evaluate(self, batches: Iterable[Batch]) -> Result:
-        """Mean loss and accuracy over batches.
+        """Return mean loss and accuracy over batches.
 
         Raises:
             UserError: batches do not fit the model, or the loss is not finite.
@@ -86,7 +86,7 @@ class Evaluator:
         return Result.of(self.totals(batches))
 
     def totals(self, batches: Iterable[Batch]) -> list[Totals]:
-        """Sums of each batch."""
+        """Return the totals of each batch."""
         return [self._totals(batch) for batch in batches]
 
     def _totals(self, batch: Batch) -> Totals:
@@ -97,7 +97,7 @@ class Evaluator:
         return totals if batch.labels is not None else replace(totals, correct=None)
 
     def _split_model(self, example: Batch) -> SplitModel | None:
-        """The model in two, if it is a causal language model whose loss is that of transformers: found by trying."""
+        """Return the model split in two if, in a trial, it is a causal language model with the loss of transformers."""
         text = example.as_text()
         if text is None or not hasattr(self._model, "config"):
             return None
@@ -106,17 +106,17 @@ class Evaluator:
             if agrees(split, text, self._device):
                 return split
             reason = "its loss is not the mean cross-entropy of the next token"
-        except Exception as error:  # whatever a model raises that is built in another way
+        except Exception as error:  # a model with another structure can raise anything
             if is_out_of_memory(error):
-                raise  # a plain forward would need more
+                raise  # a plain forward pass would need more memory
             reason = str(error) or type(error).__name__
-        logger.warning("the logits of a whole batch are made: %s", reason)
+        logger.warning("computing the logits of whole batches at once: %s", reason)
         return None
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode comes back, whatever happens."""
+    """Enter evaluation mode without gradients; every module's own mode is restored, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

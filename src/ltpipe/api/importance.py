@@ -1,4 +1,4 @@
-"""Scores and masks of a live model by any criterion, in any scope: what the pipeline's stages compute, from memory."""
+"""Scores and masks of a live model by any criterion, in any scope: the pipeline's computations, in memory."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +36,7 @@ from ltpipe.scoring.subject import Deliver
 from ltpipe.training.scores import LiveSubject
 
 AnyCriterion = str | Mapping[str, float]
-"""The name of a criterion, or of several with the weight of each in a hybrid."""
+"""A criterion's name, or the names of several and their weights in a hybrid."""
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -55,34 +55,34 @@ def create_mask(
     options: Mapping[str, Any] = _NONE,
     scope_options: Mapping[str, Any] = _NONE,
 ) -> dict[str, torch.Tensor]:
-    """Mask by any criterion and scope of the pipeline: bit for bit what its stages make of the same weights.
+    """Create a mask by any criterion and scope of the pipeline, bit-identical to its stages for the same weights.
 
-    The functions are those of the stages. Unpadded texts of one length go through a causal language model as the
-    score stage walks a checkpoint: one block's gradients are on the device at a time. Any other module, and any other
-    batches, are scored by a plain forward and backward of a copy of the model, on its device.
+    It calls the stages' functions. Unpadded texts of equal length go through a causal language model as the score stage
+    walks a checkpoint: only one block's gradients are on the device at a time. Any other module, and any other batches,
+    are scored by a plain forward and backward pass of a copy of the model, on its device. During the call the scores,
+    4 bytes per weight, are on the host.
 
     Args:
         model: on any device; it is not changed. Weights are bfloat16, float16 or float32.
         sparsity: fraction to prune; a decimal string is taken as written.
-        criterion: one of those in docs/criteria.md, or a dict of several and the weight of each: their scores are
-            brought to a mean magnitude of 1 and summed.
-        scope: one of those in docs/scopes.md; heads, channels and blocks for models of transformers that have them.
+        criterion: a criterion in docs/criteria.md, or a dict of several to their weights: each one's scores are scaled
+            to a mean magnitude of 1, then summed.
+        scope: a scope in docs/scopes.md; heads, channels and blocks need a transformers model that has them.
         dataloader: calibration batches, as for `compute_lottery_ticket_quality`, for a criterion that needs data.
-        preset: which weights compete: `linear`, the weight matrices inside the blocks, or `all-weights`. None takes
-            `linear` for a model of transformers, as the pipeline does, and `all-weights` for any other.
-        include: patterns of further parameters.
+        preset: which weights compete: `linear`, the weight matrices inside the blocks, or `all-weights`. None selects
+            `linear` for a transformers model, as the pipeline does, and `all-weights` for any other.
+        include: patterns of additional parameters.
         exclude: patterns of parameters to leave alone.
-        seed: of the criterion `random`.
-        options: of the criterion (docs/criteria.md), `{"iterations": 20}` for example; of a hybrid a dict of those of
-            each of its criteria.
-        scope_options: of the scope (docs/scopes.md).
+        seed: seed of the criterion `random`.
+        options: the criterion's options (docs/criteria.md), for example `{"iterations": 20}`; for a hybrid, a dict of
+            criteria to their options.
+        scope_options: the scope's options (docs/scopes.md).
 
     Returns:
-        For every weight tensor that competes a bool tensor of its shape on the CPU, True where the weight is kept.
-        Meanwhile the scores, 4 bytes a weight, are on the host.
+        For every competing weight tensor, a bool tensor of its shape on the CPU, True where the weight is kept.
 
     Raises:
-        UserError: something is unknown, out of range or missing, or this model cannot be had with criterion or scope.
+        UserError: an argument is unknown, out of range or missing, or the model does not support criterion or scope.
     """
     exact_fraction(sparsity)
     subject = _Model.of(model, preset, include, exclude)
@@ -113,14 +113,14 @@ def compute_importance(
     seed: int | None = None,
     options: Mapping[str, Any] = _NONE,
 ) -> dict[str, torch.Tensor]:
-    """What every weight is worth to a criterion; the lowest are pruned first. Arguments as for `create_mask`.
+    """Score every weight by a criterion; the lowest scores are pruned first. Arguments are those of `create_mask`.
 
     Returns:
-        For every weight tensor that competes its scores, float32 of its shape on the CPU: bit for bit those that the
+        For every competing weight tensor, its scores, float32 of its shape on the CPU, bit-identical to those that the
         score stage writes for the same model. `magnitude` is |w|, `random` is uniform in [0, 1).
 
     Raises:
-        UserError: as `create_mask`.
+        UserError: as for `create_mask`.
     """
     subject = _Model.of(model, preset, include, exclude)
     if criterion == "random":
@@ -137,8 +137,8 @@ class _Model:
 
     Attributes:
         module: the model.
-        manifest: of its checkpoint.
-        names: of the weights that compete, in canonical order.
+        manifest: its checkpoint's manifest.
+        names: the competing weights, in canonical order.
     """
 
     module: nn.Module
@@ -155,28 +155,28 @@ class _Model:
 
     @property
     def weights(self) -> HostWeights:
-        """What competes, for the criteria that rank a weight's own value."""
+        """The competing weights, for criteria that rank a weight's own value."""
         return HostWeights({name: self.module.get_parameter(name) for name in self.names})
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a weight."""
+        """Return the shape of a weight."""
         return self.manifest.tensors[name].shape
 
 
 @dataclass(frozen=True)
 class _HeldScores:
-    """Scores in memory, as ranking reads a score file."""
+    """Scores in memory, with the interface of a score file."""
 
     arrays: Mapping[str, np.ndarray]
     signed: bool
     path: str = "scores"
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a tensor's scores."""
+        """Return the dtype and shape of a tensor's scores."""
         return TensorSpec("F32", self.arrays[name].shape, 0, self.arrays[name].nbytes)
 
     def array(self, name: str) -> np.ndarray:
-        """Scores of a tensor, float32."""
+        """Return a tensor's scores, float32."""
         return self.arrays[name]
 
 
@@ -187,9 +187,9 @@ def _keys(
     seed: int | None,
     options: Mapping[str, Any],
 ) -> tuple[str, RankKeys]:
-    """A criterion's name, and its rank keys."""
+    """Return a criterion's name and its rank keys."""
     if isinstance(criterion, str) and criterion in CRITERIA:
-        criterion_options(criterion, options, criterion)  # it has none
+        criterion_options(criterion, options, criterion)  # rejects options, as it has none
         return criterion, CRITERIA[criterion].keys(subject.weights, subject.names, seed)
     name, scores = _scores(subject, criterion, dataloader, options)
     return name, score_keys(scores, subject.names, scores.signed)
@@ -198,17 +198,17 @@ def _keys(
 def _scores(
     subject: _Model, criterion: AnyCriterion, dataloader: Iterable[Any] | None, options: Mapping[str, Any]
 ) -> tuple[str, _HeldScores]:
-    """A criterion's name, and its scores; a hybrid's parts are scored one after the other on the same batches."""
+    """Return a criterion's name and scores; a hybrid's parts are scored in turn on the same batches."""
     parts = {criterion: 1.0} if isinstance(criterion, str) else dict(criterion)
     allowed = [name for name in every_criterion() if name != "random"]
     for part in parts:
         if part not in allowed:
-            raise UserError(f"criterion '{part}' is unknown here; known are {', '.join(allowed)}")
+            raise UserError(f"criterion '{part}' is unknown here; use {', '.join(allowed)}")
     if not parts:
-        raise UserError("criterion: a hybrid of nothing; give at least one criterion and its weight")
+        raise UserError("criterion: the hybrid is empty; give at least one criterion and its weight")
     each = {criterion: options} if isinstance(criterion, str) else dict(options)
     if not each.keys() <= parts.keys():
-        raise UserError(f"options: those of a hybrid are by criterion; allowed are {', '.join(parts)}")
+        raise UserError(f"options: a hybrid needs a dict of options by criterion; use the keys {', '.join(parts)}")
     chosen = {part: criterion_options(part, each.get(part, {}), part) for part in parts}
     batches = [] if dataloader is None else list(first_batches(dataloader, None))
     found = {part: _one(subject, part, batches, chosen[part]) for part in parts}
@@ -227,7 +227,7 @@ def _one(subject: _Model, criterion: str, batches: Sequence[Batch], options: Any
         return _HeldScores({name: magnitudes(weights, name) for name in subject.names}, signed=False)
     rule = scored_criterion(criterion)
     if rule.needs_data and not batches:
-        raise UserError(f"criterion '{criterion}' needs calibration data: give a dataloader with at least one batch")
+        raise UserError(f"criterion '{criterion}' needs calibration data; pass a dataloader with at least one batch")
     arrays: dict[str, np.ndarray] = {}
 
     def deliver(name: str, scores: torch.Tensor) -> None:
@@ -249,10 +249,12 @@ def _score(
             rule.score(streamed, deliver)
         return
     if not batches:
-        raise UserError(f"criterion '{criterion}' needs an input of {type(subject.module).__name__}: give a dataloader")
+        raise UserError(
+            f"criterion '{criterion}' needs an example input of {type(subject.module).__name__}; pass a dataloader"
+        )
     stored = stored_tensors(subject.module)
     if rule.precision and any(str(stored[name].dtype) != f"torch.{rule.precision}" for name in subject.names):
-        raise UserError(f"criterion '{criterion}' computes in {rule.precision}; cast the model first: model.float()")
+        raise UserError(f"criterion '{criterion}' computes in {rule.precision}; cast the model with model.float()")
     data = ModuleData(batches, rule.batch, next(subject.module.parameters()).device)
     values = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _live(subject.module).items()}
     everything = {name: torch.ones((), dtype=torch.bool).expand(subject.shape(name)) for name in subject.names}

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning: a quick simulation, or with a trainer the real thing."""
+"""Iterative magnitude pruning: a quick simulation or, with a trainer, the full procedure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,42 +31,42 @@ def compute_iterative_magnitude_pruning(
     train: bool = False,
     keep_masks: bool = False,
 ) -> dict[str, Any]:
-    """Iterative magnitude pruning (Frankle & Carbin 2019, 1803.03635): sparsity grows exponentially to the target.
+    """Prune iteratively by magnitude (Frankle & Carbin 2019, 1803.03635): sparsity grows exponentially to the target.
 
-    **Simulation** (default; nothing is trained): each iteration prunes the given weights once and evaluates the
-    ticket. The dense model is evaluated on at most 10 batches, each ticket on at most the first 5, and its quality is
-    measured against the dense loss on those same ones. Batches and one mask at a time are on the CPU; no iteration
-    leaves anything behind, so all take the same memory. The best mask is made again at the end.
+    **Simulation** (the default; trains nothing): each iteration prunes the given weights once and evaluates the ticket.
+    The dense model is evaluated on at most 10 batches, each ticket on at most the first 5, and ticket quality is
+    measured against the dense loss on those same batches. Batches and one mask at a time are on the CPU; iterations
+    keep nothing, so all take the same memory. The best mask is recreated at the end.
 
-    **Full** (`trainer_fn` with `train=True`, or with LTPIPE_ALLOW_IMP_TRAINING=1 in the environment; hours): train →
-    prune the smallest trained weights → rewind to the initial weights → repeat. `trainer_fn(model, dataloader)` trains
-    in place (what it returns is that model, or ignored); gradients of pruned weights are zeroed, and pruned weights are
-    zero whenever training ends. The baseline is the trained dense model; a ticket is trained before it is
-    evaluated, on all batches. Trains `num_iterations + 1` times. Initial weights and the last and best masks are on
-    the host. The model comes back with its initial weights, whatever happens.
+    **Full** (`trainer_fn` with `train=True` or with LTPIPE_ALLOW_IMP_TRAINING=1 in the environment; takes hours):
+    train → prune the smallest trained weights → rewind to the initial weights → repeat. `trainer_fn(model, dataloader)`
+    trains the model in place; it may return that model, and any other return value is ignored. Gradients of pruned
+    weights are zeroed, and pruned weights are zero whenever training ends. The baseline is the trained dense model;
+    each ticket is trained, then evaluated on all batches. Trains `num_iterations + 1` times. Initial weights and the
+    last and best masks are on the host. The model ends with its initial weights, also after an exception.
 
     Args:
         model: on any device.
-        dataloader: as for `compute_lottery_ticket_quality`; read once, but for what the trainer reads.
-        target_sparsity: of the last iteration, 0 to below 1.
-        num_iterations: sparsity after iteration i of n is 1 - (1 - target)^(i/n).
-        trainer_fn: called with the model and `dataloader` (a list of its batches, where it is an iterator); with the
+        dataloader: as for `compute_lottery_ticket_quality`; read once, apart from what the trainer reads.
+        target_sparsity: sparsity of the last iteration, 0 to below 1.
+        num_iterations: n; the sparsity after iteration i of n is 1 - (1 - target)^(i/n).
+        trainer_fn: called with the model and `dataloader` (a list of its batches if it is an iterator), or with the
             model alone if it takes one argument.
         train: allow `trainer_fn` to run. Without it, and without LTPIPE_ALLOW_IMP_TRAINING=1 in the environment, a
-            trainer is refused, so that nobody starts hours by accident.
-        keep_masks: keep the mask of every iteration, packed: one bit a weight, a mapping that makes a bool tensor of an
-            entry when it is asked for. `masked` and every other function here take it as it is.
+            trainer is rejected, so that nobody starts hours of training by accident.
+        keep_masks: keep the mask of every iteration, packed to one bit per weight: a mapping that creates an entry's
+            bool tensor on access. `masked` and every other function here accept it.
 
     Returns:
         mode: `simulation` or `full`.
-        note: what that means, for people.
-        baseline: `loss`, `accuracy` (if labels), `num_batches_evaluated`.
-        iterations: of each `iteration` (from 1), `winning` (retention of at least 0.9), `mask` (None but in the
-            best, unless `keep_masks`) and everything that `compute_lottery_ticket_quality` returns.
-        best_ticket: the entry of the sparsest winning ticket; if none wins, of the one of highest quality.
+        note: the mode explained, for people.
+        baseline: `loss`, `accuracy` (if there are labels), `num_batches_evaluated`.
+        iterations: for each one, `iteration` (from 1), `winning` (retention of at least 0.9), `mask` (None except for
+            the best, unless `keep_masks`) and everything that `compute_lottery_ticket_quality` returns.
+        best_ticket: the entry of the sparsest winning ticket; if none wins, that of the ticket of highest quality.
 
     Raises:
-        UserError: a trainer without permission or `train=True` without a trainer, or arguments that are out of range.
+        UserError: a trainer lacks permission, `train=True` lacks a trainer, or an argument is out of range.
     """
     if trainer_fn is not None and not is_allowed(train):
         raise UserError(
@@ -105,7 +105,7 @@ def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float]
 def _train(
     model: nn.Module, dataloader: Iterable[Any], schedule: list[float], trainer_fn: Trainer, keep_masks: bool
 ) -> dict[str, Any]:
-    raw = list(dataloader) if iter(dataloader) is dataloader else dataloader  # an iterator can be read only once
+    raw = list(dataloader) if iter(dataloader) is dataloader else dataloader  # an iterator can only be read once
     batches = list(first_batches(raw, None))
     _check(batches)
     with evaluating(model):
@@ -131,11 +131,11 @@ def _train(
 
 def _check(batches: list[Any]) -> None:
     if not batches:
-        raise UserError("dataloader: it yields no batch; an evaluation needs at least one")
+        raise UserError("dataloader: it yields no batch; provide at least one")
 
 
 def _nested(mask: dict[str, torch.Tensor], before: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """No weight comes back: one that trained to exactly zero ties with those that were pruned before."""
+    """Keep pruned weights pruned: a weight that trained to exactly zero ties with them in the ranking."""
     for name, kept in before.items():
         mask[name] &= kept
     return mask
@@ -147,7 +147,7 @@ def _entry(index: int, ticket: Result, mask: Mapping[str, torch.Tensor], dense_l
 
 
 def _best(iterations: list[dict[str, Any]]) -> int:
-    """Index of the best entry."""
+    """Return the index of the best entry."""
     return best_ticket(*([entry[key] for entry in iterations] for key in ("sparsity", "quality_score")))
 
 

@@ -1,4 +1,4 @@
-"""Loss and hits of one batch on a live model: in pieces for causal language models, as a whole for others."""
+"""Loss and correct predictions of one batch: in pieces for causal language models, as a whole for others."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,24 +15,24 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.streaming.split import SplitModel
 
 IGNORED = -100
-"""A label that says that nothing is to be predicted here."""
+"""The label of a position that is not predicted."""
 
 _MICRO_BATCH_TOKENS = 1024
 _CHUNK = 64  # labels whose logits exist at the same time
-_SAME = 0.02  # relative; what bfloat16 loses is below, and another way to count is above
+_SAME = 0.02  # relative; bfloat16 rounding stays below, another way to average exceeds it
 
 CrossEntropy = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-"""Logits [rows, classes] and targets [rows] to losses and hits, [rows] each, on the CPU."""
+"""Maps logits [rows, classes] and targets [rows] to losses and hits, [rows] each, on the CPU."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What a batch adds up to.
+    """The sums over a batch.
 
     Attributes:
-        loss: summed over labels, float64.
-        count: labels that are not ignored; examples, where there are no labels to count.
-        correct: labels that the most likely class was right on; None where that cannot be said.
+        loss: loss summed over labels, float64.
+        count: number of labels that are not ignored, or of examples if there are no labels.
+        correct: number of labels predicted correctly by the most likely class; None if unknown.
     """
 
     loss: float
@@ -41,19 +41,19 @@ class Totals:
 
 
 def native_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `ltpipe.evaluation.loss.cross_entropy`, but in the logits' own dtype."""
+    """Compute `ltpipe.evaluation.loss.cross_entropy` in the logits' own dtype."""
     targets = targets.to(logits.device)
     losses = functional.cross_entropy(logits, targets, reduction="none")
     return losses.cpu(), (logits.argmax(-1) == targets).cpu()
 
 
 def causal_totals(split: SplitModel, text: Batch, device: torch.device, entropy: CrossEntropy) -> Totals:
-    """Next-token losses of a batch of texts, as transformers defines them: label t is predicted from before t.
+    """Sum the next-token losses of a batch of texts as transformers defines them: label t is predicted from before t.
 
-    About a thousand tokens go through the model together, and logits exist for 64 of their labels; only those are on
-    the device.
+    About a thousand tokens go through the model at a time, with logits for 64 of their labels; nothing else is on the
+    device.
     """
-    assert text.labels is not None  # `as_text` gives them
+    assert text.labels is not None  # `as_text` sets them
     sequences, length = text.kwargs["input_ids"].shape
     micro_batch = max(1, _MICRO_BATCH_TOKENS // length)
     parts = []
@@ -67,19 +67,19 @@ def causal_totals(split: SplitModel, text: Batch, device: torch.device, entropy:
         flat = hidden_states.reshape(-1, hidden_states.shape[-1])
         for chunk, wanted in zip(rows.split(_CHUNK), targets.split(_CHUNK), strict=True):
             parts.append(entropy(split.logits(flat.index_select(0, chunk.to(flat.device))), wanted))
-        del hidden_states, flat  # or they would still be there while the next ones are made
+        del hidden_states, flat  # free them before the next ones are computed
     return _tally(parts)
 
 
 def plain_totals(model: nn.Module, batch: Batch, device: torch.device, entropy: CrossEntropy) -> Totals:
-    """Loss of a batch from one plain forward.
+    """Sum the loss of a batch from one plain forward pass.
 
-    A model that returns a `loss` decides what it is. Where that is the mean cross-entropy of its logits, as it is or
-    with labels shifted by one, it is computed again from them, in the arithmetic asked for and with the right weight;
-    otherwise it counts as often as the batch has labels, or examples.
+    A model that returns a `loss` defines it. If that loss is the mean cross-entropy of the logits, with labels as they
+    are or shifted by one, it is recomputed from the logits, in the chosen arithmetic and with the right weight.
+    Otherwise it is multiplied by the number of labels, or of examples.
 
     Raises:
-        UserError: there is neither a loss nor logits and integer labels that fit them.
+        UserError: the model returns neither a loss nor logits that fit integer labels.
     """
     answer = Answer.of(model, batch, device)
     found = [_tally([entropy(*candidate)]) for candidate in answer.candidates]
@@ -90,7 +90,7 @@ def plain_totals(model: nn.Module, batch: Batch, device: torch.device, entropy: 
 
 
 def summed_loss(model: nn.Module, batch: Batch, device: torch.device) -> torch.Tensor:
-    """The loss of a batch, summed over what `plain_totals` counts, float32 logits, with the graph to derive it by."""
+    """Return the differentiable loss of a batch, summed over what `plain_totals` counts, from float32 logits."""
     answer = Answer.of(model, batch, device)
     losses = [functional.cross_entropy(rows.float(), targets, reduction="sum") for rows, targets in answer.candidates]
     counts = [len(targets) for _, targets in answer.candidates]
@@ -100,14 +100,14 @@ def summed_loss(model: nn.Module, batch: Batch, device: torch.device) -> torch.T
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of a batch.
+    """A model's output for a batch.
 
     Attributes:
-        own: the loss that it returns; None if it returns none.
-        logits: [examples, …]; None if it returns none.
-        candidates: ways to read logits and labels as [rows, classes] and [rows], ignored labels left out.
-        count: labels that are not ignored; examples, where there are no labels.
-        raw: whether it returns its logits as they are, with classes as the second dimension.
+        own: the loss the model returns, or None.
+        logits: [examples, …], or None if the model returns none.
+        candidates: ways to read logits and labels as [rows, classes] and [rows], without ignored labels.
+        count: number of labels that are not ignored, or of examples if there are no labels.
+        raw: whether the model returns a plain tensor of logits, with classes as the second dimension.
     """
 
     own: torch.Tensor | None
@@ -134,10 +134,10 @@ class Answer:
         return cls(_field(output, "loss"), logits, candidates, count, raw)
 
     def closest(self, found: Sequence[tuple[float, int]]) -> int | None:
-        """Which of several losses, summed over so many labels, is what the model says itself; None if none is.
+        """Return which of several (summed loss, label count) pairs matches the model's own loss; None if none does.
 
-        The closest, not the first that is close: labels that are shifted and labels that are not give a model that
-        knows nothing nearly the same loss. A model that says nothing means the first.
+        Picks the closest match, not the first one that is close: an untrained model has nearly the same loss with
+        shifted and unshifted labels. If the model returns no loss, picks the first.
         """
         if self.own is None or not found:
             return 0 if found else None
@@ -147,21 +147,21 @@ class Answer:
         return best if off[best] <= _SAME * abs(own) or not found[best][1] else None
 
     def own_loss(self, model: nn.Module) -> torch.Tensor:
-        """The loss that the model returns.
+        """Return the model's own loss.
 
         Raises:
-            UserError: it returns none.
+            UserError: the model returns no loss.
         """
         if self.own is None:
             raise UserError(
                 f"{type(model).__name__} returns no loss, and its output and the labels are not logits and integer "
-                "classes; let the model return an output with .loss"
+                "classes; make the model return an output with .loss"
             )
         return self.own
 
 
 def agrees(split: SplitModel, text: Batch, device: torch.device) -> bool:
-    """Whether a model's own loss, on a few tokens, is the shifted cross-entropy that `causal_totals` computes."""
+    """Return whether a model's own loss on a few tokens equals the shifted cross-entropy of `causal_totals`."""
     ids = text.kwargs["input_ids"][:1, :8].to(device)
     hidden_states, output = split.whole(ids, labels=ids)
     theirs = float(output.loss)
@@ -170,7 +170,7 @@ def agrees(split: SplitModel, text: Batch, device: torch.device) -> bool:
 
 
 def _labelled(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of [sequences, tokens] labels, where each counted one is predicted (flat position) and the label itself."""
+    """Return, for labels [sequences, tokens], the flat positions that predict a counted label, and those labels."""
     shifted = functional.pad(labels[:, 1:], (0, 1), value=IGNORED).reshape(-1)
     rows = (shifted != IGNORED).nonzero().squeeze(1)
     return rows, shifted[rows]
@@ -182,7 +182,7 @@ def _tally(parts: list[tuple[torch.Tensor, torch.Tensor]]) -> Totals:
 
 
 def _candidates(logits: torch.Tensor, labels: torch.Tensor, raw: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Ways to read logits and labels as [rows, classes] and [rows]: as they are, and shifted by one.
+    """Return ways to read logits and labels as [rows, classes] and [rows]: unshifted, and shifted by one.
 
     Classes are the last dimension in transformers, the second in PyTorch (`raw`).
     """

@@ -1,4 +1,4 @@
-"""Magnitude masks of a live model, exact to the last tie."""
+"""Magnitude masks of a live model, exact even in ties."""
 
 import numpy as np
 import torch
@@ -26,37 +26,37 @@ def create_magnitude_mask(
     only_weights: bool = True,
     preset: Preset | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Mask that prunes the weights of smallest magnitude, ranked over the whole model (Han et al. 2015, 1506.02626).
+    """Create a mask that prunes the smallest magnitudes, ranked over the whole model (Han et al. 2015, 1506.02626).
 
-    **Exact**, unless you ask for another number of bins: exactly `round(sparsity * N)` of the N prunable weights are
-    pruned. Equal magnitudes are pruned in canonical order, names in byte order and then row-major. The same weights
-    give the same mask on any device and in any process, and masks of growing sparsity are nested.
+    **Exact** by default: exactly `round(sparsity * N)` of the N prunable weights are pruned. Equal magnitudes are
+    pruned in canonical order: by name in byte order, then row-major. The same weights give the same mask on any device
+    and in any process, and masks of increasing sparsity are nested.
 
     **Approximate** with `use_histogram=True` and a `histogram_bins` other than the default: weights below
     `compute_histogram_quantile(|w|, sparsity, histogram_bins)` are pruned. That threshold is at most one bin, (largest
     - smallest magnitude) / `histogram_bins`, away from the exact quantile, so the number of pruned weights is off by
-    at most the number of weights whose magnitude is that close to it, and ties are kept or pruned together. It is
-    neither faster nor leaner than the exact mask, and there for comparison with other libraries.
+    at most the number of weights whose magnitude is that close to it. Ties are kept or pruned together. It is neither
+    faster nor smaller in memory than the exact mask; it serves for comparison with other libraries.
 
-    Parameters come to the CPU one at a time, two or three times each; extra memory is one of them on the host beside
-    the mask, and nothing on the device. Tied parameters are ranked once, under the first of their names.
+    Parameters are copied to the CPU one at a time, two or three times each. Beyond the mask, this takes memory for one
+    of them on the host and none on the device. Tied parameters are ranked once, under the first of their names.
 
     Args:
         model: on any device; it is not changed. Weights are bfloat16, float16 or float32.
         sparsity: fraction to prune, 0 to 1; a decimal string is taken as written.
-        use_histogram: False is always exact.
-        histogram_bins: anything but the default makes the mask approximate.
-        only_weights: rank parameters of two or more dimensions whose name contains `weight`, embeddings too; False
-            ranks every parameter of two or more dimensions. Biases and other parameters of one dimension are never
-            pruned.
-        preset: rank what the pipeline ranks instead: `linear` (its default) the weight matrices inside a model's
-            blocks, `all-weights` those outside too; see `ltpipe.checkpoints.prunable.Selection`.
+        use_histogram: if False, the mask is always exact.
+        histogram_bins: any value but the default makes the mask approximate.
+        only_weights: rank parameters with two or more dimensions and `weight` in their name, embeddings included; if
+            False, rank every parameter with two or more dimensions. Biases and other one-dimensional parameters are
+            never pruned.
+        preset: rank what the pipeline ranks instead: `linear` (its default) is the weight matrices inside a model's
+            blocks, `all-weights` includes those outside; see `ltpipe.checkpoints.prunable.Selection`.
 
     Returns:
-        For every prunable parameter a bool tensor of its shape on the CPU, True where the weight is kept.
+        For every prunable parameter, a bool tensor of its shape on the CPU, True where the weight is kept.
 
     Raises:
-        UserError: sparsity is out of range, nothing is prunable, or weights are not finite or of another dtype.
+        UserError: sparsity is out of range, nothing is prunable, or weights are not finite or have another dtype.
     """
     weights = HostWeights(prunable_parameters(model, only_weights) if preset is None else selected(model, preset))
     if use_histogram and histogram_bins != _EXACT_BINS:
@@ -65,9 +65,9 @@ def create_magnitude_mask(
 
 
 def compute_magnitude_importance(model: nn.Module) -> dict[str, torch.Tensor]:
-    """|w| of the parameters that `create_magnitude_mask` ranks, in their own dtype and shape, on the CPU.
+    """Return |w| of the parameters that `create_magnitude_mask` ranks, in their own dtype and shape, on the CPU.
 
-    Parameters come to the CPU one at a time; the result is as large as they are together.
+    Parameters are copied to the CPU one at a time; the result is as large as all of them together.
     """
     weights = HostWeights(prunable_parameters(model))
     return {name: weights.tensor(name).abs() for name in weights.parameters}
@@ -76,11 +76,11 @@ def compute_magnitude_importance(model: nn.Module) -> dict[str, torch.Tensor]:
 def compute_histogram_quantile(values: torch.Tensor, q: float, bins: int = 1000) -> float:
     """Approximate the quantile `q` of a tensor in O(bins) memory, however large the tensor is.
 
-    The result is at most one bin, (largest - smallest value) / `bins`, away from `numpy.quantile`; smallest (q = 0)
-    and largest value (q = 1) are exact.
+    The result is at most one bin, (largest - smallest value) / `bins`, away from `numpy.quantile`; the smallest
+    (q = 0) and largest value (q = 1) are exact.
 
     Args:
-        values: floating point, any shape and device; comes to the CPU in chunks.
+        values: floating point, any shape and device; copied to the CPU in chunks.
         q: from 0 to 1.
         bins: number of equal bins between the smallest and the largest value.
 
@@ -92,7 +92,7 @@ def compute_histogram_quantile(values: torch.Tensor, q: float, bins: int = 1000)
 
 
 def _rank(weights: HostWeights, sparsity: float | str) -> dict[str, torch.Tensor]:
-    """The exact mask. All that depends on the weights' values is in here, and happens on the host."""
+    """Return the exact mask. Everything that depends on weight values happens here, on the host."""
     keys = criterion_named("magnitude").keys(weights, tuple(weights.parameters), None)
     histogram = count_keys(keys, "", "magnitude", None)
     (cuts,) = exact_cuts(keys, histogram, [groups("global", sparsity, keys.sizes)])
@@ -100,7 +100,7 @@ def _rank(weights: HostWeights, sparsity: float | str) -> dict[str, torch.Tensor
 
 
 def _kept(keys: RankKeys, name: str, cut: Cut) -> torch.Tensor:
-    """Cut one tensor, block by block: bool, True where a weight is kept."""
+    """Cut one tensor block by block; return bool, True where a weight is kept."""
     kept = np.empty(keys.sizes[keys.names.index(name)], np.bool_)
     start, ties = 0, cut.ties
     for block in keys.blocks(name):
@@ -111,8 +111,8 @@ def _kept(keys: RankKeys, name: str, cut: Cut) -> torch.Tensor:
 
 
 def _rank_roughly(weights: HostWeights, sparsity: float | str, bins: int) -> dict[str, torch.Tensor]:
-    """The mask of an approximate threshold."""
-    prune_count(sparsity, 1)  # refuses a sparsity that is out of range
+    """Return the mask of an approximate threshold."""
+    prune_count(sparsity, 1)  # raises if the sparsity is out of range
     names = tuple(weights.parameters)
     threshold = histogram_quantile(
         lambda: (chunk for name in names for chunk in weights.magnitudes(name)), float(sparsity), bins

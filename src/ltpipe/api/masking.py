@@ -1,4 +1,4 @@
-"""A model whose pruned weights are zero for a while."""
+"""Temporary masking of a model's weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,24 +12,24 @@ from ltpipe.api import masking_kernels
 from ltpipe.pruning.masks import unpack
 from ltpipe.runtime.errors import UserError
 
-_CHUNK = 1 << 20  # weights that have temporaries on the device: two bytes each, and an index inside torch
+_CHUNK = 1 << 20  # weights with temporaries on the device: two bytes each, and an index inside torch
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @contextmanager
 def masked(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> Iterator[nn.Module]:
-    """Let `model` be the ticket m ⊙ θ: pruned weights are zero inside the context, and themselves again after it.
+    """Turn `model` into the ticket m ⊙ θ: pruned weights are zero inside the context and restored after it.
 
-    Weights come back bit for bit (also -0.0 and the payloads of NaNs), whatever is raised meanwhile, even while the
-    mask is applied. They are handled as integers, never multiplied. What the body writes to weights that are kept
-    stays; what it writes to pruned weights does not.
+    Restored weights are bit-identical (including -0.0 and NaN payloads), even if an exception is raised in the context
+    or while the mask is applied. They are handled as integers, never multiplied. Writes to kept weights inside the
+    context persist; writes to pruned weights are lost.
 
-    Only the pruned values are saved, on the host, with one bit a weight that says where they belong: the mask is the
-    caller's, may be changed meanwhile, and is never widened. The device holds the temporaries of a million weights
+    Only the pruned values are saved, on the host, with one bit per weight for their positions. The mask stays the
+    caller's: it may change during the context and is never widened. The device holds temporaries for a million weights
     (about 12 MiB), during entry and exit only. Tied parameters are masked once and stay tied.
 
     Args:
-        model: on any device, or several; not to be copied or cast inside the context, but it may be moved.
+        model: on one or more devices; do not copy or cast it inside the context, but you may move it.
         mask: parameter names to bool tensors, True where a weight is kept; `{}` is the dense model.
 
     Yields:
@@ -47,7 +47,7 @@ def masked(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> Iterator[nn.Mo
 
 @torch.no_grad()
 def zero_pruned(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> None:
-    """Set pruned weights to zero for good.
+    """Set pruned weights to zero permanently.
 
     Raises:
         UserError: the mask does not fit the model.
@@ -61,7 +61,7 @@ def zero_pruned(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> None:
 
 @dataclass(frozen=True)
 class _Saved:
-    """Pruned values of a part of a parameter, as integers on the host. `bits` says which they are, 1 is pruned."""
+    """Pruned values of part of a parameter, as integers on the host. `bits` marks their positions: 1 is pruned."""
 
     name: str
     parameter: nn.Parameter
@@ -74,8 +74,8 @@ class _Saved:
     def restore(self) -> None:
         if self.parameter.dtype != self.dtype:
             raise UserError(
-                f"'{self.name}' was cast from {self.dtype} to {self.parameter.dtype} inside masked(); its pruned "
-                "values cannot be restored"
+                f"'{self.name}' was cast from {self.dtype} to {self.parameter.dtype} inside masked(), so its pruned "
+                "values cannot be restored; cast outside masked()"
             )
         with torch.inference_mode(self.parameter.is_inference()):
             part = _flat(self.name, self.parameter).narrow(0, self.start, self.size)
@@ -87,7 +87,7 @@ class _Saved:
 
 
 def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, stack: ExitStack) -> None:
-    """Zero the pruned weights of one parameter chunk by chunk; `stack` restores each chunk."""
+    """Zero the pruned weights of one parameter chunk by chunk; `stack` will restore each chunk."""
     flat_kept = _like(parameter, kept)
     with torch.inference_mode(parameter.is_inference()):
         flat = _flat(name, parameter)
@@ -103,7 +103,7 @@ def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, stack: ExitSt
 
 
 def _selected(part: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """The chosen values, compact, on the host."""
+    """Return the chosen values, compacted, on the host."""
     if part.device.type == "cpu":
         return torch.from_numpy(masking_kernels.select(part.numpy(), chosen.numpy()))
     return part.masked_select(chosen).cpu()
@@ -118,7 +118,7 @@ def _zero(part: torch.Tensor, chosen: torch.Tensor) -> None:
 
 
 def _count_as_written(parameter: nn.Parameter) -> None:
-    """Let autograd know: NumPy writes past it, and a graph that was made before must not be used with other values."""
+    """Tell autograd about a write, which NumPy bypasses: a graph built before must not be used with new values."""
     if not parameter.is_inference():
         torch.autograd.graph.increment_version(parameter)
 
@@ -132,39 +132,44 @@ def _unpacked(bits: np.ndarray, size: int) -> torch.Tensor:
 
 
 def _flat(name: str, parameter: nn.Parameter) -> torch.Tensor:
-    """All elements of a parameter as one vector of integers that shares its memory, in the order they lie in it."""
+    """View all elements of a parameter as one vector of integers, in memory order."""
     dense = parameter.detach().permute(_memory_order(parameter))
     if not dense.is_contiguous() or parameter.is_meta:
-        raise UserError(f"'{name}' has no memory of its own (expanded, a view with gaps, or on the meta device)")
+        raise UserError(
+            f"'{name}' cannot be masked in place: it is expanded, a view with gaps, or on the meta device; make it "
+            "contiguous or load its values first"
+        )
     return dense.view(-1).view(_BITS[parameter.element_size()])
 
 
 def _like(parameter: nn.Parameter, kept: torch.Tensor) -> torch.Tensor:
-    """A mask as a vector in the order of `_flat`; a copy only where the parameter is not row-major."""
+    """Return a mask as a vector in the order of `_flat`; copied only if the parameter is not row-major."""
     return kept.permute(_memory_order(parameter)).reshape(-1)
 
 
 def _memory_order(parameter: torch.Tensor) -> list[int]:
-    """Dimensions from the outermost in memory inwards; channels-last convolutions are not row-major."""
+    """Return dimensions from the outermost in memory inwards; channels-last convolutions are not row-major."""
     return sorted(range(parameter.dim()), key=lambda dim: -parameter.stride()[dim])
 
 
 def _targets(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> list[tuple[str, nn.Parameter, torch.Tensor]]:
-    """Names, parameters and masks, checked to fit."""
+    """Return names, parameters and masks after checking that they fit."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     named: dict[int, str] = {}
     targets = []
     for name, kept in mask.items():
         if name not in parameters:
-            example = f"; its parameters are called like '{next(iter(parameters))}'" if parameters else ""
+            example = f"; it has parameters such as '{next(iter(parameters))}'" if parameters else ""
             raise UserError(f"mask: {type(model).__name__} has no parameter '{name}'{example}")
         parameter = parameters[name]
         if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool:
             kind = kept.dtype if isinstance(kept, torch.Tensor) else type(kept).__name__
-            raise UserError(f"mask: '{name}' is {kind}; allowed are bool tensors, True where a weight is kept")
+            raise UserError(f"mask: '{name}' is {kind}; use a bool tensor, True where a weight is kept")
         if kept.shape != parameter.shape:
-            raise UserError(f"mask: '{name}' has shape {tuple(kept.shape)}, the parameter {tuple(parameter.shape)}")
+            raise UserError(f"mask: '{name}' has shape {tuple(kept.shape)}; the parameter has {tuple(parameter.shape)}")
         if named.setdefault(id(parameter), name) != name:
-            raise UserError(f"mask: '{name}' and '{named[id(parameter)]}' are one tied parameter; mask one of them")
+            raise UserError(
+                f"mask: '{name}' and '{named[id(parameter)]}' are one tied parameter; mask only one of them"
+            )
         targets.append((name, parameter, kept))
     return targets

@@ -1,7 +1,7 @@
-"""Loops over the values of a parameter on the CPU, compiled by numba: several times as fast as those of torch.
+"""Loops over a parameter's values on the CPU, compiled by numba: several times as fast as torch's.
 
-Values are integers of any width, which are moved and never computed with. None of the loops branches on the mask:
-whether a weight is pruned cannot be foreseen, and a wrong guess costs more than a copy.
+Values are integers of any width, only moved and never computed with. No loop branches on the mask: whether a weight is
+pruned is unpredictable, and a branch misprediction costs more than a copy.
 """
 
 import numba
@@ -9,8 +9,8 @@ import numpy as np
 
 
 def select(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The chosen ones of [N] values, in order; `chosen` is bool [N]."""
-    room = np.empty(int(np.count_nonzero(chosen)) + 1, values.dtype)  # one more: what is not chosen is written too
+    """Return the chosen ones of [N] values, in order; `chosen` is bool [N]."""
+    room = np.empty(int(np.count_nonzero(chosen)) + 1, values.dtype)  # one extra, since unchosen values are written too
     _select(values, chosen.view(np.uint8), room)
     return room[:-1]
 
@@ -21,12 +21,12 @@ def zero(values: np.ndarray, chosen: np.ndarray) -> None:
 
 
 def scatter(values: np.ndarray, bits: np.ndarray, selected: np.ndarray) -> None:
-    """Put back what `select` took from [N] values, in place.
+    """Write the values that `select` returned back into [N] values, in place.
 
     Args:
-        values: to write to.
+        values: the values to write to.
         bits: packed little-endian (uint8 [ceil(N / 8)]), 1 where a value was chosen.
-        selected: what was chosen, in order.
+        selected: the chosen values, in order.
     """
     _scatter(values, bits, selected)
 

@@ -1,4 +1,4 @@
-"""Masks in whatever form a caller has them, one bit a weight."""
+"""Conversion of masks in any form to one bit per weight."""
 
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -13,10 +13,10 @@ from ltpipe.training.packing import packed
 
 
 class PackedMask(Mapping[str, torch.Tensor]):
-    """A mask that takes one bit a weight and reads like a dict of bool tensors: one is made when it is asked for.
+    """A mask stored at one bit per weight that reads like a dict of bool tensors, each created on access.
 
     Attributes:
-        mask: what is packed.
+        mask: the packed mask.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -41,18 +41,17 @@ def load_mask(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
     """Read a mask as bool tensors on the CPU, True where a weight is kept, by parameter name.
 
     Args:
-        path: of a mask file, of a safetensors file of bool tensors, or of one that holds the state dict of
-            `torch.nn.utils.prune`.
+        path: a mask file, a safetensors file of bool tensors, or one with the state dict of `torch.nn.utils.prune`.
 
     Raises:
-        UserError: there is no such file, or it is no mask.
-        DamagedFileError: it is not what was written.
+        UserError: there is no such file, or it is not a mask.
+        DamagedFileError: the file is damaged.
     """
     return dict(PackedMask(read_any_mask(Path(path))))
 
 
 AnyMask = Mapping[str, torch.Tensor] | str | PathLike[str]
-"""Parameter names to bool tensors, True where a weight is kept, or the path of a file that `load_mask` reads."""
+"""Parameter names to bool tensors, True where a weight is kept, or the path of a file for `load_mask`."""
 
 
 def as_mask(
@@ -63,17 +62,17 @@ def as_mask(
     seed: int | None = None,
     checkpoint: str = "",
 ) -> Mask:
-    """A mask as mask files hold it; what it is to say of itself is taken from a file, where it comes from one.
+    """Return a mask as mask files store it; a mask from a file keeps the file's own metadata.
 
     Raises:
-        UserError: it is no mapping of names to bool tensors, or its file is none.
+        UserError: the mask is not a mapping of names to bool tensors, or its file is not a mask.
     """
     if isinstance(mask, PackedMask):
         return mask.mask
     if isinstance(mask, str | PathLike):
         return read_any_mask(Path(mask))
     if not isinstance(mask, Mapping):
-        raise UserError(f"mask: a {type(mask).__name__}; allowed are a dict of bool tensors and the path of a file")
+        raise UserError(f"mask: a {type(mask).__name__} is not allowed; use a dict of bool tensors or a file's path")
     check_bool(mask)
     return packed({name: kept.cpu() for name, kept in mask.items()}, criterion, scope, seed, checkpoint, sparsity)
 
@@ -83,4 +82,4 @@ def check_bool(mask: Mapping[str, torch.Tensor]) -> None:
     for name, kept in mask.items():
         if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool:
             kind = kept.dtype if isinstance(kept, torch.Tensor) else type(kept).__name__
-            raise UserError(f"mask: '{name}' is {kind}; allowed are bool tensors, True where a weight is kept")
+            raise UserError(f"mask: '{name}' is {kind}; use a bool tensor, True where a weight is kept")

@@ -1,4 +1,4 @@
-"""The parameters of a live model, as the pruning stages read a checkpoint: one at a time, on the host."""
+"""A live model's parameters, read as the pruning stages read a checkpoint: one at a time, on the host."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ _CHUNK = 1 << 22
 
 
 def prunable_parameters(model: nn.Module, only_weights: bool = True) -> dict[str, nn.Parameter]:
-    """Parameters that compete for survival, in canonical (byte) order of their names; tied ones once.
+    """Return the parameters that compete, in canonical (byte) order of their names; tied ones once.
 
     Args:
-        model: any module. A tied parameter is known by the first of its names.
-        only_weights: parameters of two or more dimensions whose name contains `weight`; False takes every parameter
-            of two or more dimensions, whatever its name (fused experts, for example). Biases and other parameters of
-            one dimension are never prunable.
+        model: any module. A tied parameter goes by the first of its names.
+        only_weights: take parameters with two or more dimensions and `weight` in their name; if False, take every
+            parameter with two or more dimensions, whatever its name (fused experts, for example). Biases and other
+            one-dimensional parameters are never prunable.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such parameter.
     """
     chosen = {
         name: parameter
@@ -37,13 +37,13 @@ def prunable_parameters(model: nn.Module, only_weights: bool = True) -> dict[str
     if not chosen:
         raise UserError(
             f"{type(model).__name__} has no parameter of two or more dimensions"
-            + (" with 'weight' in its name; only_weights=False takes any name" if only_weights else "")
+            + (" with 'weight' in its name; use only_weights=False for any name" if only_weights else "")
         )
     return {name: chosen[name] for name in sorted(chosen, key=str.encode)}
 
 
 def selected(model: nn.Module, preset: Preset) -> dict[str, nn.Parameter]:
-    """Parameters that a preset of the pipeline selects, in canonical order.
+    """Return the parameters that a preset of the pipeline selects, in canonical order.
 
     Raises:
         UserError: there is no such preset, or nothing is left.
@@ -55,54 +55,54 @@ def selected(model: nn.Module, preset: Preset) -> dict[str, nn.Parameter]:
 def check_preset(preset: str) -> None:
     """Raise UserError unless there is a preset of that name."""
     if preset not in get_args(Preset):
-        raise UserError(f"preset '{preset}' is unknown; known are {', '.join(get_args(Preset))}")
+        raise UserError(f"preset: '{preset}' is not allowed; use {' or '.join(get_args(Preset))}")
 
 
 def live_manifest(model: nn.Module, digests: Mapping[str, str] | None = None) -> Manifest:
-    """What the manifest of a model's canonical checkpoint says; models without a `config` have no blocks.
+    """Return the manifest of a model's canonical checkpoint; models without a `config` have no blocks.
 
-    Without `digests` (SHA-256 by name) its fingerprint is not that of the checkpoint.
+    Without `digests` (SHA-256 by name) its fingerprint differs from the checkpoint's.
 
     Raises:
-        UserError: a tensor is of a dtype that no checkpoint holds, or a model of transformers has no blocks.
+        UserError: a tensor has a dtype that no checkpoint can hold, or a transformers model has no blocks.
     """
     return manifest_of(model, "a live model", digests, None if hasattr(model, "config") else "")
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
-    """A model's configuration as its checkpoint holds it; empty for a model without one."""
+    """Return a model's configuration as in its checkpoint; empty for a model without one."""
     config = getattr(model, "config", None)
     return {} if config is None else config.to_dict()
 
 
 @dataclass(frozen=True)
 class HostWeights:
-    """What `TensorFile` is to a checkpoint, for live parameters. Nothing is kept, neither here nor on the device.
+    """Live parameters behind the interface of a `TensorFile`. Caches nothing, on the host or on the device.
 
     Attributes:
-        parameters: by name, on any device.
-        path: what error messages call them.
+        parameters: parameters by name, on any device.
+        path: their name in error messages.
     """
 
     parameters: Mapping[str, nn.Parameter]
     path: str = "model"
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of a parameter.
+        """Return the dtype and shape of a parameter.
 
         Raises:
-            UserError: its dtype is none that ltpipe knows.
+            UserError: ltpipe does not support its dtype.
         """
         parameter = self.parameters[name]
         if parameter.dtype not in STORED_NAMES:
-            raise UserError(f"model: '{name}' has dtype {parameter.dtype}; magnitude ranks bfloat16, float16, float32")
+            raise UserError(f"model: '{name}' has dtype {parameter.dtype}; use bfloat16, float16 or float32")
         return TensorSpec(STORED_NAMES[parameter.dtype], tuple(parameter.shape), 0, parameter.nbytes)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A parameter on the CPU, contiguous; the parameter's own memory where it is so already.
+        """Return a parameter, contiguous on the CPU; shares the parameter's memory if it already is.
 
         Raises:
-            UserError: it has no values.
+            UserError: the parameter has no values.
         """
         parameter = self.parameters[name]
         if parameter.is_meta:
@@ -110,13 +110,13 @@ class HostWeights:
         return parameter.detach().to("cpu").contiguous()
 
     def array(self, name: str) -> np.ndarray:
-        """A parameter as an array, bfloat16 as bit patterns (uint16); not to be written to."""
+        """Return a parameter as a read-only array, bfloat16 as bit patterns (uint16)."""
         values = self.tensor(name)
         bits = values.view(torch.int16).numpy().view(np.uint16) if values.dtype == torch.bfloat16 else values.numpy()
-        bits.flags.writeable = False  # as mapped files are: the kernels are compiled for that once
+        bits.flags.writeable = False  # like mapped files, so that the kernels compile only once
         return bits
 
     def magnitudes(self, name: str) -> Iterator[np.ndarray]:
-        """|w| of a parameter, flat, float64, in chunks."""
+        """Yield |w| of a parameter, flat, float64, in chunks."""
         for chunk in self.tensor(name).view(-1).split(_CHUNK):
             yield chunk.double().abs().numpy()

@@ -1,4 +1,4 @@
-"""How good a ticket of a live model is."""
+"""The quality of a live model's ticket."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -24,38 +24,39 @@ def compute_lottery_ticket_quality(
     max_batches: int | None = None,
     precision_mode: Precision = "high",
 ) -> dict[str, float | int]:
-    """Loss of the ticket m ⊙ θ, and how much of the dense model's performance it retains (1803.03635).
+    """Evaluate the ticket m ⊙ θ: its loss, and how much of the dense performance it retains (1803.03635).
 
-    Evaluates in eval mode without gradients. Weights, mask and training mode come back as they were, also after an
-    exception. Losses are summed in float64 and weighted by the number of labels, so that the cut into batches does
-    not matter.
+    Evaluates in evaluation mode without gradients. Weights, mask and training mode are restored, also after an
+    exception. Losses are summed in float64 and weighted by the number of labels, so the split into batches does not
+    matter.
 
-    Memory: for causal language models of transformers about a thousand tokens are on the device at a time, and
-    logits of 64 of them; other models get one batch at a time in a plain forward. Without `baseline_performance` the
-    batches are kept on the CPU, since the dense model has to see the same ones.
+    Memory: for transformers causal language models, about a thousand tokens are on the device at a time, and logits of
+    64 of them; other models get one batch at a time in a plain forward pass. Without `baseline_performance` the batches
+    are kept on the CPU, since the dense model needs the same ones.
 
     Args:
         model: stays on its device.
         mask: parameter names to bool tensors, True where a weight is kept; `{}` is the dense model.
         dataloader: yields dicts (`input_ids`, `labels`, `attention_mask`, …), (inputs, labels) tuples, or inputs.
-            Labels of -100 are ignored, those of causal models shifted by one as transformers does. A causal model's
-            text without labels is its own label, padding aside. Other models without labels must return a `loss`.
-        baseline_performance: of the dense model on these batches: a dict with its `loss`, what this function returned
-            for `{}` for example, or the loss alone; None computes it.
-        max_batches: evaluate no more than these.
-        precision_mode: `high` computes losses in float32, `fast` in the dtype of the logits (bfloat16 is off by about
-            0.02 nats).
+            Labels of -100 are ignored; labels of causal models are shifted by one, as in transformers. Without labels,
+            a causal model's text is its own label, except for padding. Other models without labels must return a
+            `loss`.
+        baseline_performance: the dense model's performance on these batches: a dict with its `loss`, such as this
+            function's result for `{}`, or the loss alone; None computes it.
+        max_batches: evaluate at most this many batches.
+        precision_mode: `high` computes losses in float32, `fast` in the logits' dtype (bfloat16 is off by about 0.02
+            nats).
 
     Returns:
         loss: mean over labels, nats.
-        accuracy: fraction of labels that were predicted right; only if the batches have labels of classes.
+        accuracy: fraction of labels predicted correctly; only if the batches have class labels.
         sparsity: fraction of the mask's weights that are pruned; 0.0 for `{}`.
         quality_score, performance_retention: dense loss / loss; 1.0 means nothing is lost.
         num_batches_evaluated: number of batches.
 
     Raises:
         UserError: mask or batches do not fit the model, there is nothing to predict, a loss is not finite, or the
-            baseline holds none.
+            baseline has no loss.
     """
     given = None if baseline_performance is None else _loss_of(baseline_performance)
     batches = first_batches(dataloader, max_batches)
@@ -64,7 +65,7 @@ def compute_lottery_ticket_quality(
         batches = iter(kept := list(batches))
     first = next(batches, None)
     if first is None:
-        raise UserError("dataloader: it yields no batch; an evaluation needs at least one")
+        raise UserError("dataloader: it yields no batch; provide at least one")
     with evaluating(model):
         evaluator = Evaluator(model, first, precision_mode)
         dense_loss = evaluator.evaluate(kept).loss if compare else given
@@ -74,8 +75,8 @@ def compute_lottery_ticket_quality(
 
 
 def _loss_of(baseline: Mapping[str, Any] | float) -> float:
-    """The loss of a baseline, in whatever form it is given; numbers of NumPy and torch count as such."""
-    allowed = "allowed are the dict that this function returns, any other with a 'loss', and a number"
+    """Return the loss of a baseline given in any form, NumPy and torch numbers included."""
+    allowed = "use this function's result, another dict with a 'loss', or a number"
     if isinstance(baseline, Mapping) and "loss" not in baseline:
         raise UserError(f"baseline_performance: a dict of {', '.join(map(str, baseline)) or 'nothing'}; {allowed}")
     loss = baseline["loss"] if isinstance(baseline, Mapping) else baseline
@@ -84,12 +85,12 @@ def _loss_of(baseline: Mapping[str, Any] | float) -> float:
     except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several elements
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"baseline_performance: {loss!r} is no finite loss; {allowed}")
+        raise UserError(f"baseline_performance: {loss!r} is not a finite loss; {allowed}")
     return number
 
 
 def report(result: Result, mask: Mapping[str, torch.Tensor], baseline_loss: float) -> dict[str, float | int]:
-    """What `compute_lottery_ticket_quality` returns."""
+    """Return the result of `compute_lottery_ticket_quality`."""
     retention = performance_retention(baseline_loss, result.loss)
     return {
         "loss": result.loss,
@@ -102,6 +103,6 @@ def report(result: Result, mask: Mapping[str, torch.Tensor], baseline_loss: floa
 
 
 def sparsity_of(mask: Mapping[str, torch.Tensor]) -> float:
-    """Fraction of the weights of a mask that are pruned; 0.0 for an empty one."""
+    """Return the fraction of a mask's weights that are pruned; 0.0 for an empty mask."""
     total = sum(kept.numel() for kept in mask.values())
     return 1 - sum(int(np.count_nonzero(kept.cpu().numpy())) for kept in mask.values()) / total if total else 0.0

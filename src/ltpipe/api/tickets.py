@@ -1,4 +1,4 @@
-"""Masks of live models: saved, compared, watched and judged, by the functions that the pipeline's stages call."""
+"""Masks of live models: save, compare, watch and validate them with the functions that the pipeline's stages call."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,23 +30,23 @@ def save_mask(
     sparsity: float | str | None = None,
     seed: int | None = None,
 ) -> None:
-    """Write a mask as a mask file (docs/mask-format.md): one bit a weight, checksums, written at once or not at all.
+    """Write a mask atomically as a mask file (docs/mask-format.md): one bit per weight, with checksums.
 
-    With the model that it was made for, the file holds the fingerprint of its checkpoint: the pipeline's stages take
-    the mask for a checkpoint that was loaded with these weights. Without it they take it for any model that has
-    parameters of these names and shapes.
+    With `model`, the file stores the fingerprint of the model's checkpoint, and the pipeline's stages accept the mask
+    for a checkpoint with these weights. Without it, they accept the mask for any model with parameters of these names
+    and shapes.
 
     Args:
-        mask: names to bool tensors, True where a weight is kept, or the path of a file that `load_mask` reads.
-        path: of the file to write.
-        model: dense, not inside `masked`; every tensor is hashed, one at a time.
-        criterion: that ranked the weights, if that is known.
-        scope: in which they competed.
-        sparsity: that was asked for; None takes the exact one.
-        seed: of a stochastic criterion.
+        mask: names to bool tensors, True where a weight is kept, or the path of a file for `load_mask`.
+        path: the file to write.
+        model: the model the mask was made for, dense and not inside `masked`; its tensors are hashed one at a time.
+        criterion: the criterion that ranked the weights, if known.
+        scope: the scope in which weights competed, if known.
+        sparsity: the requested sparsity; None for the exact one.
+        seed: the seed of a stochastic criterion.
 
     Raises:
-        UserError: it is no mask, not one of the model, or the sparsity is no number from 0 to 1.
+        UserError: the mask is not a mask or does not fit the model, or the sparsity is not a number from 0 to 1.
     """
     facts: dict[str, Any] = {"criterion": criterion, "scope": scope, "seed": seed}
     if sparsity is not None:
@@ -54,7 +54,7 @@ def save_mask(
         facts["sparsity"] = str(sparsity)
     packed = replace(as_mask(mask), **{key: value for key, value in facts.items() if value is not None})
     if not packed.bits:
-        raise UserError("mask: it masks nothing; a file of it would say nothing")
+        raise UserError("mask: it is empty; mask at least one tensor")
     if model is not None:
         digests = {name: digest_of(tensor) for name, tensor in stored_tensors(model).items()}
         packed = adopted(packed, live_manifest(model, digests), "mask")
@@ -62,23 +62,23 @@ def save_mask(
 
 
 def compute_ticket_overlap(mask_a: AnyMask, mask_b: AnyMask) -> dict[str, float | int | None]:
-    """What two masks of the same weights have in common, and what masks as dense as these have by chance.
+    """Compare two masks of the same weights, and give what masks of the same densities would share by chance.
 
     Args:
-        mask_a: names to bool tensors, True where a weight is kept, or the path of a file that `load_mask` reads.
-        mask_b: the other.
+        mask_a: names to bool tensors, True where a weight is kept, or the path of a file for `load_mask`.
+        mask_b: the other mask.
 
     Returns:
         weights, kept_a, kept_b, both: counts.
-        jaccard: kept by both / kept by any (Jaccard 1901).
-        hamming: share of the weights that exactly one of them keeps.
+        jaccard: kept by both / kept by either (Jaccard 1901).
+        hamming: share of the weights that exactly one mask keeps.
         spearman: rank correlation.
-        jaccard_chance, hamming_chance, spearman_chance: of independent uniform masks of these densities.
-        jaccard_chance_layerwise, hamming_chance_layerwise: of those with these densities in every tensor.
-        None where a value is 0 / 0, the correlation with a mask that keeps everything for example.
+        jaccard_chance, hamming_chance, spearman_chance: for independent uniform masks of these densities.
+        jaccard_chance_layerwise, hamming_chance_layerwise: the same with these densities in every tensor.
+        A value is None if it is 0 / 0, such as the correlation with a mask that keeps everything.
 
     Raises:
-        UserError: they are no masks, or of other weights.
+        UserError: an argument is not a mask, or the masks are for different weights.
     """
     parts = compare(as_mask(mask_a), as_mask(mask_b))
     whole, (jaccard, hamming) = total(parts.values()), layerwise_chance(parts)
@@ -99,20 +99,20 @@ def compute_ticket_overlap(mask_a: AnyMask, mask_b: AnyMask) -> dict[str, float 
 
 
 class EarlyBirdDetector:
-    """Says when the masks of a training have stopped changing (You et al. 2020, 1909.11957).
+    """Detects when a training's masks stop changing (You et al. 2020, 1909.11957).
 
-    A window of masks is kept, one bit a weight.
+    It keeps a window of masks, one bit per weight.
 
     Args:
-        rule: `spearman` (correlation with the mask before, at least 0.95), `hamming` (distance to each of the four
-            before, at most 0.1) or `jaccard` (index with each of the four before, at least 0.9).
-        threshold: another limit than the rule's.
-        window: another number of masks than the rule's (2, 5 and 5), the newest included.
-        patience: the rule has to hold for so many masks in a row.
+        rule: `spearman` (correlation with the previous mask, at least 0.95), `hamming` (distance to each of the
+            previous four, at most 0.1) or `jaccard` (index with each of the previous four, at least 0.9).
+        threshold: replaces the rule's threshold.
+        window: replaces the rule's number of masks (2, 5 and 5), the newest included.
+        patience: number of consecutive masks for which the rule must hold.
         chance_corrected: measure the distance from chance; see `ltpipe.analysis.early_bird.Detector`.
 
     Attributes:
-        history: what every mask showed.
+        history: one step per mask.
 
     Raises:
         UserError: an argument is not allowed.
@@ -130,10 +130,10 @@ class EarlyBirdDetector:
         self.history: list[Step] = []
 
     def update(self, mask: AnyMask) -> bool:
-        """Look at the next mask; True if the masks have converged with it.
+        """Add the next mask; return True if the masks have converged.
 
         Raises:
-            UserError: it is no mask, or of other weights than the one before it.
+            UserError: the mask is not a mask, or has different weights from the previous one.
         """
         self.history.append(self._watch.look(as_mask(mask)))
         return self.history[-1].converged
@@ -142,25 +142,25 @@ class EarlyBirdDetector:
 def validate_ticket(
     model: nn.Module, mask: AnyMask, *, sparsity: float | str | None = None, scope: str | None = None
 ) -> dict[str, Any]:
-    """Whether a mask fits a model and keeps what it promises, and what of the model it has emptied.
+    """Check that a mask fits a model and has its declared sparsity, and find the parts of the model it empties.
 
     Args:
-        model: on any device; its values are not looked at.
-        mask: names to bool tensors, True where a weight is kept, or the path of a file that `load_mask` reads.
-        sparsity: what it promises to prune; a file says it itself.
-        scope: in which weights competed, likewise; `global` where only a sparsity is given.
+        model: on any device; its values are not read.
+        mask: names to bool tensors, True where a weight is kept, or the path of a file for `load_mask`.
+        sparsity: the declared sparsity; a file declares its own.
+        scope: the scope in which weights competed; a file declares its own. `global` if only a sparsity is given.
 
     Returns:
-        valid: False if it is not a mask of this model, or not what it promises.
-        reasons: why not; empty for a valid one.
-        warnings: what it has cut off though it is as promised: layer collapse, dead heads, dead rows.
-        verdict: `sound`, `warnings` or `broken`, as the pipeline calls it.
-        kept, total, sparsity: of the masked weights.
-        dead_tensors, dead_blocks: names of those that keep nothing.
-        rows, dead_rows, heads, dead_heads: how many there are, and keep nothing (heads None if not known).
+        valid: False if the mask does not belong to this model or does not match its declaration.
+        reasons: why it is invalid; empty for a valid mask.
+        warnings: parts that a valid mask cuts off: layer collapse, dead heads, dead rows.
+        verdict: the pipeline's verdict, `sound`, `warnings` or `broken`.
+        kept, total, sparsity: counts and sparsity of the masked weights.
+        dead_tensors, dead_blocks: names of tensors and blocks that keep nothing.
+        rows, dead_rows, heads, dead_heads: total numbers, and numbers that keep nothing (heads None if unknown).
 
     Raises:
-        UserError: the mask is neither a mapping nor a file of a mask.
+        UserError: the mask is neither a mapping nor a mask file.
     """
     manifest = live_manifest(model)
     try:
@@ -185,7 +185,7 @@ def validate_ticket(
 
 
 def _promising(mask: Mask, sparsity: float | str | None, scope: str | None) -> Mask:
-    """A mask that says of itself what the caller says of it."""
+    """Return the mask with the caller's sparsity and scope as its own."""
     if sparsity is not None:
         exact_fraction(sparsity)
         mask = replace(mask, sparsity=str(sparsity), scope=scope or ("global" if mask.scope == UNKNOWN else mask.scope))

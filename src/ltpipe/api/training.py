@@ -1,4 +1,4 @@
-"""Train, rewind, train again: what full iterative magnitude pruning does to a live model."""
+"""Train, rewind, train again: full iterative magnitude pruning of a live model."""
 
 import inspect
 import os
@@ -15,26 +15,26 @@ from ltpipe.runtime.errors import UserError
 Trainer = Callable[..., Any]
 """Called as `trainer(model, dataloader)`, or `trainer(model)` if it takes one argument.
 
-It trains the model in place, and may return it."""
+It trains the model in place and may return it."""
 
 PERMISSION = "LTPIPE_ALLOW_IMP_TRAINING"
-"""The environment variable that allows training where it is `1`, as `train=True` does."""
+"""The environment variable that allows training if set to `1`, like `train=True`."""
 
 
 def is_allowed(train: bool) -> bool:
-    """Whether a trainer may run: the caller says so, or the environment does."""
+    """Return whether the caller or the environment allows a trainer to run."""
     return train or os.environ.get(PERMISSION) == "1"
 
 
 def with_dataloader(trainer: Trainer, dataloader: Iterable[Any]) -> Callable[[nn.Module], Any]:
-    """A trainer as a function of the model alone.
+    """Return a trainer as a function of the model alone.
 
     Raises:
-        UserError: it takes neither one argument nor two.
+        UserError: the trainer takes neither one argument nor two.
     """
     try:
         signature = inspect.signature(trainer)
-    except (TypeError, ValueError):  # a callable without a signature, of an extension for example
+    except (TypeError, ValueError):  # a callable without a signature, such as one from an extension module
         return lambda model: trainer(model, dataloader)
     for arguments in ((None, None), (None,)):
         try:
@@ -42,19 +42,17 @@ def with_dataloader(trainer: Trainer, dataloader: Iterable[Any]) -> Callable[[nn
         except TypeError:
             continue
         return trainer if len(arguments) == 1 else lambda model: trainer(model, dataloader)
-    raise UserError(
-        f"trainer_fn: it is called as trainer_fn(model, dataloader), or trainer_fn(model), but takes {signature}"
-    )
+    raise UserError(f"trainer_fn: it takes {signature}; use a function of (model, dataloader) or of (model)")
 
 
 class TrainingRounds:
-    """A context in which a model is trained again and again from the same weights; it leaves with those.
+    """A context in which a model is trained repeatedly from the same weights, which are restored on exit.
 
-    Parameters and buffers, the mode of each module and every `requires_grad` are kept, on the host, when it is entered.
+    On entry it saves parameters, buffers, each module's mode and every `requires_grad` on the host.
 
     Args:
         model: on any device.
-        trainer: trains it in place.
+        trainer: trains the model in place.
     """
 
     def __init__(self, model: nn.Module, trainer: Callable[[nn.Module], Any]) -> None:
@@ -72,7 +70,7 @@ class TrainingRounds:
             module.training = training
 
     def train(self, mask: Mapping[str, torch.Tensor]) -> None:
-        """Rewind, prune, and train with the pruned weights at zero."""
+        """Rewind, prune, and train with pruned weights at zero."""
         self._rewind()
         zero_pruned(self._model, mask)
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
@@ -84,16 +82,16 @@ class TrainingRounds:
             returned = self._trainer(self._model)
         self._check(returned)
         self._model.zero_grad(set_to_none=True)
-        zero_pruned(self._model, mask)  # whatever the trainer did, weight averaging for example
+        zero_pruned(self._model, mask)  # the trainer may have changed them, for example by weight averaging
 
     def _check(self, returned: object) -> None:
-        """Raise UserError if the trainer returned another model than it was given, and not one that wraps it."""
+        """Raise UserError if the trainer returned a model other than the one given or a wrapper of it."""
         if not isinstance(returned, nn.Module):
             return
         if not {id(each) for each in self._model.parameters()} <= {id(each) for each in returned.parameters()}:
             raise UserError(
-                "trainer_fn: it returned another model than it was given; train that one in place, for only its pruned "
-                "weights are held at zero"
+                "trainer_fn: it returned a different model from the one it was given, whose pruned weights alone stay "
+                "zero; train the given model in place"
             )
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A causal language model in memory, walked block by block as the score stage walks a checkpoint."""
+"""The streamed walk of a causal language model in memory, as the score stage walks a checkpoint."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
 
-_SAME = 1e-2  # relative; what another cut of the batch costs in bfloat16 is below, and shared state is above
+_SAME = 1e-2  # relative; the effect of another micro-batch in bfloat16 stays below, that of shared state exceeds it
 
 
 @contextmanager
@@ -28,18 +28,18 @@ def walking(
     ids: torch.Tensor,
     options: Any,
 ) -> Iterator[StreamedSubject]:
-    """A live model as the subject of a criterion; afterwards every module holds again what it held.
+    """Give a live model as the subject of a criterion; afterwards every module has its own tensors again.
 
-    Batches are cut as the score stage cuts them where memory does not matter. A model whose walk in parts is not its
-    own forward is run whole.
+    Batches are split as the score stage splits them when memory does not matter. A model whose streamed walk does not
+    match its own forward pass runs whole.
 
     Args:
         module: on any device, in evaluation mode.
-        manifest: of its checkpoint.
-        names: of the weights to score, all in the blocks.
-        rule: the criterion; may insist on a precision or a micro-batch.
+        manifest: its checkpoint's manifest.
+        names: the weights to score, all inside the blocks.
+        rule: the criterion; may require a precision or a micro-batch.
         ids: int64 [sequences, tokens].
-        options: of the criterion.
+        options: the criterion's options.
     """
     stored = stored_tensors(module)
     dtype = getattr(torch, rule.precision) if rule.precision else None
@@ -60,7 +60,7 @@ def walking(
 
 
 def _is_own_forward(walk: CausalModel, ids: torch.Tensor) -> bool:
-    """Whether the walk in parts gives the hidden states that the model's own forward gives."""
+    """Return whether the streamed walk gives the hidden states of the model's own forward pass."""
 
     def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         with walk.block(name, walk.fetch_block(name)):
@@ -74,7 +74,7 @@ def _is_own_forward(walk: CausalModel, ids: torch.Tensor) -> bool:
 
 @contextmanager
 def _given_back(module: nn.Module) -> Iterator[None]:
-    """Let modules hold other tensors for a while."""
+    """Restore the tensors of all modules on exit."""
     held = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
     try:
         yield
