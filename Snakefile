@@ -1,28 +1,35 @@
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from snakemake.utils import min_version
 
 min_version("9.20")
-sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from ltpipe.runtime.errors import UserError
-from ltpipe.workflow.configfile import read_config
+# A folder, or an address where a module statement names one. Of a checkout the Python code lies in its src.
+HERE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
+if find_spec("ltpipe") is None:
+    sys.path.insert(0, str(HERE / "src"))
+if find_spec("ltpipe") is None:
+    sys.exit(f"error: {HERE}/Snakefile: {sys.executable} has no ltpipe; pip install it there")
+
+from ltpipe.workflow.code import ROOT, check_workflow
+from ltpipe.workflow.configfile import check_files
 from ltpipe.workflow.console import Console
+from ltpipe.workflow.jobs import ending_in_one_line
+
+# A study is what one file says, unless a module statement says it.
+files = workflow.config_settings.configfiles or [Path("config/config.yaml")]
+with ending_in_one_line():
+    check_workflow(HERE)
+    folder = check_files([] if workflow.modifier.skip_configfile else files)
 
 # Jobs are named when they start, and Ctrl-C is one line.
-if workflow.is_main_process and not workflow.dryrun:
+if workflow.is_main_process and not workflow.dryrun and workflow.modifier.is_main_snakefile():
     console = Console.of(logger, quiet="rules" in map(str, workflow.output_settings.quiet or ()))
 
-# Strictly: Snakemake itself takes the last of two equal keys.
-try:
-    for file in workflow.config_settings.configfiles or ["config/config.yaml"]:
-        read_config(Path(file))
-except UserError as error:
-    sys.exit(f"error: {error}")
-
-# Snakemake would merge a --configfile into this one, key by key; a study is what one file says.
+# Snakemake would merge a --configfile into this one, key by key.
 if not workflow.config_settings.configfiles:
 
     configfile: "config/config.yaml"
@@ -32,18 +39,17 @@ if not workflow.config_settings.configfiles:
 container: "docker://python:3.11-bookworm"
 
 
-include: "workflow/rules/common.smk"
-include: "workflow/rules/prepare.smk"
-include: "workflow/rules/scores.smk"
-include: "workflow/rules/oneshot.smk"
-include: "workflow/rules/iterative.smk"
-include: "workflow/rules/studies.smk"
-include: "workflow/rules/training.smk"
-include: "workflow/rules/robustness.smk"
-include: "workflow/rules/analysis.smk"
-include: "workflow/rules/export.smk"
-include: "workflow/rules/report.smk"
-include: "workflow/rules/plan.smk"
+include: ROOT / "workflow/rules/common.smk"
+include: ROOT / "workflow/rules/prepare.smk"
+include: ROOT / "workflow/rules/scores.smk"
+include: ROOT / "workflow/rules/oneshot.smk"
+include: ROOT / "workflow/rules/iterative.smk"
+include: ROOT / "workflow/rules/training.smk"
+include: ROOT / "workflow/rules/robustness.smk"
+include: ROOT / "workflow/rules/analysis.smk"
+include: ROOT / "workflow/rules/export.smk"
+include: ROOT / "workflow/rules/report.smk"
+include: ROOT / "workflow/rules/plan.smk"
 
 
 rule all:
@@ -53,10 +59,10 @@ rule all:
 
 
 onsuccess:
-    # make prints the table itself, since this is not run when there was nothing to do. A plan has no table.
-    if "MAKELEVEL" not in os.environ and Path(rules.report.output.sums).exists():
+    # `ltpipe run` prints the table itself, since this is not run when there was nothing to do. A plan has no table.
+    if "LTPIPE_RUN" not in os.environ and Path(rules.report.output.sums).exists():
         folder = Path(rules.report.output.sums).parent
-        shell("python scripts/print_table.py --report {folder:q}")
+        shell('python "$LTPIPE/scripts/print_table.py" --report {folder:q}')
 
 
 onerror:

@@ -8,17 +8,17 @@ from ltpipe.planning.table import print_plan, verdict, write_plan
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_object
+from ltpipe.workflow.code import SCHEMA
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configfile import read_config
 
 
-def main(*, study: str, output: Path, schema: Path = Path("workflow/schemas/config.schema.yaml")) -> None:
+def main(*, study: str, output: Path) -> None:
     """Say what every stage of a study will need, and write it as JSON.
 
     Args:
         study: checked configuration, with all defaults, as JSON.
         output: JSON file to write.
-        schema: of the configuration.
 
     Raises:
         UserError: something does not fit.
@@ -27,7 +27,7 @@ def main(*, study: str, output: Path, schema: Path = Path("workflow/schemas/conf
         config = read_object(study)
     except ValueError as error:
         raise UserError(f"study: no JSON ({error})") from None
-    checked = check_config(config, read_config(schema))
+    checked = check_config(config, read_config(SCHEMA))
     plan = plan_study(checked)
     write_plan(plan, checked, output)
     print_plan(plan)

@@ -9,8 +9,7 @@ from ltpipe.reporting.training_terminal import print_studies
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.made_with import check_made_with
-from ltpipe.workflow.config import check_config
-from ltpipe.workflow.configfile import read_config
+from ltpipe.workflow.config import load_config
 from ltpipe.workflow.report import folder as report_folder
 from ltpipe.workflow.settings import Settings
 
@@ -19,16 +18,14 @@ def main(
     *,
     report: Path | None = None,
     config: Path | None = None,
-    schema: Path = Path("workflow/schemas/config.schema.yaml"),
 ) -> None:
     """Print the tables of tickets and of trained levels, verdicts and findings, and where the page is.
 
     Args:
         report: folder of the report; without it, that of the configuration.
         config: what the report is to be of; one that was made with other settings is refused.
-        schema: of the configuration.
     """
-    study = check_config(read_config(config), read_config(schema)) if config else None
+    study = load_config(config) if config else None
     if report is None and study is None:
         raise UserError("report: name the folder of a report, or config, the study that it is of")
     folder = ReportFolder(report or Path(report_folder(study)))

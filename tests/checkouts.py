@@ -38,9 +38,9 @@ def restored(folder: Path) -> Iterator[Callable[..., None]]:
 
 
 def plain_environment() -> dict[str, str]:
-    """Without what would make a checkout run other code than its own, or think that make called it."""
-    hidden = ("PYTHONPATH", "MAKELEVEL")
-    return {name: value for name, value in os.environ.items() if name not in hidden} | {"HF_HUB_OFFLINE": "1"}
+    """For a process in a checkout: with its own code before that of the environment, and a table in the end."""
+    given = {name: value for name, value in os.environ.items() if name != "LTPIPE_RUN"}
+    return given | {"PYTHONPATH": "src", "HF_HUB_OFFLINE": "1"}
 
 
 def snakemake(folder: Path, *arguments: str, timeout: float = 500) -> str:

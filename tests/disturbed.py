@@ -25,8 +25,8 @@ PATIENCE = 1800
 """Seconds after which a run is taken to hang."""
 
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "texts/words.txt"}, "others": {"source": "texts/others.txt"}},
+    "models": {"tiny": {"source": "../models/tiny"}},
+    "data": {"words": {"source": "../texts/words.txt"}, "others": {"source": "texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "taylor"], "scopes": ["global"], "sparsities": [0.5]},
     "score": {"data": "others", "sequence_length": 16, "num_sequences": 2},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu", "device_memory": 1},
@@ -34,7 +34,8 @@ CONFIG = {
     "robustness": {"perturbations": ["int4"]},
     "imp": {
         "small": {
-            "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
+            "task": {"kind": "images", "model": "lenet-300-100", "source": "../digits.csv",
+                     "validation": 20, "test": 20},
             "train": {
                 "optimizer": "adam", "learning_rate": 0.01, "iterations": 40, "batch_size": 10, "evaluate_every": 5,
             },

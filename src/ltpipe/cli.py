@@ -23,7 +23,6 @@ a plan that does not fit; 70 an error of ltpipe (a traceback); 130 stopped by Ct
 def plan(
     *,
     config: Path = Path("config/config.yaml"),
-    schema: Path = Path("workflow/schemas/config.schema.yaml"),
     device_memory: float | None = None,
     teraflops: float | None = None,
     output: Path | None = None,
@@ -38,7 +37,6 @@ def plan(
 
     Args:
         config: of the study.
-        schema: of the configuration, in ltpipe's checkout.
         device_memory: GiB that tensors may take on the card; without it, what the configuration says.
         teraflops: 10^12 operations a second that the device does, for an estimate of hours. A finished evaluation shows
             it: 2 * parameters * tokens / seconds of `results/baselines/….json`.
@@ -48,14 +46,13 @@ def plan(
     from ltpipe.planning.stages import fits
     from ltpipe.planning.study import plan_study
     from ltpipe.planning.table import print_plan, write_plan
-    from ltpipe.workflow.config import check_config
-    from ltpipe.workflow.configfile import read_config
+    from ltpipe.workflow.config import load_config
 
     if device_memory is not None and not 0 < device_memory < inf:
         raise UserError(f"device_memory: {device_memory} is not allowed; allowed is a number of GiB above 0")
     if teraflops is not None and not 0 < teraflops < inf:
         raise UserError(f"teraflops: {teraflops} is not allowed; allowed is a number above 0")
-    checked = check_config(read_config(config), read_config(schema))
+    checked = load_config(config)
     if device_memory is not None:
         checked["evaluate"]["device_memory"] = device_memory
     planned = plan_study(checked)
@@ -67,11 +64,7 @@ def plan(
         sys.exit(2)
 
 
-def check(
-    *,
-    config: Path = Path("config/config.yaml"),
-    schema: Path = Path("workflow/schemas/config.schema.yaml"),
-) -> None:
+def check(*, config: Path = Path("config/config.yaml")) -> None:
     """Check the configuration of a study, and run nothing; status 0 says that it is sound.
 
     Snakemake reads a `--configfile` before it reads ltpipe: it takes the last of two equal keys, and evaluates a file
@@ -82,13 +75,11 @@ def check(
 
     Args:
         config: of the study.
-        schema: of the configuration, in ltpipe's checkout.
     """
     from ltpipe.planning.lengths import check_lengths
-    from ltpipe.workflow.config import check_config
-    from ltpipe.workflow.configfile import read_config
+    from ltpipe.workflow.config import load_config
 
-    check_lengths(check_config(read_config(config), read_config(schema)))
+    check_lengths(load_config(config))
 
 
 def clean(configs: Positional[tuple[Path, ...]] = (Path("config/config.yaml"),), /, *, delete: bool = False) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import yaml
 from bad_input.case import Case
-from bad_input.running import ROOT
 from bad_input.study import Study
 
-CHECK = f"check --schema {ROOT}/workflow/schemas/config.schema.yaml --config %c.yaml"
+CHECK = "check --config %c.yaml"
 HERE = "%c.yaml: "
 
 

@@ -34,8 +34,10 @@ def finished(tmp_path_factory, request):
     (folder / TEXTS).mkdir()
     (folder / TEXTS / "words (a) 'b'.txt").write_text(" ".join(f"w{number % 90}" for number in range(400)))
     config = {
-        "models": {"m": {"source": f"models/{MODEL}", "prunable": {"exclude": ["*up[_]proj*", "*layers.?.mlp.d*"]}}},
-        "data": {"d": {"source": TEXTS, "files": PATTERN, "separator": SEPARATOR, "field": "-- $(touch pwned8) {f}"}},
+        "models": {"m": {"source": f"../models/{MODEL}", "prunable": {"exclude": ["*up[_]proj*", "*layers.?.mlp.d*"]}}},
+        "data": {
+            "d": {"source": f"../{TEXTS}", "files": PATTERN, "separator": SEPARATOR, "field": "-- $(touch pwned8) {f}"}
+        },
         "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
         "evaluate": {"sequence_length": 16, "num_sequences": 4},
     }
@@ -96,7 +98,7 @@ def test_snakemake_ends_in_one_line(case, finished):
     given, words = REFUSED[case]
     (folder / "{d}.txt").write_text("w1")
     if isinstance(given, dict):
-        given = yaml.safe_dump(yaml.safe_load((folder / "config/config.yaml").read_text()) | given)
+        given = yaml.safe_dump(yaml.safe_load((folder / "config/config.yaml").read_text().replace("../", "")) | given)
     (folder / "c.yaml").write_text(given)
     command = [SNAKEMAKE, "--cores", "1", "--dry-run", "--configfile", "c.yaml"]
     done = subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=100)

@@ -108,7 +108,7 @@ def test_code_of_a_checkpoint_is_not_asked_for_by_any_stage(study, tmp_path):
         f"models: {{m: {{source: '{folder}'}}}}\ndata: {{d: {{source: '{study / 'text.txt'}'}}}}\n"
         "grid: {criteria: [magnitude], sparsities: [0.5]}\n"
     )
-    ended = call("ltpipe", "plan", "--config", config, "--schema", ROOT / "workflow/schemas/config.schema.yaml")
+    ended = call("ltpipe", "plan", "--config", config)
     assert (ended.code, ended.out) == (1, ""), ended
     assert "are not known" in ended.err
     assert "[y/N]" not in ended.err

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slurm
 
 SPARSITIES = [0.25, 0.5, 0.75]
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "texts/words.txt"}},
+    "models": {"tiny": {"source": "../models/tiny"}},
+    "data": {"words": {"source": "../texts/words.txt"}},
     "grid": {"criteria": ["magnitude"], "scopes": ["layer"], "sparsities": SPARSITIES},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "auto"},  # asks for a GPU; there is none to find
     "threads": 1,

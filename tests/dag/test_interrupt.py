@@ -11,7 +11,7 @@ import yaml
 from checkouts import SNAKEMAKE, checkout, plain_environment
 
 STUDY = {
-    "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
+    "task": {"kind": "images", "model": "lenet-300-100", "source": "../digits.csv", "validation": 20, "test": 20},
     "train": {"optimizer": "adam", "learning_rate": 0.01, "batch_size": 10, "evaluate_every": 5},
     "compute": {"device": "cpu", "save_every": 5},
     "rewind": {"step": 2},

@@ -10,8 +10,8 @@ from checkouts import checkout, reruns, snakemake
 from tiny import save_tiny
 
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "texts/words.txt"}},
+    "models": {"tiny": {"source": "../models/tiny"}},
+    "data": {"words": {"source": "../texts/words.txt"}},
     "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer", "2of4"], "sparsities": [0.3, 0.7], "seeds": [3]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu"},
     "threads": 1,

@@ -17,8 +17,8 @@ from tiny import save_tiny
 from ltpipe.runtime.jsonfiles import write_record
 
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny", "prunable": {"include": ["*mlp*"], "exclude": []}}},
-    "data": {"words": {"source": "texts/words.txt"}},
+    "models": {"tiny": {"source": "../models/tiny", "prunable": {"include": ["*mlp*"], "exclude": []}}},
+    "data": {"words": {"source": "../texts/words.txt"}},
     "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer"], "sparsities": [0.25, 0.5], "seeds": [3]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "micro_batch": 8, "top_k": 4},
     "robustness": {"perturbations": []},
@@ -145,7 +145,7 @@ def test_scores_are_made_once_for_all_scopes_and_sparsities(finished: Path, tmp_
     (folder / "texts/other.txt").write_text(" ".join(f"w{number**2 % 91}" for number in range(300)))
     hybrids = {"mix": {"snip": 1, "magnitude": 2}}
     score = {"data": "other", "sequence_length": 16, "num_sequences": 2, "hybrids": hybrids}
-    data = {"other": {"source": "texts/other.txt"}}
+    data = {"other": {"source": "../texts/other.txt"}}
 
     def ask(sparsity: float, **settings: object) -> set[str]:
         grid = {"criteria": ["mix", "wanda"], "scopes": ["layer", "row"], "sparsities": [sparsity]}
@@ -210,7 +210,7 @@ def test_values_that_change_places_or_become_equal(finished: Path, configure: Ca
 
 
 def test_patterns_that_change_places(finished: Path, configure: Callable):
-    configure(models={"tiny": {"source": "models/tiny", "prunable": {"include": [], "exclude": ["*mlp*"]}}})
+    configure(models={"tiny": {"source": "../models/tiny", "prunable": {"include": [], "exclude": ["*mlp*"]}}})
     assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS
 
 
@@ -234,8 +234,8 @@ def test_old_numbers_are_refused_though_snakemake_was_told_that_they_are_new(fin
     why = "made with evaluate.num_sequences 4, the configuration asks for all; delete it and run again"
     table = ["--config", "config/config.yaml"]
     printed = subprocess.run(
-        [sys.executable, "scripts/print_table.py", *table],
-        cwd=folder, env=plain_environment() | {"PYTHONPATH": "src"}, capture_output=True, text=True,
+        [sys.executable, folder / "scripts/print_table.py", *table],
+        cwd=folder, env=plain_environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert printed.returncode == 1
     assert not printed.stdout
@@ -272,12 +272,12 @@ def test_perturbations_added(finished: Path, configure: Callable):
 
 
 def test_prunable_weights_changed(finished: Path, configure: Callable):
-    configure(models={"tiny": {"source": "models/tiny", "prunable": {"preset": "all-weights"}}})
+    configure(models={"tiny": {"source": "../models/tiny", "prunable": {"preset": "all-weights"}}})
     assert reruns(finished) == HISTOGRAMS | masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS
 
 
 def test_a_tokenizer_that_lies_elsewhere_is_looked_at_too(finished: Path, configure: Callable):
-    configure(models={"tiny": {"source": "models/tiny", "tokenizer": "models/words"}})
+    configure(models={"tiny": {"source": "../models/tiny", "tokenizer": "../models/words"}})
     (finished / "models/words").mkdir()
     (finished / "models/words/tokenizer.json").write_text("{}")
     assert re.search(r"input: .*models/words/tokenizer.json", snakemake(finished, "--dry-run", "--quiet", "host"))
@@ -285,7 +285,7 @@ def test_a_tokenizer_that_lies_elsewhere_is_looked_at_too(finished: Path, config
 
 
 def test_text_added(finished: Path, configure: Callable):
-    configure(data={"more": {"source": "texts/words.txt"}})
+    configure(data={"more": {"source": "../texts/words.txt"}})
     added = {job.replace("words", "more") for job in SEQUENCES | BASELINE | tickets("0.25", "0.5")}
     assert reruns(finished) == added | TABLES
 

@@ -12,7 +12,7 @@ import yaml
 from checkouts import checkout, refused, reruns, restored, snakemake
 
 STUDY = {
-    "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
+    "task": {"kind": "images", "model": "lenet-300-100", "source": "../digits.csv", "validation": 20, "test": 20},
     "train": {"optimizer": "adam", "learning_rate": 0.01, "iterations": 20, "batch_size": 10, "evaluate_every": 5},
     "compute": {"device": "cpu"},
     "rewind": {"step": 2},

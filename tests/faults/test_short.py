@@ -11,8 +11,8 @@ from disturbed import Run, slow_writes, struck
 HISTOGRAM = "results/histograms/tiny/magnitude/seed-none.safetensors"
 MASK = "results/masks/tiny/magnitude/global/seed-none/0.5.safetensors"
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "words.txt"}},
+    "models": {"tiny": {"source": "../models/tiny"}},
+    "data": {"words": {"source": "../words.txt"}},
     "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
     "threads": 1,
 }

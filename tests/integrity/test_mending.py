@@ -18,8 +18,8 @@ from ltpipe.runtime.errors import MEND
 pytestmark = pytest.mark.faults
 
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "texts/words.txt"}, "calibration": {"source": "texts/others.txt"}},
+    "models": {"tiny": {"source": "../models/tiny"}},
+    "data": {"words": {"source": "../texts/words.txt"}, "calibration": {"source": "texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "wanda"], "scopes": ["layer"], "sparsities": [0.25, 0.5]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu"},
     "robustness": {"perturbations": ["noise-0.1"], "seeds": [0]},
@@ -28,7 +28,13 @@ CONFIG = {
     "threads": 1,
     "imp": {
         "small": {
-            "task": {"kind": "images", "model": "lenet-300-100", "source": "digits.csv", "validation": 20, "test": 20},
+            "task": {
+                "kind": "images",
+                "model": "lenet-300-100",
+                "source": "../digits.csv",
+                "validation": 20,
+                "test": 20,
+            },
             "train": {
                 "optimizer": "adam",
                 "learning_rate": 0.01,

@@ -81,14 +81,17 @@ def test_a_module_of_the_working_folder_comes_with_its_package(tmp_path, monkeyp
 
 
 def test_digest_is_of_names_and_contents_alone(tmp_path):
-    root = write(tmp_path, {"a.py": "1", "b.py": "2"})
+    root = write(tmp_path / "one", {"a.py": "1", "b.py": "2"})
     a, b = root / "a.py", root / "b.py"
-    before = digest([a, b])
+    before = digest([a, b], root)
     os.utime(a, (0, 0))
-    assert digest([b, a]) == before
+    assert digest([b, a], root) == before
     b.write_text("3")
-    edited = digest([a, b])
-    write(tmp_path, {"a.py": "3", "b.py": "1"})
-    assert len({before, edited, digest([a, b]), digest([a])}) == 4
-    write(tmp_path, {"a.py": "1", "b.py": "2"})
-    assert digest([a, b]) == before, "an edit that is taken back reruns nothing"
+    edited = digest([a, b], root)
+    write(root, {"a.py": "3", "b.py": "1"})
+    assert len({before, edited, digest([a, b], root), digest([a], root)}) == 4
+    write(root, {"a.py": "1", "b.py": "2"})
+    assert digest([a, b], root) == before, "an edit that is taken back reruns nothing"
+    write(tmp_path, {"two/b.py": "2", "three/a.py": "1"})
+    apart = digest([tmp_path / "three/a.py", tmp_path / "two/b.py"], tmp_path / "two", tmp_path / "three")
+    assert apart == before, "code that lies elsewhere reruns nothing"

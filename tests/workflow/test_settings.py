@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.reference import keys
-from ltpipe.workflow.settings import RULES, Settings
+from ltpipe.workflow.rules import RULES
+from ltpipe.workflow.settings import Settings
 from ltpipe.workflow.study import ELSEWHERE
 
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
@@ -200,7 +201,7 @@ def longest(path: str, table: Any) -> str | None:
 def test_every_key_is_said_to_rules_or_known_to_say_nothing_to_them():
     unknown = [path for path in schema_keys() if not longest(path, (*TOUCHES, *AXES, *NO_RESULT))]
     assert not unknown, (
-        f"{', '.join(unknown)}: which jobs does it change? Add it to the rules in src/ltpipe/workflow/settings.py and "
+        f"{', '.join(unknown)}: which jobs does it change? Add it to the rules in src/ltpipe/workflow/rules.py and "
         "to TOUCHES here; to AXES if it says which jobs there are; to ELSEWHERE in src/ltpipe/workflow/study.py if it "
         "changes no result (docs/extending.md)"
     )
@@ -415,7 +416,7 @@ def test_what_a_study_of_200_models_is_made_with_fits_on_a_command_line():
 
 
 RECORDED = """
-import inspect, json, sys
+import inspect, json, re, sys
 from pathlib import Path
 from snakemake.api import SnakemakeApi
 from snakemake.rules import Rule
@@ -429,8 +430,8 @@ with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
     for rule in workflow.rules:
         kept = {name: value for name, value in rule.params.items() if not Rule._is_deriving_function(value)}
         told = inspect.getclosurevars(kept["settings"]).nonlocals if "settings" in kept else {}
-        script = next((str(file) for name, file in rule.input.items() if name == "script"), None)
-        found[rule.name] = [sorted(kept), told.get("name"), told.get("script"), script]
+        script = re.search(r'"[$]LTPIPE/scripts/(\\w+[.]py)"', rule.shellcmd or "")
+        found[rule.name] = [sorted(kept), told.get("rule"), script and script[1]]
     print(json.dumps(found))
 """
 
@@ -449,20 +450,21 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     done = subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
-    assert found.pop("all") == [[], None, None, None]
+    assert found.pop("all") == [[], None, None]
     return found
 
 
 def test_every_rule_records_its_settings_and_nothing_else(rules: dict[str, list[Any]]):
     """Of several params Snakemake would compare the set of values. A rule that takes over another's names itself."""
     assert rules.keys() == RULES.keys()
-    assert {name: told for name, (*told, script) in rules.items() if told != [["settings"], name, script]} == {}
+    expected = {name: [["settings"], name, rule.script] for name, rule in RULES.items()}
+    assert {name: told for name, told in rules.items() if told != expected[name]} == {}
 
 
 @cache
 def help_of(script: str) -> str:
     """What a script says of its options."""
-    specification = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    specification = importlib.util.spec_from_file_location(Path(script).stem, ROOT / "scripts" / script)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
@@ -470,7 +472,7 @@ def help_of(script: str) -> str:
     return printed.getvalue()
 
 
-def test_every_option_is_one_of_the_script_and_comes_from_one_key(rules: dict[str, list[Any]]):
+def test_every_option_is_one_of_the_script_and_comes_from_one_key():
     for rule, axes in JOBS:
         said = [
             name
@@ -479,5 +481,5 @@ def test_every_option_is_one_of_the_script_and_comes_from_one_key(rules: dict[st
             for name in key.options(values)
         ]
         assert len(said) == len(set(said)), (rule, said)
-        known = set(re.findall(r"--([a-z-]+)", help_of(rules[rule][-1]))) if said else set()
+        known = set(re.findall(r"--([a-z-]+)", help_of(RULES[rule].script))) if said else set()
         assert {name.replace("_", "-") for name in said} <= known, (rule, said)

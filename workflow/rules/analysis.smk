@@ -4,35 +4,29 @@ from ltpipe.reporting.one_shot import TABLES as ONE_SHOT
 # Say which tickets narrow the brackets in which curves stop winning.
 checkpoint refinement:
     input:
-        script="scripts/refine.py",
-        tickets=lambda wildcards: [
-            ticket.named(grid.TICKET)
-            for ticket in tickets_after(wildcards.model, int(wildcards.round) - 1)
-        ],
-        before=lambda wildcards: round_file(wildcards.model, int(wildcards.round) - 1),
+        tickets=jobs.known_tickets,
+        before=jobs.round_before,
     output:
         grid.REFINEMENT,
     log:
         "results/logs/refinement/{model}/{round}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("refinement"),
     params:
-        settings=settings("refinement", "scripts/refine.py"),
-        before=lambda wildcards, input: f"--before {input.before}" if input.before else "",
+        settings=jobs.settings("refinement"),
+        before=given("before"),
         tickets=listed("tickets"),
     shell:
         TOLD
-        + "python {input.script} --model {wildcards.model} --tickets {params.tickets} {params.before}"
+        + 'python "$LTPIPE/scripts/refine.py" --model {wildcards.model} --tickets {params.tickets} {params.before}'
         " {params.settings[options]} --output {output}"
 
 
 # Compare the masks of a model that differ in one of criterion, scope, seed and sparsity.
 rule overlap:
     input:
-        script="scripts/compare_masks.py",
-        masks=every_mask,
-        refinement=last_round,
+        masks=jobs.every_mask,
+        refinement=jobs.last_round,
     output:
         pairs=f"{grid.OVERLAP}.csv",
         digest=f"{grid.OVERLAP}.csv.sha256",
@@ -40,23 +34,21 @@ rule overlap:
     log:
         "results/logs/overlap/{model}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("overlap"),
     params:
-        settings=settings("overlap", "scripts/compare_masks.py"),
+        settings=jobs.settings("overlap"),
         masks=listed("masks"),
     shell:
         TOLD
-        + "python {input.script} --masks {params.masks} --model {wildcards.model} --output {output.pairs}"
+        + 'python "$LTPIPE/scripts/compare_masks.py" --masks {params.masks} --model {wildcards.model} --output {output.pairs}'
         " --layers {output.layers}"
 
 
 # Check that the masks of a model are what they say they are.
 rule validation:
     input:
-        script="scripts/validate_masks.py",
-        masks=every_mask,
-        refinement=last_round,
+        masks=jobs.every_mask,
+        refinement=jobs.last_round,
         manifest=rules.checkpoint.output.manifest,
         config=rules.checkpoint.output.config,
     output:
@@ -67,24 +59,22 @@ rule validation:
     log:
         "results/logs/validation/{model}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("validation"),
     params:
-        settings=settings("validation", "scripts/validate_masks.py", all_allocation_files),
+        settings=jobs.settings("validation"),
         masks=listed("masks"),
     shell:
         TOLD
-        + "python {input.script} --masks {params.masks} --manifest {input.manifest} --config {input.config}"
+        + 'python "$LTPIPE/scripts/validate_masks.py" --masks {params.masks} --manifest {input.manifest} --config {input.config}'
         " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
 
 
 # Put what was measured of a model and its tickets in tables, with all intervals.
 rule tables:
     input:
-        script="scripts/make_tables.py",
         baselines=lambda wildcards: grid.baselines(config, wildcards.model),
-        tickets=lambda wildcards: [ticket.named(grid.TICKET) for ticket in every_ticket(wildcards)],
-        refinement=last_round,
+        tickets=jobs.every_ticket,
+        refinement=jobs.last_round,
         perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
         simulations=lambda wildcards: grid.simulations(config, wildcards.model),
     output:
@@ -96,13 +86,13 @@ rule tables:
     log:
         "results/logs/tables/{model}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("tables"),
     params:
-        settings=settings("tables", "scripts/make_tables.py"),
+        settings=jobs.settings("tables"),
         folder=subpath(output[0], parent=True),
         tickets=listed("tickets"),
         perturbed=listed("perturbed"),
     shell:
-        TOLD + "python {input.script} --baselines {input.baselines} --tickets {params.tickets}"
+        TOLD
+        + 'python "$LTPIPE/scripts/make_tables.py" --baselines {input.baselines} --tickets {params.tickets}'
         " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"

@@ -1,12 +1,8 @@
 # Write a structured ticket as a physically smaller checkpoint, where asked for: snakemake results/smaller/…/config.json.
 rule smaller:
     input:
-        script="scripts/export_smaller.py",
-        weights=rules.checkpoint.output.weights,
-        manifest=rules.checkpoint.output.manifest,
-        config=rules.checkpoint.output.config,
+        **DENSE,
         generation_config=rules.checkpoint.output.generation_config,
-        tokenizer=rules.checkpoint.output.tokenizer,
         tokenizer_config=rules.checkpoint.output.tokenizer_config,
         mask=rules.mask.output,
     output:
@@ -18,12 +14,12 @@ rule smaller:
     log:
         "results/logs/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("smaller"),
     params:
-        settings=settings("smaller", "scripts/export_smaller.py"),
+        settings=jobs.settings("smaller"),
         folder=subpath(input.weights, parent=True),
         output=subpath(output.weights, parent=True),
     shell:
-        TOLD + "python {input.script} --checkpoint {params.folder} --mask {input.mask}"
+        TOLD
+        + 'python "$LTPIPE/scripts/export_smaller.py" --checkpoint {params.folder} --mask {input.mask}'
         " {params.settings[options]} --output {params.output}"

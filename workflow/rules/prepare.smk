@@ -1,12 +1,7 @@
 # Load a model from its source and keep it as a canonical checkpoint.
 rule checkpoint:
     input:
-        script="scripts/load_model.py",
-        files=lambda wildcards: [
-            file
-            for source in model_sources(wildcards)
-            for file in files_of(source, ".safetensors", ".json")
-        ],
+        files=jobs.model_files,
     output:
         weights=f"{grid.CHECKPOINT}/model.safetensors",
         manifest=f"{grid.CHECKPOINT}/manifest.json",
@@ -17,33 +12,36 @@ rule checkpoint:
     log:
         "results/logs/checkpoint/{model}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("checkpoint"),
     params:
-        settings=settings("checkpoint", "scripts/load_model.py", places),
+        settings=jobs.settings("checkpoint"),
         folder=subpath(output.weights, parent=True),
     shell:
         TOLD
-        + "python {input.script} --name {wildcards.model} {params.settings[options]} --output {params.folder}"
+        + 'python "$LTPIPE/scripts/load_model.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
+
+
+# What every stage reads that walks a model.
+DENSE = {
+    name: rules.checkpoint.output[name] for name in ("weights", "manifest", "config", "tokenizer")
+}
 
 
 # Cut a text into fixed token sequences with a model's tokenizer.
 rule sequences:
     input:
-        script="scripts/prepare_data.py",
         tokenizer=rules.checkpoint.output.tokenizer,
         manifest=rules.checkpoint.output.manifest,
-        files=lambda wildcards: files_of(text_source(wildcards), *LAST_SUFFIXES),
+        files=jobs.text_files,
     output:
         grid.SEQUENCES,
     log:
         "results/logs/sequences/{model}/{data}.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("sequences"),
     params:
-        settings=settings("sequences", "scripts/prepare_data.py", places),
+        settings=jobs.settings("sequences"),
     shell:
         TOLD
-        + "python {input.script} --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}"
+        + 'python "$LTPIPE/scripts/prepare_data.py" --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}'
         " --output {output}"

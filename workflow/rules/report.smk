@@ -1,5 +1,4 @@
 from ltpipe.workflow import report as reported
-from ltpipe.workflow.study import as_text
 
 KINDS = {".csv": "table", ".svg": "figure", ".html": "page"}
 
@@ -20,7 +19,6 @@ def report_file(name: str, category: str):
 # Gather every ticket, every training, and what the analyses say, in tables, figures and a page.
 rule report:
     input:
-        script="scripts/make_report.py",
         baselines=grid.baselines(config),
         tables=reported.gathered(config),
         records=studies.records(config),
@@ -32,11 +30,10 @@ rule report:
     log:
         "results/logs/report.log",
     resources:
-        mem_mb=memory,
-        runtime=runtime,
+        **jobs.needs("report"),
     params:
         # What was asked for, in words: however it is written, the same study is the same text.
-        settings=settings("report", "scripts/make_report.py", config=as_text(config)),
+        settings=jobs.settings("report", config=jobs.study_text(reported.folder(config))),
         folder=subpath(output.sums, parent=True),
         baselines=listed("baselines"),
         tables=listed("tables"),
@@ -45,6 +42,6 @@ rule report:
         early_birds=listed("early_birds"),
     shell:
         TOLD
-        + "python {input.script} --baselines {params.baselines} --tables {params.tables} --records {params.records}"
+        + 'python "$LTPIPE/scripts/make_report.py" --baselines {params.baselines} --tables {params.tables} --records {params.records}'
         " --connectivities {params.connectivities} --early-birds {params.early_birds}"
         " --output {params.folder} --config {params.settings[config]:q}"

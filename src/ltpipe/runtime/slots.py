@@ -1,4 +1,4 @@
-"""Runs a command with devices of its own: `python -m ltpipe.runtime.slots COUNT -- command …`.
+"""Runs a command with devices of its own: `python -P -S …/slots.py COUNT -- command …`.
 
 `snakemake --resources gpu=K` caps how many jobs run at a time and tells none of them which device is its own. Here a
 device is a slot, an exclusive lock that the command inherits: there is no further process, and the kernel frees the
@@ -18,6 +18,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+if __name__ == "__main__":  # run by its file: without `site`, which takes time, Python finds no installed package
+    sys.path.append(str(Path(__file__).parents[2]))
 
 from ltpipe.runtime.errors import UserError
 

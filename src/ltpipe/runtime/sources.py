@@ -2,7 +2,7 @@
 
 hub:owner/name@revision     a Hugging Face Hub repository; without @revision its main branch
 package:module/path/inside  a file or folder inside an installed Python package
-anything else               a file or folder, relative to the working directory
+anything else               a file or folder, relative to the working directory; in a configuration, to its file
 
 A new kind beside `package` is one file in the folder `places`, a function from what follows the colon to a `Place`,
 named in the last line. The file `my_kind.py` finds what `my-kind:…` names.
@@ -50,6 +50,11 @@ class Source:
     def is_hub(self) -> bool:
         """A Hub repository, which has no local path before it is fetched."""
         return self.text.startswith("hub:")
+
+    @property
+    def is_relative(self) -> bool:
+        """A path that says another file in another folder."""
+        return not self.is_hub and self.text.partition(":")[0] not in kinds() and not Path(self.text).is_absolute()
 
     @property
     def repository(self) -> tuple[str, str | None]:

@@ -2,7 +2,7 @@
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -40,13 +40,23 @@ def module_closure(name: str) -> list[Path]:
     return sorted(files.union(*(import_closure(file, places[0]) for file in files)))
 
 
-def digest(files: Iterable[Path]) -> str:
-    """SHA-256 of the names and contents of files, in hexadecimal; their order and their times do not matter."""
+def digest(files: Iterable[Path], *folders: Path) -> str:
+    """SHA-256 of the names and contents of files, in hexadecimal; their order and their times do not matter.
+
+    Args:
+        files: each below one of `folders`.
+        folders: names begin in the first that a file lies in, so that they are the same wherever the code lies.
+    """
     found = hashlib.sha256()
-    for path in sorted(files):
+    for name, path in sorted((_name(path, folders), path) for path in files):
         content = path.read_bytes()
-        found.update(f"{path.as_posix()} {len(content)}\n".encode() + content)
+        found.update(f"{name} {len(content)}\n".encode() + content)
     return found.hexdigest()
+
+
+def _name(path: Path, folders: Sequence[Path]) -> str:
+    folder = next(folder for folder in folders if path.is_relative_to(folder))
+    return path.relative_to(folder).as_posix()
 
 
 @cache  # of many scripts that share most modules, each is parsed once

@@ -1,8 +1,11 @@
 """The configuration: checked against its schema, defaults filled in, errors in one line."""
 
+import os
 import re
 from collections.abc import Iterator
+from copy import deepcopy
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator, TypeChecker, validators
@@ -14,7 +17,8 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import NoOptions, as_given, beyond_defaults, options_of
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, criterion_options, every_criterion
-from ltpipe.workflow.configfile import check_plain
+from ltpipe.workflow.code import SCHEMA
+from ltpipe.workflow.configfile import check_plain, read_config
 from ltpipe.workflow.grid import canonical_decimal, evaluated_texts, needs_calibration
 from ltpipe.workflow.study_checks import check_studies
 
@@ -39,15 +43,25 @@ _Validator = validators.extend(
 )
 
 
-def check_config(config: Config, schema: dict[str, Any]) -> Config:
+def load_config(path: Path) -> Config:
+    """The checked configuration of a file, its sources relative to the working directory.
+
+    Raises:
+        UserError: naming the file or the key, value and what is allowed.
+    """
+    return check_config(read_config(path), read_config(SCHEMA), path.parent)
+
+
+def check_config(config: Config, schema: dict[str, Any], folder: Path = Path()) -> Config:
     """A configuration that holds all its keys and can be run.
 
     Args:
         config: as read from YAML.
         schema: JSON schema of the configuration, with defaults.
+        folder: that the paths of its sources are relative to.
 
     Returns:
-        A copy with every default filled in.
+        A copy with every default filled in, and sources relative to the working directory.
 
     Raises:
         UserError: naming key, value and what is allowed.
@@ -58,7 +72,7 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
         others = len(errors) - 1
         more = f" ({others} more mistake{'s' if others > 1 else ''} in the file)" if others else ""
         raise UserError(_one_line(errors[0], schema) + more)
-    filled = _with_defaults(config, schema, schema)
+    filled = moved(_with_defaults(config, schema, schema), folder, Path())
     if filled["grid"] or not filled["imp"]:
         _check_complete(filled, schema)
         _check_names(filled)
@@ -75,15 +89,29 @@ def check_config(config: Config, schema: dict[str, Any]) -> Config:
 
 def sources(config: Config) -> Iterator[Source]:
     """Every source that the configuration names."""
+    return (Source(holder[name], f"{key}.{name}") for key, holder, name in _sources(config))
+
+
+def moved(config: Config, old: Path, new: Path) -> Config:
+    """A copy in which the paths of sources are relative to another folder; all as it is if that is the same."""
+    if (start := os.path.abspath(old)) == (end := os.path.abspath(new)):  # noqa: PTH100 (Path keeps ..)
+        return config
+    config = deepcopy(config)
+    for key, holder, name in _sources(config):
+        if Source(holder[name], key).is_relative:
+            holder[name] = os.path.relpath(os.path.join(start, holder[name]), end)  # noqa: PTH118
+    return config
+
+
+def _sources(config: Config) -> Iterator[tuple[str, Config, str]]:
+    """Where sources stand: key and content of what holds one, and its name there."""
     for name, model in config["models"].items():
-        yield Source(model["source"], f"models.{name}.source")
-        if model["tokenizer"]:
-            yield Source(model["tokenizer"], f"models.{name}.tokenizer")
+        yield from ((f"models.{name}", model, key) for key in ("source", "tokenizer") if model[key])
     for name, text in config["data"].items():
-        yield Source(text["source"], f"data.{name}.source")
+        yield f"data.{name}", text, "source"
     for name, study in config["imp"].items():
         if "source" in study["task"]:
-            yield Source(study["task"]["source"], f"imp.{name}.task.source")
+            yield f"imp.{name}.task", study["task"], "source"
 
 
 def _check_complete(config: Config, schema: dict[str, Any]) -> None:

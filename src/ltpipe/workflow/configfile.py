@@ -1,6 +1,6 @@
 """Configuration files, read strictly: what is refused here is read silently, or run as a program, elsewhere."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,22 @@ def read_config(path: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return content
+
+
+def check_files(files: Sequence[Path]) -> Path:
+    """Read configuration files as strictly, before Snakemake reads them its way.
+
+    Returns:
+        The folder that their sources are relative to: that of the file, of several or none the working directory.
+
+    Raises:
+        UserError: naming the file and the place.
+    """
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file.absolute()}: no such file; name the study's with --configfile FILE")
+        read_config(file)
+    return files[0].parent if len(files) == 1 else Path()
 
 
 def check_plain(config: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ltpipe.runtime import stage
 from ltpipe.runtime.files import atomic_write
+from ltpipe.workflow.code import SCHEMA
 from ltpipe.workflow.configfile import read_config
 
 Schema = dict[str, Any]
@@ -112,15 +113,14 @@ def _sentence(section: Schema) -> str:
     return f"{text[0].upper()}{text[1:]}.{absent}"
 
 
-def main(*, output: Path, schema: Path = Path("workflow/schemas/config.schema.yaml")) -> None:
+def main(*, output: Path) -> None:
     """Write the reference of configuration keys.
 
     Args:
         output: Markdown file to write.
-        schema: of the configuration.
     """
     with atomic_write(output) as file:
-        file.write(reference(read_config(schema)).encode())
+        file.write(reference(read_config(SCHEMA)).encode())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Keys of the configuration that the jobs of a rule depend on."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Config = dict[str, Any]
+Axes = Mapping[str, str]
+"""Wildcards of a job, by name."""
+KeyPath = tuple[str, ...]
+"""A key of the configuration, part by part: names may hold dots."""
+
+
+def _always(_: Config, __: Axes) -> bool:
+    return True
+
+
+def _by_name(values: dict[str, Any]) -> dict[str, Any]:
+    return values
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the configuration that a rule's jobs depend on.
+
+    Attributes:
+        pattern: the key, with wildcards for the names that a job has; `.*` at the end means all keys below.
+        when: whether the key says something to a job; where it does not, changing it reruns nothing.
+        options: of the command, from values by the last parts of their keys; usually options that are called so too.
+        rounding: the key changes no result beyond float rounding: jobs run again, but what is there is not refused.
+        without: of the keys below those that say nothing to the rule.
+        ordered: the value is a mapping whose order says something: it becomes a list of pairs.
+        axis: the value is a list whose order says nothing: it is sorted.
+    """
+
+    pattern: str
+    when: Callable[[Config, Axes], bool] = _always
+    options: Callable[[dict[str, Any]], dict[str, Any]] = _by_name
+    rounding: bool = False
+    without: frozenset[str] = frozenset()
+    ordered: bool = False
+    axis: bool = False
+
+    def values(self, config: Config, axes: Axes) -> Iterator[tuple[KeyPath, Any]]:
+        """The keys that a job depends on, with the wildcards filled in, and their values."""
+        if not self.when(config, axes):
+            return
+        parts = self.pattern.split(".")
+        path = tuple(part.format(**axes) for part in parts)
+        below = path[-1] == "*"
+        value: Any = config
+        for part, name in zip(parts[: -1 if below else None], path, strict=False):
+            # What is asked for by its name may be of no cell of the grid, and has no settings of its own there.
+            value = value.get(name, {}) if "{" in part else value[name]
+        if not below:
+            if self.ordered:
+                value = [[*pair] for pair in value.items()]
+            yield path, _plain(sorted(value) if self.axis else value)
+            return
+        for name in sorted((value or {}).keys() - self.without):
+            yield (*path[:-1], name), _plain(value[name])
+
+
+Job = tuple[str, Axes]
+"""A rule and the axes of one of its jobs."""
+
+
+def _nothing(_: Config, __: Axes) -> Iterable[Job]:
+    return ()
+
+
+def _no_modules(_: Config, __: Axes) -> list[Path]:
+    return []
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the jobs of a rule depend on.
+
+    Attributes:
+        script: that they run, in `scripts/`.
+        keys: that the rule itself depends on.
+        inputs: the jobs whose results a job reads; what they depend on it depends on too.
+        modules: that the script of a job finds by name, which no import statement says.
+    """
+
+    script: str
+    keys: tuple[Key, ...] = ()
+    inputs: Callable[[Config, Axes], Iterable[Job]] = _nothing
+    modules: Callable[[Config, Axes], list[Path]] = _no_modules
+
+
+def _plain(value: Any) -> Any:
+    """A value as it is compared: 2.0 is 2, and mappings are in the order of their keys."""
+    if isinstance(value, Mapping):
+        return {name: _plain(value[name]) for name in sorted(value)}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,326 @@
+"""What each rule depends on: a key of the configuration that a rule is to know is a line in `RULES`."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.workflow import grid, refinement, studies
+from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, task_module
+from ltpipe.workflow.keys import Axes, Config, Job, Key, Rule
+
+
+def _from(*rules: str) -> Callable[[Config, Axes], Iterable[Job]]:
+    return lambda _, axes: [(rule, axes) for rule in rules]
+
+
+def _not_said(_: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+def _micro_batch(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: 0 if value == "auto" else value for name, value in values.items()}
+
+
+_PRUNABLE = Key("models.{model}.prunable.*")
+_TEXT = Key("data.{data}.*")
+_COMPUTING = (
+    Key("evaluate.precision"),
+    Key("evaluate.micro_batch", options=_micro_batch, rounding=True),
+    Key("evaluate.execution", rounding=True),
+    Key("evaluate.device", rounding=True),
+)
+_TRAINING = (
+    Key("imp.{study}.compute.device", rounding=True),
+    Key("imp.{study}.compute.mixed_precision"),
+    Key("imp.{study}.compute.threads", rounding=True),
+)
+_PROCESSES = Key("imp.{study}.compute.processes", options=_not_said)
+_TRAIN = Key("imp.{study}.train.*")
+
+
+def _scores(config: Config, axes: Axes) -> list[Job]:
+    """The scores that a criterion ranks by."""
+    if axes["criterion"] in config["score"]["hybrids"]:
+        return [("hybrid", axes)]
+    return [("score", axes)] if grid.has_scores(config, axes["criterion"]) else []
+
+
+def _calibration(config: Config, axes: Axes) -> list[Job]:
+    needed = scored_criterion(axes["criterion"]).needs_data
+    return [("calibration", {**axes, "data": config["score"]["data"]})] if needed else []
+
+
+def _parts(config: Config, axes: Axes) -> list[Job]:
+    """The scores that a hybrid adds up."""
+    parts = config["score"]["hybrids"][axes["criterion"]]
+    return [("score", {**axes, "criterion": part}) for part in parts if grid.has_scores(config, part)]
+
+
+def _options(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of a criterion or a scope."""
+    (given,) = values.values()
+    return {"options": given} if given else {}
+
+
+def _weights(values: dict[str, Any]) -> dict[str, Any]:
+    return {"weights": [weight for parts in values.values() for _, weight in parts]}
+
+
+def _task(values: dict[str, Any]) -> dict[str, Any]:
+    """A task's kind, and its other options as JSON."""
+    task = values["task"]
+    options = {name: value for name, value in task.items() if name not in ("kind", "pretrained")}
+    return {"task": task["kind"], "options": json.dumps(options)}
+
+
+def _pretrained(config: Config, axes: Axes) -> list[Job]:
+    model = config["imp"][axes["study"]]["task"].get("pretrained")
+    return [("checkpoint", {"model": model})] if model else []
+
+
+def _has_mode(_: Config, axes: Axes) -> bool:
+    """Whether a training rewinds as the study says; some begin with the weights of the step whatever that is."""
+    return axes["level"] != "0" and not axes["branch"].startswith(("reinitialised-", "gradual"))
+
+
+def rewinds_weights(config: Config, axes: Axes) -> bool:
+    """Whether a training begins with the weights of the rewinding step."""
+    return not _has_mode(config, axes) or config["imp"][axes["study"]]["rewind"]["mode"] == "weights"
+
+
+def _branch(name: str) -> Key:
+    return Key(f"imp.{{study}}.branches.{name}.*", when=lambda _, axes: axes["branch"] == name)
+
+
+def level_mask_of(config: Config, axes: Axes) -> Axes | None:
+    """Study, replicate and level of the mask that a training holds on to; level 0 has none."""
+    if axes["level"] == "0":
+        return None
+    name = axes["branch"].removeprefix("transplanted-")
+    if name == axes["branch"]:
+        return axes
+    replicate = studies.donor(config, axes["study"], axes["replicate"], name)
+    return {**axes, "study": name, "replicate": replicate}
+
+
+def _ticket(axes: Axes, level: int) -> Job:
+    return "training", {**axes, "level": str(level), "branch": "ticket"}
+
+
+def prunes_trained(config: Config, axes: Axes) -> bool:
+    """Whether a level ranks the weights that the level before trained, not those that training starts from."""
+    return config["imp"][axes["study"]]["prune"]["at"] == "end"
+
+
+def _before(config: Config, axes: Axes) -> list[Job]:
+    """What a level prunes. From the third level on it depends on the same settings."""
+    level = min(int(axes["level"]), 2) - 1
+    if prunes_trained(config, axes):
+        return [("task", axes), _ticket(axes, level)]
+    mask: list[Job] = [("level_mask", {**axes, "level": str(level)})] if level else []
+    return [("task", axes), ("rewind_point", axes), *mask]
+
+
+def _learned(config: Config, axes: Axes) -> list[Job]:
+    """What a training begins with."""
+    jobs: list[Job] = [("task", axes), ("rewind_point", axes)]
+    if (mask := level_mask_of(config, axes)) is not None:
+        jobs.append(("level_mask", mask))
+    if not rewinds_weights(config, axes):
+        jobs.append(_ticket(axes, min(int(axes["level"]), 2) - 1))
+    return [*jobs, _ticket(axes, 0)] if axes["branch"] == "distilled" else jobs
+
+
+def _line(_: Config, axes: Axes) -> list[Job]:
+    """The two ends of a line."""
+    return [("training", {**axes, "branch": branch}) for branch in ("ticket", f"order-{axes['order']}")]
+
+
+def _simulated(_: Config, axes: Axes) -> list[Job]:
+    counted = {"model": axes["model"], "criterion": "magnitude"}
+    return [("checkpoint", axes), ("sequences", axes), ("histogram", counted)]
+
+
+def _tickets(rule: str, config: Config, axes: Axes) -> list[Job]:
+    """Jobs of a rule for all tickets of a model; neither seed nor sparsity decides which settings they depend on."""
+    cells = {(cell.data, cell.criterion, cell.scope) for cell in grid.tickets(config, axes["model"])}
+    names = ("data", "criterion", "scope")
+    return [(rule, {"model": axes["model"], **dict(zip(names, cell, strict=True))}) for cell in sorted(cells)]
+
+
+def _has_controls(config: Config, _: Axes) -> bool:
+    return refinement.CONTROL in config["grid"]["criteria"]
+
+
+def _controls(values: dict[str, Any]) -> dict[str, Any]:
+    return {"controls": values["seeds"]}
+
+
+def _masks(config: Config, axes: Axes) -> list[Job]:
+    """Every mask of a model."""
+    return _tickets("mask", config, axes) + _refinement(config, axes)
+
+
+def _refinement(config: Config, axes: Axes) -> list[Job]:
+    """What says which tickets there are beside those of the grid."""
+    return [("refinement", {"model": axes["model"]})] if config["grid"]["refine"] else []
+
+
+def _measured(config: Config, axes: Axes) -> list[Job]:
+    """Everything that was measured of a model."""
+    texts = [{"model": axes["model"], "data": text} for text in grid.evaluated_texts(config)]
+    jobs = _tickets("ticket", config, axes) + _refinement(config, axes) + [("baseline", text) for text in texts]
+    if grid.perturbations(config):
+        jobs += _tickets("perturbed_ticket", config, axes) + [("perturbed_dense", text) for text in texts]
+    return jobs + [("simulation", text) for text in texts if config["simulation"] is not None]
+
+
+def _everything(config: Config, _: Axes) -> list[Job]:
+    """All that is reported on."""
+    per_model = ("overlap", "validation", "tables")
+    jobs: list[Job] = [
+        (rule, {"model": model}) for rule in per_model for model in sorted(config["models"]) if config["grid"]
+    ]
+    jobs += [("training", vars(cell)) for cell in studies.trainings(config)]
+    return jobs + [("early_bird", {"study": name}) for name, study in config["imp"].items() if study["early_bird"]]
+
+
+def _places(_: Config, __: Axes) -> list[Path]:
+    return PLACES
+
+
+def _criterion(_: Config, axes: Axes) -> list[Path]:
+    return [criterion_module(axes["criterion"])]
+
+
+def _allocation(_: Config, axes: Axes) -> list[Path]:
+    return allocation_modules(axes["scope"])
+
+
+def _allocations(config: Config, _: Axes) -> list[Path]:
+    """Those of all scopes of the grid."""
+    scopes = config["grid"]["scopes"] if config["grid"] else []
+    return [module for scope in sorted(scopes) for module in allocation_modules(scope)]
+
+
+def _kind(config: Config, axes: Axes) -> list[Path]:
+    return [task_module(config["imp"][axes["study"]]["task"]["kind"])]
+
+
+def _kind_and_places(config: Config, axes: Axes) -> list[Path]:
+    return [*_kind(config, axes), *PLACES]
+
+
+def _kind_and_criterion(config: Config, axes: Axes) -> list[Path]:
+    criterion = config["imp"][axes["study"]]["prune"]["criterion"]
+    own = [criterion_module(criterion)] if criterion in criterion_names() else []
+    return [*_kind(config, axes), *own]
+
+
+RULES: Mapping[str, Rule] = {
+    "checkpoint": Rule(
+        "load_model.py",
+        (Key("models.{model}.source"), Key("models.{model}.tokenizer"), Key("models.{model}.dtype")),
+        modules=_places,
+    ),
+    "sequences": Rule(
+        "prepare_data.py",
+        (
+            _TEXT,
+            Key("evaluate.sequence_length"),
+            Key(
+                "evaluate.num_sequences",
+                # wikitext2 takes all of them, and the command does so where nothing is said.
+                when=lambda config, axes: config["data"][axes["data"]]["protocol"] != "wikitext2",
+            ),
+        ),
+        _from("checkpoint"),
+        modules=_places,
+    ),
+    "calibration": Rule(
+        "prepare_data.py",
+        (_TEXT, Key("score.sequence_length"), Key("score.num_sequences")),
+        _from("checkpoint"),
+        modules=_places,
+    ),
+    "score": Rule(
+        "score_weights.py",
+        (
+            *_COMPUTING,
+            _PRUNABLE,
+            Key("score.options.{criterion}", options=_options),
+        ),
+        lambda config, axes: [("checkpoint", axes), *_calibration(config, axes)],
+        modules=_criterion,
+    ),
+    "hybrid": Rule(
+        "combine_scores.py",
+        (_PRUNABLE, Key("score.hybrids.{criterion}", options=_weights, ordered=True)),
+        lambda config, axes: [("checkpoint", axes), *_parts(config, axes)],
+    ),
+    "histogram": Rule(
+        "count_keys.py", (_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]
+    ),
+    "mask": Rule(
+        "make_mask.py", (Key("grid.scope_options.{scope}", options=_options),), _from("histogram"), modules=_allocation
+    ),
+    "baseline": Rule("evaluate.py", (*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences")),
+    "ticket": Rule("evaluate.py", _COMPUTING, _from("mask", "baseline")),
+    "perturbed_dense": Rule("evaluate.py", (*_COMPUTING, _PRUNABLE), _from("baseline")),
+    "perturbed_ticket": Rule("evaluate.py", _COMPUTING, _from("mask", "baseline")),
+    "simulation": Rule("simulate_pruning.py", (*_COMPUTING, Key("simulation.*")), _simulated),
+    "refinement": Rule(
+        "refine.py",
+        (Key("grid.refine.*"), Key("grid.seeds", when=_has_controls, options=_controls, axis=True)),
+        partial(_tickets, "ticket"),
+    ),
+    "overlap": Rule("compare_masks.py", (), _masks),
+    "validation": Rule("validate_masks.py", (), _masks, modules=_allocations),
+    "tables": Rule("make_tables.py", (), _measured),
+    "smaller": Rule("export_smaller.py", (), _from("mask")),
+    "task": Rule("prepare_task.py", (Key("imp.{study}.task", options=_task),), _pretrained, modules=_kind_and_places),
+    "rewind_point": Rule(
+        "rewind_point.py",
+        (_TRAIN, *_TRAINING, _PROCESSES, Key("imp.{study}.rewind.step")),
+        _from("task"),
+        modules=_kind,
+    ),
+    "level_mask": Rule(
+        "prune_level.py", (Key("imp.{study}.prune.*"), *_TRAINING), _before, modules=_kind_and_criterion
+    ),
+    "training": Rule(
+        "train_branch.py",
+        (
+            _TRAIN,
+            *_TRAINING,
+            _PROCESSES,
+            Key(
+                "imp.{study}.rewind.mode",
+                when=_has_mode,
+                options=lambda values: {"rewind": values["mode"]},
+            ),
+            _branch("gradual"),
+            _branch("distilled"),
+        ),
+        _learned,
+        modules=_kind,
+    ),
+    "connectivity": Rule("connect.py", _TRAINING, _line, modules=_kind),
+    "early_bird": Rule(
+        "watch_early_bird.py",
+        (
+            Key("imp.{study}.train.*", without=frozenset({"trainer_fn"})),
+            *_TRAINING,
+            Key("imp.{study}.prune.scope"),
+            Key("imp.{study}.early_bird.*", without=frozenset({"sparsities"})),
+        ),
+        _from("task"),
+        modules=_kind,
+    ),
+    "report": Rule("make_report.py", (), _everything),
+    "plan": Rule("plan.py"),
+}
+"""Every rule that runs as a job. The report and the plan are told the whole configuration besides."""
