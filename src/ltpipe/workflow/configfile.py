@@ -66,7 +66,7 @@ def check_files(files: Sequence[Path]) -> Path:
     """
     for file in files:
         if not file.exists():
-            raise UserError(f"{file.absolute()}: no such file; name the study's with --configfile FILE")
+            raise UserError(f"{file.absolute()}: no such file; name the study's, or write one: ltpipe init FOLDER")
         read_config(file)
     return files[0].parent if len(files) == 1 else Path()
 

