@@ -1,5 +1,6 @@
 """Configurations: defaults are filled in, and every mistake is one line that names key, value and what is allowed."""
 
+import os
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +14,7 @@ from ltpipe.pruning.scopes import scopes
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names
-from ltpipe.workflow.config import check_config
+from ltpipe.workflow.config import check_config, load_config, moved, sources
 from ltpipe.workflow.grid import evaluated_sequences, evaluated_texts, scored_criteria
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,42 @@ def test_a_numbered_device_is_refused_with_what_to_do_instead():
     ):
         check_config(changed("evaluate/device", "cuda:1"), SCHEMA)
     assert check_config(changed("evaluate/device", "auto-shard"), SCHEMA)["evaluate"]["devices"] == 2
+
+
+@pytest.mark.parametrize(("where", "prefix"), [("study", ""), ("study/config", "../"), (".", "study/")])
+def test_sources_are_relative_to_the_configuration_file(where, prefix, tmp_path, monkeypatch):
+    """Of models, tokenizers, texts and tasks; what is absolute, in a package or on the Hub stays as it is."""
+    study = tmp_path / "study"
+    for name in ("config", "model", "texts", "digits", "m"):
+        (study / name).mkdir(parents=True)
+    images = {"kind": "images", "model": "lenet-300-100", "source": "../digits", "validation": 1, "test": 1}
+    given = DEFAULT | {
+        "models": {
+            "a": {"source": "../model", "tokenizer": str(study / "m")},
+            "b": {"source": "hub:a/b", "tokenizer": "../m"},
+            "c": DEFAULT["models"]["smollm2-135m"],
+        },
+        "data": {"words": {"source": "../texts"}},
+        "imp": {
+            "small": {
+                "task": images,
+                "train": {"optimizer": "sgd", "learning_rate": 0.1, "iterations": 9, "batch_size": 1},
+                "levels": 1,
+            }
+        },
+    }
+    (study / "config/my.yaml").write_text(yaml.safe_dump(given))
+    monkeypatch.chdir(tmp_path / where)
+    config = load_config(Path(os.path.relpath(study / "config/my.yaml")))
+    found = {source.key: source.text for source in sources(config)}
+    assert found == {
+        "models.a.source": f"{prefix}model", "models.a.tokenizer": str(study / "m"), "models.b.source": "hub:a/b",
+        "models.b.tokenizer": f"{prefix}m", "models.c.source": DEFAULT["models"]["smollm2-135m"]["source"],
+        "data.words.source": f"{prefix}texts", "imp.small.task.source": f"{prefix}digits",
+    }  # fmt: skip
+    (study / "results/report").mkdir(parents=True)
+    (study / "results/report/config.yaml").write_text(yaml.safe_dump(moved(config, Path(), study / "results/report")))
+    assert load_config(study / "results/report/config.yaml") == config
 
 
 def test_checking_leaves_the_callers_configuration_alone():

@@ -13,7 +13,6 @@ from tyro.conf import Positional
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write
-from ltpipe.workflow import grid
 from ltpipe.workflow.code import ROOT
 from ltpipe.workflow.configfile import check_files
 
@@ -74,10 +73,7 @@ def run(
     command += ["--configfile", str(path), "--resources", f"gpu={gpus}", "--directory", str(directory)]
     code = _watched([*command, "--cores", cores, *options], {} if options else {"LTPIPE_RUN": "1"})
     if code == 0 and not options:
-        report = {name: f"{grid.REPORT}/{name}.csv" for name in ("tickets", "levels", "findings")}
-        report |= {"page": f"{grid.REPORT}/index.html", "config": str(path)}
-        words = [word for name, file in report.items() for word in (f"--{name}", file)]
-        table = [sys.executable, str(ROOT / "scripts/print_table.py"), *words]
+        table = [sys.executable, str(ROOT / "scripts/print_table.py"), "--config", str(path)]
         code = subprocess.run(table, cwd=directory, check=False).returncode
     sys.exit(code)
 
