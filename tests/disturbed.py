@@ -26,7 +26,7 @@ PATIENCE = 1800
 
 CONFIG = {
     "models": {"tiny": {"source": "../models/tiny"}},
-    "data": {"words": {"source": "../texts/words.txt"}, "others": {"source": "texts/others.txt"}},
+    "data": {"words": {"source": "../texts/words.txt"}, "others": {"source": "../texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "taylor"], "scopes": ["global"], "sparsities": [0.5]},
     "score": {"data": "others", "sequence_length": 16, "num_sequences": 2},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu", "device_memory": 1},

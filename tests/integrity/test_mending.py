@@ -19,7 +19,7 @@ pytestmark = pytest.mark.faults
 
 CONFIG = {
     "models": {"tiny": {"source": "../models/tiny"}},
-    "data": {"words": {"source": "../texts/words.txt"}, "calibration": {"source": "texts/others.txt"}},
+    "data": {"words": {"source": "../texts/words.txt"}, "calibration": {"source": "../texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "wanda"], "scopes": ["layer"], "sparsities": [0.25, 0.5]},
     "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu"},
     "robustness": {"perturbations": ["noise-0.1"], "seeds": [0]},

@@ -3,6 +3,7 @@
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.scoring.criterion import criterion_names
 from ltpipe.workflow import grid, studies
+from ltpipe.workflow import report as reported
 from ltpipe.workflow.code import shell_prefix
 from ltpipe.workflow.jobs import (
     COMPUTING,
@@ -23,6 +24,21 @@ config = jobs.config
 if workflow.is_main_process:
     for warning in jobs.outdated():
         logger.warning(warning)
+
+KINDS = {".csv": "table", ".svg": "figure", ".html": "page"}
+
+
+def report_file(name: str, category: str):
+    """A file of the report; with a category it is in Snakemake's own report too."""
+    path = Path(reported.folder(config), name)
+    if not category:
+        return str(path)
+    return report(
+        str(path),
+        caption=f"../report/{path.stem}.rst",
+        category=category,
+        labels={"what": path.stem.replace("_", " "), "kind": KINDS[path.suffix]},
+    )
 
 
 wildcard_constraints:

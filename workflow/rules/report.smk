@@ -1,21 +1,3 @@
-from ltpipe.workflow import report as reported
-
-KINDS = {".csv": "table", ".svg": "figure", ".html": "page"}
-
-
-def report_file(name: str, category: str):
-    """A file of the report; with a category it is in Snakemake's own report too."""
-    path = Path(reported.folder(config), name)
-    if not category:
-        return str(path)
-    return report(
-        str(path),
-        caption=f"../report/{path.stem}.rst",
-        category=category,
-        labels={"what": path.stem.replace("_", " "), "kind": KINDS[path.suffix]},
-    )
-
-
 # Gather every ticket, every training, and what the analyses say, in tables, figures and a page.
 rule report:
     input:
