@@ -192,7 +192,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (site / "zz.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in ours))
     (wheel,) = root.glob("*.whl")
-    run(root, *pip, "--python", root / "environment/bin/python", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    run(
+        root,
+        *pip,
+        "--python",
+        root / "environment/bin/python",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--ignore-installed",
+        wheel,
+    )
     shutil.rmtree(root / "source")
     return root / "environment/bin"
 
