@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import checkout
 from tiny import save_tiny
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.unused import Unused, delete, named_files, unused_artefacts
 
 CONFIG = {
-    "models": {"tiny": {"source": "models/tiny"}},
-    "data": {"words": {"source": "texts/words.txt"}, "others": {"source": "texts/others.txt"}},
+    "models": {"tiny": {"source": "../models/tiny"}},
+    "data": {"words": {"source": "../texts/words.txt"}, "others": {"source": "../texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "taylor"], "scopes": ["heads", "global"], "sparsities": [0.5]},
     "score": {"data": "others"},
     "simulation": {},
@@ -54,7 +53,7 @@ def write(*names: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    checkout(tmp_path)
+    (tmp_path / "config").mkdir()
     save_tiny("llama", tmp_path / "models/tiny")
     monkeypatch.chdir(tmp_path)
     write("texts/words.txt", "texts/others.txt")
@@ -72,8 +71,8 @@ def test_what_no_configuration_names_is_found_and_deleted(folder: Path):
     assert found == [Unused(Path(name), len(name)) for name in sorted(UNUSED, key=Path)]
 
     more = {**CONFIG, "grid": {**CONFIG["grid"], "sparsities": [0.5, 0.7]}}
-    Path("more.yaml").write_text(yaml.safe_dump(more))
-    both = {file.path for file in unused_artefacts([Path("config/config.yaml"), Path("more.yaml")])}
+    Path("config/more.yaml").write_text(yaml.safe_dump(more))
+    both = {file.path for file in unused_artefacts([Path("config/config.yaml"), Path("config/more.yaml")])}
     assert both == {Path(name) for name in UNUSED if "0.7" not in name}
 
     delete(found)

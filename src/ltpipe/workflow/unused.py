@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow import grid
+from ltpipe.workflow.code import snakemake
 from ltpipe.workflow.configfile import read_config
 
 _RESULTS = Path("results")
@@ -61,7 +61,7 @@ def named_files(config: Path) -> set[str]:
         UserError: Snakemake cannot read it.
     """
     read_config(config)  # says what is wrong better than Snakemake does
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--summary", "--configfile", str(config)]
+    command = [*snakemake(), "--cores", "1", "--summary", "--configfile", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     head, *rows = done.stdout.splitlines() or [""]
     columns = head.split("\t")
