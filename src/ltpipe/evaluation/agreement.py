@@ -60,7 +60,7 @@ class TopTokens:
             rows, k = top.indices.shape
             if (rows, top.log_probabilities.shape) != (tokens, (tokens, k + 1)) or k == 0:
                 raise ValueError("not as many predictions as there are tokens")
-            if (top.indices.dtype, top.log_probabilities.dtype) != (np.int32, np.float32):
+            if top.indices.dtype != np.int32 or top.log_probabilities.dtype != np.float32:
                 raise ValueError("not tables of int32 and float32")
             if top.indices.min() < 0 or top.indices.max() >= vocabulary or not (top.log_probabilities < 1e-3).all():
                 raise ValueError("tokens or log-probabilities that the model cannot give")

@@ -22,21 +22,27 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Path | None, outp
     Raises:
         UserError: no checkpoint was given, or the format cannot hold this ticket.
     """
-    if mask is None and kind != "hf":
+    if kind == "hf":
+        from ltpipe.exporting.checkpoint import export_checkpoint
+
+        return export_checkpoint(_weights(kind, checkpoint), mask, output)
+    if mask is None:
         raise UserError(f"format {kind} needs a mask: name its file; without one only format hf is written, dense")
     if kind == "bool":
         from ltpipe.exporting.plain import export_plain
 
         return export_plain(mask, output)
+    return _of_ticket(kind)(_weights(kind, checkpoint), mask, output)
+
+
+def _weights(kind: Format, checkpoint: Path | None) -> Path:
     if checkpoint is None:
         raise UserError(f"format {kind} needs the weights: give --checkpoint FOLDER; format bool is the mask alone")
-    return _with_weights(kind)(checkpoint, mask, output)
+    return checkpoint
 
 
-def _with_weights(kind: Format) -> Callable[[Path, Path, Path], Exported]:
-    if kind == "hf":
-        from ltpipe.exporting.checkpoint import export_checkpoint as export
-    elif kind == "torch-prune":
+def _of_ticket(kind: Format) -> Callable[[Path, Path, Path], Exported]:
+    if kind == "torch-prune":
         from ltpipe.exporting.torch_prune import export_torch_prune as export
     elif kind == "compressed-tensors":
         from ltpipe.exporting.bitmask import export_bitmask as export
