@@ -199,12 +199,28 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
     stage.say(f"{output}: {import_plain(file, checkpoint, output, criterion)}")
 
 
+def report(folders: Positional[tuple[Path, ...]], /, *, output: Path) -> None:
+    """Put the tickets of several finished studies on one page and in one table, with a column that says whose they are.
+
+    For example:
+      ltpipe report last-week today --output both
+
+    Args:
+        folders: in which the studies ran, or of their reports.
+        output: new folder to write tickets.csv, tickets.parquet, the figure and index.html to.
+    """
+    from ltpipe.reporting.side_by_side import write_side_by_side
+
+    stage.say(f"{output}: {write_side_by_side(folders, output):,} tickets of {len(folders)} studies")
+
+
 COMMANDS: dict[str, stage.Main] = {
     "init": init,
     "run": run,
     "check": check,
     "plan": plan,
     "clean": clean,
+    "report": report,
     "inspect": inspect,
     "compare": compare,
     "export": export,

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from ltpipe.analysis.overlap_tables import LAYERS
 from ltpipe.inspection.description import Description, describe_file
+from ltpipe.reporting import side_by_side
 from ltpipe.reporting.registry import TABLES as REPORTED
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns
 from ltpipe.runtime.sums import Sums, sums_file
 
 TABLES: Mapping[str, Columns] = {
-    **{table.of: table.columns for table in REPORTED},
+    **{table.of: table.columns for table in (*REPORTED, side_by_side.TABLE)},
     "overlap of masks by tensor": LAYERS,
 }
 """Columns of every table, by what it is of."""

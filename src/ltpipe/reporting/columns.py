@@ -57,6 +57,7 @@ class Column:
 
 
 COLUMNS = (
+    Column("study", "study", "The study, by its folder.", numeric=False),
     Column("model", "model", "The language model whose weights are masked.", numeric=False),
     Column("data", "text", "The text that the tickets are evaluated on.", numeric=False),
     Column(
@@ -177,7 +178,12 @@ def wins(row: Mapping[str, Any]) -> bool:
 def shown_columns(tickets: Frame) -> list[Column]:
     """Columns that say something: model and text if there are several, others if any ticket has a value."""
     values, least = tickets.nunique(), {"model": 2, "data": 2}
-    return [column for column in COLUMNS if values[column.key] >= least.get(column.key, 1)]
+    return [column for column in COLUMNS if values.get(column.key, 0) >= least.get(column.key, 1)]
+
+
+def places(tickets: Frame) -> list[str]:
+    """What tells the models and texts of a table apart: of several studies, the study too."""
+    return [axis for axis in ("study", "model", "data") if axis in tickets]
 
 
 def best_tickets(tickets: Frame, room: int) -> Frame:
@@ -189,8 +195,8 @@ def best_tickets(tickets: Frame, room: int) -> Frame:
     if len(tickets) <= room:
         return tickets
     order = tickets.sort_values("performance_retention", ascending=False, kind="stable")
-    best = order.drop_duplicates(["model", "data", "sparsity"])
-    return best.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True).head(room)
+    best = order.drop_duplicates([*places(tickets), "sparsity"])
+    return best.sort_values([*places(tickets), "sparsity"], kind="stable", ignore_index=True).head(room)
 
 
 def with_baselines(tickets: Frame) -> Frame:
@@ -201,7 +207,7 @@ def with_baselines(tickets: Frame) -> Frame:
     """
     import pandas as pd
 
-    dense = tickets.drop_duplicates(["model", "data", "baseline_loss"]).assign(
+    dense = tickets.drop_duplicates([*places(tickets), "baseline_loss"]).assign(
         criterion="dense",
         scope=pd.NA,
         seed=pd.NA,
@@ -215,4 +221,4 @@ def with_baselines(tickets: Frame) -> Frame:
     )
     ordered = tickets.sort_values(["sparsity", "criterion", "scope", "seed"], kind="stable")
     rows = pd.concat([dense.astype(object), ordered.astype(object)], ignore_index=True)
-    return rows.sort_values(["model", "data"], kind="stable", ignore_index=True)
+    return rows.sort_values(places(tickets), kind="stable", ignore_index=True)

@@ -25,10 +25,10 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     for name in {*figures, *(name for table in TABLES for name in table.files), CONFIG} - contents.keys():
         if (folder / name).exists():
             remove(folder / name)
-    for name, content in contents.items():
+    for name, content in sorted(contents.items()):
         with atomic_write(folder / name) as file:
             file.write(content)
-    write_sums(folder / FOLDER, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
+    write_sums(folder / FOLDER, {name: hashlib.sha256(contents[name]).hexdigest() for name in sorted(contents)})
 
 
 class ReportFolder:

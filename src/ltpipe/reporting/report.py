@@ -1,5 +1,6 @@
 """The report stage: tables, figures and page from the tables of models and the records of trainings."""
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.sections import Section, pictured
 from ltpipe.reporting.study_verdicts import study_verdicts
-from ltpipe.reporting.table import Trained
+from ltpipe.reporting.table import Table, Trained
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.errors import UserError
@@ -81,7 +82,9 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
     if "tickets" not in tables and (dense or not records):
         raise UserError("tables: that of at least one model's tickets is needed, or the record of a training")
     content = page_content(tables, origin(dense, records, config), trained.trainings)
-    write_folder(folder, _files(tables, content) | ({CONFIG: config.encode()} if config else {}))
+    files = [table_files(table, tables[table.name]) for table in TABLES if table.name in tables]
+    files += [{CONFIG: config.encode()} if config else {}, page_files(content)]
+    write_folder(folder, dict(ChainMap(*files)))
     return len(content.tickets)
 
 
@@ -126,20 +129,17 @@ def _tables(sources: Sources, trained: Trained) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _files(tables: Mapping[str, pd.DataFrame], content: Content) -> dict[str, bytes]:
-    """The files of a report, by their names."""
+def table_files(table: Table, rows: pd.DataFrame) -> dict[str, bytes]:
+    """The files of a table, by their names."""
     write = {".csv": csv_bytes, ".parquet": parquet_bytes}
+    return {f"{table.name}{suffix}": write[suffix](rows) for suffix in table.suffixes}
+
+
+def page_files(content: Content) -> dict[str, bytes]:
+    """The page and its figures, by the names of their files."""
     draw: dict[str, Callable[[Figure], bytes]] = {
         ".svg": lambda figure: figure.svg.encode(),
         ".png": lambda figure: figure.png,
     }
-    return {
-        **{
-            f"{table.name}{suffix}": write[suffix](tables[table.name])
-            for table in TABLES
-            if table.name in tables
-            for suffix in table.suffixes
-        },
-        **{f"{figure.name}{suffix}": draw[suffix](figure) for figure in content.figures for suffix in PICTURES},
-        PAGE: render_page(content).encode(),
-    }
+    pictures = {f"{figure.name}{suffix}": draw[suffix](figure) for figure in content.figures for suffix in PICTURES}
+    return pictures | {PAGE: render_page(content).encode()}

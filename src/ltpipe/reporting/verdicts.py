@@ -1,6 +1,6 @@
 """The verdict on the tickets of each model and text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from ltpipe.analysis.confidence import Interval
 from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance, changed_nothing
+from ltpipe.reporting.columns import places
 from ltpipe.reporting.critical import CriticalSparsity
 
 RANDOM = "random"
@@ -128,20 +129,21 @@ class Verdict:
 
 
 def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> list[Verdict]:
-    """Judge the tickets of each model and text, by model and text.
+    """Judge the tickets of each model and text, and of each study where there are several, in the order of their names.
 
     Args:
         tickets: the tickets table.
         curves: the curves table.
         comparisons: the comparisons table.
     """
+    axes = places(tickets)
 
-    def of(table: pd.DataFrame, model: str, data: str) -> pd.DataFrame:
-        return table[(table["model"] == model) & (table["data"] == data)]
+    def of(table: pd.DataFrame, place: Sequence[str]) -> pd.DataFrame:
+        return table[(table[axes] == list(place)).all(axis=1)]
 
     return [
-        _verdict(model, data, rows, of(curves, model, data), of(comparisons, model, data))
-        for (model, data), rows in tickets.groupby(["model", "data"])
+        _verdict(": ".join(place[:-1]), place[-1], rows, of(curves, place), of(comparisons, place))
+        for place, rows in tickets.groupby(axes)
     ]
 
 

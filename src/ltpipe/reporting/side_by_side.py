@@ -1,0 +1,122 @@
+"""The tickets of several finished studies on one page and in one table, whose column `study` says whose each is."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ltpipe.reporting.columns import percent
+from ltpipe.reporting.figures import tradeoff_figure
+from ltpipe.reporting.folder import ReportFolder, write_folder
+from ltpipe.reporting.origin import Origin, origin
+from ltpipe.reporting.page import Content
+from ltpipe.reporting.report import page_files, table_files
+from ltpipe.reporting.sections import Section, as_it_is, formatted, pictured, section, ticket_name
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables import comparisons, curves, tickets
+from ltpipe.reporting.tables.axes import TICKET
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import atomic_folder, sha256_of
+from ltpipe.runtime.frames import Columns, dtypes, word
+from ltpipe.runtime.sums import FOLDER
+
+REPORT = Path("results/report")
+"""Where the report of a study is, in the folder that it ran in."""
+
+_STUDY: Columns = {"study": word("the study, by its folder")}
+TABLE = Table(
+    name="tickets",
+    of="tickets of several studies",
+    row="a ticket of a study",
+    columns={**_STUDY, **tickets.COLUMNS},
+    key=("study", *TICKET),
+)
+
+
+def write_side_by_side(folders: Sequence[Path], output: Path) -> int:
+    """Write one table (CSV, Parquet), the page with its figure, and their checksums.
+
+    Args:
+        folders: in which studies ran, or of their reports: at least two.
+        output: a new folder, or an empty one.
+
+    Returns:
+        The number of tickets.
+
+    Raises:
+        UserError: a folder has no report, or one without tickets; one is given twice; `output` is there.
+        DamagedFileError: a report is damaged, or of another version.
+    """
+    if len(folders) < 2:
+        raise UserError("folders: one study alone; name at least two, results/report has the page of one")
+    reports = [ReportFolder(folder / REPORT if (folder / REPORT / FOLDER).exists() else folder) for folder in folders]
+    studies = dict(zip(names([report.path for report in reports]), reports, strict=True))
+    content = _content(studies)
+    with atomic_folder(output) as folder:
+        write_folder(folder, table_files(TABLE, content.tickets) | page_files(content))
+    return len(content.tickets)
+
+
+def names(reports: Sequence[Path]) -> list[str]:
+    """A name for each report: that of its study's folder, with as many folders above as tell all apart."""
+    places = [[part for part in path.resolve().parts if part not in REPORT.parts] or ["/"] for path in reports]
+    for place, path in zip(places, reports, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{path}: given twice; name each study once")
+    for depth in range(1, max(map(len, places)) + 1):
+        found = ["/".join(place[-depth:]) for place in places]
+        if len(set(found)) == len(found):
+            return found
+    return [str(path) for path in reports]
+
+
+def _content(studies: Mapping[str, ReportFolder]) -> Content:
+    """What the page says: a verdict for each study, all tickets in one figure and one table, and their losses."""
+    rows = {table.name: _rows(table, studies) for table in (tickets.TABLE, curves.TABLE, comparisons.TABLE)}
+    every = rows["tickets"].astype(dtypes(TABLE.columns))
+    drawn = tradeoff_figure(every.assign(scope=every["scope"] + ", " + every["study"]))
+    leading = [made for made in (pictured(drawn, "tickets"), _losses(every)) if made]
+    return Content(every, rows["curves"], rows["comparisons"], leading, [], _origin(studies))
+
+
+def _rows(table: Table, studies: Mapping[str, ReportFolder]) -> pd.DataFrame:
+    """The rows of a table of all studies."""
+    parts = []
+    for study, report in studies.items():
+        part = report.table(table)
+        if table is tickets.TABLE and part.empty:
+            raise UserError(f"{report.path}: a report without tickets; name studies that have a grid")
+        part.insert(0, "study", study)
+        parts.append(part)
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _losses(every: pd.DataFrame) -> Section | None:
+    """Tickets that several studies have, a column of losses for each."""
+    studies = list(every["study"].unique())
+    losses = every.assign(seed=every["seed"].fillna(-1)).pivot(index=list(TICKET), columns="study", values="loss")
+    shared = losses[losses.notna().sum(axis=1) > 1].reset_index()
+    if shared.empty:
+        return None
+    shared["seed"] = shared["seed"].replace(-1, pd.NA)
+    return section(
+        "Study by study",
+        "Losses in nats/token of the tickets that several of the studies have. Each was measured by itself: nothing "
+        "here says whether two of them differ significantly.",
+        shared.rename(columns={study: f"loss of {study}" for study in studies}),
+        {
+            "model": as_it_is("model"),
+            "text": as_it_is("data"),
+            "ticket": ticket_name(),
+            "sparsity": lambda row: percent(row["sparsity"]),
+            **{study: formatted(f"loss of {study}", "{:.4f}") for study in studies},
+        },
+        file="tickets",
+    )
+
+
+def _origin(studies: Mapping[str, ReportFolder]) -> Origin:
+    """This code, and the checksums of the reports."""
+    here = origin([], [])
+    sums = {f"{FOLDER} of {study}": sha256_of(report.sums.path) for study, report in studies.items()}
+    return Origin(here.commit, here.changed, "", {**here.lines, **sums})
