@@ -75,8 +75,9 @@ architectures: $(RUN_STAMP) ## write docs/architectures.md: every causal class o
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.architectures --output docs/architectures.md
 
 .PHONY: reference
-reference: $(RUN_STAMP) ## write docs/configuration.md, every configuration key, from the schema
+reference: $(RUN_STAMP) ## write docs/configuration.md, every configuration key, and docs/tables.md, every column
 	$(BIN)/python -m ltpipe.workflow.reference --output docs/configuration.md
+	$(BIN)/python -m ltpipe.reporting.reference --output docs/tables.md
 
 .PHONY: study-cost
 study-cost: $(RUN_STAMP) ## renew the tables of docs/large-studies.md: jobs, disk and hours of a study of 100 models

@@ -45,6 +45,7 @@ class Column:
         unit: unit to put beside the heading; empty where the value shows it or has none.
         numeric: whether values are aligned and sorted as numbers.
         interval: whether the frame has bounds of it, in columns with `_low` and `_high` at their end.
+        on_page: whether the page has room for it; the table's file has all.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Column:
     unit: str = ""
     numeric: bool = True
     interval: bool = False
+    on_page: bool = True
 
 
 COLUMNS = (
@@ -129,9 +131,11 @@ COLUMNS = (
         "nats/token",
         interval=True,
     ),
-    Column("seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format),
+    Column(
+        "seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format, on_page=False
+    ),
     *(
-        Column(key, title, definition + ", in MiB (2²⁰ bytes).", mebi, "MiB")
+        Column(key, title, definition + ", in MiB (2²⁰ bytes).", mebi, "MiB", on_page=False)
         for key, title, definition in (
             ("planned_bytes", "planned memory", "Peak of tensors on the device (main memory on the CPU), foreseen"),
             ("measured_bytes", "measured memory", "What became of it; on the CPU, by how much private memory grew"),
@@ -178,7 +182,7 @@ def wins(row: Mapping[str, Any]) -> bool:
 def shown_columns(tickets: Frame) -> list[Column]:
     """Columns that say something: model and text if there are several, others if any ticket has a value."""
     values, least = tickets.nunique(), {"model": 2, "data": 2}
-    return [column for column in COLUMNS if values.get(column.key, 0) >= least.get(column.key, 1)]
+    return [column for column in COLUMNS if column.on_page and values.get(column.key, 0) >= least.get(column.key, 1)]
 
 
 def places(tickets: Frame) -> list[str]:

@@ -1,6 +1,7 @@
 """One-shot tickets as figures: what sparsity costs, and where it costs too much."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import altair as alt
@@ -9,6 +10,7 @@ import pandas as pd
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.charts import (
+    DIGITS,
     PANEL,
     ROWS,
     Axes,
@@ -27,6 +29,10 @@ from ltpipe.reporting.charts import (
 FIRST_CRITERIA = ("magnitude", "random")  # keep their colours whatever else is in the report
 FIRST_SCOPES = ("global", "layer")
 LOG_SCALE_RATIO = 4.0
+CONTROL = "random"
+SQUASHED, HEADROOM = 2.0, 0.25
+"""Controls leave a panel that they would make so many times as high as all others need; these have some room above."""
+FEW_DIGITS = 100
 POINTS = 2000
 """Tickets that all views of a figure have room for together."""
 ROW = 22
@@ -89,7 +95,8 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
         "Points are tickets, vertical bars their 95% intervals (paired bootstrap over sequences; those of loss, "
         "perplexity and accuracy are of the difference from the dense model). Lines are means over seeds and begin at "
         f"the dense model. Dashed: the dense model; solid grey: a retention of {WINNING_RETENTION}, from which a "
-        f"ticket wins.{more}",
+        "ticket wins. Random tickets far above all others leave the panels of loss and perplexity: a triangle at the "
+        f"top marks each, and the panel says their range.{more}",
         tuple(views),
     )
 
@@ -155,10 +162,12 @@ def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
 
 def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
     """One measure against sparsity: bars of intervals, a mean line, points."""
-    key = measure.key
-    y_axis = _axis(measure, pd.concat([rows[key], rows[measure.dense]]).dropna())
+    key, top = measure.key, _top(measure, rows)
+    shown = rows[~(rows[key] > top)]
+    y_axis = _axis(measure, pd.concat([shown[key], rows[measure.dense]]).dropna(), top)
     x = alt.X("sparsity:Q", title=SPARSITY, axis=alt.Axis(format="~%", tickCount=6))
-    base = alt.Chart().encode(x=x, color=axes.colour)
+    every = alt.Chart().encode(x=x, color=axes.colour)
+    base = every.transform_filter(f"datum.{key} <= {top}") if len(shown) < len(rows) else every
     note = "above" if measure.positive else "below"  # the side on which tickets are worse
     layers = [
         *(level(value, "dense model", note=note) for value in sorted(rows[measure.dense].dropna().unique())),
@@ -168,15 +177,15 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
             else []
         ),
     ]
-    bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(
+    bars = base.mark_rule(strokeWidth=1.4, clip=True, aria=False).encode(
         y=alt.Y(f"{key}_low:Q", **y_axis), y2=f"{key}_high:Q", opacity=axes.faded(1)
     )
     joined: dict[str, Any] = {"strokeDash": axes.dash, "opacity": axes.faded(1)}
-    line = base.mark_line(aria=False).encode(y=alt.Y(f"mean({key}):Q", **y_axis), **joined)
+    line = every.mark_line(clip=True, aria=False).encode(y=alt.Y(f"mean({key}):Q", **y_axis), **joined)
     beginnings = _beginnings(rows, measure)
     begin = (
         alt.Chart(beginnings)
-        .mark_line(aria=False)
+        .mark_line(clip=True, aria=False)
         .encode(x=x, y=alt.Y(f"{key}:Q", **y_axis), color=axes.colour, **joined)
     )
     tooltip = [
@@ -187,13 +196,35 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
         alt.Tooltip(f"{key}:Q", title=f"{measure.title.lower()} ({measure.unit})", format=measure.form),
     ]
     points = axes.points(base, MEASURES.index(measure), key, measure.form, y_axis, tooltip)
+    title = alt.TitleParams(measure.title)
+    beyond = []
+    if len(shown) < len(rows):
+        out = rows.loc[rows[key] > top, key]
+        form = "{:,.0f}" if out.max() >= FEW_DIGITS else "{:.2f}"
+        span = " to ".join(dict.fromkeys(form.format(value) for value in (out.min(), out.max())))
+        title = alt.TitleParams(measure.title, subtitle=f"▲ off the scale: {CONTROL}, {span}")
+        beyond = [
+            every.transform_filter(f"datum.{key} > {top}")
+            .mark_point(shape="triangle-up", filled=True, size=60, style="halo")
+            .encode(y=alt.value(5), opacity=axes.faded(1), tooltip=tooltip)
+        ]
     return alt.layer(
         points,
         *(part for parts in layers for part in parts),
         *known(bars, rows[f"{key}_low"]),
         *known(begin, beginnings[key]),
         line,
-    ).properties(title=measure.title, **PANEL)
+        *beyond,
+    ).properties(title=title, **PANEL)
+
+
+def _top(measure: Measure, rows: pd.DataFrame) -> float:
+    """Where the axis of a loss ends, so that random controls do not squash all others; infinite where they do not."""
+    others = rows[rows["criterion"] != CONTROL]
+    low, high = rows[measure.dense].min(), others[measure.key].max()
+    if not measure.positive or not high > low or rows[measure.key].max() - low <= SQUASHED * (high - low):
+        return inf
+    return float(f"{high + HEADROOM * (high - low):.{DIGITS}g}")
 
 
 def _beginnings(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
@@ -205,17 +236,18 @@ def _beginnings(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
     return rounded(pd.concat([dense, means[means["sparsity"] > 0]])).drop(columns=measure.dense)
 
 
-def _axis(measure: Measure, values: pd.Series) -> dict[str, Any]:
-    """The vertical axis of a measure with these values: logarithmic where they span more than fourfold."""
+def _axis(measure: Measure, values: pd.Series, top: float) -> dict[str, Any]:
+    """The vertical axis of a measure with these values, up to `top`: logarithmic where they span more than fourfold."""
     low, high = values.min(), values.max()
+    end: dict[str, Any] = {} if top == inf else {"domainMax": top}
     if measure.positive and high > LOG_SCALE_RATIO * low > 0:
         return {
             "title": f"{measure.unit}, log scale",
             "axis": alt.Axis(format=measure.axis, values=log_ticks(low, high)),
-            "scale": alt.Scale(type="log", nice=False),
+            "scale": alt.Scale(type="log", nice=False, **end),
         }
     axis = alt.Axis(format=measure.axis, tickCount=5)
-    return {"title": measure.unit, "axis": axis, "scale": alt.Scale(zero=not measure.positive)}
+    return {"title": measure.unit, "axis": axis, "scale": alt.Scale(zero=not measure.positive, **end)}
 
 
 def _critical(curves: pd.DataFrame) -> pd.DataFrame:

@@ -20,9 +20,9 @@ from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.sections import Section, pictured
 from ltpipe.reporting.study_verdicts import study_verdicts
-from ltpipe.reporting.table import Table, Trained
+from ltpipe.reporting.table import Table
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
-from ltpipe.reporting.trainings import Trainings
+from ltpipe.reporting.trainings import Trained, Trainings
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import csv_bytes, parquet_bytes
 from ltpipe.training.connectivity import Connectivity

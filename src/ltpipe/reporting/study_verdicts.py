@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from ltpipe.analysis.replicates import Estimate, paired
-from ltpipe.reporting.trainings import Trainings, Treatment, label
+from ltpipe.reporting.trainings import CONTROLS, Trainings, Treatment, label
 from ltpipe.training.record import TICKET
-
-CONTROLS = ("reinitialised", "shuffled", "random")
-"""Branches that say what a ticket owes to its initial weights and to its mask."""
 
 
 @dataclass(frozen=True)

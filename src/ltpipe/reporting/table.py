@@ -5,18 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.samples import ONCE, Sample, cell_named
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
-from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, parsed_csv, parsed_parquet, read_csv, read_parquet
-from ltpipe.training.connectivity import Connectivity
 
-if TYPE_CHECKING:  # charts take a second to import, and who makes tables draws none
+if TYPE_CHECKING:  # editing how things are trained or drawn does not make the tables of models again
     from ltpipe.reporting.charts import Figure
     from ltpipe.reporting.sections import Section
+    from ltpipe.reporting.trainings import Trained
 
 Stage = Literal["tables", "overlap", "validation"]
 Need = Literal["tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "anything"]
@@ -39,26 +37,6 @@ class Measured:
     samples: Sequence[Sample]
     perturbed: Sequence[Metrics]
     simulations: Sequence[Simulation]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What was trained: trainings, lines between them, and early-bird detections."""
-
-    trainings: Trainings
-    lines: Sequence[Connectivity] = ()
-    birds: Sequence[EarlyBird] = ()
-
-    @property
-    def gives(self) -> set[Need]:
-        """What tables need of it, as far as it is there."""
-        parts: dict[Need, object] = {
-            "trainings": self.trainings.records,
-            "lines": self.lines,
-            "early birds": self.birds,
-            "anything": True,
-        }
-        return {name for name, part in parts.items() if part}
 
 
 def _as_it_is(table: Frame) -> Frame:
@@ -99,7 +77,7 @@ class Table:
     key: tuple[str, ...] = ()
     stage: Stage | None = None
     measured: Callable[[Measured], Frame] | None = None
-    trained: Callable[[Trained], Frame] | None = None
+    trained: "Callable[[Trained], Frame] | None" = None
     arranged: Callable[[Frame], Frame] = _as_it_is
     section: "Callable[[Frame, Figure | None], Section | None]" = _no_section
     figure: str = ""

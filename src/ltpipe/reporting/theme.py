@@ -85,6 +85,8 @@ def vega_config(theme: Theme) -> dict[str, Any]:
             "anchor": "start",
             "frame": "group",
             "offset": 8,
+            "subtitleColor": theme.soft,
+            "subtitleFontSize": 11,
         },
         "axis": {
             **words,

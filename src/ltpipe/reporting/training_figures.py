@@ -177,7 +177,11 @@ def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str
         axis=alt.Axis(values=ticks, format=".3~p"),
     )
     low, high = f"{key}_low", f"{key}_high"
-    y: dict[str, Any] = {"title": unit, "axis": alt.Axis(format=axis, tickCount=5), "scale": alt.Scale(zero=False)}
+    y: dict[str, Any] = {
+        "title": unit,
+        "axis": alt.Axis(format=axis, tickCount=5),
+        "scale": alt.Scale(zero=key == "early_stop_iteration"),
+    }
     dense = alt.Chart().transform_filter("datum.dense")
     base = alt.Chart().encode(x=x, color=axes.colour)
     bars = base.mark_rule(strokeWidth=1.4, aria=False).encode(

@@ -3,12 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.replicates import Estimate, averaged, estimate
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import is_missing
+from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import KINDS, TICKET, Branch, LearningRecord
+
+if TYPE_CHECKING:
+    from ltpipe.reporting.table import Need
+
+CONTROLS = ("reinitialised", "shuffled", "random")
+"""Branches that say what a ticket owes to its initial weights and to its mask."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,26 @@ class Trainings:
         dense, ticket = (self.treatment(treatment.study, level) for level in (0, treatment.level))
         found = {"dense": dense, "ticket": ticket}
         return {name: None if other is treatment else other for name, other in found.items()}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was trained: trainings, lines between them, and early-bird detections."""
+
+    trainings: Trainings
+    lines: Sequence[Connectivity] = ()
+    birds: Sequence[EarlyBird] = ()
+
+    @property
+    def gives(self) -> "set[Need]":
+        """What tables need of it, as far as it is there."""
+        parts: dict[Need, object] = {
+            "trainings": self.trainings.records,
+            "lines": self.lines,
+            "early birds": self.birds,
+            "anything": True,
+        }
+        return {name for name, part in parts.items() if part}
 
 
 def is_dense(row: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ label always, every finding of the study is "undecided".
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import log
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from ltpipe.analysis.replicates import Estimate, Holds, averaged, estimate, pair
 from ltpipe.reporting.columns import percent
 from ltpipe.reporting.sections import Section, as_it_is, section
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.trainings import Trainings, Treatment, label
+from ltpipe.reporting.trainings import CONTROLS, Trainings, Treatment, label
 from ltpipe.runtime.frames import Columns, Frame, frame, word
 from ltpipe.training.connectivity import STABLE, Connectivity
 from ltpipe.training.record import TICKET
@@ -43,7 +44,6 @@ COMPARED_AT = (0.211, 0.135)
 """Weights remaining for which the papers state their findings."""
 NEAR = 0.05
 """Relative distance up to which a level of the study is one of these."""
-CONTROLS = ("reinitialised", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def _findings(study: str, trainings: Trainings, lines: Sequence[Connectivity]) -
     if dense:
         yield from _no_worse(study, tickets, dense)
     for kind in CONTROLS:
-        for remaining in COMPARED_AT:
-            ticket = _nearest(tickets, remaining)
-            control = ticket and trainings.treatment(study, ticket.level, kind)
-            if ticket and control:
+        controls = {ticket.level: trainings.treatment(study, ticket.level, kind) for ticket in tickets}
+        for ticket, remaining in _compared([ticket for ticket in tickets if controls[ticket.level]]):
+            control = controls[ticket.level]
+            if control:
                 yield from _against(ticket, control, remaining)
     for level in sorted({line.level for line in lines if line.study == study}):
         alike = [line for line in lines if (line.study, line.level) == (study, level)]
@@ -172,6 +172,15 @@ def _where(ticket: Treatment) -> str:
     return f"{percent(ticket.weights_remaining, 1)} of the weights (level {ticket.level})"
 
 
+def _compared(tickets: Sequence[Treatment]) -> list[tuple[Treatment, float]]:
+    """The levels that the papers state their findings for, by their weights remaining; without one, the nearest."""
+    found = [(ticket, remaining) for remaining in COMPARED_AT if (ticket := _nearest(tickets, remaining))]
+    if found or not tickets:
+        return found
+    nearest = min(tickets, key=lambda ticket: abs(log(ticket.weights_remaining / COMPARED_AT[0])))
+    return [(nearest, round(nearest.weights_remaining, 3))]
+
+
 def _nearest(tickets: Sequence[Treatment], remaining: float) -> Treatment | None:
     """The level nearest a share of the weights, if it is near at all."""
     near = [ticket for ticket in tickets if abs(ticket.weights_remaining / remaining - 1) <= NEAR]
@@ -183,7 +192,7 @@ def _all(holds: Sequence[Holds]) -> Holds:
 
 
 def _others(control: Treatment) -> str:
-    return {"shuffled": "shuffled masks"}.get(control.kind, f"{label(control.kind)} tickets")
+    return {"reinitialised": "re-initialised tickets"}.get(control.kind, f"{label(control.kind)}s")
 
 
 def _points(found: Estimate, sign: str = "+") -> str:
