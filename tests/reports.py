@@ -10,7 +10,6 @@ from studies import like_the_paper, line, study
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.validation_table import LAYERS
-from ltpipe.reporting.columns import MEMORY
 from ltpipe.reporting.tables.comparisons import COLUMNS as COMPARISONS
 from ltpipe.reporting.tables.connectivity import connectivity_table
 from ltpipe.reporting.tables.costs import COLUMNS as COSTS
@@ -58,7 +57,7 @@ def ticket(retention, **changes):
 
 
 def frame(*rows):
-    integers = dict.fromkeys(("seed", *MEMORY), "Int64")
+    integers = dict.fromkeys(("seed", *(key for key in rows[0] if key.endswith("_bytes"))), "Int64")
     return pd.DataFrame(list(rows)).astype(integers)
 
 

@@ -19,6 +19,7 @@ from reports import (
     frame,
     layers_frame,
     overlap_frame,
+    seeds,
     tables,
     ticket,
     tickets_frame,
@@ -133,6 +134,26 @@ def test_bars_are_the_intervals_of_every_ticket():
     text = json.dumps(FIGURES["tradeoff"]().views[0].spec)
     for measure in ("performance_retention", "loss", "perplexity", "accuracy"):
         assert f'"y2": {{"field": "{measure}_high"}}' in text
+
+
+def test_random_controls_do_not_squash_the_panels_of_losses():
+    """They leave the panel at its top, which says how high they are; they stay where they are not far above."""
+    near = [ticket(retention, sparsity=sparsity) for sparsity, retention in ((0.3, 0.95), (0.5, 0.9))]
+    far = tradeoff_figure(frame(*near, *seeds([0.97, 0.5, 0.4]))).views[0].spec["concat"]
+    assert [panel["title"] for panel in (far[0], far[3])] == [{"text": "Retention"}, {"text": "Accuracy"}]
+    assert far[1]["title"]["subtitle"] == "▲ off the scale: random, 6.00 to 7.50"
+    assert far[2]["title"]["subtitle"] == "▲ off the scale: random, 403 to 1,808"
+    points, arrows = far[1]["layer"][0], far[1]["layer"][-1]
+    top = points["encoding"]["y"]["scale"]["domainMax"]
+    assert 3 / 0.9 < top < 1.15 * 3 / 0.9
+    assert {"filter": f"datum.loss <= {top}"} in points["transform"]
+    assert arrows["transform"] == [{"filter": f"datum.loss > {top}"}]
+    assert arrows["mark"]["shape"] == "triangle-up"
+    assert all(layer["mark"].get("clip") for layer in far[1]["layer"] if layer["mark"]["type"] in ("line", "bar"))
+    for tickets in (frame(*near, *seeds([0.9, 0.88])), frame(*near), frame(*seeds([0.9, 0.2]))):
+        panels = tradeoff_figure(tickets).views[0].spec["concat"]
+        assert not any("subtitle" in panel["title"] for panel in panels)
+        assert not any("domainMax" in panel["layer"][0]["encoding"]["y"]["scale"] for panel in panels)
 
 
 def test_the_loss_has_a_log_scale_only_where_it_spans_more_than_fourfold():
@@ -259,6 +280,8 @@ def test_levels_have_the_means_and_intervals_of_the_table():
         "ticket", "re-initialised", "shuffled mask", "mask transplanted from another study",
     ]  # fmt: skip
     assert legend["shape"]["legend"]["values"] == ["own mask", "a", "b"]
+    scales = [panel["layer"][0]["encoding"]["y"]["scale"] for panel in figure.views[0].spec["concat"]]
+    assert scales == [{"zero": False}, {"zero": True}]
     x = legend["x"]
     assert (x["scale"]["type"], x["scale"]["reverse"]) == ("log", True)
     assert drawn[drawn["dense"]]["level"].tolist() == [0]

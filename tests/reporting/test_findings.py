@@ -150,15 +150,31 @@ def test_seeds_do_not_pass_for_replicates():
 
 
 @pytest.mark.parametrize(
-    ("kept", "stated"), [(0.211, True), (0.2215, True), (0.2005, True), (0.222, False), (0.2, False)]
+    ("kept", "stated"), [(0.211, "21.1%"), (0.2215, "21.1%"), (0.2005, "21.1%"), (0.222, "22.2%"), (0.008, "0.8%")]
 )
-def test_levels_that_are_not_near_the_papers_are_not_stated(kept, stated):
+def test_a_level_that_is_not_near_the_papers_is_stated_as_it_is(kept, stated):
     records = [
         record(branch, 3, replicate, 0.97 + 0.001 * replicate, kept=round(kept * TOTAL))
         for branch in ("ticket", "shuffled-1")
         for replicate in range(3)
     ]
-    assert bool(findings(records)) == stated
+    found = findings(records)
+    assert len(found) == 2
+    assert all(finding.endswith(f"shuffled masks, at {stated} of the weights") for finding in found)
+
+
+def test_every_control_that_was_run_has_findings():
+    kept = {1: 0.2, 2: 0.04}  # no level is near the papers', so that the nearest is stated
+    records = [
+        record(branch, level, replicate, 0.97 + 0.01 * (branch == "ticket"), kept=round(kept[level] * TOTAL))
+        for branch, levels in (("ticket", (1, 2)), ("random-1", (1, 2)), ("reinitialised-1", (2,)))
+        for level in levels
+        for replicate in range(3)
+    ]
+    assert {finding.partition(" than ")[2] for finding in findings(records)} == {
+        "re-initialised tickets, at 4% of the weights",
+        "random masks, at 20% of the weights",
+    }
 
 
 def test_the_nearest_of_two_levels_is_taken():

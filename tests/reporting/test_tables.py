@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 import pytest
+from checkouts import ROOT
 from reports import comparisons_frame, curves_frame, layers_frame
 
 from ltpipe.analysis.overlap_tables import OVERLAP
@@ -12,6 +13,7 @@ from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
+from ltpipe.reporting import reference
 from ltpipe.reporting.columns import best_tickets
 from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
@@ -317,6 +319,10 @@ def test_sections_without_rows_do_not_show():
     measured = samples([DENSE], TICKETS[:1])
     _, found = shown({"tickets": tickets_table(measured), "curves": curves_table(measured)})
     assert list(found) == ["What sparsity costs", "Critical sparsity"]
+
+
+def test_the_page_of_tables_is_current():
+    assert (ROOT / "docs/tables.md").read_text() == reference.page(), "make reference writes it"
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)

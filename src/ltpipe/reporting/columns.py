@@ -28,11 +28,6 @@ def short_count(value: int) -> str:
     return str(value)
 
 
-def mebi(value: int) -> str:
-    """Show bytes in MiB."""
-    return f"{value / 2**20:,.0f}"
-
-
 @dataclass(frozen=True)
 class Column:
     """One column of the ticket table.
@@ -45,7 +40,6 @@ class Column:
         unit: unit to put beside the heading; empty where the value shows it or has none.
         numeric: whether values are aligned and sorted as numbers.
         interval: whether the frame has bounds of it, in columns with `_low` and `_high` at their end.
-        on_page: whether the page has room for it; the table's file has all.
     """
 
     key: str
@@ -55,7 +49,6 @@ class Column:
     unit: str = ""
     numeric: bool = True
     interval: bool = False
-    on_page: bool = True
 
 
 COLUMNS = (
@@ -131,24 +124,7 @@ COLUMNS = (
         "nats/token",
         interval=True,
     ),
-    Column(
-        "seconds", "seconds", "Wall-clock time of the ticket's evaluation, in seconds.", "{:,.1f}".format, on_page=False
-    ),
-    *(
-        Column(key, title, definition + ", in MiB (2²⁰ bytes).", mebi, "MiB", on_page=False)
-        for key, title, definition in (
-            ("planned_bytes", "planned memory", "Peak of tensors on the device (main memory on the CPU), foreseen"),
-            ("measured_bytes", "measured memory", "What became of it; on the CPU, by how much private memory grew"),
-            ("peak_host_bytes", "peak host memory", "Peak of main memory, pages of mapped files included"),
-            ("peak_host_private_bytes", "private host memory", "Peak of main memory without pages of mapped files"),
-            ("peak_device_bytes", "peak device memory", "Peak of tensors on the accelerator"),
-            ("peak_device_reserved_bytes", "reserved device memory", "Peak of what its allocator held for them"),
-        )
-    ),
 )
-
-MEMORY = tuple(column.key for column in COLUMNS if column.key.endswith("_bytes"))
-"""Columns of memory, in bytes."""
 
 DIFFERENCES = (
     "performance_retention_low", "performance_retention_high",
@@ -182,7 +158,7 @@ def wins(row: Mapping[str, Any]) -> bool:
 def shown_columns(tickets: Frame) -> list[Column]:
     """Columns that say something: model and text if there are several, others if any ticket has a value."""
     values, least = tickets.nunique(), {"model": 2, "data": 2}
-    return [column for column in COLUMNS if column.on_page and values.get(column.key, 0) >= least.get(column.key, 1)]
+    return [column for column in COLUMNS if values.get(column.key, 0) >= least.get(column.key, 1)]
 
 
 def places(tickets: Frame) -> list[str]:
@@ -218,8 +194,6 @@ def with_baselines(tickets: Frame) -> Frame:
         sparsity=0.0,
         kept=lambda frame: frame["total"],
         performance_retention=1.0,
-        seconds=pd.NA,
-        **dict.fromkeys(MEMORY, pd.NA),
         **dict.fromkeys(DIFFERENCES, pd.NA),
         **{key: lambda frame, key=key: frame[f"baseline_{key}"] for key in ("loss", "perplexity", "accuracy")},
     )

@@ -27,7 +27,7 @@ def _section(table: Table) -> Iterator[str]:
     yield f"One row per {table.row.removeprefix('a ').removeprefix('an ')}. Files: {_listed(table.files)}.\n"
     yield "| column | dtype | meaning |\n|---|---|---|"
     for name, column in table.columns.items():
-        if name.endswith("_high") or name.removesuffix("_low") in table.columns and name.endswith("_low"):
+        if name.endswith(("_low", "_high")):
             continue
         bounds = [f"{name}_{bound}" for bound in ("low", "high") if f"{name}_{bound}" in table.columns]
         yield f"| {_listed([name, *bounds])} | {column.dtype} | {column.meaning.rstrip('.')} |"

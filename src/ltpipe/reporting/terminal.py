@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ltpipe.evaluation.metrics import memory_line
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import MEMORY, best_tickets, cell, percent, shown_columns, wins, with_baselines
+from ltpipe.reporting.columns import best_tickets, cell, percent, shown_columns, wins, with_baselines
 from ltpipe.reporting.verdicts import Verdict, named, verdicts
 
 # Most terminals are 80 characters wide: there, short headings and the columns that matter most.
@@ -22,7 +22,7 @@ TERMINAL: dict[str, dict[str, Any]] = {
     "accuracy": {"title": "acc."},
     "performance_retention": {"show": "{:.3f}".format},
 }
-PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl_top_k", "seconds", *MEMORY}
+PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl_top_k"}
 
 
 ROOM = 200

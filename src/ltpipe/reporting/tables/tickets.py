@@ -16,7 +16,7 @@ _MEANINGS = {column.key: column.definition for column in SHOWN}
 
 def _as_shown(*names: str) -> Columns:
     """Columns that the page shows, with its definitions."""
-    return {name: (count if name.endswith("_bytes") else number)(_MEANINGS[name]) for name in names}
+    return {name: number(_MEANINGS[name]) for name in names}
 
 
 COLUMNS: Columns = {
@@ -39,10 +39,13 @@ COLUMNS: Columns = {
     "precision": word("number format of the evaluation"),
     "device": word("where it was evaluated"),
     "execution": word("streamed, block by block, or resident"),
-    **_as_shown(
-        "planned_bytes", "measured_bytes", "peak_host_bytes", "peak_host_private_bytes", "peak_device_bytes",
-        "peak_device_reserved_bytes", "seconds",
-    ),
+    "planned_bytes": count("peak of tensors on the device (main memory on the CPU), planned, bytes"),
+    "measured_bytes": count("what became of it; on the CPU, by how much private memory grew, bytes"),
+    "peak_host_bytes": count("peak of main memory, pages of mapped files included, bytes"),
+    "peak_host_private_bytes": count("peak of main memory without pages of mapped files, bytes"),
+    "peak_device_bytes": count("peak of tensors on the accelerator, bytes"),
+    "peak_device_reserved_bytes": count("peak of what its allocator held for them, bytes"),
+    "seconds": number("wall time of the evaluation"),
 }  # fmt: skip
 
 
