@@ -36,7 +36,7 @@ def test_documentation_names_every_command_and_option():
     page = (ROOT / "docs/cli.md").read_text()
     for name, function in cli.COMMANDS.items():
         assert f"ltpipe {name}" in page
-        for option in function.__annotations__.keys() - {"return", "file", "a", "b", "mask", "folder", "folders"}:
+        for option in function.__annotations__.keys() - {"return", "file", "a", "b", "mask", "folder", "folders", "configs"}:
             assert f"`--{({'kind': 'format'}.get(option, option)).replace('_', '-')}" in page, (name, option)
 
 
