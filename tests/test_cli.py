@@ -34,9 +34,10 @@ def test_help_of_a_command_has_an_example_that_it_understands(name, tmp_path):
 
 def test_documentation_names_every_command_and_option():
     page = (ROOT / "docs/cli.md").read_text()
+    positional = {"return", "file", "a", "b", "mask", "folder", "folders", "configs"}
     for name, function in cli.COMMANDS.items():
         assert f"ltpipe {name}" in page
-        for option in function.__annotations__.keys() - {"return", "file", "a", "b", "mask", "folder", "folders", "configs"}:
+        for option in function.__annotations__.keys() - positional:
             assert f"`--{({'kind': 'format'}.get(option, option)).replace('_', '-')}" in page, (name, option)
 
 
