@@ -483,3 +483,58 @@ def test_every_option_is_one_of_the_script_and_comes_from_one_key():
         assert len(said) == len(set(said)), (rule, said)
         known = set(re.findall(r"--([a-z-]+)", help_of(RULES[rule].script))) if said else set()
         assert {name.replace("_", "-") for name in said} <= known, (rule, said)
+
+
+PAGE = ROOT / "config/README.md"
+FOLLOWS = frozenset({"overlap", "validation", "refinement", "tables", "report"})
+"""Rules that the page says follow whatever masks, tickets or trainings are made again."""
+
+
+def said_to(job: Job, key: str) -> bool:
+    """Whether a job is told a setting, and not a more special one below it."""
+    rule, axes = job
+    paths = (list(path) for each in RULES[rule].keys for path, _ in each.values(base(), axes))
+    return any(longest(".".join([path[0], *named(path), *path[2:]]), TOUCHES) == key for path in paths)
+
+
+def named(path: list[str]) -> list[str]:
+    return ["<name>"] if path[0] in NAMES and path[0] != "score" else path[1:2]
+
+
+def made_again(key: str) -> set[str]:
+    """Rules with a job that is told a setting, or that reads the results of such a job."""
+    known: dict[Any, bool] = {}
+
+    def runs(rule: str, axes: dict[str, str]) -> bool:
+        place = rule, frozenset(axes.items())
+        if place not in known:
+            reads = [runs(*job) for job in RULES[rule].inputs(base(), axes)]
+            known[place] = said_to((rule, axes), key) or any(reads)
+        return known[place]
+
+    # Beside those above, jobs of the other study that begin with a model, and of a text whose sequences are counted.
+    perturbed = {"perturbation": "int4", "perturbation_seed": "none", "seed": "none", "scope": "global"}
+    more: list[Job] = [
+        ("connectivity", {"study": "other", "replicate": "0", "level": "1", "order": "1"}),
+        ("early_bird", {"study": "other", "replicate": "0", "sparsity": "0.5"}),
+        ("perturbed_ticket", {"model": "a", "data": "words", "criterion": "wanda", "sparsity": "0.5", **perturbed}),
+    ]
+    return {rule for rule, axes in [*JOBS, *more] if runs(rule, axes)}
+
+
+def rows() -> dict[str, set[str]]:
+    """The keys of the page's table of settings, and the rules it names for each."""
+    table = PAGE.read_text().partition("| setting | jobs that run again |\n")[2].partition("\n\n")[0]
+    found = {}
+    for line in table.splitlines()[1:]:
+        settings, rules = (set(re.findall(r"`([^`]+)`", cell)) for cell in line.strip("|").split("|"))
+        found |= dict.fromkeys(settings, rules)
+    return found
+
+
+def test_the_page_names_every_setting_and_what_it_makes_run_again():
+    said = rows()
+    assert said.keys() == TOUCHES.keys()
+    for key, rules in said.items():
+        real = made_again(key)
+        assert rules - FOLLOWS == real - FOLLOWS - {"smaller"}, key
