@@ -1,4 +1,4 @@
-"""The criterion of one's own in docs/criteria.md works as it is printed: one file, one word."""
+"""The criteria of one's own in docs/criteria.md work as they are printed: one file, one word."""
 
 import re
 from pathlib import Path
@@ -19,14 +19,17 @@ DOCS = Path(__file__).parents[2] / "docs/criteria.md"
 
 
 @pytest.fixture
-def curvature(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+def printed(tmp_path, monkeypatch):
+    """All of them, each in the file that the page names."""
+    found = re.findall(r"here\s`(\w+\.py)`[^`]*```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert [name for name, _ in found] == ["curvature.py", "root_wanda.py"]
     (tmp_path / "criteria").mkdir()
-    (tmp_path / "criteria/curvature.py").write_text(code, encoding="utf-8")
+    for name, code in found:
+        (tmp_path / "criteria" / name).write_text(code, encoding="utf-8")
     monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path / "criteria")])
 
 
-@pytest.mark.usefixtures("curvature")
+@pytest.mark.usefixtures("printed")
 def test_the_printed_criterion_scores(canonical_folder, calibration, plain, token_ids, tmp_path):
     assert "curvature" in criterion_names()
     folder, path = canonical_folder("llama"), tmp_path / "scores"
@@ -39,6 +42,19 @@ def test_the_printed_criterion_scores(canonical_folder, calibration, plain, toke
         wanted = wanted + (weight * gradient).square()
     expected = wanted.detach().numpy()
     np.testing.assert_allclose(found.array(name), expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+@pytest.mark.usefixtures("printed")
+def test_the_printed_criterion_of_activations_scores(canonical_folder, calibration, plain, tmp_path):
+    folder, scores = canonical_folder("llama"), {}
+    for name in ("wanda", "root-wanda"):
+        path = tmp_path / name
+        score_checkpoint(folder, name, path, Selection(), calibration("llama"), Settings(device="cpu"))
+        scores[name] = ScoreFile(path)
+    tensor = scores["wanda"].names[0]
+    weight = plain("llama").get_parameter(tensor).abs().detach().numpy()
+    wanda, root = (scores[name].array(tensor).reshape(weight.shape) for name in ("wanda", "root-wanda"))
+    np.testing.assert_allclose(root**2, weight * wanda, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.parametrize(("base", "method"), [("GradientCriterion", "add"), ("ActivationCriterion", "combine")])
