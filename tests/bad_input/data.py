@@ -116,27 +116,27 @@ DATA = {
         ("no .txt, .jsonl, .json (each also with .gz) or .parquet file",),
         folder_of_pipes,
     ),
-    "text-of-another-suffix": text("t.docx", b"PK\3\4", "'%t.docx' is no text"),
+    "text-of-another-suffix": text("t.docx", b"PK\3\4", "'%t.docx' is not a text"),
     "files-above-the-folder": Case(
         "prepare_data", READ + "%texts --files ../*.txt", ("'../*.txt'", "%texts"), at(Path.mkdir, "texts")
     ),
     "files-of-an-absolute-path": Case(
-        "prepare_data", READ + "%texts --files /etc/*", ("'/etc/*' is no pattern",), at(Path.mkdir, "texts")
+        "prepare_data", READ + "%texts --files /etc/*", ("'/etc/*' is not a pattern",), at(Path.mkdir, "texts")
     ),
-    "json-array-cut-off": text("t.json", b'[{"text": "w1"}', "%t.json: begins as a JSON array"),
-    "json-array-of-numbers": text("t.json", b"[1, 2]", "%t.json: entry 1 is no JSON object"),
+    "json-array-cut-off": text("t.json", b'[{"text": "w1"}', "%t.json: starts like a JSON array"),
+    "json-array-of-numbers": text("t.json", b"[1, 2]", "%t.json: entry 1 is not a JSON object"),
     "gzip-of-text": text("t.jsonl.gz", b'{"text": "w1"}\n', "%t.jsonl.gz: cannot be read or unpacked"),
     "messages-without-a-template": text(
         "t.jsonl", b'{"text": [{"role": "user", "content": "w1"}]}\n', "%t.jsonl: line 1", "no chat template"
     ),
     "messages-of-numbers": text("t.jsonl", b'{"text": [1, 2]}\n', "%t.jsonl: line 1", "not of messages"),
-    "jsonl-not-json": text("t.jsonl", b'{"text": "w1"}\nw2\n', "%t.jsonl: line 2 is no JSON object"),
+    "jsonl-not-json": text("t.jsonl", b'{"text": "w1"}\nw2\n', "%t.jsonl: line 2 is not a JSON object"),
     "jsonl-of-another-key": text("t.jsonl", b'{"txt": "w1"}\n', "%t.jsonl: line 1", "'text'"),
     "jsonl-of-a-number": text("t.jsonl", b'{"text": 1}\n', "%t.jsonl: line 1", "int", "expected a string"),
     "jsonl-of-null": text("t.jsonl", b'{"text": null}\n', "%t.jsonl: line 1", "expected a string"),
-    "jsonl-of-lists": text("t.jsonl", b'["text"]\n', "%t.jsonl: line 1 is no JSON object"),
+    "jsonl-of-lists": text("t.jsonl", b'["text"]\n', "%t.jsonl: line 1 is not a JSON object"),
     "jsonl-of-half-a-surrogate": text("t.jsonl", b'{"text": "\\ud800"}\n', "half a surrogate"),
-    "jsonl-nested-deeply": text("t.jsonl", b"[" * 100_000 + b"\n", "%t.jsonl: line 1 is no JSON object"),
+    "jsonl-nested-deeply": text("t.jsonl", b"[" * 100_000 + b"\n", "%t.jsonl: line 1 is not a JSON object"),
     "jsonl-of-a-huge-number": text("t.jsonl", b'{"text": ' + b"9" * 5000 + b"}\n", "%t.jsonl: line 1"),
     "jsonl-of-a-key-twice": text("t.jsonl", b'{"text": "w1", "text": "w2"}\n', "%t.jsonl: line 1", "'text'"),
     "jsonl-of-a-bom": text("t.jsonl", b'\xef\xbb\xbf{"text": "w1"}\n', "%t.jsonl: line 1"),
@@ -153,7 +153,7 @@ DATA = {
             os.truncate(here / "t.parquet", 200),
         ),
     ),
-    "parquet-of-other-columns": table({"txt": ["w1"]}, "%t.parquet: has no column 'text' but txt"),
+    "parquet-of-other-columns": table({"txt": ["w1"]}, "%t.parquet: no column 'text'; set the text's key field to one"),
     "parquet-of-numbers": table({"text": [1, 2]}, "%t.parquet: column 'text' holds int64", "expected strings"),
     "parquet-of-lists": table({"text": [["w1"], ["w2"]]}, "%t.parquet: column 'text' holds list"),
     "parquet-of-bytes": table({"text": [b"\xff"]}, "%t.parquet: column 'text' holds binary"),
@@ -177,7 +177,7 @@ DATA = {
         tokenizer_of(Path.mkdir),
     ),
     "images-of-text": images(b"a,b,c\n", "%images.csv: not a table of whole numbers"),
-    "images-empty": images(b"", "%images.csv: not a table", "no line holds anything"),
+    "images-empty": images(b"", "%images.csv: not a table", "every line is empty"),
     "images-of-nan": images(b"nan" + ROW[1:], "%images.csv: not a table of whole numbers"),
     "images-negative": images(b"-1" + ROW[1:], "%images.csv: not a table of whole numbers"),
     "images-above-255": images(b"256" + ROW[1:], "%images.csv: not a table of whole numbers"),

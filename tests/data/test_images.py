@@ -108,9 +108,9 @@ def test_damaged_and_missing_files_are_refused(folder, arrays):
     path = folder / "train-images-idx3-ubyte"
     whole = path.read_bytes()
     for content, message in [
-        (whole[:-1], "do not hold"),
+        (whole[:-1], "do not match its header"),
         (whole[:2], "not an idx file"),
-        (whole[:6], "do not hold"),
+        (whole[:6], "do not match its header"),
         (b"\0\0\x0d" + whole[3:], "not an idx file of unsigned bytes"),
         (idx(arrays["train-images-idx3-ubyte"][:-1]), "do not fit labels"),
     ]:
@@ -118,9 +118,7 @@ def test_damaged_and_missing_files_are_refused(folder, arrays):
         with pytest.raises(DamagedFileError, match=message):
             load_images(str(folder), 8, 0, 1)
     path.unlink()
-    with pytest.raises(
-        UserError, match=r"needed is exactly one of train-images-idx3-ubyte, train-images-idx3-ubyte.gz"
-    ):
+    with pytest.raises(UserError, match=r"provide exactly one of train-images-idx3-ubyte, train-images-idx3-ubyte.gz"):
         load_images(str(folder), 8, 0, 1)
     damaged = folder / "x.gz"
     packed = gzip.compress(whole)
@@ -134,7 +132,7 @@ def test_damaged_and_missing_files_are_refused(folder, arrays):
 
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
-    [(30, 0, "leave some"), (0, 0, "at least one"), (5, 5, "allowed is 0, since")],
+    [(30, 0, "leave some"), (0, 0, "at least one"), (5, 5, "use 0, since")],
 )
 def test_impossible_splits_are_refused(folder, validation, test, message):
     with pytest.raises(UserError, match=message):
@@ -143,7 +141,7 @@ def test_impossible_splits_are_refused(folder, validation, test, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1,2,3", "needed are the pixels of a square"), ("1,x", "not a table"), ("999,1", "not a table")],
+    [("1,2,3", "provide the pixels of a square"), ("1,x", "not a table"), ("999,1", "not a table")],
 )
 def test_other_tables_are_refused(tmp_path, text, message):
     path = tmp_path / "t.csv"

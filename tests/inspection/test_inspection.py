@@ -168,11 +168,11 @@ def test_what_a_mask_alone_tells(tmp_path):
     ("content", "words"),
     [
         (b"", "a table|no artefact"),
-        (b"words and words\n", "a table, but none of ltpipe's"),
-        (b'{"a": 1}', "JSON, but no artefact of ltpipe"),
+        (b"words and words\n", "a table, but not one of ltpipe's"),
+        (b'{"a": 1}', "JSON, but not an artefact of ltpipe"),
         (b'{"a": ', "not valid JSON"),
-        (bytes(range(256)), "no artefact of ltpipe"),
-        (b"PAR1 is not enough", "no artefact of ltpipe"),
+        (bytes(range(256)), "neither an artefact of ltpipe"),
+        (b"PAR1 is not enough", "neither an artefact of ltpipe"),
         (b'{"format": 4, "performance_retention": 1}', "without checksum"),
         (b'{"fits": true, "stages": [{}]}', "without checksum"),
     ],
@@ -186,9 +186,9 @@ def test_strangers_are_refused_in_one_line(content, words, tmp_path):
 
 
 def test_strange_tensors_and_folders(canonical_folder, tmp_path):
-    with pytest.raises(UserError, match="no artefact of ltpipe; of a checkpoint, inspect the folder"):
+    with pytest.raises(UserError, match="not an artefact of ltpipe; for a checkpoint, inspect the folder"):
         describe(canonical_folder("llama") / WEIGHTS)
-    with pytest.raises(UserError, match="no checkpoint folder"):
+    with pytest.raises(UserError, match="not a checkpoint folder"):
         describe(tmp_path)
     with pytest.raises(UserError, match="no such file or folder"):
         describe(tmp_path / "nothing")

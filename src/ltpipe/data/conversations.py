@@ -1,4 +1,4 @@
-"""Conversations as the text that a model was trained on: through its own chat template."""
+"""Conversations rendered as text by the model's own chat template."""
 
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ ROLE, CONTENT = "role", "content"
 
 
 class ChatTemplate:
-    """The chat template of a canonical folder's tokenizer, which nobody reads before there is a conversation."""
+    """The chat template of a canonical folder's tokenizer, read only when a conversation needs it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,26 +29,26 @@ class ChatTemplate:
         return read_tokenizer(self._folder, str(self._folder))
 
     def text(self, messages: list[Any], where: str) -> str:
-        """A conversation as one text, as transformers' `apply_chat_template` makes it.
+        """Render a conversation as one text with transformers' `apply_chat_template`.
 
         Args:
-            messages: each a mapping with at least `role` and `content`; values of None are left out.
-            where: of the row, for messages.
+            messages: mappings with at least `role` and `content`; values of None are dropped.
+            where: the row's location, for error messages.
 
         Raises:
-            UserError: the tokenizer has no template, or it does not take these messages.
+            UserError: the tokenizer has no template, or the template does not accept these messages.
         """
         if not messages or not all(isinstance(each, dict) and isinstance(each.get(ROLE), str) for each in messages):
             raise UserError(f"{where} is a list, but not of messages with the keys {ROLE} and {CONTENT}")
         if not self._tokenizer.chat_template:
             raise UserError(
-                f"{where} holds messages, and the model's tokenizer has no chat template; take one that has, with the "
+                f"{where} holds messages, and the model's tokenizer has no chat template; choose one that has with the "
                 "model's key tokenizer, or name a field of plain text"
             )
         plain = [{key: value for key, value in each.items() if value is not None} for each in messages]
         try:
             text = self._tokenizer.apply_chat_template(plain, tokenize=False)
-        except Exception as error:  # a template raises what it likes
+        except Exception as error:  # templates can raise anything
             reason = str(error).split("\n")[0]
-            raise UserError(f"{where}: the model's chat template does not take these messages ({reason})") from None
+            raise UserError(f"{where}: the model's chat template rejects these messages ({reason})") from None
         return str(text)

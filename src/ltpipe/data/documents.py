@@ -1,4 +1,4 @@
-"""Texts as named documents, whatever they are stored in."""
+"""Texts as named documents, independent of the file format."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from ltpipe.runtime.sources import Source
 
 Part = Literal["all", "evaluation", "calibration"]
 JOINT = "\n\n"
-"""What the protocol of the literature joins documents with."""
+"""The separator that the literature's protocol joins documents with."""
 
 _FILES = ".txt, .jsonl, .json (each also with .gz) or .parquet"
 _CALIBRATION_SHARE = 5  # one document in five
@@ -25,7 +25,7 @@ _CALIBRATION_SHARE = 5  # one document in five
 
 @dataclass(frozen=True)
 class Document:
-    """A text and a name that is the same on every machine."""
+    """A text and its name, which is the same on every machine."""
 
     name: str
     text: str
@@ -33,18 +33,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Documents:
-    """The documents of a text source in the order of their names, read again whenever they are iterated.
+    """The documents of a text source, ordered by name and read anew on every iteration.
 
-    One at a time is in memory. Iterating raises UserError where a file cannot be read, and at its end if there was no
-    text.
+    Only one document at a time is in memory. Iterating raises UserError if a file cannot be read or, at the end, if
+    there was no text.
 
     Attributes:
-        source: of the text.
-        root: its file, or its folder.
-        files: to read, in order.
+        source: the text source.
+        root: its file or folder.
+        files: files to read, in order.
         field: key or column that holds the text.
-        part: which documents.
-        template: for rows that are conversations.
+        part: which documents to read.
+        template: chat template for rows that are conversations.
     """
 
     source: Source
@@ -64,8 +64,8 @@ class Documents:
                 yield document
         if not holds_text:
             raise UserError(
-                f"{self.source.key}: no text in the {chosen} documents of '{self.source.text}' (of {read} documents "
-                f"the part '{self.part}' was asked for)"
+                f"{self.source.key}: no text in the {chosen} documents of '{self.source.text}' (part '{self.part}' of "
+                f"{read} documents)"
             )
 
     def _all(self) -> Iterator[Document]:
@@ -84,25 +84,25 @@ class Documents:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise UserError(f"{where} holds half a surrogate pair, no character") from None
+            raise UserError(f"{where} holds half a surrogate pair, which is not a character") from None
         return value
 
 
 def read_documents(
     source: Source, pattern: str, field: str, part: Part, template: ChatTemplate | None = None
 ) -> Documents:
-    """The documents of a text source.
+    """Return the documents of a text source.
 
     Args:
-        source: a file (one document a .txt file; one a line of .jsonl or .json, or an entry of an array in .json; one a
-            row of .parquet; all but .parquet also with .gz), a folder of such files, or a Hub dataset repository that
-            holds such files.
-        pattern: shell-style pattern that files of a folder have to match, relative to it. It has to name .json files:
-            many datasets keep notes in some.
+        source: a file, a folder of files, or a Hub dataset repository with such files. One document is a .txt file, a
+            line of .jsonl or .json, an entry of an array in .json, or a row of .parquet; all but .parquet may be
+            compressed as .gz.
+        pattern: shell-style pattern, relative to the folder, that files must match. It must name .json files
+            explicitly, since many datasets keep notes in them.
         field: key or column that holds the text, or a list of messages.
         part: which documents: all, or those of one part. A document belongs to the calibration part if the SHA-256
-            of its name is divisible by five, whatever other documents there are.
-        template: for rows that are conversations; without one they are refused.
+            of its name is divisible by five, independent of other documents.
+        template: chat template for rows that are conversations; without one they are rejected.
 
     Raises:
         UserError: there is no such file.
@@ -116,16 +116,16 @@ def split_documents(
 ) -> dict[str, list[Document]]:
     """Split whole documents by a seed into the parts `train`, `validation` and `test`.
 
-    They are put in a random order, which depends on their number and `seed` only; the first are for testing, the next
-    for validation, the rest to train on. A part has `round(fraction * documents)` of them (as the decimal is written,
-    halves to even), and at least one. In each part they are in the order in which they were given.
+    Documents are put in a random order that depends only on their number and `seed`: the first are for testing, the
+    next for validation, the rest for training. A part has `round(fraction * documents)` documents (the decimal as
+    written, halves to even), at least one. Each part keeps the given order.
 
     Args:
-        documents: to split. A text that is there under two names counts as two.
+        documents: the documents to split. A text under two names counts twice.
         validation: fraction for validation, above 0 and below 1.
         test: the same for testing.
-        seed: of the split.
-        key: configuration key of the text, for messages.
+        seed: seed of the split.
+        key: the text's configuration key, for error messages.
 
     Raises:
         UserError: a fraction is out of range, or nothing is left to train on.
@@ -133,7 +133,7 @@ def split_documents(
     counts = {}
     for part, fraction in {"test": test, "validation": validation}.items():
         if not 0 < float(fraction) < 1:
-            raise UserError(f"{key}: {part} is {fraction}; allowed is a fraction of the documents above 0 and below 1")
+            raise UserError(f"{key}: {part} is {fraction}; use a fraction of the documents above 0 and below 1")
         counts[part] = max(1, round(Fraction(str(fraction)) * len(documents)))
     tested, held_out = counts["test"], sum(counts.values())
     if held_out >= len(documents):
@@ -147,28 +147,28 @@ def split_documents(
 
 
 def _files(source: Source, pattern: str) -> tuple[Path, list[Path]]:
-    # The Hub's patterns are fnmatch's, whose `**/` wants a folder; pathlib's matches none as well.
+    # The Hub's patterns are fnmatch's, whose `**/` requires a folder; pathlib's also matches no folder.
     root = source.local([pattern, pattern.replace("**/", "")], "dataset")
     if root.is_file():
         return root, [_readable(source, root)]
     try:
         files = [path for path in root.glob(pattern) if path.is_file() and is_readable(path) and _named(path, pattern)]
     except (ValueError, NotImplementedError) as error:
-        raise UserError(f"{source.key}: '{pattern}' is no pattern of files in a folder ({error})") from None
+        raise UserError(f"{source.key}: '{pattern}' is not a pattern of files in a folder ({error})") from None
     if not files:
         raise UserError(f"{source.key}: no {_FILES} file matches '{pattern}' in '{source.text}'")
     return root, sorted(files, key=lambda path: path.relative_to(root).as_posix().encode())
 
 
 def _named(path: Path, pattern: str) -> bool:
-    """Whether a pattern means a file: notes in .json are no texts unless it asks for them."""
+    """Return whether a pattern names a file: .json files may be notes, so the pattern must name them explicitly."""
     notes = (".json", ".json.gz")
     return not path.name.endswith(notes) or pattern.endswith(notes)
 
 
 def _readable(source: Source, path: Path) -> Path:
     if not is_readable(path):
-        raise UserError(f"{source.key}: '{path}' is no text; allowed are {_FILES} and folders of them")
+        raise UserError(f"{source.key}: '{path}' is not a text; use {_FILES}, or a folder of them")
     return path
 
 

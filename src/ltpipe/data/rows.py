@@ -1,4 +1,4 @@
-"""Files of text, read row by row: plain, lines or arrays of JSON, tables; compressed with gzip or not."""
+"""Text files read row by row: plain text, JSON lines or arrays, and tables, optionally gzip-compressed."""
 
 import gzip
 import zlib
@@ -11,28 +11,28 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_object
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".txt.gz", ".jsonl.gz", ".json.gz")
-"""What the names of readable files end with."""
+"""Endings of readable file names."""
 LAST_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet", ".gz")
-"""What pathlib calls their suffix."""
+"""Their suffixes in pathlib's sense."""
 _BATCH = 256  # rows of a table in memory
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file's name says that it holds text."""
+    """Return whether a file's name has a readable ending."""
     return path.name.endswith(SUFFIXES)
 
 
 def rows_of(path: Path, field: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a file, one at a time: where a row is (`line 3`; empty for a whole file), and what `field` holds.
+    """Yield a file's rows: each row's place (`line 3`; empty for a whole file) and its value of `field`.
 
-    Rows of .parquet that hold null are left out.
+    Null rows of .parquet are skipped.
 
     Args:
-        path: of a file for which `is_readable`.
+        path: a file for which `is_readable` holds.
         field: key or column of the text in lines, arrays and tables.
 
     Raises:
-        UserError: it is damaged, not UTF-8, or a row has no `field`.
+        UserError: the file is damaged or not UTF-8, or a row has no `field`.
     """
     if path.suffix == ".parquet":
         yield from _table(path, field)
@@ -51,7 +51,7 @@ def rows_of(path: Path, field: str) -> Iterator[tuple[str, Any]]:
 
 
 def _decoded(path: Path, text: bytes, before: int) -> str:
-    """Bytes of a file as text; so many lie before them."""
+    """Decode bytes that start `before` bytes into the file."""
     try:
         return text.decode()
     except UnicodeDecodeError as error:
@@ -60,7 +60,7 @@ def _decoded(path: Path, text: bytes, before: int) -> str:
 
 def _lines(path: Path, file: BufferedIOBase, field: str) -> Iterator[tuple[str, Any]]:
     before = 0
-    for number, raw in enumerate(file, 1):  # ends at newlines only: JSON strings may hold U+2028 and its like
+    for number, raw in enumerate(file, 1):  # split only at newlines: JSON strings may hold U+2028 and the like
         line = _decoded(path, raw, before)
         before += len(raw)
         if line.strip():
@@ -71,11 +71,11 @@ def _value(path: Path, place: str, line: str, field: str) -> Any:
     try:
         return read_object(line)[field]
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: {place} is no JSON object with the key '{field}'") from None
+        raise UserError(f"{path}: {place} is not a JSON object with the key '{field}'") from None
 
 
 def _is_array(file: BufferedIOBase) -> bool:
-    """Whether a file of JSON begins as an array, not with the object of a first line."""
+    """Return whether a JSON file starts with an array, not with an object on its first line."""
     while (byte := file.read(1)).isspace():
         pass
     file.seek(0)
@@ -86,10 +86,10 @@ def _array(path: Path, text: bytes, field: str) -> Iterator[tuple[str, Any]]:
     try:
         content = read_object(_decoded(path, text, 0))
     except ValueError as error:
-        raise UserError(f"{path}: begins as a JSON array, but is none ({error})") from None
+        raise UserError(f"{path}: starts like a JSON array but is not one ({error})") from None
     for number, entry in enumerate(content, 1):
         if not isinstance(entry, dict) or field not in entry:
-            raise UserError(f"{path}: entry {number} is no JSON object with the key '{field}'")
+            raise UserError(f"{path}: entry {number} is not a JSON object with the key '{field}'")
         yield f"entry {number}", entry[field]
 
 
@@ -101,7 +101,7 @@ def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
         file = pyarrow.parquet.ParquetFile(path)
         names = file.schema_arrow.names
         if field not in names:
-            raise UserError(f"{path}: has no column '{field}' but {', '.join(names)}; set the text's key field")
+            raise UserError(f"{path}: no column '{field}'; set the text's key field to one of {', '.join(names)}")
         if not _holds_text(kind := file.schema_arrow.field(field).type):
             raise UserError(f"{path}: column '{field}' holds {kind}, expected strings; set the text's key field")
         number = 0
@@ -115,7 +115,7 @@ def _table(path: Path, field: str) -> Iterator[tuple[str, Any]]:
 
 
 def _holds_text(kind: Any) -> bool:
-    """Whether a column's type is of strings, as they are or numbered in a dictionary, or of lists of messages."""
+    """Return whether a column holds strings, plain or dictionary-encoded, or lists of messages."""
     from pyarrow import types
 
     if types.is_dictionary(kind):

@@ -1,4 +1,4 @@
-"""Fixed token sequences, written once and read by every evaluation."""
+"""Fixed token sequences, written once and read by all evaluations."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ from ltpipe.runtime.progress import track
 FORMAT = "3"
 
 Protocol = Literal["documents", "wikitext2"]
-"""How a text becomes windows: see `cut_windows` and `joined_tokens`."""
+"""How a text is cut into windows: see `cut_windows` and `joined_tokens`."""
 
 Bos = Literal["auto", "each window", "never"]
-"""Which windows begin as the tokenizer begins a text: see `cut_sequences`."""
+"""Which windows start with the tokens the tokenizer starts a text with: see `cut_sequences`."""
 
-_BATCH = 1 << 18  # characters that are tokenised at a time
+_BATCH = 1 << 18  # characters tokenised at a time
 
 
 @dataclass(frozen=True)
 class TokenSequences:
-    """Token sequences of one length.
+    """Token sequences of equal length.
 
     Attributes:
         input_ids: int32 [sequences, tokens].
-        available: number of such windows in the whole text.
+        available: number of windows in the whole text.
         documents: number of documents in the text.
         tokenizer: SHA-256 of the tokenizer file.
-        protocol: how the text became windows.
-        bos: which of them begin as the tokenizer begins a text, with BOS for most: `each window`, `first window` or
-            `never`.
+        protocol: how the text was cut into windows.
+        bos: which windows start with the tokens the tokenizer starts a text with, usually BOS: `each window`,
+            `first window` or `never`.
     """
 
     input_ids: np.ndarray
@@ -65,10 +65,10 @@ class TokenSequences:
 
     @classmethod
     def read(cls, path: Path) -> "TokenSequences":
-        """Read what `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
-            DamagedFileError: the file is something else.
+            DamagedFileError: the file is not a set of token sequences.
         """
         with artefact(path, "set of token sequences", FORMAT) as file:
             sequences = cls(
@@ -96,28 +96,28 @@ def cut_sequences(
     protocol: Protocol = "documents",
     bos: Bos = "auto",
 ) -> TokenSequences:
-    """Cut windows, and of all of them take `count` at even distances over the whole text.
+    """Cut a text into windows and take `count` of them, evenly spaced over the whole text.
 
     Args:
-        documents: in the order in which they are joined. If not all windows are taken, they are iterated twice, and
-            only the windows that are taken are ever in memory.
+        documents: documents in the order to join them. Unless all windows are taken, they are iterated twice and only
+            the windows taken are in memory.
         tokenizer: path of a tokenizer.json.
-        length: tokens a sequence.
+        length: tokens per sequence.
         count: number of sequences; None takes all.
         separator: text between documents.
-        key: configuration key of the text, for messages.
+        key: the text's configuration key, for error messages.
         protocol: `documents` (`cut_windows`), or `wikitext2` (`joined_tokens`), which takes all windows.
-        bos: `each window` puts the tokens before every window's own with which the tokenizer begins a text, its BOS
-            for most; a window then has so many tokens of the text less. `never` puts none. `auto` is `each window`
-            under `documents`, if the tokenizer begins a text with any, or the model is a Gemma, and under `wikitext2`
-            what the literature does: they stand before the joined text, so in the first window only.
+        bos: `each window` prepends to every window the tokens the tokenizer starts a text with, usually its BOS; the
+            window then has that many fewer tokens of text. `never` prepends none. `auto` under `documents` is
+            `each window` if the tokenizer starts a text with any such tokens or the model is a Gemma. `auto` under
+            `wikitext2` follows the literature: they precede the joined text, so only the first window has them.
 
     Raises:
-        UserError: the text has fewer windows than were asked for, the tokenizer cannot be read or has no BOS, or the
-            protocol does not allow the count or the separator.
+        UserError: the text has fewer windows than `count`, the tokenizer cannot be read or has no BOS, or the protocol
+            does not allow the count or the separator.
     """
     if count is not None and count < 1:
-        raise UserError(f"{key}: {count} sequences of {length} tokens; allowed are 1 or more")
+        raise UserError(f"{key}: {count} sequences of {length} tokens; use 1 or more")
     words = read_tokenizer(tokenizer)
     beginning = _beginning(words)
     joined = protocol == "wikitext2"
@@ -126,7 +126,7 @@ def cut_sequences(
     if joined and (count is not None or separator != JOINT):
         raise UserError(
             f"{key}: protocol wikitext2 joins documents with two newlines and takes all windows; "
-            "leave out separator and number of sequences, or take protocol documents"
+            "omit separator and number of sequences, or use protocol documents"
         )
     counted = _Counted(documents)
     each = bool(beginning) and (bos == "each window" or (bos == "auto" and not joined))
@@ -147,17 +147,17 @@ def cut_sequences(
 
 
 def check_length(length: int, which: str, least: int = 2) -> None:
-    """Refuse sequences in which nothing is predicted; `which` says of what, `least` what is allowed.
+    """Reject sequences in which nothing is predicted; `which` names them in the error message.
 
     Raises:
-        UserError: they have fewer tokens than `least`.
+        UserError: the sequences have fewer tokens than `least`.
     """
     if length < least:
-        raise UserError(f"{which} sequences of {length} tokens; allowed are sequences of {least} tokens or more")
+        raise UserError(f"{which} sequences of {length} tokens; use sequences of {least} tokens or more")
 
 
 class _Counted:
-    """Documents, and how many they were when they were last iterated."""
+    """Documents and their number at the last iteration."""
 
     def __init__(self, documents: Iterable[Document]) -> None:
         self._documents = documents
@@ -171,7 +171,7 @@ class _Counted:
 
 
 def _beginning(tokenizer: Tokenizer) -> list[int]:
-    """The special tokens that a tokenizer puts before a text."""
+    """Return the special tokens that a tokenizer puts before a text."""
     if not tokenizer.num_special_tokens_to_add(is_pair=False):
         return []
     encoding = tokenizer.encode("a")
@@ -180,32 +180,32 @@ def _beginning(tokenizer: Tokenizer) -> list[int]:
 
 
 def _is_lost_without(path: Path) -> bool:
-    """Whether the model beside a tokenizer predicts nothing without BOS, whatever the tokenizer does: all Gemmas."""
+    """Return whether the model beside a tokenizer fails without BOS, whatever its tokenizer does: all Gemmas do."""
     beside = path.with_name(CONFIG)
     return beside.is_file() and "gemma" in str(read_json(beside).get("model_type"))
 
 
 def _named_bos(path: Path, tokenizer: Tokenizer, key: str) -> int:
-    """The BOS token that stands beside a tokenizer which begins no text with it."""
+    """Return the BOS token from the configuration of a tokenizer that does not start a text with it."""
     named = _said_beside(path).get("bos_token")
     number = tokenizer.token_to_id(named) if isinstance(named, str) else None
     if number is None:
-        raise UserError(f"{key}: the tokenizer has no BOS token to begin each window with; leave bos at auto")
+        raise UserError(f"{key}: the tokenizer has no BOS token to start each window with; leave bos at auto")
     return number
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """Read a tokenizer.json. What it says of truncation and padding is left out, as transformers does.
+    """Read a tokenizer.json. Like transformers, ignore its truncation and padding.
 
-    Whether special tokens are found in a text is said beside it, in `tokenizer_config.json` if that is there.
+    A `tokenizer_config.json` beside it says whether special tokens are recognised in a text.
 
     Raises:
-        UserError: it is missing or none.
+        UserError: the file is missing or not a tokenizer.
     """
     check_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing more special
+    except Exception as error:  # tokenizers raises nothing more specific
         raise UserError(f"{path}: not a readable tokenizer.json ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -214,7 +214,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _said_beside(path: Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` beside a tokenizer.json says; nothing if it is not there."""
+    """Return the content of `tokenizer_config.json` beside a tokenizer.json; empty if missing."""
     beside = path.with_name(TOKENIZER_CONFIG)
     return read_json(beside) if beside.is_file() else {}
 
@@ -224,8 +224,8 @@ def cut_windows(
 ) -> np.ndarray:
     """Tokenise documents, join them, and cut non-overlapping windows, int32 [windows, length].
 
-    Each document is tokenised by itself, with `separator` after it and without special tokens. The tail that fills no
-    window is dropped.
+    Each document is tokenised separately, followed by `separator` and without special tokens. A last incomplete window
+    is dropped.
 
     Raises:
         UserError: the text does not fill one window.
@@ -237,10 +237,10 @@ def cut_windows(
 def spread_windows(
     documents: Iterable[Document], tokenizer: Tokenizer, length: int, count: int, separator: str, key: str
 ) -> tuple[np.ndarray, int]:
-    """So many windows of `cut_windows` at even distances, as `spread` chooses them, and how many there are in all.
+    """Return `count` evenly spaced windows of `cut_windows`, as `spread` chooses them, and the total number.
 
-    Documents are iterated twice: to count their tokens, and to tokenise again those that lie in a window. Memory holds
-    the windows, and eight bytes a document.
+    Documents are iterated twice: to count tokens, then to tokenise those that overlap a chosen window. Memory holds the
+    chosen windows and eight bytes per document.
 
     Raises:
         UserError: the text has fewer windows.
@@ -252,13 +252,13 @@ def spread_windows(
         raise UserError(f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {count}")
     starts = spread(np.arange(available), count) * length
     windows = np.empty((count, length), np.int32)
-    first = np.searchsorted(starts + length, ends - sizes, "right")  # of the windows that a document lies in
+    first = np.searchsorted(starts + length, ends - sizes, "right")  # first window that overlaps each document
     after = np.searchsorted(starts, ends, "left")
     needed = np.flatnonzero((first < after) & (sizes > 0))
     found = _tokenised(_only(documents, needed), tokenizer, separator)
     for number, tokens in zip_longest(needed, found):
         if tokens is None or tokens.size != sizes[number]:
-            raise UserError(f"{key}: its files changed while they were read; run again")
+            raise UserError(f"{key}: files changed while they were read; run again")
         begin = ends[number] - sizes[number]
         for window in range(first[number], after[number]):
             left, right = max(begin, starts[window]), min(ends[number], starts[window] + length)
@@ -267,19 +267,19 @@ def spread_windows(
 
 
 def joined_tokens(documents: Iterable[Document], tokenizer: Tokenizer, *, special: bool) -> np.ndarray:
-    """Join documents and tokenise once, int32 [tokens].
+    """Join documents and tokenise once; return int32 [tokens].
 
-    The protocol in which the literature of pruning measures the perplexity of WikiText-2 (Frantar & Alistarh 2023,
-    2301.00774; Sun et al. 2023, 2306.11695; their `get_wikitext2` and `eval_ppl`): two newlines between documents,
-    special tokens as the tokenizer adds them to a text (one at the start of all, for many models) unless `special` is
-    false, all windows, the tail dropped. A window predicts one token less than it has.
+    This is the pruning literature's protocol for WikiText-2 perplexity (Frantar & Alistarh 2023, 2301.00774; Sun et al.
+    2023, 2306.11695; their `get_wikitext2` and `eval_ppl`): two newlines between documents, special tokens as the
+    tokenizer adds them to a text (for many models one at the very start) unless `special` is false, all windows, an
+    incomplete last window dropped. A window predicts one token fewer than it has.
     """
     text = JOINT.join(document.text for document in documents)
     return np.array(tokenizer.encode(text, add_special_tokens=special).ids, np.int32)
 
 
 def _tokenised(documents: Iterable[Document], tokenizer: Tokenizer, separator: str) -> Iterator[np.ndarray]:
-    """Each document's tokens, int32 [tokens]; several are tokenised at a time."""
+    """Yield each document's tokens, int32 [tokens]; tokenises several documents at a time."""
     for texts in _batches(document.text + separator for document in track(documents, "tokenising", "document")):
         for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
             yield np.array(encoding.ids, np.int32)
@@ -299,7 +299,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _only(documents: Iterable[Document], numbers: np.ndarray) -> Iterator[Document]:
-    """Documents with these numbers, which rise."""
+    """Yield the documents with these ascending numbers."""
     wanted = iter(numbers)
     following = next(wanted, None)
     for number, document in enumerate(documents):
@@ -314,15 +314,15 @@ def _windows(tokens: np.ndarray, length: int, key: str) -> np.ndarray:
 
 
 def _available(tokens: int, length: int, key: str) -> int:
-    """How many windows so many tokens fill."""
+    """Return how many windows a number of tokens fills."""
     if tokens < length:
         raise UserError(
             f"{key}: its {tokens} tokens are fewer than one sequence of {length}; "
-            "lower sequence_length or give more text"
+            "lower sequence_length or provide more text"
         )
     return tokens // length
 
 
 def spread(windows: np.ndarray, count: int) -> np.ndarray:
-    """So many rows of [windows, length] at even distances; `count` is at most their number."""
+    """Return `count` evenly spaced rows of [windows, length]; `count` must not exceed their number."""
     return np.ascontiguousarray(windows[np.arange(count) * len(windows) // count])

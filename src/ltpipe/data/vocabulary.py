@@ -1,4 +1,4 @@
-"""A tokenizer for a model that has none yet."""
+"""A new tokenizer for a model without one."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ _BYTES = 256
 
 
 def train_tokenizer(documents: Sequence[Document], entries: int, key: str) -> Tokenizer:
-    """Train a byte-level BPE tokenizer (Radford et al. 2019, GPT-2) on documents, the same for the same documents.
+    """Train a byte-level BPE tokenizer (Radford et al. 2019, GPT-2); the same documents give the same tokenizer.
 
-    It knows every byte, so that it can write any text, and has no special tokens.
+    It knows every byte, so it can encode any text, and it has no special tokens.
 
     Args:
-        documents: to count pairs in.
-        entries: size of the vocabulary, 256 bytes included.
-        key: configuration key of the task, for messages.
+        documents: documents to count pairs in.
+        entries: size of the vocabulary, including 256 bytes.
+        key: the task's configuration key, for error messages.
 
     Raises:
-        UserError: there are fewer entries than bytes, or more than the documents have pairs that occur twice.
+        UserError: there are fewer entries than bytes, or too few pairs that occur twice in the documents.
     """
     if entries < _BYTES:
-        raise UserError(f"{key}: vocabulary is {entries}; allowed is {_BYTES}, one entry a byte, and more")
+        raise UserError(f"{key}: vocabulary is {entries}; use {_BYTES}, one entry per byte, or more")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -33,7 +33,7 @@ def train_tokenizer(documents: Sequence[Document], entries: int, key: str) -> To
     tokenizer.train_from_iterator((document.text for document in documents), trainer)
     if tokenizer.get_vocab_size() < entries:
         raise UserError(
-            f"{key}: vocabulary is {entries}, but the documents to train on give only {tokenizer.get_vocab_size()} "
-            "entries; ask for no more than these, or give more text"
+            f"{key}: vocabulary is {entries}, but the training documents give only {tokenizer.get_vocab_size()} "
+            "entries; lower vocabulary or provide more text"
         )
     return tokenizer

@@ -1,1 +1,1 @@
-"""What a file is and what it holds, for people and for machines."""
+"""Descriptions of files and their content, for people and for programs."""

@@ -1,4 +1,4 @@
-"""What is said about an artefact, before it is printed."""
+"""An artefact's description, before it is printed."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Listing:
-    """A table of an artefact: a value, or None, for each column of each row."""
+    """A table in an artefact's description: a value or None for each column of each row."""
 
     title: str
     columns: tuple[str, ...]
@@ -22,14 +22,14 @@ class Listing:
 
     @classmethod
     def of(cls, title: str, rows: Iterable[Mapping[str, Any]]) -> "Listing":
-        """From rows that all have the same keys."""
+        """Make a listing from rows that all have the same keys."""
         listed = list(rows)
         return cls(title, tuple(listed[0]) if listed else (), tuple(tuple(row.values()) for row in listed))
 
 
 @dataclass(frozen=True)
 class Description:
-    """What an artefact is (`kind`), what it says (`facts`, by name), and its tables."""
+    """An artefact's kind, its facts by name, and its tables."""
 
     path: str
     kind: str
@@ -37,7 +37,7 @@ class Description:
     listings: tuple[Listing, ...] = ()
 
     def as_json(self) -> str:
-        """For machines: one object, rows as objects."""
+        """Return the description for programs: one JSON object, with rows as objects."""
         tables = {
             listing.title: [dict(zip(listing.columns, row, strict=True)) for row in listing.rows]
             for listing in self.listings
@@ -46,7 +46,7 @@ class Description:
         return json.dumps(content, indent=1, ensure_ascii=False)
 
     def show(self) -> None:
-        """Print for people, on standard output."""
+        """Print the description for people on standard output."""
         console = Console()
         console.print(Text(f"{self.path}: {self.kind}"), soft_wrap=True)
         width = max(map(len, self.facts), default=0)
@@ -54,7 +54,7 @@ class Description:
             console.print(Text(f"  {name:<{width}}  {shown(value)}"), soft_wrap=True)
         for listing in self.listings:
             table = _table(listing)
-            # As wide as it is: in a narrow terminal lines go on below, but no digit and no name is cut.
+            # At full width: a narrow terminal wraps lines, but no digit or name is truncated.
             unlimited = console.options.update(width=10_000)
             console.width = max(console.width, console.measure(table, options=unlimited).maximum)
             console.print()
@@ -62,12 +62,12 @@ class Description:
 
 
 def describe_file(path: Path, kind: str, facts: Mapping[str, Any], *listings: Listing) -> Description:
-    """A description without listings that are empty."""
+    """Return a description without its empty listings."""
     return Description(str(path), kind, facts, tuple(listing for listing in listings if listing.rows))
 
 
 def shown(value: Any) -> str:
-    """A value for people."""
+    """Format a value for people."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -87,6 +87,6 @@ def _table(listing: Listing) -> Table:
         numeric = all(isinstance(row[index], int | float | None) for row in listing.rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in listing.rows:
-        # Text, not str: names may hold what rich would take for markup.
+        # Text, not str: rich would read markup in names.
         table.add_row(*(Text(shown(value)) for value in row))
     return table

@@ -1,4 +1,4 @@
-"""Artefacts that are JSON: metrics, records, manifests, plans. Each is read as strictly as its own reader does."""
+"""JSON artefacts: metrics, records, manifests, plans. Each is read as strictly as by its own reader."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -16,7 +16,7 @@ def describe_json(path: Path) -> Description:
     """Describe a JSON file.
 
     Raises:
-        UserError: it is none of ours, or damaged.
+        UserError: the file is not an artefact of ltpipe, or it is damaged.
     """
     content = read_json(path)
     if content.get("kind") in _KINDS:
@@ -24,7 +24,7 @@ def describe_json(path: Path) -> Description:
     for keys, describe in _UNNAMED:
         if keys <= content.keys():
             return describe(path)
-    raise UserError(f"{path}: JSON, but no artefact of ltpipe")
+    raise UserError(f"{path}: JSON, but not an artefact of ltpipe")
 
 
 def describe_checkpoint(manifest: Path) -> Description:
@@ -136,11 +136,11 @@ _UNNAMED = (
     ({"performance_retention"}, _metrics),
     ({"fits", "stages"}, _plan),
 )
-"""Files that do not say their kind, by keys that only they have."""
+"""Files that do not state their kind, by keys unique to them."""
 
 
 def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a provenance that say which inputs and which code."""
+    """Return the parts of a provenance that identify inputs and code."""
     inputs = provenance.get("inputs", {})
     said = {f"input {name}": value for name, value in inputs.items()}
     return said | {name: provenance[name] for name in ("ltpipe", "git_commit", "created") if name in provenance}

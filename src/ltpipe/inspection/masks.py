@@ -1,4 +1,4 @@
-"""Masks, one and two: what they keep, tensor by tensor."""
+"""Descriptions of one mask or a pair: what they keep, tensor by tensor."""
 
 import json
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from ltpipe.pruning.masks import Mask
 
 
 def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
-    """What a mask keeps, and whether it is sound: by itself, or, given its canonical checkpoint folder, on its model.
+    """Describe what a mask keeps and whether it is valid, by itself or on its model's canonical checkpoint folder.
 
     Raises:
-        UserError: a file is missing, or is none.
+        UserError: a file is missing, or has the wrong kind.
     """
     mask = read_any_mask(path)
     ours = TensorFile(path).metadata.get("kind") == "mask"
@@ -37,16 +37,16 @@ def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
         "tensors": len(mask.bits),
         "checkpoint": mask.checkpoint or None,
     }
-    facts |= _judged(mask, checkpoint) if ours else {"verdict": "not looked at: a plain file promises nothing"}
+    facts |= _judged(mask, checkpoint) if ours else {"verdict": "not checked: a plain file declares no sparsity"}
     kind = "mask" if ours else "plain mask"
     return describe_file(path, kind, facts, Listing.of("by tensor", _by_tensor(mask)))
 
 
 def describe_pair(a: Path, b: Path) -> Description:
-    """What two masks have in common, and would by chance.
+    """Describe what two masks share, and what they would share by chance.
 
     Raises:
-        UserError: they are not of the same weights.
+        UserError: the masks are for different weights.
     """
     one, other = read_any_mask(a), read_any_mask(b)
     parts = compare(one, other)
@@ -76,7 +76,7 @@ def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
     if checkpoint is None:
         verdict = validate_alone(mask)
         return _verdict(verdict) | {
-            "looked at": "the mask alone; --checkpoint FOLDER looks for dead rows and heads too"
+            "looked at": "only the mask; use --checkpoint FOLDER to check for dead rows and heads too"
         }
     verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), read_config(checkpoint))
     facts = _verdict(verdict)

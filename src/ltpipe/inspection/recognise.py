@@ -1,4 +1,4 @@
-"""From a path to its description. What a file is, is told by its content, never by its name."""
+"""From a path to its description. A file is recognised by its content, never by its name."""
 
 from pathlib import Path
 
@@ -11,11 +11,11 @@ def describe(path: Path, checkpoint: Path | None = None) -> Description:
     """Describe any artefact of ltpipe.
 
     Args:
-        path: file, or checkpoint folder.
-        checkpoint: canonical folder of a mask's model, to judge the mask on.
+        path: a file or checkpoint folder.
+        checkpoint: canonical folder of a mask's model, to validate the mask on.
 
     Raises:
-        UserError: it is no artefact of ltpipe, or damaged.
+        UserError: the path is not an artefact of ltpipe, or it is damaged.
     """
     if path.is_dir():
         return _describe_folder(path)
@@ -24,7 +24,7 @@ def describe(path: Path, checkpoint: Path | None = None) -> Description:
             start = file.read(9)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file or folder") from None
-    if start[8:] == b"{" and not start.lstrip().startswith(b"{"):  # the length of a header, then the header
+    if start[8:] == b"{" and not start.lstrip().startswith(b"{"):  # safetensors: the header's length, then the header
         from ltpipe.inspection.tensors import describe_tensors
 
         return describe_tensors(path, checkpoint)
@@ -46,4 +46,4 @@ def _describe_folder(folder: Path) -> Description:
         from ltpipe.inspection.tensors import describe_tensors
 
         return describe_tensors(folder / WEIGHTS)
-    raise UserError(f"{folder}: no checkpoint folder of ltpipe (results/checkpoints/MODEL is one); name a file in it")
+    raise UserError(f"{folder}: not a checkpoint folder of ltpipe; use a file in it or results/checkpoints/MODEL")

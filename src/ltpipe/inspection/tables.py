@@ -1,4 +1,4 @@
-"""Tables that stages and reports write, known by their columns."""
+"""Tables that stages and reports write, recognised by their columns."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ TABLES: Mapping[str, Columns] = {
     **{table.of: table.columns for table in (*REPORTED, side_by_side.TABLE)},
     "overlap of masks by tensor": LAYERS,
 }
-"""Columns of every table, by what it is of."""
+"""Columns of every table, by its subject."""
 _AXES = ("model", "data", "study", "criterion", "scope", "level", "verdict")
 
 
@@ -23,21 +23,23 @@ def describe_table(path: Path, parquet: bool) -> Description:
     """Describe a CSV or Parquet file.
 
     Raises:
-        UserError: it is none of ours, or cannot be read.
-        DamagedFileError: it does not match its checksum.
+        UserError: the file is not a table of ltpipe, or cannot be read.
+        DamagedFileError: the file does not match its checksum.
     """
     import pandas as pd
 
     beside = sums_file(path)
-    if beside.is_file():  # a table that was sent without it is looked at as it is
+    if beside.is_file():  # a table sent without its checksum is described unchecked
         Sums.read(beside).check(path.name)
     try:
         table = pd.read_parquet(path) if parquet else pd.read_csv(path)
     except (ValueError, OSError):  # pandas' and pyarrow's parse errors are ValueErrors
-        raise UserError(f"{path}: no artefact of ltpipe, nor a table; docs/cli.md says what can be inspected") from None
+        raise UserError(
+            f"{path}: neither an artefact of ltpipe nor a table; docs/cli.md lists what to inspect"
+        ) from None
     for kind, columns in TABLES.items():
         if list(columns) == list(table.columns):
             values = {axis: sorted(map(str, table[axis].dropna().unique())) for axis in _AXES if axis in columns}
             facts = {"rows": len(table), **values, "columns": list(columns)}
             return describe_file(path, f"table of {kind}", facts)
-    raise UserError(f"{path}: a table, but none of ltpipe's")
+    raise UserError(f"{path}: a table, but not one of ltpipe's")

@@ -1,4 +1,4 @@
-"""Artefacts that are safetensors files, by the kind that their metadata say."""
+"""Safetensors artefacts, recognised by the kind in their metadata."""
 
 import json
 from collections import Counter
@@ -20,7 +20,7 @@ def describe_tensors(path: Path, checkpoint: Path | None = None) -> Description:
     """Describe a safetensors file.
 
     Raises:
-        UserError: it is none of ours, or damaged.
+        UserError: the file is not an artefact of ltpipe, or it is damaged.
     """
     file = TensorFile(path)
     kind = file.metadata.get("kind")
@@ -31,8 +31,8 @@ def describe_tensors(path: Path, checkpoint: Path | None = None) -> Description:
     if {"criterion", "checkpoint", "scope", "sparsity"} <= file.metadata.keys():
         return describe_file(path, "exported ticket", _without_format(file.metadata), _tensors(file))
     raise UserError(
-        f"{path}: safetensors file of {len(file.specs)} tensors, but no artefact of ltpipe; of a checkpoint, inspect "
-        "the folder"
+        f"{path}: safetensors file of {len(file.specs)} tensors, but not an artefact of ltpipe; for a checkpoint, "
+        "inspect the folder"
     )
 
 
