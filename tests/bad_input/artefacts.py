@@ -241,7 +241,7 @@ ARTEFACTS = {
     "metrics-of-a-key-twice": Case(
         "make_tables",
         TABLES,
-        ("%x: not valid JSON", "'loss' is there twice"),
+        ("%x: not valid JSON", "'loss' appears twice"),
         lambda h, s: (h / "x").write_text('{"loss": 1, ' + (s / "ticket").read_text().lstrip()[1:]),
     ),
     "metrics-utf16": Case(
@@ -255,7 +255,7 @@ ARTEFACTS = {
         for name, words, make in (
             ("of-words-for-numbers", "not a table of tickets", changed_table(lambda t: t.replace("0.5,", "half,"))),
             ("without-columns", "not a table of tickets", changed_table(lambda t: t[t.index(",") :])),
-            ("of-nul-bytes", "damaged, does not match", changed_report(lambda path: path.write_bytes(bytes(99)))),
+            ("of-nul-bytes", "damaged: does not match", changed_report(lambda path: path.write_bytes(bytes(99)))),
             ("that-is-lost", "missing, ", changed_report(lambda path: path.unlink())),
             ("that-is-a-fifo", "missing, ", changed_report(lambda path: (path.unlink(), os.mkfifo(path)))),
         )

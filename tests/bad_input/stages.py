@@ -156,7 +156,7 @@ STAGES = {
     "smaller-of-another": Case("export_smaller", on(SMALLER, mask="@other.mask"), ("@other.mask: mask of another",)),
     "smaller-truncated": Case("export_smaller", on(SMALLER, mask="@heads.mask", checkpoint="@truncated"), TRUNCATED),
     "smaller-output-there": Case(
-        "export_smaller", on(SMALLER, mask="@heads.mask", output="@report"), ("@report: is there already", "empty")
+        "export_smaller", on(SMALLER, mask="@heads.mask", output="@report"), ("@report: already exists", "empty")
     ),
     "criterion": Case("count_keys", on(COUNT, criterion="beauty"), ("criterion 'beauty'", "magnitude, random")),
     "no-seed": Case("count_keys", on(COUNT, criterion="random"), ("seed",)),
@@ -169,7 +169,7 @@ STAGES = {
         for value in ("abc", "nan", "inf", "1/0", "50%", "")
     },
     **{
-        f"device-{value}": Case("evaluate", on(DENSE, device=value), (f"device: '{value}'", "allowed", "auto", "cpu"))
+        f"device-{value}": Case("evaluate", on(DENSE, device=value), (f"device: '{value}'", "use auto", "cpu"))
         for value in ("mps", "tpu", "cuda:x", "meta", "")
     },
     "include": Case("count_keys", on(COUNT, include="*.attn.*"), ("prunable.include: '*.attn.*'",)),

@@ -21,7 +21,7 @@ def test_absent_device(device, study, tmp_path):
     arguments = expand(on(DENSE, device=device, output=str(tmp_path / "out")), study).split()
     ended = call("evaluate", *arguments)
     assert ended.code == 1
-    assert one_line(ended).startswith(f"device: '{device}' is not on this machine; allowed here are auto, cpu")
+    assert one_line(ended).startswith(f"device: '{device}' is not on this machine; use auto, cpu")
     assert list(tmp_path.iterdir()) == []
 
 

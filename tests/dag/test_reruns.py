@@ -231,7 +231,7 @@ def test_old_numbers_are_refused_though_snakemake_was_told_that_they_are_new(fin
     write_config(folder, evaluate={"num_sequences": "all"})
     snakemake(folder, "--touch")
     assert reruns(folder) == set()
-    why = "made with evaluate.num_sequences 4, the configuration asks for all; delete it and run again"
+    why = "made with evaluate.num_sequences 4, but the configuration asks for all; delete it and run again"
     table = ["--config", "config/config.yaml"]
     printed = subprocess.run(
         [sys.executable, folder / "scripts/print_table.py", *table],

@@ -149,7 +149,7 @@ def test_old_trainings_are_refused_though_snakemake_was_told_that_they_are_new(f
     write_config(folder, train={"learning_rate": 0.02})
     snakemake(folder, "--touch")
     assert reruns(folder) == set()
-    why = "made with imp.small.train.learning_rate 0.01, the configuration asks for 0.02; delete it and run again"
+    why = "made with imp.small.train.learning_rate 0.01, but the configuration asks for 0.02; delete it and run again"
     place = "results/imp/small/replicate-0"
     for rule, first in (("report", "level-0/ticket.json"), ("connectivity", "level-0/ticket.safetensors")):
         errors = refused(folder, "--forcerun", rule)

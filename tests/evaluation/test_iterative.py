@@ -67,7 +67,7 @@ def test_a_result_is_read_as_it_was_written_and_becomes_a_table(files, tmp_path)
     assert list(table["iteration"]) == [1, 2]
     assert list(table["best"]) == [entry.iteration == found.best for entry in found.iterations]
     assert len(simulations_table([])) == 0
-    for text, message in (('{"format": 1}', "without checksum"), ("[", "not valid JSON")):
+    for text, message in (('{"format": 1}', "no checksum"), ("[", "not valid JSON")):
         (tmp_path / "found.json").write_text(text)
         with pytest.raises(DamagedFileError, match=message):
             Simulation.read(tmp_path / "found.json")

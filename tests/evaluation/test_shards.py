@@ -82,7 +82,7 @@ def test_several_devices_are_needed(count, monkeypatch):
     monkeypatch.setattr(device, "_accelerator", lambda: torch.device("cuda") if count else None)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
     with pytest.raises(
-        UserError, match=rf"auto-shard spreads a model over several devices, and sees {count}; use auto, or"
+        UserError, match=rf"auto-shard spreads a model over several devices but sees {count}; use auto, or"
     ):
         devices_named("auto-shard")
     assert len(devices_named("cpu")) == 1

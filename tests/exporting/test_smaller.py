@@ -274,7 +274,7 @@ def test_folders_with_something_in_them_are_left_alone(unit_folder, tmp_path):
     output.mkdir()
     export_smaller(unit_folder("llama"), mask, output)  # empty: Snakemake makes it before the job
     before = {path: path.read_bytes() for path in output.iterdir()}
-    with pytest.raises(UserError, match="smaller: is there already"):
+    with pytest.raises(UserError, match="smaller: already exists"):
         export_smaller(unit_folder("llama"), mask, output)
     assert {path: path.read_bytes() for path in output.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

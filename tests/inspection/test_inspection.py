@@ -173,8 +173,8 @@ def test_what_a_mask_alone_tells(tmp_path):
         (b'{"a": ', "not valid JSON"),
         (bytes(range(256)), "neither an artefact of ltpipe"),
         (b"PAR1 is not enough", "neither an artefact of ltpipe"),
-        (b'{"format": 4, "performance_retention": 1}', "without checksum"),
-        (b'{"fits": true, "stages": [{}]}', "without checksum"),
+        (b'{"format": 4, "performance_retention": 1}', "no checksum"),
+        (b'{"fits": true, "stages": [{}]}', "no checksum"),
     ],
 )
 def test_strangers_are_refused_in_one_line(content, words, tmp_path):

@@ -233,10 +233,10 @@ def test_options_that_a_scope_does_not_have_are_one_line(checkpoint, tmp_path):
     folder, histogram = checkpoint("float32"), tmp_path / "histogram"
     main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
     for scope, options, message in (
-        ("global", {"counts": "exact"}, r"^scope global: unknown option 'counts'; allowed: none$"),
-        ("row", {"counts": "up"}, r"^scope row\.counts: 'up' is not allowed; allowed: exact or truncated$"),
+        ("global", {"counts": "exact"}, r"^scope global: unknown option 'counts'; there are no options$"),
+        ("row", {"counts": "up"}, r"^scope row\.counts: 'up' is not allowed; use exact or truncated$"),
         ("owl", {"window": "2"}, r"^scope owl\.window: 2 is not allowed; allowed are numbers from 0 to 1$"),
-        ("owl-row", {"clip": "maybe"}, r"^scope owl-row\.clip: 'maybe' is not allowed; allowed: true or false$"),
+        ("owl-row", {"clip": "maybe"}, r"^scope owl-row\.clip: 'maybe' is not allowed; use true or false$"),
     ):
         ask = {"checkpoint": folder, "histogram": histogram, "output": tmp_path / "none", "threads": 1}
         with pytest.raises(UserError, match=message):

@@ -17,7 +17,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(monkeypatch):
         device_named("cuda:2")
     monkeypatch.setattr(device, "_accelerator", lambda: None)
     assert device_named("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match=r"'cuda' is not on this machine; allowed here are auto, cpu$"):
+    with pytest.raises(UserError, match=r"'cuda' is not on this machine; use auto, cpu$"):
         device_named("cuda")
 
 

@@ -125,7 +125,7 @@ def test_the_slower_of_two_writers_of_a_folder_is_told(writers, tmp_path):
     slow, fast = writers(tmp_path / "folder", "ab")
     fast.communicate()
     assert fast.returncode == 0
-    assert b"UserError: " + bytes(tmp_path / "folder") + b": is there already" in slow.communicate()[1]
+    assert b"UserError: " + bytes(tmp_path / "folder") + b": already exists" in slow.communicate()[1]
     assert files_in(tmp_path) == {"folder/part": b"b"}
 
 
@@ -239,9 +239,9 @@ def test_json_that_is_none(value, tmp_path):
         (b'{"a": 1} x', "not valid JSON"),
         (b"\0\0\0", "not valid JSON"),
         (b'{"a": "\xff"}', "not valid JSON"),
-        (b"[1]", "holds a JSON list, expected an object"),
-        (b"17", "holds a JSON int"),
-        (b"null", "holds a JSON NoneType"),
+        (b"[1]", "contains a JSON list, expected an object"),
+        (b"17", "contains a JSON int"),
+        (b"null", "contains a JSON NoneType"),
     ],
 )
 def test_damaged_json(content, words, tmp_path):

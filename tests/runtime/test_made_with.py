@@ -89,11 +89,11 @@ SWAPPED = {**MADE, "models": {"a.b": {"include": [], "exclude": ["*é*"]}}}
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (changed(num_sequences="all"), "evaluate.num_sequences 16, the configuration asks for all;"),
-        (changed(num_sequences=8, sequence_length=16), "evaluate.num_sequences 16, the configuration asks for 8;"),
-        (changed(num_sequences=True), "evaluate.num_sequences 16, the configuration asks for true;"),
-        (changed(num_sequences="16"), "evaluate.num_sequences 16, the configuration asks for 16;"),
-        (SWAPPED, 'models.a.b.include ["*é*"], the configuration asks for [];'),
+        (changed(num_sequences="all"), "evaluate.num_sequences 16, but the configuration asks for all;"),
+        (changed(num_sequences=8, sequence_length=16), "evaluate.num_sequences 16, but the configuration asks for 8;"),
+        (changed(num_sequences=True), "evaluate.num_sequences 16, but the configuration asks for true;"),
+        (changed(num_sequences="16"), "evaluate.num_sequences 16, but the configuration asks for 16;"),
+        (SWAPPED, 'models.a.b.include ["*é*"], but the configuration asks for [];'),
         (LESS, 'models.a.b.include ["*é*"], which the configuration does not ask for;'),
     ],
 )
@@ -109,7 +109,7 @@ def test_what_says_nothing_of_itself_is_refused_where_somebody_asks(kind):
     write, read = kind
     write(None)
     read(None)
-    with pytest.raises(OtherSettingsError, match="artefact: does not say what it was made with; delete it and run"):
+    with pytest.raises(OtherSettingsError, match="artefact: does not record the settings it was made with; delete"):
         read(MADE)
 
 
@@ -127,14 +127,14 @@ TASK = [["kind", "spirals"], ["points", 600]]
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        ([["kind", "spirals"], ["points", 60]], "task.points 600, the configuration asks for 60;"),
-        ([["kind", "spirals"]], "task.points 600, the configuration asks for none;"),
-        ([*TASK, ["seed", 3]], "task.seed left out, the configuration asks for 3;"),
+        ([["kind", "spirals"], ["points", 60]], "task.points 600, but the configuration asks for 60;"),
+        ([["kind", "spirals"]], "task.points 600, but the configuration asks for none;"),
+        ([*TASK, ["seed", 3]], "task.seed left out, but the configuration asks for 3;"),
         (
             TASK[::-1],
-            'task [["kind", "spirals"], ["points", 600]], the configuration asks for [["points", 600], ["kind"',
+            'task [["kind", "spirals"], ["points", 600]], but the configuration asks for [["points", 600], ["kind"',
         ),
-        ([], "task.kind spirals, the configuration asks for none;"),
+        ([], "task.kind spirals, but the configuration asks for none;"),
     ],
 )
 def test_values_that_are_mappings_are_compared_as_a_whole(tmp_path: Path, now, message):
@@ -146,5 +146,5 @@ def test_values_that_are_mappings_are_compared_as_a_whole(tmp_path: Path, now, m
 
 def test_what_is_asked_for_can_be_said_by_the_caller(tmp_path: Path):
     check_made_with(tmp_path, {"a": 1}, {"a": 1, "b": 2})
-    with pytest.raises(OtherSettingsError, match="made with a 1, the configuration asks for 2"):
+    with pytest.raises(OtherSettingsError, match="made with a 1, but the configuration asks for 2"):
         check_made_with(tmp_path, {"a": 1}, {"a": 2})

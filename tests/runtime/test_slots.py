@@ -143,7 +143,7 @@ def test_a_job_that_waits_for_a_device_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(slots.time, "sleep", look)
     assert slots.acquire([f"CUDA_VISIBLE_DEVICES-{name}"], 1) == [0]
     assert len(looks) == 3
-    assert log.read_text() == f"waiting for 1 of the devices CUDA_VISIBLE_DEVICES-{name}: other jobs have them\n"
+    assert log.read_text() == f"waiting for 1 of the devices CUDA_VISIBLE_DEVICES-{name}: other jobs are using them\n"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_folder_that_is_not_ones_own_is_refused(kind, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["3", "--", "true"], 1, "the job asks for 3 devices and sees 2 (CUDA_VISIBLE_DEVICES=a,b)"),
+        (["3", "--", "true"], 1, "the job asks for 3 devices but sees 2 (CUDA_VISIBLE_DEVICES=a,b)"),
         (["1", "--", "/no/such"], 1, "/no/such: No such file"),
         (["one", "--", "true"], 2, "usage: "),
         (["1", "true"], 2, "usage: "),

@@ -131,7 +131,7 @@ def test_the_printed_kind_of_source_finds_what_its_version_pins(shelf, monkeypat
     assert source.path == source.local([], "model") == shelf / "llama/v2"
     assert source.identity == "shelf:llama/v2 v2"
     assert source.files(".json") == []
-    with pytest.raises(UserError, match=rf"^{KEY}: 'shelf:llama/v3' does not exist; allowed: .*, shelf:…$"):
+    with pytest.raises(UserError, match=rf"^{KEY}: 'shelf:llama/v3' does not exist; use .*, shelf:…$"):
         Source("shelf:llama/v3", KEY).check()
     monkeypatch.delenv("MODEL_SHELF")
     with pytest.raises(UserError, match=rf"^{KEY}: MODEL_SHELF is not set; .* \(from 'shelf:llama/v2'\)$"):

@@ -157,15 +157,15 @@ def test_synflow_says_when_there_is_no_flow(subject, scores, monkeypatch):
     ("criterion", "options", "message"),
     [
         ("grasp", {"temperature": 0}, r"^mine\.temperature: 0 is not allowed; allowed are numbers above 0"),
-        ("grasp", {"temperature": "warm"}, r"^mine\.temperature: 'warm' is not allowed; allowed: a number"),
-        ("grasp", {"temperature": True}, r"^mine\.temperature: True is not allowed; allowed: a number"),
-        ("grasp", {"heat": 1}, r"^mine: unknown option 'heat'; allowed: temperature, mode"),
-        ("snip", {"mode": "test"}, r"^mine\.mode: 'test' is not allowed; allowed: eval or train"),
-        ("synflow", {"iterations": 1.5}, r"^mine\.iterations: 1\.5 is not allowed; allowed: a whole number"),
+        ("grasp", {"temperature": "warm"}, r"^mine\.temperature: 'warm' is not allowed; use a number"),
+        ("grasp", {"temperature": True}, r"^mine\.temperature: True is not allowed; use a number"),
+        ("grasp", {"heat": 1}, r"^mine: unknown option 'heat'; use temperature, mode"),
+        ("snip", {"mode": "test"}, r"^mine\.mode: 'test' is not allowed; use eval or train"),
+        ("synflow", {"iterations": 1.5}, r"^mine\.iterations: 1\.5 is not allowed; use a whole number"),
         ("synflow", {"iterations": 0}, r"^mine\.iterations: 0 is not allowed; allowed are 1 and more"),
-        ("synflow", {"density": float("nan")}, r"^mine\.density: nan is not allowed; allowed: a number"),
+        ("synflow", {"density": float("nan")}, r"^mine\.density: nan is not allowed; use a number"),
         ("synflow", {"density": 1}, r"^mine\.density: 1 is not allowed"),
-        ("magnitude", {"power": 2}, r"^mine: unknown option 'power'; allowed: none"),
+        ("magnitude", {"power": 2}, r"^mine: unknown option 'power'; there are no options"),
     ],
 )
 def test_options_that_a_criterion_does_not_have_are_one_line(criterion, options, message):

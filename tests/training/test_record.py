@@ -40,13 +40,13 @@ def test_a_record_knows_its_early_stop_and_density():
 @pytest.mark.parametrize(
     ("written", "changes", "words"),
     [
-        (RECORD, {"kind": "metrics"}, "no learning record of format 2"),
-        (RECORD, {"format": 1}, "no learning record of format 2"),
+        (RECORD, {"kind": "metrics"}, "expected kind 'learning record' in format 2"),
+        (RECORD, {"format": 1}, "expected kind 'learning record' in format 2"),
         (RECORD, {"seconds": None}, "seconds: 'None' is not allowed"),
         (RECORD, {"replicate": True}, "replicate: 'True' is not allowed"),
         (RECORD, {"level": 7.0}, "level: '7.0' is not allowed"),
         (RECORD, {"study": 7}, "study: '7' is not allowed"),
-        (RECORD, {"test_loss": float("nan")}, "NaN is no JSON number"),
+        (RECORD, {"test_loss": float("nan")}, "NaN is not a JSON number"),
         (RECORD, {"test_loss": "0.1"}, "test_loss: '0.1'"),
         (RECORD, {"test_loss": 10**400}, "test_loss: '1000"),
         (RECORD, {"iterations": 5}, "iterations: '5'"),
@@ -59,7 +59,7 @@ def test_a_record_knows_its_early_stop_and_density():
         (RECORD, {"kept": 266_201}, "266201 of 266200"),
         (RECORD, {"branch": "reinitialised"}, "branch: 'reinitialised' is not allowed; use ticket"),
         (RECORD, {"provenance": []}, "provenance: "),
-        (RECORD, {"more": 1}, "keys missing or not known: more"),
+        (RECORD, {"more": 1}, "keys missing or unknown: more"),
         (LINE, {"barrier": 0.01}, "barrier: 0.01 does not match the errors"),
         (LINE, {"branches": ["ticket"]}, "branches: "),
         (LINE, {"alphas": [0.0, 1.0]}, "alphas and errors"),
@@ -88,7 +88,7 @@ def test_truncated_missing_and_foreign_files(tmp_path):
     with pytest.raises(DamagedFileError, match="not valid JSON"):
         LearningRecord.read(path)
     LINE.write(path)
-    with pytest.raises(DamagedFileError, match="no learning record"):
+    with pytest.raises(DamagedFileError, match="expected kind 'learning record'"):
         LearningRecord.read(path)
     RECORD.write(path)
     rewritten(path, test_loss=1)
@@ -96,7 +96,7 @@ def test_truncated_missing_and_foreign_files(tmp_path):
     content = read_record(path)
     del content["kept"]
     write_record(path, content)
-    with pytest.raises(DamagedFileError, match="keys missing or not known: kept"):
+    with pytest.raises(DamagedFileError, match="keys missing or unknown: kept"):
         LearningRecord.read(path)
 
 

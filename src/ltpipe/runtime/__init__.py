@@ -1,1 +1,1 @@
-"""What every stage stands on: errors, files, determinism, provenance, the command line."""
+"""The base of every stage: errors, files, determinism, provenance, the command line."""

@@ -4,7 +4,7 @@ import hashlib
 
 
 def stable_seed(seed: int, *names: str) -> int:
-    """A 128-bit seed from a user's seed and any number of names, equal in every process and on every machine.
+    """Return a 128-bit seed from a user's seed and any number of names, equal in every process and on every machine.
 
     Python's `hash` of a string differs between processes; SHA-256 does not.
     """

@@ -9,22 +9,22 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import available_host_bytes
 
 AUTO_SHARD = "auto-shard"
-"""Stands for all accelerators that a process sees, which keep a model's weights together."""
+"""Names all accelerators that a process sees, which together hold a model's weights."""
 
 SIMULATED = "simgpu"
-"""Type of the device that `ltpipe.runtime.simulation` makes up."""
+"""Type of the fake device of `ltpipe.runtime.simulation`."""
 
 
 def has_streams(device: torch.device) -> bool:
-    """Whether copies to the device can run beside its computation, from pinned memory on a stream of their own."""
+    """Return whether copies to the device can overlap with computation, from pinned memory on their own stream."""
     return device.type not in ("cpu", SIMULATED)
 
 
 def devices_named(name: str) -> tuple[torch.device, ...]:
-    """The devices called `name`: one, or for `auto-shard` all accelerators that this process sees.
+    """Return the devices called `name`: one, or for `auto-shard` all accelerators that this process sees.
 
     Raises:
-        UserError: there is no such device here, or only one for `auto-shard`.
+        UserError: there is no such device here, or fewer than two for `auto-shard`.
     """
     if name != AUTO_SHARD:
         return (device_named(name),)
@@ -32,14 +32,14 @@ def devices_named(name: str) -> tuple[torch.device, ...]:
     count = torch.accelerator.device_count() if accelerator else 0
     if accelerator is None or count < 2:
         raise UserError(
-            f"device: auto-shard spreads a model over several devices, and sees {count}; use auto, or let it see more "
+            f"device: auto-shard spreads a model over several devices but sees {count}; use auto, or make more visible "
             "(make run GPUS=2, snakemake --resources gpu=2)"
         )
     return tuple(torch.device(accelerator.type, index) for index in range(count))
 
 
 def device_named(name: str) -> torch.device:
-    """The device called `name`; `auto` is the machine's accelerator, or the CPU where there is none.
+    """Return the device called `name`; `auto` is the machine's accelerator, or the CPU if there is none.
 
     Raises:
         UserError: there is no such device here.
@@ -50,7 +50,7 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"device: '{name}' is no device; allowed are auto, auto-shard, cpu, cuda, cuda:0, …") from None
+        raise UserError(f"device: '{name}' is not a device; use auto, auto-shard, cpu, cuda, cuda:0, …") from None
     if device.type != "cpu" and (
         accelerator is None
         or device.type != accelerator.type
@@ -59,20 +59,20 @@ def device_named(name: str) -> torch.device:
         count = torch.accelerator.device_count() if accelerator else 0
         indexed = [f"{accelerator.type}:{index}" for index in range(count)] if accelerator else []
         here = ", ".join(["auto", "cpu", *indexed])
-        raise UserError(f"device: '{name}' is not on this machine; allowed here are {here}")
+        raise UserError(f"device: '{name}' is not on this machine; use {here}")
     return device
 
 
 @dataclass(frozen=True)
 class DevicePeak:
-    """Most bytes on an accelerator since the process began: in tensors, and held by PyTorch's allocator."""
+    """Peak bytes on an accelerator since the process started: in tensors, and reserved by PyTorch's allocator."""
 
     allocated: int
     reserved: int
 
 
 def device_peak(devices: Sequence[torch.device]) -> DevicePeak | None:
-    """What was taken of the memory of the accelerator that most was taken of; None on the CPU."""
+    """Return the peak memory of the fullest accelerator; None on the CPU."""
     if devices[0].type == "cpu":
         return None
     return DevicePeak(
@@ -82,7 +82,7 @@ def device_peak(devices: Sequence[torch.device]) -> DevicePeak | None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """What tensors may still take on a device; on the CPU, of main memory."""
+    """Return the bytes available to tensors on a device; for the CPU, in main memory."""
     if device.type == "cpu":
         return available_host_bytes()
     free, _ = torch.accelerator.get_memory_info(device)
@@ -90,13 +90,13 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an operation failed because a device, or the host, had no more memory."""
+    """Return whether an operation failed because a device or the host ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # it has no class of its own
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)  # it has no error class of its own
 
 
 def _accelerator() -> torch.device | None:
-    """The machine's accelerator; not a simulated one, which PyTorch counts among them."""
+    """Return the machine's accelerator, ignoring the fake device, which PyTorch counts as one."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found if found is not None and has_streams(found) else None

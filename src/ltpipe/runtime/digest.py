@@ -1,32 +1,32 @@
-"""A digest of 64 bits, nearly as fast to compute as memory is to read: it finds faults, and is no proof against fraud.
+"""A 64-bit digest, computed nearly as fast as memory is read: it detects damage but does not protect against tampering.
 
-Bytes are taken as little-endian words of 64 bits w_0, w_1, …, the last one filled up with zeros. With x_i = w_i XOR
+Bytes are read as little-endian 64-bit words w_0, w_1, …, the last one padded with zeros. With x_i = w_i XOR
 (i * STEP mod 2^64), low half l_i and high half h_i, the digest is the sum of all l_i * h_i + x_i mod 2^64.
 
-One flipped bit always changes it: it changes one term by 2^k (h + 1) or by 2^k (l + 2^32) with k < 32, and neither is a
-multiple of 2^64. Other damage is missed by chance, about once in 2^32 times or less. A sum has no order, so threads
-and pieces of any size give the same digest. The length is not in it; who keeps a digest keeps the length too.
+A single flipped bit always changes it: it changes one term by 2^k (h + 1) or by 2^k (l + 2^32) with k < 32, and neither
+is a multiple of 2^64. Other damage is missed by chance, with a probability of about 2^-32 or less. Sums do not depend
+on order, so threads and pieces of any size give the same digest. It does not cover the length: store that as well.
 """
 
 import numpy as np
 
 STEP = 0x9E3779B97F4A7C15
-"""2^64 divided by the golden ratio, odd: no two words of a file are mixed with the same number."""
+"""2^64 divided by the golden ratio, odd, so that no two words of a file are mixed with the same number."""
 
 _MASK = 2**64 - 1
-_CHUNK = 1 << 13  # words that NumPy takes at a time, small enough for the second-level cache
-_COMPILED_FROM = 1 << 22  # bytes from which numba's start-up pays
+_CHUNK = 1 << 13  # words per NumPy call, small enough for the L2 cache
+_COMPILED_FROM = 1 << 22  # bytes from which numba's start-up pays off
 
 
 def digest(data: np.ndarray) -> int:
-    """The digest of an array's bytes in row-major order; a part of a longer content is put together by `Digest`."""
+    """Return the digest of an array's bytes in row-major order; for content in pieces use `Digest`."""
     running = Digest()
     running.update(data)
     return running.value
 
 
 class Digest:
-    """A digest of bytes that come in pieces; `words` is how many whole words there were so far."""
+    """A digest of bytes that arrive in pieces; `words` is the number of whole words so far."""
 
     def __init__(self) -> None:
         self._sum = 0
@@ -35,12 +35,12 @@ class Digest:
 
     @property
     def value(self) -> int:
-        """Of all bytes so far."""
+        """The digest of all bytes so far."""
         tail = np.frombuffer(self._rest.ljust(8, b"\0"), "<u8")
         return (self._sum + word_sum(tail, self.words) if self._rest else self._sum) & _MASK
 
     def update(self, piece: np.ndarray) -> None:
-        """Add bytes; not copied, unless their beginning or end lies inside a word."""
+        """Add bytes; they are copied only where a word spans two pieces."""
         data = np.ascontiguousarray(piece).reshape(-1).view(np.uint8)
         if self._rest:
             missing = 8 - len(self._rest)
@@ -53,13 +53,13 @@ class Digest:
         self._rest = data[whole.nbytes :].tobytes()
 
     def add(self, terms: int, words: int) -> None:
-        """Add so many words by the sum of their terms; what came before must have ended with a whole word."""
+        """Add `words` words by the sum of their terms; earlier pieces must have ended with a whole word."""
         self._sum += terms
         self.words += words
 
 
 def word_sum(words: np.ndarray, first: int) -> int:
-    """Sum of the terms of words, uint64 [N], of which the first is number `first`; below 2^64."""
+    """Return the sum mod 2^64 of the terms of words, uint64 [N], numbered from `first`."""
     if words.nbytes >= _COMPILED_FROM and words.flags.aligned:
         from ltpipe.runtime.digest_kernels import sum_terms
 

@@ -9,15 +9,15 @@ _STEP, _LOW, _HALF = np.uint64(STEP), np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 def sum_terms(words: np.ndarray, first: int) -> np.uint64:
-    """Sum mod 2^64 of the terms of words, aligned uint64 [N], of which the first is number `first`."""
+    """Return the sum mod 2^64 of the terms of words, aligned uint64 [N], numbered from `first`."""
     return _sum_terms(words, np.uint64(first), numba.get_num_threads())
 
 
 @numba.njit(cache=True)
 def add_terms(words, first):  # noqa: ANN201
-    """As `sum_terms`, to be called by compiled functions."""
+    """Return `sum_terms` for callers that are compiled themselves."""
     total, number = np.uint64(0), first * _STEP
-    for i in range(words.size):  # not `for word in words`, which LLVM makes no vector instructions of
+    for i in range(words.size):  # not `for word in words`, which LLVM does not vectorise
         x = words[i] ^ number
         total += (x & _LOW) * (x >> _HALF) + x
         number += _STEP

@@ -1,22 +1,22 @@
-"""Errors that a user can mend: one line, no traceback."""
+"""Errors that a user can fix: one line, no traceback."""
 
 
 class UserError(Exception):
-    """Bad input. The message says what, where, what is allowed and how to mend it; it is always one line."""
+    """Bad input. The message is always one line: where, what is wrong, and how to fix it or what is accepted."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 MEND = "delete it and run again"
-"""What to do with an artefact that is damaged: Snakemake, or its stage called by hand, makes what is missing."""
+"""What to do with a damaged artefact: Snakemake, or its stage run by hand, makes missing artefacts again."""
 MEND_ANY = f"fetch it again, or if it lies in the results folder {MEND}"
-"""The same for a file that may be the user's own."""
+"""The same for a file that may belong to the user."""
 
 
 class DamagedFileError(UserError):
-    """An artefact or input file that is not what it claims to be."""
+    """A damaged artefact or input file, or one of the wrong kind."""
 
 
 class OtherSettingsError(UserError):
-    """An artefact that was made with other settings than the configuration asks for."""
+    """An artefact made with settings other than those in the configuration."""

@@ -1,6 +1,6 @@
-"""Tables: their columns, and their files, CSV for people and other tools, Parquet for programs.
+"""Tables: their columns and their files, CSV for people and other tools, Parquet for programs.
 
-Neither has room for a digest that every reader would pass over, so a table has its checksum beside it
+Neither format can hold a digest that all readers ignore, so a table's checksum is stored beside it
 (`ltpipe.runtime.sums`).
 """
 
@@ -18,118 +18,118 @@ from ltpipe.runtime.sums import Sums, sums_file, write_sums
 if TYPE_CHECKING:
     from pandas import DataFrame as Frame
 else:
-    Frame = Any  # pandas takes half a second to import: who only asks for columns does not wait for it
+    Frame = Any  # pandas takes half a second to import, which code that only needs columns can skip
 
 
 class Column(NamedTuple):
-    """A column of a table: its dtype in pandas, and what it holds, with the unit."""
+    """A column of a table: its pandas dtype, and its meaning with the unit."""
 
     dtype: str
     meaning: str
 
 
 Columns = Mapping[str, Column]
-"""The columns of a table, by name and in order."""
+"""A table's columns by name, in order."""
 
 
 def word(meaning: str) -> Column:
-    """A column of words."""
+    """Return a column of strings."""
     return Column("string", meaning)
 
 
 def count(meaning: str) -> Column:
-    """A column of whole numbers."""
+    """Return a column of integers."""
     return Column("Int64", meaning)
 
 
 def number(meaning: str) -> Column:
-    """A column of numbers."""
+    """Return a column of floats."""
     return Column("float64", meaning)
 
 
 def truth(meaning: str) -> Column:
-    """A column that says yes or no."""
+    """Return a column of booleans."""
     return Column("boolean", meaning)
 
 
 def bounds_of(*names: str) -> dict[str, Column]:
-    """The columns of the bounds of these columns' intervals."""
+    """Return the columns for the interval bounds of these columns."""
     return {
         f"{name}_{bound}": number(f"{bound} end of its 95 % interval") for name in names for bound in ("low", "high")
     }
 
 
 def measured(name: str, meaning: str) -> dict[str, Column]:
-    """A column of numbers with its interval."""
+    """Return a column of floats and the columns of its interval."""
     return {name: number(meaning)} | bounds_of(name)
 
 
 def dtypes(columns: Columns) -> dict[str, str]:
-    """The dtype of each column."""
+    """Return the dtype of each column."""
     return {name: column.dtype for name, column in columns.items()}
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value of a table is missing."""
+    """Return whether a value of a table is missing."""
     import pandas as pd
 
     return bool(pd.isna(value))
 
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Columns) -> Frame:
-    """A table with these columns: what a row lacks is missing, what it has beside them left out."""
+    """Return a table with these columns; absent values are missing, and other keys of rows are dropped."""
     import pandas as pd
 
     return pd.DataFrame(rows, columns=list(columns)).astype(dtypes(columns))
 
 
 def csv_bytes(table: Frame) -> bytes:
-    """A table as CSV, floats in their shortest exact form."""
+    """Return a table as CSV, floats in their shortest exact form."""
     return table.to_csv(index=False, lineterminator="\n").encode()
 
 
 def parquet_bytes(table: Frame) -> bytes:
-    """A table as Parquet."""
+    """Return a table as Parquet."""
     content = BytesIO()
     table.to_parquet(content, index=False)
     return content.getvalue()
 
 
 def write_csv(table: Frame, path: Path) -> None:
-    """Write a table as CSV, and its checksum beside it."""
+    """Write a table as CSV, with its checksum beside it."""
     _write(path, csv_bytes(table))
 
 
 def write_parquet(table: Frame, path: Path) -> None:
-    """Write a table as Parquet, and its checksum beside it."""
+    """Write a table as Parquet, with its checksum beside it."""
     _write(path, parquet_bytes(table))
 
 
 def read_csv(path: Path, columns: Columns, what: str, stage: str) -> Frame:
-    """Read a table in CSV.
+    """Read a CSV table.
 
     Args:
-        path: of the file.
-        columns: that it has.
-        what: what the file is, `a tickets table` for example, for messages.
+        path: the file to read.
+        columns: the columns to read.
+        what: name of the kind of file for error messages, for example `a tickets table`.
         stage: the stage that makes it.
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: it is damaged, lacks columns or holds other values.
+        DamagedFileError: the table is damaged, lacks columns or has values of other types.
     """
     check_table(path, what, stage)
     return parsed_csv(path, columns, what)
 
 
 def read_parquet(path: Path, columns: Columns, what: str, stage: str) -> Frame:
-    """Read a table in Parquet; arguments and errors are those of `read_csv`."""
+    """Read a Parquet table; arguments and errors are those of `read_csv`."""
     check_table(path, what, stage)
     return parsed_parquet(path, columns, what)
 
 
 def parsed_csv(path: Path, columns: Columns, what: str) -> Frame:
-    """Read a table in CSV whose checksum was looked at before."""
+    """Read a CSV table whose checksum is already verified."""
     import pandas as pd
 
     try:
@@ -139,21 +139,21 @@ def parsed_csv(path: Path, columns: Columns, what: str) -> Frame:
 
 
 def parsed_parquet(path: Path, columns: Columns, what: str) -> Frame:
-    """Read a table in Parquet whose checksum was looked at before."""
+    """Read a Parquet table whose checksum is already verified."""
     import pandas as pd
 
     try:
         table = pd.read_parquet(path)
         if dict(table.dtypes.astype(str)) != dtypes(columns):
             raise ValueError("it has other columns")
-    except ValueError as error:  # pyarrow's errors are such
+    except ValueError as error:  # pyarrow's errors are ValueErrors
         reason = str(error).strip().split("\n")[0]
         raise DamagedFileError(f"{path}: not {what} ({reason}); {MEND}") from None
     return table
 
 
 def check_table(path: Path, what: str, stage: str) -> None:
-    """Refuse a table that is missing, not as it was written, or made with other settings; see `read_csv`."""
+    """Reject a table that is missing, changed, or made with other settings; see `read_csv`."""
     if not path.exists():
         raise UserError(f"{path}: no such file; run the {stage} stage again")
     check_file(path)

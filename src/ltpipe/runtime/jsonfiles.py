@@ -1,4 +1,4 @@
-"""JSON files, read strictly; records are those that carry a checksum of themselves."""
+"""JSON files, read strictly; records are JSON files with their own checksum."""
 
 import hashlib
 import json
@@ -22,21 +22,21 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_object(text: str) -> Any:
-    """Parse JSON strictly: a key that is there twice, NaN and infinities are refused.
+    """Parse JSON strictly, rejecting duplicate keys, NaN and infinities.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is not strict JSON.
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) < len(pairs):
             twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ValueError(f"the key '{twice}' is there twice")
+            raise ValueError(f"the key '{twice}' appears twice")
         return content
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON number")
+        raise ValueError(f"{constant} is not a JSON number")
 
     try:
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
@@ -45,18 +45,18 @@ def read_object(text: str) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object (`read_object`), naming the file if it is missing or damaged."""
+    """Read a JSON object (`read_object`); errors name the file if it is missing or damaged."""
     return _parsed(path, _read(path))
 
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
-    """As `write_json`, with what it was made with, if that is known, and in the end the SHA-256 of all bytes before it.
+    """Write JSON like `write_json`, plus the stage's settings, if known, and the SHA-256 of all preceding bytes.
 
     Raises:
-        ValueError: `content` is empty, or holds a NaN or an infinity.
+        ValueError: `content` is empty, or contains a NaN or an infinity.
     """
     if not content:
-        raise ValueError("a record holds something")
+        raise ValueError("a record cannot be empty")
     said = content if (settings := asked()) is None else {**content, ENTRY: settings}
     text = json.dumps(said, indent=1, ensure_ascii=False, allow_nan=False).encode().removesuffix(b"\n}")
     with atomic_write(path) as file:
@@ -64,21 +64,21 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read what `write_record` wrote, to the byte; what it was made with is left out.
+    """Read a file that `write_record` wrote, unchanged since; the settings it was made with are dropped.
 
     Raises:
         UserError: there is no such file.
-        OtherSettingsError: it was made with other settings than the configuration asks for.
-        DamagedFileError: it is something else.
+        OtherSettingsError: it was made with settings other than those in the configuration.
+        DamagedFileError: the file is not a record, or it changed.
     """
     text = _read(path)
     content = _parsed(path, text)
     start = text.rfind(b',\n "sha256": "')
     seal = _SEAL.fullmatch(text, max(start, 0))
     if content.pop("sha256", None) is None:
-        raise DamagedFileError(f"{path}: without checksum, so not written by this version of ltpipe; {MEND}")
+        raise DamagedFileError(f"{path}: no checksum, so not written by this version of ltpipe; {MEND}")
     if seal is None or hashlib.sha256(text[:start]).hexdigest().encode() != seal[1]:
-        raise DamagedFileError(f"{path}: damaged, does not match its checksum; {MEND}")
+        raise DamagedFileError(f"{path}: damaged: does not match its checksum; {MEND}")
     check_made_with(path, content.pop(ENTRY, None))
     return content
 
@@ -94,5 +94,5 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedFileError(f"{path}: not valid JSON ({error}); {MEND_ANY}") from None
     if not isinstance(content, dict):
-        raise DamagedFileError(f"{path}: holds a JSON {type(content).__name__}, expected an object; {MEND_ANY}")
+        raise DamagedFileError(f"{path}: contains a JSON {type(content).__name__}, expected an object; {MEND_ANY}")
     return content

@@ -1,8 +1,8 @@
-"""What artefacts were made with: values of the configuration, written into every artefact and compared by every reader.
+"""The settings an artefact was made with: configuration values in every artefact, which every reader compares.
 
-A stage is told by the environment variable `LTPIPE_MADE_WITH` what the configuration asks for, as JSON: the part of the
-configuration that its results depend on, through its inputs too. What it writes carries this part, and what it reads
-has to carry a part of it. Without the variable, by hand or in a program, nothing is written or compared.
+The environment variable `LTPIPE_MADE_WITH` gives a stage, as JSON, the part of the configuration that its results
+depend on, directly or through its inputs. The stage's outputs contain this part, and its inputs must contain a subset
+of it. Without the variable (a stage run by hand or a program) nothing is written or compared.
 """
 
 import json
@@ -16,33 +16,33 @@ from ltpipe.runtime.errors import OtherSettingsError
 
 VARIABLE = "LTPIPE_MADE_WITH"
 ENTRY = "made_with"
-"""What the entry of an artefact is called."""
+"""The name of the entry in an artefact."""
 _ADVICE = "delete it and run again, or run snakemake --forceall once"
 
 
 def asked() -> Mapping[str, Any] | None:
-    """What the configuration asks for; None where nobody has said it."""
+    """Return the configuration's settings for this stage; None if they are not given."""
     text = os.environ.get(VARIABLE)
     return _parsed(text) if text else None
 
 
 def check_made_with(path: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None = None) -> None:
-    """Refuse an artefact that was made with other settings than the configuration asks for.
+    """Reject an artefact made with settings other than those in the configuration.
 
     Args:
-        path: of the artefact.
-        found: what it says that it was made with; None where it says nothing.
-        wanted: what the configuration asks for; None takes what the stage was told, if it was.
+        path: the artefact.
+        found: the settings in the artefact; None if it has none.
+        wanted: the configuration's settings; None takes those given to the stage, if any.
 
     Raises:
-        OtherSettingsError: naming the file, the key and both values.
+        OtherSettingsError: the settings differ; the message names the file, the key and both values.
     """
     wanted = asked() if wanted is None else wanted
     if wanted is None:
         return
     wanted = dict(_leaves("", wanted))
     if not isinstance(found, Mapping):
-        raise OtherSettingsError(f"{path}: does not say what it was made with; {_ADVICE}")
+        raise OtherSettingsError(f"{path}: does not record the settings it was made with; {_ADVICE}")
     for key, value in _leaves("", found):
         if key not in wanted:
             raise OtherSettingsError(
@@ -50,7 +50,9 @@ def check_made_with(path: Path, found: Mapping[str, Any] | None, wanted: Mapping
             )
         if _text(wanted[key]) != _text(value):
             where, then, now = _difference(key, value, wanted[key])
-            raise OtherSettingsError(f"{path}: made with {where} {then}, the configuration asks for {now}; {_ADVICE}")
+            raise OtherSettingsError(
+                f"{path}: made with {where} {then}, but the configuration asks for {now}; {_ADVICE}"
+            )
 
 
 @cache  # a stage reads thousands of artefacts
@@ -60,7 +62,7 @@ def _parsed(text: str) -> Mapping[str, Any]:
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """All values inside mappings, by their keys with dots between them."""
+    """Yield all values inside nested mappings, with their keys joined by dots."""
     if not isinstance(value, Mapping):
         yield key, value
         return
@@ -69,7 +71,7 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _difference(key: str, then: Any, now: Any) -> tuple[str, str, str]:
-    """Where two values differ, and what they say there; the name is given where both are pairs of names and values."""
+    """Return where two values differ, and both values there; lists of (name, value) pairs are compared by name."""
     if _are_pairs(then) and _are_pairs(now):
         before, after = ({name: _shown(value) for name, value in pairs} for pairs in (then, now))
         for name in sorted(before.keys() | after.keys()):

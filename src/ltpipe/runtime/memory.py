@@ -1,4 +1,4 @@
-"""What a process takes of main memory, and what it may still take."""
+"""Main memory that a process uses, and what is still available to it."""
 
 import os
 import resource
@@ -15,8 +15,8 @@ _INTERVAL = 0.005
 
 
 def peak_host_bytes() -> int:
-    """Largest resident set of this process so far, in bytes; pages of mapped files included."""
-    if _STATUS.exists():  # getrusage would give that of the parent, where it was larger when it started this process
+    """Return the peak resident set of this process, in bytes, including pages of mapped files."""
+    if _STATUS.exists():  # getrusage would give the parent's, if that was larger when it started this process
         (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -24,9 +24,9 @@ def peak_host_bytes() -> int:
 
 
 def private_host_bytes() -> int:
-    """Bytes in memory that are this process's alone: without pages of mapped files, which the system can drop.
+    """Return the bytes private to this process, without pages of mapped files, which the system can drop.
 
-    Where the system does not tell them apart, the whole resident set.
+    If the system does not distinguish them, return the whole resident set.
     """
     if _STATM.exists():
         _, in_memory, shared, *_ = _STATM.read_text().split()
@@ -37,7 +37,7 @@ def private_host_bytes() -> int:
 
 
 def available_host_bytes() -> int:
-    """What this process may still take: of the machine, of its control group, and of its own limit on data."""
+    """Return the bytes still available to this process on the machine, in its cgroup and under its data limit."""
     import psutil
 
     bounds = [psutil.virtual_memory().available]
@@ -51,10 +51,10 @@ def available_host_bytes() -> int:
 
 
 class PrivateMemory:
-    """The most private memory while this context is entered, sampled two hundred times a second.
+    """Peak private memory while this context is open, sampled two hundred times a second.
 
     Attributes:
-        before: bytes when it was entered.
+        before: bytes on entry.
         peak: most bytes seen.
     """
 

@@ -1,7 +1,7 @@
-"""Options of a criterion or a scope: a frozen dataclass in its own file, filled from a configuration or a command line.
+"""Options of a criterion or scope: a frozen dataclass in its own file, filled from a configuration or command line.
 
-A field is a number, a whole number, true or false, or one of some words (`Literal`), and has a default. What a type
-does not say, `__post_init__` refuses with a UserError that begins with the name of the field.
+A field is a float, an int, a bool or a `Literal` of words, and has a default. `__post_init__` checks anything beyond
+the type and raises a UserError that starts with the field's name.
 """
 
 from collections.abc import Mapping
@@ -17,30 +17,31 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 Value = float | int | bool | str
 Given = Mapping[str, Value]
-"""Names of options to values: those of a configuration, or their words on a command line."""
+"""Option names to values from a configuration, or to their text on a command line."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Nothing to choose."""
+    """No options."""
 
 
 def options_of(kind: type[T], given: Given, key: str) -> T:
-    """Fill the options that something has.
+    """Fill an options dataclass.
 
     Args:
-        kind: dataclass of the options; those that are not given have their defaults.
-        given: to values, or to the words that a command line has for them.
-        key: what to call the options in messages.
+        kind: dataclass of the options; missing ones take their defaults.
+        given: option names to values, or to their text on a command line.
+        key: name of the options in error messages.
 
     Raises:
-        UserError: there is no such option, or it cannot have this value.
+        UserError: there is no such option, or it does not accept this value.
     """
     hints = get_type_hints(kind)
     known = {field.name: hints[field.name] for field in fields(kind)}
     for name in given:
         if name not in known:
-            raise UserError(f"{key}: unknown option '{name}'; allowed: {', '.join(known) or 'none'}")
+            accepted = f"use {', '.join(known)}" if known else "there are no options"
+            raise UserError(f"{key}: unknown option '{name}'; {accepted}")
     values = {name: _value(known[name], value, f"{key}.{name}") for name, value in given.items()}
     try:
         return kind(**values)
@@ -49,12 +50,12 @@ def options_of(kind: type[T], given: Given, key: str) -> T:
 
 
 def as_given(options: Any) -> dict[str, Value]:
-    """All options with their values: what `options_of` makes the same options of, and JSON can hold."""
+    """Return all options with their values, JSON-serialisable and accepted by `options_of`."""
     return asdict(options)
 
 
 def beyond_defaults(options: Any) -> dict[str, Value]:
-    """As `as_given`, without those that have their defaults."""
+    """Return `as_given` without the options that have their defaults."""
     return {field.name: value for field in fields(options) if (value := getattr(options, field.name)) != field.default}
 
 
@@ -74,7 +75,7 @@ def _value(hint: Any, value: Value, key: str) -> Value:
         if number is not None:
             return number
         allowed = "a whole number" if hint is int else "a number"
-    raise UserError(f"{key}: {value!r} is not allowed; allowed: {allowed}")
+    raise UserError(f"{key}: {value!r} is not allowed; use {allowed}")
 
 
 def _number(hint: type, value: Value) -> Value | None:

@@ -1,4 +1,4 @@
-"""Progress bars on long work, with rate and remaining time; silent where no one is watching."""
+"""Progress bars for long work, with rate and remaining time; silent without a terminal."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -9,23 +9,23 @@ from tqdm import tqdm
 Item = TypeVar("Item")
 
 _DELAY = 1.0
-"""Seconds that work has to take before its bar shows."""
+"""Seconds of work before its bar appears."""
 
 
 def track(items: Iterable[Item], description: str, unit: str = "tensor") -> Iterator[Item]:
-    """Yield `items` behind a progress bar on standard error, if that is a terminal.
+    """Yield `items` with a progress bar on standard error, if that is a terminal.
 
-    The remaining time shows for items that have a length.
+    The bar shows the remaining time if `items` has a length.
     """
     yield from _bar(description, unit, iterable=items)
 
 
 @contextmanager
 def counting(total: int, done: int, description: str, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show such a bar of work that is not a loop of ours, which has `total` steps and begins after `done` of them.
+    """Show a progress bar for work outside a loop, with `total` steps of which `done` are already complete.
 
     Yields:
-        Function that is told the number of steps done so far.
+        A function to call with the number of steps done so far.
     """
     with _bar(description, unit, total=total, initial=done) as bar:
 

@@ -1,4 +1,4 @@
-"""Where a number comes from."""
+"""The provenance of results."""
 
 import platform
 import subprocess
@@ -13,7 +13,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "num
 
 
 def provenance(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What every artefact carries: versions, git commit, machine, time, hashes of the inputs and the settings."""
+    """Return an artefact's provenance: versions, git commit, machine, time, input hashes and settings."""
     import ltpipe
 
     return {
@@ -36,9 +36,9 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the code that runs; None outside a git clone.
+    """Return the commit of the running code; None outside a git clone.
 
-    `+changes` follows it if tracked files differ from it, or code lies beside them that no commit has.
+    It ends with `+changes` if tracked files differ from it or the clone has untracked code.
     """
     source = Path(__file__).parent
 

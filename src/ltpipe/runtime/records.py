@@ -1,4 +1,4 @@
-"""Small JSON files that hold one dataclass each, read strictly: what `Record.write` did not write is refused."""
+"""Small JSON files of one dataclass each, read strictly: anything `Record.write` did not write is rejected."""
 
 import sys
 import types
@@ -11,18 +11,18 @@ from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT = 2
-_MOST = sys.float_info.max  # NaN is not below it, nor is a whole number that no float can hold
+_MOST = sys.float_info.max  # the comparison also rejects NaN and integers too large for a float
 
 
 @dataclass(frozen=True)
 class Record:
-    """Base of a dataclass of numbers, strings, tuples and dicts that is kept as a file.
+    """Base of a dataclass of numbers, strings, tuples and dicts that is stored as a file.
 
-    A ValueError from the dataclass's `__post_init__` says that fields do not go together.
+    The dataclass's `__post_init__` raises ValueError if its fields are inconsistent.
     """
 
     KIND: ClassVar[str]
-    """What the file is, `learning record` for example; stands in the file."""
+    """The file's kind, for example `learning record`, which is stored in it."""
 
     def write(self, path: Path) -> None:
         """Write as JSON, floats at full precision."""
@@ -30,19 +30,19 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote: every field has to be there, no other one, each of its type, numbers finite.
+        """Read a file that `write` wrote: exactly the dataclass's fields, each of its type, numbers finite.
 
         Raises:
             UserError: there is no such file.
-            DamagedFileError: it is something else.
+            DamagedFileError: the file is not such a record.
         """
         content = read_record(path)
         try:
             if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, cls.KIND):
-                raise ValueError(f"it is no {cls.KIND} of format {FORMAT}")
+                raise ValueError(f"expected kind '{cls.KIND}' in format {FORMAT}")
             names = {field.name for field in fields(cls)}
             if names != content.keys():
-                raise ValueError(f"keys missing or not known: {', '.join(sorted(names ^ content.keys()))}")
+                raise ValueError(f"keys missing or unknown: {', '.join(sorted(names ^ content.keys()))}")
             hints = get_type_hints(cls)
             return cls(**{name: _checked(value, hints[name], name) for name, value in content.items()})
         except ValueError as error:
@@ -51,7 +51,7 @@ class Record:
 
 
 def _checked(value: Any, wanted: Any, name: str) -> Any:
-    """A JSON value as a field's type has it; lists become tuples, whole numbers floats where those are wanted."""
+    """Convert a JSON value to a field's type: lists to tuples, integers to floats where the type asks for them."""
     origin, arguments = get_origin(wanted), get_args(wanted)
     if origin in (types.UnionType, Union):
         (inner,) = (kind for kind in arguments if kind is not types.NoneType)
@@ -64,7 +64,7 @@ def _checked(value: Any, wanted: Any, name: str) -> Any:
         return value
     if wanted is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST:
         return float(value)
-    # bool is a subclass of int: 1 is no bool here, and true no number.
+    # bool is a subclass of int, but here 1 is not a bool and true is not a number.
     if type(value) is wanted and wanted is not float:
         return value
     raise ValueError(f"{name}: {str(value)[:50]!r} is not allowed")

@@ -1,8 +1,8 @@
-"""An accelerator that is not there: tensors without contents, and every byte that they would take is counted.
+"""A fake accelerator: tensors have no contents, and every byte they would take is counted.
 
-Code runs unchanged on it: operations know shapes, dtypes and devices and make tensors of them, but compute nothing
-(PyTorch's FakeTensorMode). What is counted are storages, from the operation that makes one to the moment when the last
-tensor on it is gone, so views are free and a leak is seen.
+Code runs on it unchanged: operations produce tensors of the right shape, dtype and device but compute nothing
+(PyTorch's FakeTensorMode). The count is over storages, from the operation that creates one until its last tensor is
+freed. So views are free, and leaks show.
 """
 
 import weakref
@@ -24,14 +24,14 @@ from ltpipe.runtime.device import SIMULATED
 
 @cache
 def simulated_accelerator() -> torch.device:
-    """A device that holds fake tensors only. Registered with PyTorch once in a process.
+    """Return a device that only holds fake tensors, registered with PyTorch once per process.
 
-    A backward pass works on it under `torch.autograd.set_multithreading_enabled(False)`.
+    A backward pass on it needs `torch.autograd.set_multithreading_enabled(False)`.
     """
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-    # The first backward pass starts one thread for each device there is; a thread for one that is written in Python
-    # crashes. So let it be over before there is any.
+    # The first backward pass starts a thread per existing device, and a thread for a device written in Python crashes.
+    # So run one before registering the device.
     with torch.inference_mode(False), torch.enable_grad():
         torch.zeros((), requires_grad=True).backward()
     _setup_privateuseone_for_python_backend(SIMULATED)
@@ -39,17 +39,17 @@ def simulated_accelerator() -> torch.device:
 
 
 CONTENTS = (DynamicOutputShapeException, DataDependentOutputException)
-"""What fakes raise where a computation goes on as the contents of a tensor say."""
+"""What fake tensors raise where a computation depends on the contents of a tensor."""
 
 
 def fake() -> FakeTensorMode:
-    """A mode in which tensors have no contents; tensors that were made before it are allowed."""
+    """Return a mode in which tensors have no contents; tensors created before it are allowed."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Most bytes that existed at the same time, and what they were then, by label."""
+    """Most bytes in existence at the same time, in total and by label."""
 
     total: int = 0
     parts: Mapping[str, int] = field(default_factory=dict)
@@ -59,14 +59,14 @@ Label = str | Callable[[torch.Tensor], str]
 
 
 class ByteCounter(TorchDispatchMode):
-    """Counts the bytes of all storages on a device that are made while it is entered.
+    """Counts the bytes of all storages created on a device while it is entered.
 
-    Works on real tensors as well as on fake ones.
+    Works on real and fake tensors.
 
     Attributes:
-        label: what storages that are made from now on are counted as, or a function that says it of a tensor.
-        held: bytes that exist now, by label.
-        peak: when there were most.
+        label: label of storages created from now on, or a function that returns a tensor's label.
+        held: bytes in existence now, by label.
+        peak: the peak so far.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -79,13 +79,13 @@ class ByteCounter(TorchDispatchMode):
         self.peak = Peak()
 
     def restart(self) -> None:
-        """Forget the peak so far: look for one from what exists now."""
+        """Reset the peak to what exists now."""
         self._made_at_peak = self._made
         self.peak = Peak(sum(self.held.values()), {label: size for label, size in self.held.items() if size})
 
     @contextmanager
     def labelled(self, label: Label) -> Iterator[None]:
-        """Count what is made meanwhile as `label`."""
+        """Count storages created inside the context as `label`."""
         before, self.label = self.label, label
         try:
             yield
@@ -93,7 +93,7 @@ class ByteCounter(TorchDispatchMode):
             self.label = before
 
     def relabel(self, tensor: torch.Tensor, label: str) -> None:
-        """Count the storage of a tensor as `label`, from now on and at the peak, if it was there."""
+        """Count a tensor's storage as `label` from now on, and in the peak if it existed then."""
         storage = self._storages.get(tensor.untyped_storage()._cdata)
         if storage is None:
             return
@@ -108,14 +108,14 @@ class ByteCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
-            self._note(leaf, counted=False)  # made before this counter was entered
+            self._note(leaf, counted=False)  # created before this counter was entered
         result = _as_in_earnest(func, args, kwargs or {})
         for leaf in tree_leaves(result):
             self._note(leaf, counted=True)
         return result
 
     def _note(self, leaf: Any, counted: bool) -> None:
-        """Remember the storage of a tensor when it is first seen, and forget it when it is freed."""
+        """Register a tensor's storage when first seen; drop it when it is freed."""
         if not isinstance(leaf, torch.Tensor) or leaf.device.type != self._type:
             return
         storage = leaf.untyped_storage()
@@ -139,12 +139,12 @@ class ByteCounter(TorchDispatchMode):
 
 
 def _as_in_earnest(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    """Run an operation; mend those whose fakes do what the real ones do not.
+    """Run an operation; correct those whose fake versions differ from the real ones.
 
-    Where the size of a result depends on contents, it is what it can be at most: every element is found.
+    If the size of a result depends on contents, assume its maximum: every element matches.
     """
     aten = torch.ops.aten
-    simulated = active_fake_mode() is not None  # what is counted in earnest has contents
+    simulated = active_fake_mode() is not None  # otherwise tensors are real and have contents
     if simulated and func is aten.nonzero.default:
         return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
     if simulated and func is aten.masked_select.default:
@@ -154,11 +154,11 @@ def _as_in_earnest(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     if func is aten.dropout.default and not args[2]:
         return args[0]  # the fake makes a copy
     if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
-        # The fake knows what one kind of accelerator can do, others take any floating point.
+        # The fake version only accepts what one kind of accelerator does; others accept any floating point.
         a, b, *rest = args
         try:
             return func(a.to(torch.bfloat16), b.to(torch.bfloat16), *rest, **kwargs).to(a.dtype)
-        except RuntimeError:  # it wants rows of whole 16 bytes
+        except RuntimeError:  # it requires rows of a multiple of 16 bytes
             if (a.dim(), b.dim()) != (2, 3):
                 raise
             return a.new_empty((a.shape[0], b.shape[-1]))
@@ -170,7 +170,7 @@ def _is_mask(index: Any) -> bool:
 
 
 def _positions(index: Any) -> list[Any]:
-    """What an index is as positions: a mask is one for each of its dimensions."""
+    """Return an index as position tensors; a mask becomes one per dimension."""
     if not _is_mask(index):
         return [index]
     return list(index.new_empty((index.dim(), index.numel()), dtype=torch.int64))

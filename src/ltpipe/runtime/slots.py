@@ -1,14 +1,14 @@
-"""Runs a command with devices of its own: `python -P -S …/slots.py COUNT -- command …`.
+"""Runs a command with its own devices: `python -P -S …/slots.py COUNT -- command …`.
 
-`snakemake --resources gpu=K` caps how many jobs run at a time and tells none of them which device is its own. Here a
-device is a slot, an exclusive lock that the command inherits: there is no further process, and the kernel frees the
-slot when the command and all that inherited it have ended, however they did. An orphan of a killed snakemake keeps its
-device.
+`snakemake --resources gpu=K` limits how many jobs run at a time but does not tell a job which device to use. Here a
+device is a slot, an exclusive lock that the command inherits. There is no extra process, and the kernel frees the slot
+once the command and all processes that inherited the lock have ended, however they ended. An orphan of a killed
+snakemake keeps its device.
 
-A slot is a locked folder, because programs that tidy up /tmp leave locked folders alone. Where they lie depends on the
-user only, and on no variable: two workflows must never look in different places.
+A slot is a locked folder, because programs that clean up /tmp leave locked folders alone. The slots' location depends
+only on the user, not on any variable: two workflows must never look in different places.
 
-This runs before each job that computes on a device, so it imports nothing that takes time.
+This runs before every job that computes on a device, so it imports nothing slow.
 """
 
 import fcntl
@@ -25,10 +25,10 @@ if __name__ == "__main__":  # run by its file: without `site`, which takes time,
 from ltpipe.runtime.errors import UserError
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
-"""What says to the runtimes of NVIDIA, AMD and Intel which devices a process may see."""
+"""The variables that tell the runtimes of NVIDIA, AMD and Intel which devices a process may see."""
 
 WITHIN = "LTPIPE_SLOTS"
-"""Tells a command that its devices are slots of another command, whose process this names."""
+"""Tells a command that its devices are slots of another command, whose process id it contains."""
 
 _QUEUE = "queue"
 _LOOK_EVERY, _SAY_AFTER = 0.1, 10.0  # seconds
@@ -37,13 +37,13 @@ _NVIDIA, _AMD = Path("/proc/driver/nvidia/gpus"), Path("/sys/class/kfd/kfd/topol
 
 
 def run(count: int, command: list[str]) -> None:
-    """Become `command`, with `count` devices that nobody else has meanwhile; wait for them if need be.
+    """Become `command` with exclusive use of `count` devices, waiting for them if necessary.
 
-    Nothing is locked where there is no device, where `count` is 0, and in an allocation of a scheduler (or of this
-    function) that holds just `count` devices, or does not say which.
+    Locks nothing if there is no device, if `count` is 0, or in an allocation by a scheduler (or by this function) that
+    has exactly `count` devices or does not say which.
 
     Raises:
-        UserError: there are not so many devices here, or the folder of the slots belongs to someone else.
+        UserError: there are fewer devices, or the slots' folder belongs to someone else.
     """
     given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     allocation = _allocation()
@@ -51,32 +51,32 @@ def run(count: int, command: list[str]) -> None:
     if count and devices:
         if count > len(devices):
             raise UserError(
-                f"the job asks for {count} devices and sees {len(devices)} ({variable}={','.join(devices)}); "
-                "let it see more, or configure fewer (evaluate.devices, compute.processes)"
+                f"the job asks for {count} devices but sees {len(devices)} ({variable}={','.join(devices)}); "
+                "make more visible, or configure fewer (evaluate.devices, compute.processes)"
             )
         if not allocation or count < len(devices):
-            # A number means another device in each allocation; so does it to another vendor.
+            # The same number means a different device in each allocation and for each vendor.
             names = [f"{allocation}{variable}-{device.replace('/', '-')}" for device in devices]
             devices = [devices[position] for position in acquire(names, count)]
             chosen = ",".join(devices)
             os.environ |= {name: chosen for name in given if given[name] == given.get(variable)} | {variable: chosen}
             os.environ[WITHIN] = str(os.getpid())
-    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and what is ignored stays so in the command
+    for name in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the command would inherit that
         signal.signal(name, signal.SIG_DFL)
     os.execvp(command[0], command)
 
 
 def acquire(names: list[str], count: int) -> list[int]:
-    """Lock `count` of the slots `names`, for this process and what it becomes; wait until there are enough.
+    """Lock `count` of the slots `names` for this process and the command it becomes; wait until enough are free.
 
-    A process that wants several keeps those that it has got and waits for more, but only one of that kind at a time;
-    all others hold nothing while they wait. So nobody waits for one who waits, and those that want several get them.
+    A process that wants several keeps those it has while it waits for more, but only one such process waits at a time;
+    all others hold nothing while they wait. So there is no deadlock, and processes that want several get them.
 
     Returns:
         Positions of the slots, ascending.
 
     Raises:
-        UserError: the folder of the slots belongs to someone else.
+        UserError: the slots' folder belongs to someone else.
     """
     folder = _folder()
     queue = _slot(_QUEUE, folder) if count > 1 else None
@@ -97,7 +97,7 @@ def acquire(names: list[str], count: int) -> list[int]:
         if len(held) == count:
             break
         if not said and time.monotonic() - began > _SAY_AFTER:
-            say(f"waiting for {count} of the devices {', '.join(names)}: other jobs have them")
+            say(f"waiting for {count} of the devices {', '.join(names)}: other jobs are using them")
             said = True
         time.sleep(_LOOK_EVERY)
     if queue is not None:
@@ -108,7 +108,7 @@ def acquire(names: list[str], count: int) -> list[int]:
 
 
 def say(message: str) -> None:
-    """Tell the user, on the terminal and in the job's log."""
+    """Write a message to the terminal and to the job's log."""
     print(message, file=sys.stderr, flush=True)
     if log := os.environ.get("LTPIPE_LOG"):
         with Path(log).open("a", encoding="utf-8") as file:
@@ -116,7 +116,7 @@ def say(message: str) -> None:
 
 
 def _allocation() -> str:
-    """What begins the names of slots inside an allocation; nothing on a machine of one's own."""
+    """Return the prefix of slot names inside an allocation; empty on the user's own machine."""
     for name in (WITHIN, "SLURM_JOB_ID"):
         if name in os.environ:
             return f"{name}-{os.environ[name]}-"
@@ -124,16 +124,16 @@ def _allocation() -> str:
 
 
 def _visible(given: dict[str, str], allocation: str) -> tuple[str, list[str]]:
-    """The devices that the environment leaves to this process, else those of the machine, and the variable for them."""
+    """Return the variable that names devices, and this process's devices from the environment or the machine."""
     for name, devices in given.items():
         return name, _listed(devices)
     if allocation:
-        return "", []  # it has not said which of the machine's devices are its own
+        return "", []  # it does not say which of the machine's devices it has
     return _of_machine()
 
 
 def _listed(devices: str) -> list[str]:
-    """The devices of a variable. As in CUDA, what follows one that cannot be is not seen."""
+    """Return the devices in a variable's value. As in CUDA, devices after an invalid one are not visible."""
     found: list[str] = []
     for device in map(str.strip, devices.split(",")):
         if device in ("", "-1", "NoDevFiles"):
@@ -144,7 +144,7 @@ def _listed(devices: str) -> list[str]:
 
 
 def _of_machine() -> tuple[str, list[str]]:
-    """The machine's devices as their runtime numbers them, without loading it."""
+    """Return the machine's devices as their runtime numbers them, without loading the runtime."""
     nvidia = len(list(_NVIDIA.iterdir())) if _NVIDIA.is_dir() else _count_by_tool()
     if nvidia:
         return "CUDA_VISIBLE_DEVICES", [str(index) for index in range(nvidia)]
@@ -153,7 +153,7 @@ def _of_machine() -> tuple[str, list[str]]:
 
 
 def _count_by_tool() -> int:
-    """NVIDIA devices where the driver has no folder, as in WSL."""
+    """Count NVIDIA devices where the driver has no folder, as in WSL."""
     import shutil
 
     if not shutil.which("nvidia-smi"):
@@ -165,18 +165,18 @@ def _count_by_tool() -> int:
 
 
 def _is_gpu(number: Path) -> bool:
-    """Whether a node of AMD's driver is a GPU and not a processor, which has the number 0."""
+    """Return whether a node of AMD's driver is a GPU; a processor has the number 0."""
     try:
         return number.read_text().strip() not in ("", "0")
-    except OSError:  # of a device that is not for this user
+    except OSError:  # a device that this user may not use
         return False
 
 
 def _folder() -> int:
-    """The folder of this user's slots on this machine, open.
+    """Open the folder of this user's slots on this machine.
 
     Raises:
-        UserError: it is a link, or belongs to someone else.
+        UserError: the folder is a link, or belongs to someone else.
     """
     path = Path(f"/tmp/ltpipe-slots-{os.getuid()}")
     with suppress(FileExistsError):
@@ -184,22 +184,22 @@ def _folder() -> int:
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        raise UserError(f"{path}: is no folder that can be opened; the locks of devices lie there, delete it") from None
+        raise UserError(f"{path}: cannot be opened as a folder for device locks; delete it") from None
     state = os.fstat(folder)
     if state.st_uid != os.getuid() or state.st_mode & 0o077:
-        raise UserError(f"{path}: is not for its user alone; the locks of devices lie there, delete it")
+        raise UserError(f"{path}: other users can access this folder of device locks; delete it")
     return folder
 
 
 def _slot(name: str, folder: int) -> int:
-    """A slot, open and not yet locked."""
+    """Open a slot without locking it."""
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=folder)
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line; returns the exit status of a command that could not be started."""
+    """Run the command line; return an exit status if the command could not be started."""
     if len(arguments) < 3 or not arguments[0].isdecimal() or arguments[1] != "--":
         say("error: usage: python -m ltpipe.runtime.slots COUNT -- command …")
         return 2

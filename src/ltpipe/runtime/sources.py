@@ -4,8 +4,8 @@ hub:owner/name@revision     a Hugging Face Hub repository; without @revision its
 package:module/path/inside  a file or folder inside an installed Python package
 anything else               a file or folder, relative to the working directory; in a configuration, to its file
 
-A new kind beside `package` is one file in the folder `places`, a function from what follows the colon to a `Place`,
-named in the last line. The file `my_kind.py` finds what `my-kind:…` names.
+To add a kind like `package`, add a file to the folder `places` with a function from the text after the colon to a
+`Place`, named in its last line. The file `my_kind.py` resolves `my-kind:…`.
 """
 
 import os
@@ -30,9 +30,9 @@ class Place:
     """A file or folder on this machine.
 
     Attributes:
-        path: of it; need not exist.
-        version: what pins its content: while it stays the same, so does the content. None if nothing does; then the
-            files themselves are looked at before every run.
+        path: its path, which need not exist.
+        version: what pins its content: the content is the same while the version is. None if nothing does; then the
+            files themselves are checked before every run.
     """
 
     path: Path
@@ -41,14 +41,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """A parsed source. `key` is the configuration key that it came from, for messages."""
+    """A parsed source. `key` is its configuration key, for error messages."""
 
     text: str
     key: str = "source"
 
     @property
     def is_hub(self) -> bool:
-        """A Hub repository, which has no local path before it is fetched."""
+        """Whether this is a Hub repository, which has no local path until it is fetched."""
         return self.text.startswith("hub:")
 
     @property
@@ -73,16 +73,16 @@ class Source:
         if not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH112, PTH113 (Path raises on absurd names)
             own = ", ".join(f"{kind}:…" for kind in kinds() if kind != "package")
             raise UserError(
-                f"{self.key}: '{self.text}' does not exist; allowed: an existing file or folder, "
+                f"{self.key}: '{self.text}' does not exist; use an existing file or folder, "
                 f"package:module/path/inside, hub:owner/name@revision{own and f', {own}'}"
             )
         return path
 
     def local(self, hub_patterns: Sequence[str], hub_type: Literal["model", "dataset"]) -> Path:
-        """The local file or folder, fetched first if it is on the Hub; the folder's name is then the commit.
+        """Return the local file or folder, fetched first if it is on the Hub; the folder's name is then the commit.
 
         Args:
-            hub_patterns: files of a Hub repository that are wanted.
+            hub_patterns: patterns of the files to fetch from a Hub repository.
             hub_type: kind of Hub repository.
 
         Raises:
@@ -105,14 +105,14 @@ class Source:
 
     @property
     def identity(self) -> str:
-        """The source with all that pins its content: a package's version, a Hub revision."""
+        """The source with whatever pins its content: a package's version or a Hub revision."""
         return self.text if self.is_hub or not self._place.version else f"{self.text} {self._place.version}"
 
     def files(self, *suffixes: str) -> list[str]:
-        """The files behind this source whose change should be noticed; none where a version pins them, and of the Hub.
+        """Return this source's files whose changes matter; none for a Hub repository or if a version pins them.
 
         Raises:
-            UserError: it does not exist, or Snakemake cannot name a file.
+            UserError: the source does not exist, or Snakemake cannot handle a file's name.
         """
         if self.is_hub or self._place.version is not None:
             return []
@@ -123,13 +123,13 @@ class Source:
         return names
 
     def check(self) -> None:
-        """Raise UserError unless the source is well-formed and, where it is local, exists."""
+        """Raise UserError unless the source is well-formed and, if local, exists."""
         if not self.is_hub:
             _ = self.path
         elif not _HUB.fullmatch(self.text):
             raise UserError(
-                f"{self.key}: '{self.text}' is not a Hub repository; write hub:owner/name@revision, each of letters, "
-                "digits, '.', '_' and '-' (a revision may hold '/')"
+                f"{self.key}: '{self.text}' is not a Hub repository; use hub:owner/name@revision, each of letters, "
+                "digits, '.', '_' and '-' (a revision may contain '/')"
             )
 
     @cached_property

@@ -1,4 +1,4 @@
-"""How many threads a stage computes with."""
+"""The number of threads a stage computes with."""
 
 import os
 
@@ -8,10 +8,10 @@ MOST_THREADS = 4096
 
 
 def available_threads(requested: int) -> int:
-    """The requested number of threads; 0 means one for every processor that this process may use.
+    """Return the requested number of threads; 0 means one per processor that this process may use.
 
     `snakemake --cores 1` sets OMP_NUM_THREADS=1 in every job, so stages set their thread count themselves.
     """
     if not 0 <= requested <= MOST_THREADS:
-        raise UserError(f"threads: {requested} is not allowed; allowed are 0 (all) to {MOST_THREADS}")
+        raise UserError(f"threads: {requested} is not allowed; use 0 (all) to {MOST_THREADS}")
     return requested or len(os.sched_getaffinity(0))

@@ -1,8 +1,8 @@
-"""Kinds of sources on this machine, one a file: `my_kind.py` finds what `my-kind:…` names."""
+"""Kinds of local sources, one per file: `my_kind.py` resolves `my-kind:…`."""
 
 from pkgutil import iter_modules
 
 
 def kinds() -> list[str]:
-    """Names of all kinds; none of them is imported."""
+    """Return the names of all kinds without importing them."""
     return sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__))

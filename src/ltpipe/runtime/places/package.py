@@ -1,4 +1,4 @@
-"""What an installed Python package carries: package:module/path/inside."""
+"""Files inside an installed Python package: package:module/path/inside."""
 
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -10,7 +10,7 @@ from ltpipe.runtime.sources import Place
 
 
 def find(inside: str) -> Place:
-    """The file or folder inside the package, and the versions of the distributions that the package comes from.
+    """Return the file or folder inside the package, and the versions of the package's distributions.
 
     Raises:
         UserError: the package is not installed.
@@ -24,6 +24,6 @@ def find(inside: str) -> Place:
 
 
 _distributions = cache(packages_distributions)
-"""Names of distributions by module; looking through all that is installed takes a tenth of a second or more."""
+"""Names of distributions by module; scanning everything installed takes a tenth of a second or more."""
 
 FIND = find
