@@ -1,1 +1,1 @@
-"""Speed and memory against peers and limits that are measured in the same run."""
+"""Speed and memory compared with peers and limits measured in the same run."""

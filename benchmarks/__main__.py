@@ -29,26 +29,26 @@ def main(
     """Run the benchmarks, print their tables and write them to a file; exit with 1 if a bar is missed.
 
     Args:
-        only: one of the benchmarks.
+        only: benchmark to run.
         output: Markdown file to write.
         scratch: folder for temporary files, about 6 GB; a new folder inside it is used and removed.
-        threads: CPU threads of every contestant; 0 takes all.
+        threads: CPU threads of every contestant; 0 uses all.
         checkpoint: canonical folder of SmolLM2-135M; loaded into the scratch folder if it does not exist.
         sequences: 16 sequences of 256 tokens; made in the scratch folder if they do not exist or differ.
-        sweep: also try micro-batches and chunks of many sizes, which takes minutes more.
-        smoke: everything at toy size, once; bars are not judged.
+        sweep: also try many sizes of micro-batches and chunks, which takes minutes more.
+        smoke: run everything once at toy size, without checking the bars.
     """
     load = os.getloadavg()[0]
     threads = available_threads(threads)
     command = " ".join(["python -m benchmarks", *sys.argv[1:]])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what follows `finally` is done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` runs
     folder = Path(tempfile.mkdtemp(prefix="ltpipe-bench-", dir=scratch))
     sections: list[Section] = []
     try:
         if only in ("masks", "all"):
             scale = masks.SMOKE if smoke else masks.FULL
             sections.append(masks.run(scale, folder / "masks", threads, _say))
-            _write(output, render(command, threads, load, sections))  # not lost if the rest is interrupted
+            _write(output, render(command, threads, load, sections))  # kept if the rest is interrupted
             shutil.rmtree(folder / "masks")
         if only in ("evaluation", "all"):
             amount = evaluation.SMOKE if smoke else evaluation.FULL

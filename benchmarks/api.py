@@ -1,4 +1,4 @@
-"""Benchmarks of the Python API: a quality call against a plain forward of the same tokens by the same model."""
+"""Benchmarks of the Python API: a quality call against a plain forward pass of the same tokens and model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ def run(
     seconds: dict[str, list[float]] = {call: [] for call in _CALLS}
     with Worker("api_worker", options) as worker:
         for call in _CALLS:
-            worker.ask(call=call)  # compiles, and warms up
+            worker.ask(call=call)  # compiles and warms up
         for turn in range(rounds):
             for call in list(_CALLS)[:: -1 if turn % 2 else 1]:
                 seconds[call].append(worker.ask(call=call)["seconds"])

@@ -1,4 +1,4 @@
-"""Calls of the Python API, and a plain forward, on one model, in a process of its own."""
+"""Calls of the Python API, and a plain forward pass, on one model in its own process."""
 
 import json
 import sys
@@ -19,8 +19,8 @@ def main(checkpoint: Path, sequences: Path, threads: int) -> None:
     """Serve calls on one sequence.
 
     Args:
-        checkpoint: canonical folder.
-        sequences: token sequences.
+        checkpoint: canonical checkpoint folder.
+        sequences: file of token sequences.
         threads: CPU threads.
     """
     answers = private_stdout()

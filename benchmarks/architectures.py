@@ -1,8 +1,8 @@
-"""The page of architectures: every causal class of the installed transformers, walked and compared with transformers.
+"""Write the page of architectures: every causal class of the installed transformers, streamed and compared.
 
-Each class gets a process of its own, with a time limit, and a small random model of its default configuration. The
-model goes the way of a user's: `save_pretrained`, the load stage with its guard, the evaluation stage in parts. The
-loss of every sequence is then compared with that of `AutoModelForCausalLM.from_pretrained`.
+Each class gets its own process, with a time limit, and a small random model of its default configuration. The model
+takes the same path as a user's: `save_pretrained`, the load stage with its guard, the evaluation stage block by block.
+The loss of every sequence is then compared with that of `AutoModelForCausalLM.from_pretrained`.
 """
 
 import argparse
@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 _SECONDS = 120
-"""After so long a class is given up."""
+"""Time limit for a class."""
 _SEQUENCES, _TOKENS, _VOCABULARY = 5, 24, 256
 _EQUAL = 1e-4
-"""Nats a token by which losses may differ for float rounding; what is wrong differs by more than a thousandth."""
+"""Nats per token by which rounding may change losses; real faults change them by more than a thousandth."""
 _SMALL = 2_000_000
 
 OVERRIDES: Mapping[str, Mapping[str, Any]] = {
@@ -50,7 +50,7 @@ OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "xlm": {"causal": True},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},
 }  # fmt: skip
-"""What the default configuration of a class lacks to be one of a causal language model."""
+"""What the default configuration of a class needs to make a working causal language model."""
 
 _INTRO = """\
 # Architectures
@@ -83,7 +83,7 @@ not built
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of a class: `verdict` is equal, in memory, refused, not built, or WRONG."""
+    """The result for a class: `verdict` is equal, in memory, refused, not built, or WRONG."""
 
     name: str
     architecture: str
@@ -99,14 +99,14 @@ class Row:
 
 
 def names() -> dict[str, str]:
-    """Every model type with a causal class, and the class."""
+    """Return every model type with a causal class, and the class."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return dict(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()))
 
 
 def sweep(wanted: Collection[str] = ()) -> list[Row]:
-    """Judge every class, or those of the types that are wanted."""
+    """Judge every class, or those of the `wanted` model types."""
     _import_once()
     context = multiprocessing.get_context("fork")
     rows = []
@@ -143,13 +143,13 @@ def judge_class(name: str, architecture: str, folder: Path) -> Row:
 
     try:
         ids, wanted = _save(name, folder / "source")
-    except Exception as error:  # whatever a class raises
+    except Exception as error:  # a class can raise anything
         return row("not built", reason=str(error))
     try:
         found, execution = _evaluate(folder, ids)
     except UserError as error:
         return row("refused", reason=str(error).partition(": ")[2])
-    except Exception as error:  # what a user would see as a traceback
+    except Exception as error:  # a user would see a traceback
         return row("WRONG", reason=f"{type(error).__name__}: {error}")
     difference = float((found - wanted).abs().max())
     if not difference <= _EQUAL:
@@ -165,7 +165,7 @@ def _child(name: str, architecture: str, pipe: Any) -> None:
 
 
 def _import_once() -> None:
-    """Import in this process what every other one would."""
+    """Import here, once, what every child process would."""
     from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
 
@@ -180,7 +180,7 @@ def _import_once() -> None:
 
 
 def _save(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Save a small random model as a user would; tokens, and each sequence's mean loss as transformers has it."""
+    """Save a small random model as a user would; return tokens and each sequence's mean loss in transformers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from ltpipe.streaming.guard import random_model
@@ -201,7 +201,7 @@ def _save(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
                 logits = model(input_ids=ids).logits[:, :-1].float()
             losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
             return ids, losses.view(_SEQUENCES, -1).double().mean(1)
-        except Exception as error:  # whatever a class raises that was shrunk too far
+        except Exception as error:  # a class shrunk too far can raise anything
             failure = failure or error
     raise failure or RuntimeError("no small configuration was found")
 
@@ -211,7 +211,7 @@ def _vocabulary(config: Any) -> int:
 
 
 def _special(content: Mapping[str, Any]) -> Iterator[int]:
-    """Tokens that stand for something, an image say, which a language model has no part for."""
+    """Yield special tokens, such as an image's, that a language model has no component for."""
     for name, value in content.items():
         if isinstance(value, dict):
             yield from _special(value)
@@ -220,7 +220,7 @@ def _special(content: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
-    """Each sequence's mean loss as the stages have it, and how it was found."""
+    """Return each sequence's mean loss from the stages, and how the model was executed."""
     from ltpipe.checkpoints.layout import TOKENIZER
     from ltpipe.checkpoints.load import load_checkpoint
     from ltpipe.data.sequences import TokenSequences
@@ -252,7 +252,7 @@ def _one_line(reason: str) -> str:
 
 
 def page(rows: list[Row]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     import transformers
 
     counts = Counter(row.verdict for row in rows)
@@ -264,8 +264,8 @@ def page(rows: list[Row]) -> str:
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("types", nargs="*")
+    parser.add_argument("--output", type=Path, help="the page to write; by default rows are only printed")
+    parser.add_argument("types", nargs="*", help="model types to judge; by default all")
     arguments = parser.parse_args()
     text = page(sweep(arguments.types))
     if arguments.output:

@@ -1,4 +1,4 @@
-"""Benchmarks of the evaluation: speed, memory and losses against the plain loop of transformers."""
+"""Benchmarks of the evaluation: speed, memory and losses against a plain loop in transformers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -44,7 +44,7 @@ SMOKE = Amount(sequences=2, rounds=1, sweep_rounds=1)
 
 @dataclass(frozen=True)
 class Case:
-    """A contestant: name in the tables, method of the worker, sequences that it sends through the model together."""
+    """A contestant: its name in the tables, the worker's method, and its sequences per forward pass."""
 
     name: str
     method: str
@@ -53,9 +53,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Memory:
-    """Private bytes of a process: all imports done, just before its first evaluation, and at most during it.
+    """Private bytes of a process: after all imports, just before its first evaluation, and at the peak during it.
 
-    `mapped` is the largest number of bytes in pages of mapped files.
+    `mapped` is the peak number of bytes in pages of mapped files.
     """
 
     imports: int
@@ -65,7 +65,7 @@ class Memory:
 
     @property
     def extra(self) -> int:
-        """What the evaluation takes above what the set-up left."""
+        """What the evaluation adds to the memory after set-up."""
         return self.peak - self.before
 
     @property
@@ -76,7 +76,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Measured:
-    """All that is known of a contestant."""
+    """All measurements of a contestant."""
 
     seconds: Samples
     memory: Memory
@@ -99,7 +99,7 @@ class Task:
 
     @property
     def tokens(self) -> int:
-        """Tokens in all sequences."""
+        """Total tokens in all sequences."""
         return self.count * _LENGTH
 
 
@@ -156,8 +156,8 @@ def run(
 
 
 def checkpoint_of(folder: Path, scratch: Path) -> Path:
-    """The checkpoint in `folder` if there is one, or a new one."""
-    with suppress(UserError):  # absent, or of another version of ltpipe
+    """Return the checkpoint in `folder` if there is one, or a new one."""
+    with suppress(UserError):  # missing, or from another version of ltpipe
         Manifest.read(folder / MANIFEST)
         return folder.resolve()
     watch_command(["scripts/load_model.py", "--source", _MODEL, "--output", str(scratch / "smollm2-135m")])
@@ -165,9 +165,9 @@ def checkpoint_of(folder: Path, scratch: Path) -> Path:
 
 
 def sequences_of(path: Path, checkpoint: Path, scratch: Path) -> Path:
-    """The sequences at `path` if they are what is measured here, or new ones."""
+    """Return the sequences at `path` if they have the right shape and tokenizer, or new ones."""
     tokenizer = checkpoint / TOKENIZER
-    with suppress(UserError):  # absent, or of another version of ltpipe
+    with suppress(UserError):  # missing, or from another version of ltpipe
         known = TokenSequences.read(path)
         if known.input_ids.shape == (_COUNT, _LENGTH) and known.tokenizer == sha256_of(tokenizer):
             return path.resolve()
@@ -179,7 +179,7 @@ def sequences_of(path: Path, checkpoint: Path, scratch: Path) -> Path:
 
 
 def _measure(task: Task, cases: Sequence[Case], dtype: str, rounds: int) -> list[Measured]:
-    """Each contestant once for its memory, in a fresh process, and then all in turn for their speed."""
+    """Measure each contestant's memory once, in a fresh process, then the speed of all in turn."""
     seconds: list[list[float]] = [[] for _ in cases]
     with ExitStack() as stack:
         workers, memory, losses = [], [], []
@@ -195,14 +195,14 @@ def _measure(task: Task, cases: Sequence[Case], dtype: str, rounds: int) -> list
                 reply = workers[index].ask(**_evaluation(cases[index].micro_batch, _CHUNK))
                 seconds[index].append(reply["seconds"])
                 if reply["loss"] != losses[index]:
-                    raise RuntimeError(f"{cases[index].name}: loss {reply['loss']}, it was {losses[index]} before")
+                    raise RuntimeError(f"{cases[index].name}: loss {reply['loss']}, but {losses[index]} before")
     return [
         Measured(Samples(tuple(taken)), used, loss) for taken, used, loss in zip(seconds, memory, losses, strict=True)
     ]
 
 
 def _first_evaluation(worker: Worker, case: Case) -> tuple[Memory, float]:
-    """Memory and loss of a process's first evaluation: nothing was freed before that it could use again."""
+    """Return memory and loss of a process's first evaluation, which cannot reuse memory freed earlier."""
     imports = worker.memory().anonymous
     worker.ask(wish="set up")
     before = worker.memory().anonymous
@@ -279,7 +279,7 @@ def _memory_table(dtype: str, cases: Sequence[Case], measured: Sequence[Measured
 
 
 def _sweep(task: Task, dtype: str, rounds: int) -> Table:
-    """Throughput and extra memory of the streamed evaluation over micro-batches and chunks."""
+    """Measure throughput and extra memory of the streamed evaluation over micro-batches and chunks."""
     settings = [(tokens, chunk) for tokens in _SWEPT_TOKENS for chunk in _SWEPT_CHUNKS]
     seconds: dict[tuple[int, int], list[float]] = {setting: [] for setting in settings}
     with task.worker("streamed", dtype) as worker:

@@ -1,7 +1,7 @@
-"""One way of evaluating a model on fixed sequences, in a process of its own.
+"""One way of evaluating a model on fixed sequences, in its own process.
 
-The process says when it is ready, with all imports done. It is sent `{"wish": "set up"}` before each
-`{"wish": "evaluate", "micro_batch": …, "chunk": …}`, which it answers with the seconds taken and the loss found.
+The process reports when it is ready, with all imports done. It is sent `{"wish": "set up"}` before each
+`{"wish": "evaluate", "micro_batch": …, "chunk": …}`, which it answers with the time in seconds and the loss.
 """
 
 import json
@@ -32,16 +32,16 @@ class Contestant(Protocol):
     """A way of evaluating."""
 
     def set_up(self) -> None:
-        """Do what is not measured."""
+        """Do the work that is not measured."""
         ...
 
     def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
-        """Mean loss, nats per token."""
+        """Return the mean loss, nats per token."""
         ...
 
 
 class Plain:
-    """The model of transformers, with its own loss; weights are loaded in the set-up."""
+    """The transformers model with its own loss; weights are loaded during set-up."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self._checkpoint, self._dtype = checkpoint, dtype
@@ -54,14 +54,14 @@ class Plain:
 
     @torch.inference_mode()
     def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:  # noqa: ARG002
-        """Send `micro_batch` sequences at a time through the model."""
+        """Run `micro_batch` sequences at a time through the model."""
         parts = input_ids.split(micro_batch)
         losses = [self._model(input_ids=part, labels=part, use_cache=False).loss.item() * len(part) for part in parts]
         return sum(losses) / len(input_ids)
 
 
 class Streamed:
-    """ltpipe with one block of weights at a time. Everything but the empty skeleton is part of the evaluation."""
+    """ltpipe with one block of weights at a time. Everything except the empty skeleton counts as evaluation."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self._checkpoint, self._dtype = checkpoint, dtype
@@ -73,7 +73,7 @@ class Streamed:
         self._skeleton = build_skeleton(self._checkpoint, self._dtype)
 
     def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
-        """Map the checkpoint and walk over it."""
+        """Map the checkpoint and evaluate it in a streamed walk."""
         skeleton, self._skeleton = self._skeleton, None
         fetch = fetch_from(TensorFile(self._checkpoint / WEIGHTS), None, _CPU, self._dtype)
         model = CausalModel(skeleton, self._manifest, fetch, _CPU, streamed=True)
@@ -84,14 +84,14 @@ class Streamed:
 
 
 class InMemory:
-    """ltpipe with the whole model in memory, which is loaded in the set-up."""
+    """ltpipe with the whole model in memory, loaded during set-up."""
 
     def __init__(self, checkpoint: Path, dtype: torch.dtype) -> None:
         self._checkpoint, self._dtype = checkpoint, dtype
         self._model: CausalModel | None = None
 
     def set_up(self) -> None:
-        """Load the model, once; it comes into memory with the first tokens."""
+        """Load the model, once; the first tokens bring it into memory."""
         if self._model is None:
             manifest = Manifest.read(self._checkpoint / MANIFEST)
             fetch = fetch_from(TensorFile(self._checkpoint / WEIGHTS), None, _CPU, self._dtype)
@@ -100,7 +100,7 @@ class InMemory:
             self._model.hidden_states(torch.zeros((1, 2), dtype=torch.long), 1)
 
     def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
-        """Micro-batches through the model, then losses in chunks."""
+        """Run micro-batches through the model, then compute losses in chunks."""
         return token_losses(self._model, input_ids, micro_batch, chunk).loss()
 
 
@@ -116,10 +116,10 @@ def main(
 
     Args:
         method: how to evaluate.
-        checkpoint: canonical folder.
-        sequences: token sequences.
-        dtype: to compute in.
-        count: sequences to evaluate on.
+        checkpoint: canonical checkpoint folder.
+        sequences: file of token sequences.
+        dtype: dtype to compute in.
+        count: number of sequences to evaluate on.
         threads: CPU threads.
     """
     answers = private_stdout()

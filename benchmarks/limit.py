@@ -1,4 +1,4 @@
-"""A model of 3 GB evaluated by a process that may have a fraction of that."""
+"""Evaluation of a 3 GB model by a process limited to a fraction of that memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ _LIMIT = 600.0  # MB for the process, PyTorch and transformers included
 
 
 def run(scratch: Path, threads: int, say: Callable[[str], None]) -> Section:
-    """Evaluate without a limit and under one, with the same batch sizes."""
+    """Evaluate with and without a limit, at the same batch sizes."""
     say("limit: writing the checkpoint")
     folder = scratch / "qwen"
     manifest = write_random(folder, QWEN_1_5B, "BF16")

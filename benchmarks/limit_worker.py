@@ -1,4 +1,4 @@
-"""Evaluate a synthetic Qwen2.5-1.5B in a process whose own memory is limited, and print what came of it as JSON."""
+"""Evaluate a synthetic Qwen2.5-1.5B in a process with limited private memory, and print the results as JSON."""
 
 import hashlib
 import json
@@ -29,10 +29,10 @@ def main(checkpoint: Path, sequences: int, length: int, budget: float, limit: fl
 
     Args:
         checkpoint: folder with the weights.
-        sequences: how many.
-        length: tokens a sequence.
-        budget: MB that batch sizes are chosen for.
-        limit: MB of private memory that the process may ask for (RLIMIT_DATA), all included; 0 is no limit.
+        sequences: number of sequences.
+        length: tokens per sequence.
+        budget: memory in MB to choose batch sizes for.
+        limit: MB of private memory that the whole process may request (RLIMIT_DATA); 0 for no limit.
         threads: CPU threads.
     """
     answers = private_stdout()

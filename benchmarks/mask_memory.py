@@ -1,4 +1,4 @@
-"""Private memory of the mask stages, run as the commands that the workflow runs."""
+"""Private memory of the mask stages, run with the workflow's own commands."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _IMPORTS = "import ltpipe.pruning.build, ltpipe.runtime.stage"
 
 
 def stage_memory(checkpoints: dict[str, Path], scratch: Path, threads: int) -> tuple[Table, Bar]:
-    """Count and make masks on each checkpoint, watched from outside."""
+    """Count keys and make masks on each checkpoint while sampling memory from outside."""
     bare = watch_command(["-c", "import time; time.sleep(1)"])
     references = {
         "bare Python": bare,

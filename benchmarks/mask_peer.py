@@ -1,4 +1,4 @@
-"""ltpipe against torch.nn.utils.prune.global_unstructured(L1Unstructured), on the same weights."""
+"""ltpipe against torch.nn.utils.prune.global_unstructured(L1Unstructured) on the same weights."""
 
 from pathlib import Path
 from statistics import median
@@ -17,7 +17,7 @@ _PEER, _OURS = "peer", "ltpipe"
 _REPEATS = {
     _PEER: 1,
     _OURS: 5,
-}  # in a process; the peer can prune a module once, and a single tenth of a second is noise
+}  # per process: the peer can prune a module only once; a single run of a tenth of a second is noise
 
 
 def against_torch(folder: Path, small: Path, scratch: Path, threads: int, rounds: int) -> tuple[Table, Bar]:
@@ -39,7 +39,7 @@ def against_torch(folder: Path, small: Path, scratch: Path, threads: int, rounds
             for name, value in taken.items():
                 seconds.setdefault(name, []).append(value)
     extra, kept = {}, {}
-    for method in masks:  # sampling memory takes some time away, so it has a round of its own
+    for method in masks:  # sampling memory costs time, so it gets its own round
         with worker(method) as process:
             before = process.memory()
             _, peak = process.ask_watched(wish="prune")
@@ -91,10 +91,10 @@ def _result(
 
 
 def _disagreement(folder: Path, masks: dict[str, Path]) -> str:
-    """Where both masks differ, in words. Both prune exactly half; they may choose differently among equals.
+    """Describe where both masks differ. Both prune exactly half but may choose differently among equal magnitudes.
 
     Raises:
-        RuntimeError: they differ in weights that are not equal to each other.
+        RuntimeError: the masks differ in weights of unequal magnitude.
     """
     keys = stages.open_keys(folder, stages.prunable(folder, "linear"))
     ours, theirs = (TensorFile(masks[method]) for method in (_OURS, _PEER))

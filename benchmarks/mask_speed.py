@@ -1,4 +1,4 @@
-"""Threshold and packing against a plain read of the same bytes, and a schedule against a single sparsity."""
+"""Threshold and packing against a plain read of the same bytes, and a schedule against one sparsity."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ Plan = Sequence[tuple[str, str]]
 
 
 def compile_kernels(*folders: Path) -> None:
-    """Run all that numba compiles, on small checkpoints of every dtype that is measured later."""
+    """Compile all numba kernels by running them on small checkpoints of every dtype measured later."""
     for folder in folders:
         names = stages.prunable(folder, "linear")
         histogram = stages.count(stages.open_keys(folder, names))
@@ -37,11 +37,11 @@ def compile_kernels(*folders: Path) -> None:
 def against_plain_read(
     folder: Path, preset: Preset, scope: str, scratch: Path, threads: int, rounds: int
 ) -> tuple[Table, Bar]:
-    """Count, threshold and pack one mask, and read the same bytes in three ways."""
+    """Time counting, thresholding and packing one mask, and three ways of reading the same bytes."""
     weights = folder / WEIGHTS
     names = stages.prunable(folder, preset)
     mapped = TensorFile(weights)
-    size = read_by_sum(mapped, names)  # from here on every page is in the cache, and in this mapping's page table
+    size = read_by_sum(mapped, names)  # from now on every page is in the cache and in this mapping's page table
     histogram = stages.count(stages.open_keys(folder, names))
     plan = [groups(scope, SPARSITY, histogram.sizes)]
     mask = scratch / "mask.safetensors"
@@ -84,7 +84,7 @@ def against_plain_read(
 
 
 def schedule(folders: Sequence[Path], rounds: int) -> Table:
-    """Count and find the thresholds of one sparsity, and of a whole schedule."""
+    """Time counting and finding thresholds for one sparsity and for a whole schedule."""
     plans = {
         "1 sparsity, global": [("global", SPARSITY)],
         "9 sparsities, global and layer": [(scope, sparsity) for scope in stages.SCOPES for sparsity in SCHEDULE],
@@ -113,7 +113,7 @@ def schedule(folders: Sequence[Path], rounds: int) -> Table:
 
 
 class _Cutting:
-    """Count and find all thresholds of a plan, when called."""
+    """A callable that counts keys and finds all thresholds of a plan."""
 
     def __init__(self, folder: Path, names: tuple[str, ...], plan: Plan) -> None:
         self._folder, self._names, self._plan = folder, names, plan
@@ -128,7 +128,7 @@ def _cut(keys: RankKeys, histogram: KeyHistogram, plan: Plan) -> None:
 
 
 def _passes(keys: RankKeys, plan: Plan) -> tuple[float, float]:
-    """How many times over counting reads the weights, and then finding the thresholds of all plans."""
+    """Return how many times counting, and then finding all thresholds, reads the weights."""
     counter = stages.ReadCounter()
     watched = counter.watching(keys)
     histogram = stages.count(watched)

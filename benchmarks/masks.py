@@ -21,10 +21,10 @@ class Scale:
     """How much to measure.
 
     Attributes:
-        whole: the checkpoint.
-        half: of it; for memory, which should not depend on the size.
-        part: of it; for the peer, which needs about 50 bytes a weight.
-        wide: a checkpoint in float32, with keys of 31 bits.
+        whole: the full checkpoint.
+        half: half of it, for memory, which should not depend on size.
+        part: part of it, for the peer, which needs about 50 bytes per weight.
+        wide: a float32 checkpoint, with 31-bit keys.
         rounds: repetitions.
         peer_rounds: repetitions of the peer, which takes minutes where ltpipe takes a second.
     """

@@ -1,4 +1,4 @@
-"""The page of planned device memory: models of all sizes on GPUs of all sizes, from their shapes alone."""
+"""Write the page of planned device memory: models of all sizes on GPUs of all sizes, from shapes alone."""
 
 import argparse
 import math
@@ -20,12 +20,12 @@ from ltpipe.scoring.plan import ACCUMULATORS, GRADIENTS, ScorePlanner, smaller_s
 
 _GB = 10**9
 _GPUS = (4, 8, 16, 24, 40, 80)
-_USABLE = 0.9  # of a GPU: what evaluate.device_memory: auto takes of what is free
+_USABLE = 0.9  # fraction of a GPU; evaluate.device_memory: auto uses the same fraction of free memory
 _LENGTH = 128
 _EVALUATED, _SCORED = BatchSizes.generous(256, _LENGTH), BatchSizes(32, 4, 64)
 _PARTS = (BLOCK, OUTSIDE, MASK, HIDDEN, ACTIVATIONS, LOGITS, GRADIENTS, ACCUMULATORS)
 _CLASSES = (("< 1B", 1e9, 10), ("1-3B", 3e9, 15), ("3-7B", 7e9, 25), ("> 7B", math.inf, 40))
-"""The reference's sizes of models: name, upper bound of the parameters, and the GB that it asks for (H100 80 GB)."""
+"""The reference's model sizes: name, upper bound of the parameters, and required GB (H100 80 GB)."""
 
 _INTRO = f"""\
 # Planned memory of seven models
@@ -46,7 +46,7 @@ Smaller = Callable[[BatchSizes, Mapping[str, int]], BatchSizes | None]
 
 
 def cell(peak_of: Callable[[BatchSizes], Peak], wanted: BatchSizes, smaller: Smaller, limit: float) -> str:
-    """Whether and how something fits: from the sizes `wanted` downwards, as `EvaluationPlanner.fit` does."""
+    """Return whether and how something fits, from `wanted` sizes downwards, as `EvaluationPlanner.fit` does."""
     sizes: BatchSizes | None = wanted
     least = math.inf
     while sizes is not None:
@@ -64,12 +64,12 @@ def cell(peak_of: Callable[[BatchSizes], Peak], wanted: BatchSizes, smaller: Sma
 
 
 def class_of(manifest: Manifest) -> int:
-    """Which of the reference's sizes a model has."""
+    """Return the index of a model's size in the reference."""
     return next(index for index, (_, most, _) in enumerate(_CLASSES) if manifest.parameters < most)
 
 
 def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manifest], sizes: BatchSizes) -> list[Table]:
-    """What fits where, and what fills the device at the sizes that are wanted."""
+    """Return what fits where, and what fills the device at the wanted sizes."""
     gradients = sizes is _SCORED
     task = "Gradient scores of the linear weights, " if gradients else "Evaluation with a mask of the linear weights, "
     task += f"{sizes.super_batch} × {_LENGTH} tokens"
@@ -113,7 +113,7 @@ def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manif
 
 
 def page() -> str:
-    """All tables."""
+    """Return the page with all tables."""
     models, evaluations, scorings = {}, {}, {}
     for name in known_architectures():
         shapes = architecture(Source(f"hub:{name}@main", name))

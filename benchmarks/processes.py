@@ -1,7 +1,7 @@
-"""Processes to measure: their private memory, seen from outside, and a way to tell them when to start.
+"""Processes to measure: their private memory, sampled from outside, and a way to send them commands.
 
-Memory is `RssAnon`: pages that belong to the process alone. Pages of mapped files (`RssFile`) are the page cache's,
-which the kernel takes back whenever it needs room, and are reported apart.
+Memory is `RssAnon`: pages that belong only to the process. Pages of mapped files (`RssFile`) belong to the page cache,
+which the kernel reclaims whenever it needs room; they are reported separately.
 """
 
 import json
@@ -23,13 +23,13 @@ _INTERVAL = 0.002
 
 @dataclass(frozen=True)
 class Resident:
-    """Bytes that a process has in memory: its own, and pages of mapped files."""
+    """Bytes of a process in memory: private ones, and pages of mapped files."""
 
     anonymous: int
     mapped: int
 
     def largest(self, other: "Resident") -> "Resident":
-        """Field by field."""
+        """Return the field-wise maximum."""
         return Resident(max(self.anonymous, other.anonymous), max(self.mapped, other.mapped))
 
 
@@ -37,7 +37,7 @@ NOTHING = Resident(0, 0)
 
 
 def resident(pid: int) -> Resident:
-    """What a process has in memory now; nothing once it has ended."""
+    """Return what a process has in memory now; nothing once it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -50,7 +50,7 @@ def resident(pid: int) -> Resident:
 
 @dataclass(frozen=True)
 class Watched:
-    """A command that ran to its end: largest memory it had, and how long it took from start to exit."""
+    """A completed command: its peak memory, and its seconds from start to exit."""
 
     peak: Resident
     seconds: float
@@ -60,7 +60,7 @@ def watch_command(arguments: Sequence[str]) -> Watched:
     """Run `python ARGUMENTS` in the repository and sample its memory 500 times a second.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     start = time.perf_counter()
     with subprocess.Popen(
@@ -77,17 +77,17 @@ def watch_command(arguments: Sequence[str]) -> Watched:
         seconds = time.perf_counter() - start
         errors = process.stderr.read()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} ended with status {process.returncode}: {errors[-2000:]}")
+        raise RuntimeError(f"{' '.join(arguments)} exited with status {process.returncode}: {errors[-2000:]}")
     return Watched(peak, seconds)
 
 
 class Worker:
-    """A process that runs a module of this package and answers one JSON line to each JSON line it is sent.
+    """A process that runs a module of this package and answers each JSON line it is sent with one JSON line.
 
-    Its first line is waited for here: it says that the process is ready, or all that there is to say.
+    The constructor waits for its first line, which says that it is ready or contains its only result.
 
     Attributes:
-        first: what it said.
+        first: the content of the first line.
     """
 
     def __init__(self, module: str, options: Mapping[str, Any]) -> None:
@@ -107,22 +107,22 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._process.stdin.close()  # a worker ends when there is nothing more to read
+        self._process.stdin.close()  # a worker exits at the end of its input
         if kind is not None:
             self._process.kill()
         self._process.wait()
 
     def memory(self) -> Resident:
-        """What it has in memory now."""
+        """Return what the process has in memory now."""
         return resident(self._process.pid)
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        """Let it do something, undisturbed."""
+        """Send a command and return the answer, without sampling memory."""
         self._send(command)
         return self._answer()
 
     def ask_watched(self, **command: Any) -> tuple[dict[str, Any], Resident]:
-        """Let it do something, and sample its memory meanwhile."""
+        """Send a command, sample memory until the answer, and return both."""
         self._send(command)
         peak = self.memory()
         while not select.select([self._process.stdout], [], [], _INTERVAL)[0]:
@@ -136,18 +136,18 @@ class Worker:
     def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a worker ended with status {self._process.wait()}; its messages are above")
+            raise RuntimeError(f"a worker exited with status {self._process.wait()}; its messages are above")
         return json.loads(line)
 
 
 def private_stdout() -> TextIO:
-    """In a worker: the stream for answers. What libraries print goes to standard error from now on."""
+    """Return, in a worker, the stream for answers; libraries print to standard error from now on."""
     answers = sys.stdout
     sys.stdout = sys.stderr
     return answers
 
 
 def answer(stream: TextIO, **content: Any) -> None:
-    """In a worker: send an answer."""
+    """Send an answer from a worker."""
     stream.write(json.dumps(content) + "\n")
     stream.flush()

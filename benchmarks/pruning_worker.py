@@ -1,6 +1,6 @@
-"""One way of pruning half of a checkpoint's linear weights globally, in a process of its own.
+"""One way of pruning half of a checkpoint's linear weights globally, in its own process.
 
-The process says when it is ready, and then does what each line names: `prune`, `save` its masks, or `extras`.
+The process reports when it is ready, then runs the method each line names: `prune`, `save` its masks, or `extras`.
 """
 
 import json
@@ -45,7 +45,7 @@ class Peer:
         return {"seconds": time.perf_counter() - start}
 
     def save(self, output: Path) -> dict[str, int]:
-        """Write the masks one bit a weight."""
+        """Write the masks at one bit per weight."""
         packed = {
             name: np.packbits(module.weight_mask.bool().numpy().reshape(-1), bitorder="little")
             for name, module in self._modules.items()
@@ -74,7 +74,7 @@ class Ltpipe:
         return {"kept": write_mask(output, keys, stages.count(keys), "global", SPARSITY)}
 
     def extras(self, output: Path) -> dict[str, float]:
-        """Seconds for each mask of a schedule, with a written mask, and with all weights masked too."""
+        """Return seconds per mask of a schedule, with the mask written, and with all weights masked too."""
         start = time.perf_counter()
         keys = stages.open_keys(self._folder, self._names)
         histogram = stages.count(keys)
@@ -95,9 +95,9 @@ def main(method: Literal["peer", "ltpipe"], checkpoint: Path, small: Path, outpu
     """Serve one pruning.
 
     Args:
-        method: whose.
-        checkpoint: canonical folder in BF16.
-        small: another, to compile kernels and start threads on.
+        method: implementation to run.
+        checkpoint: canonical checkpoint folder in BF16.
+        small: a small checkpoint, to compile kernels and start threads on.
         output: file for the masks, packed as ltpipe packs them.
         threads: CPU threads.
     """
@@ -114,7 +114,7 @@ def main(method: Literal["peer", "ltpipe"], checkpoint: Path, small: Path, outpu
 
 
 def _linear(weight: torch.Tensor) -> nn.Linear:
-    """A Linear that takes the tensor over, without having made one of its own first."""
+    """Return a Linear with this tensor as weight, without first allocating its own."""
     module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     module.weight = nn.Parameter(weight, requires_grad=False)
     return module

@@ -15,7 +15,7 @@ _BUFFER = 1 << 20
 
 
 def read_by_preadv(path: Path, names: Sequence[str], threads: int) -> int:
-    """Copy the tensors' bytes out of the page cache, a MiB at a time into one buffer a thread.
+    """Copy the tensors' bytes out of the page cache, 1 MiB at a time into one buffer per thread.
 
     Returns:
         Number of bytes read.
@@ -45,7 +45,7 @@ def read_by_sum(weights: TensorFile, names: Sequence[str]) -> int:
     """
     tensors = [weights.array(name).reshape(-1).view(np.uint64) for name in names]
     sums = [_sum(words) for words in tensors]
-    assert any(sums), "random weights do not add up to nothing"
+    assert any(sums), "random weights must not add up to zero"
     return sum(words.nbytes for words in tensors)
 
 

@@ -1,4 +1,4 @@
-"""What benchmarks hand back, and how it becomes GitHub markdown."""
+"""Results of benchmarks, and their rendering as GitHub Markdown."""
 
 import os
 import platform
@@ -21,29 +21,29 @@ class Samples:
 
     @property
     def median(self) -> float:
-        """Middle value."""
+        """The median value."""
         return median(self.values)
 
     def over(self, other: "Samples") -> "Samples":
-        """Ratio to another thing measured in the same rounds, round by round."""
+        """Return the ratio to other samples from the same rounds, round by round."""
         return Samples(tuple(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)))
 
     def plus(self, other: "Samples") -> "Samples":
-        """Sum with another thing measured in the same rounds, round by round."""
+        """Return the sum with other samples from the same rounds, round by round."""
         return Samples(tuple(mine + more for mine, more in zip(self.values, other.values, strict=True)))
 
     def scaled(self, factor: float) -> "Samples":
-        """The same in another unit."""
+        """Return the samples multiplied by a factor."""
         return Samples(tuple(factor * value for value in self.values))
 
     def text(self, form: str = ".3f") -> str:
-        """Median, with smallest and largest value behind it."""
+        """Format the median, followed by the smallest and largest value."""
         spread = f" ({min(self.values):{form}}–{max(self.values):{form}})" if len(self.values) > 1 else ""
         return f"{self.median:{form}}{spread}"
 
 
 def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Samples]:
-    """Seconds of each contestant: all of them once a round, every other round backwards."""
+    """Time each contestant in seconds: each once per round, in reverse order every other round."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name in list(contestants)[:: -1 if turn % 2 else 1]:
@@ -55,13 +55,13 @@ def in_turn(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
 @dataclass(frozen=True)
 class Bar:
-    """A promise and what was measured of it.
+    """A limit and the measurement it applies to.
 
     Attributes:
         what: the ratio or quantity in words.
-        measured: what it came to; the median of the rounds decides.
-        limit: the bar.
-        at_most: whether `measured` has to stay below it, or reach it.
+        measured: the measurement; the median of the rounds decides.
+        limit: the limit.
+        at_most: whether `measured` must stay at or below the limit, rather than reach it.
         form: format of both numbers.
     """
 
@@ -73,12 +73,12 @@ class Bar:
 
     @property
     def holds(self) -> bool:
-        """Whether the promise is kept."""
+        """Whether the measurement meets the limit."""
         return self.measured.median <= self.limit if self.at_most else self.measured.median >= self.limit
 
     @property
     def row(self) -> tuple[str, ...]:
-        """Cells of the table of bars."""
+        """Cells of this bar's row in the table of bars."""
         sign = "≤" if self.at_most else "≥"
         verdict = "pass" if self.holds else "**FAIL**"
         return self.what, self.measured.text(self.form), f"{sign} {self.limit:{self.form}}", verdict
@@ -94,7 +94,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def markdown(self) -> str:
-        """As a GitHub table; the first column is text, the others are aligned to the right."""
+        """Render as a GitHub table; the first column is left-aligned, the others right-aligned."""
         align = [":--"] + ["--:"] * (len(self.columns) - 1)
         lines = [" | ".join(cells) for cells in (self.columns, align, *self.rows)]
         table = "\n".join(f"| {line} |" for line in lines)
@@ -111,12 +111,12 @@ class Section:
     bars: Sequence[Bar]
 
     def markdown(self) -> str:
-        """Heading, introduction and tables."""
+        """Render heading, introduction and tables."""
         return "\n\n".join([f"## {self.title}", self.intro, *(table.markdown() for table in self.tables)])
 
 
 def render(command: str, threads: int, load: float, sections: Sequence[Section]) -> str:
-    """The whole report: machine, verdicts, then the tables behind them."""
+    """Render the whole report: machine, verdicts, then the tables behind them."""
     bars = [bar for section in sections for bar in section.bars]
     verdicts = Table(
         "Bars",

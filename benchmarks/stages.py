@@ -1,4 +1,4 @@
-"""The mask stage's own code, from the mapped checkpoint to packed bits, without the file at the end."""
+"""The mask stage's own code, from the mapped checkpoint to packed bits, without writing the file."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,34 +17,34 @@ from ltpipe.pruning.histogram import KeyHistogram, count_keys
 from ltpipe.pruning.scores import RankKeys, criterion_named
 
 SCOPES = ("global", "layer")
-"""Those whose masks are streamed, one block of weights at a time."""
+"""Scopes whose masks are streamed, one chunk of weights at a time."""
 
 FINGERPRINT = "benchmark"
-"""Stands for the checkpoint's; hashing 300 names is not what is measured."""
+"""Stands in for the checkpoint's fingerprint; hashing 300 names is not measured."""
 
 
 def prunable(folder: Path, preset: Preset) -> tuple[str, ...]:
-    """Names of a checkpoint's prunable tensors."""
+    """Return the names of a checkpoint's prunable tensors."""
     return Selection(preset).names(Manifest.read(folder / MANIFEST))
 
 
 def open_keys(folder: Path, names: tuple[str, ...]) -> RankKeys:
-    """Magnitudes of a checkpoint that is mapped anew, so that its page faults are paid for, as in a stage."""
+    """Return the magnitudes of a freshly mapped checkpoint, so that page faults count, as in a stage."""
     return criterion_named("magnitude").keys(TensorFile(folder / WEIGHTS), names, None)
 
 
 def count(keys: RankKeys) -> KeyHistogram:
-    """The histogram stage."""
+    """Run the histogram stage."""
     return count_keys(keys, FINGERPRINT, "magnitude", None)
 
 
 def pack_away(keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:
-    """The mask stage with every packed block dropped as soon as it is there. Returns the number of weights kept."""
+    """Run the mask stage, dropping every packed block immediately; return the number of weights kept."""
     return _without_file(lambda _: None, keys, histogram, scope, sparsity)
 
 
 def pack_in_memory(keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> list[np.ndarray]:
-    """The mask stage with the packed mask kept in memory."""
+    """Run the mask stage and keep the packed mask in memory."""
     chunks: list[np.ndarray] = []
     _without_file(chunks.append, keys, histogram, scope, sparsity)
     return chunks
@@ -53,7 +53,7 @@ def pack_in_memory(keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity
 def _without_file(
     take: Callable[[np.ndarray], None], keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str
 ) -> int:
-    """`write_mask` itself, but what it hands to the file goes to `take`."""
+    """Run `write_mask`, but pass its output to `take` instead of a file."""
 
     def consume(_: Path, tensors: Iterable[TensorData], __: dict[str, str]) -> None:
         for tensor in tensors:
@@ -66,12 +66,12 @@ def _without_file(
 
 @dataclass
 class ReadCounter:
-    """Counts the weights that rank keys are handed out for."""
+    """Counts the weights whose rank keys are read."""
 
     weights: int = 0
 
     def watching(self, keys: RankKeys) -> RankKeys:
-        """The same keys, counted as they go."""
+        """Return the same keys, counted as they are read."""
 
         def blocks(name: str) -> Iterable[np.ndarray]:
             for block in keys.blocks(name):

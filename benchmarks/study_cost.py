@@ -1,4 +1,4 @@
-"""The page of what a large study costs, from plans of published models alone."""
+"""Write the page on the cost of a large study, from plans of published models alone."""
 
 import argparse
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ VARIANTS = {
     "Qwen/Qwen2.5-32B": 5,
     "meta-llama/Meta-Llama-3-70B": 5,
 }
-"""Models of the study: seven published ones whose shapes ltpipe knows, each in so many variants, 100 in all."""
+"""The study's models: seven published ones whose shapes ltpipe knows, with their numbers of variants, 100 in all."""
 
 SPEEDS = (10, 50, 200)
-"""Tera-operations a second that hours are estimated for."""
+"""Speeds, in tera-operations per second, to estimate hours for."""
 
 _CRITERIA = [
     *("magnitude", "random", "wanda", "snip", "taylor", "fisher", "fisher-batch", "fisher-clipped", "gradient-norm"),
@@ -41,9 +41,9 @@ class Model:
     """One published model of the study, in several variants.
 
     Attributes:
-        name: of the repository.
-        variants: how many models of these shapes there are.
-        plan: of one of them.
+        name: repository name.
+        variants: number of models with these shapes.
+        plan: the plan of one of them.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Model:
 
     @property
     def cost(self) -> Cost:
-        """Of one variant, analyses included."""
+        """Cost of one variant, analyses included."""
         return cost(self.plan) + Cost(jobs=ANALYSES)
 
 
 def study(source: str, text: Path) -> dict[str, Any]:
-    """The configuration of one model of the study: 10 criteria, one scope, 20 sparsities, 256 x 512 tokens."""
+    """Return the configuration of one model: 10 criteria, one scope, 20 sparsities, 256 x 512 tokens."""
     return {
         "models": {"model": {"source": source, "dtype": "bfloat16"}},
         "data": {
@@ -76,7 +76,7 @@ def study(source: str, text: Path) -> dict[str, Any]:
 
 
 def planned(variants: Mapping[str, int], schema: Path, text: Path) -> list[Model]:
-    """The models of the study, smallest first as they are given."""
+    """Return the study's models with their plans, in the given order."""
     rules = yaml.safe_load(schema.read_text(encoding="utf-8"))
     return [
         Model(name, count, tuple(plan_study(check_config(study(f"hub:{name}@main", text), rules), peaks=False)))
@@ -85,7 +85,7 @@ def planned(variants: Mapping[str, int], schema: Path, text: Path) -> list[Model
 
 
 def tables(models: list[Model]) -> list[Table]:
-    """Jobs, disk and hours: of each model, of each kind of stage, and of all."""
+    """Return jobs, disk and hours for each model, each kind of stage, and in total."""
     whole = sum((model.cost * model.variants for model in models), start=Cost(jobs=GATHERING))
     rows = [_row(f"{model.name}, {model.variants} ×", model.cost * model.variants) for model in models]
     by_stage: dict[str, Cost] = {}
@@ -120,13 +120,13 @@ def _row(name: str, spent: Cost) -> tuple[str, ...]:
 
 
 def with_tables(page: str, made: list[Table]) -> str:
-    """The page with new tables after its marker."""
+    """Return the page with new tables after its marker."""
     return "\n\n".join([page.partition(_MARKER)[0] + _MARKER, *(table.markdown() for table in made)]) + "\n"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m benchmarks.study_cost", description=__doc__)
-    parser.add_argument("--page", type=Path, default=Path("docs/large-studies.md"), help="the page to renew")
+    parser.add_argument("--page", type=Path, default=Path("docs/large-studies.md"), help="the page to update")
     page = parser.parse_args().page
     found = planned(VARIANTS, Path("workflow/schemas/config.schema.yaml"), Path("README.md"))
     page.write_text(with_tables(page.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")

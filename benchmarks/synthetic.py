@@ -1,4 +1,4 @@
-"""Checkpoints of any size, written without holding them: the shapes of Qwen2.5-1.5B, normal weights."""
+"""Checkpoints of any size, written without holding them in memory: shapes of Qwen2.5-1.5B, normal weights."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -22,13 +22,13 @@ _DEVIATION = 0.02
 
 @dataclass(frozen=True)
 class Architecture:
-    """A Qwen2 of hidden size 1536, by its number of layers and words. Its embeddings are tied."""
+    """A Qwen2 of hidden size 1536 with the given layers and vocabulary size. Its embeddings are tied."""
 
     layers: int
     vocabulary: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every stored tensor's shape, by name."""
+        """Return every stored tensor's shape, by name."""
         block = {
             "input_layernorm": (_HIDDEN,),
             "mlp.down_proj": (_HIDDEN, _INTERMEDIATE),
@@ -57,7 +57,7 @@ def write_random(folder: Path, architecture: Architecture, dtype: str) -> Manife
 
 
 def write_part(folder: Path, architecture: Architecture, whole: Path) -> Manifest:
-    """Write a smaller architecture whose weights are the first of those of `whole`."""
+    """Write a smaller architecture whose tensors are the first rows of those of `whole`."""
     source = TensorFile(whole / WEIGHTS)
     dtype = source.specs["model.norm.weight"].dtype
 
@@ -119,7 +119,7 @@ def _random(name: str, size: int, dtype: str) -> Iterator[np.ndarray]:
 
 
 def _rounded_to_bf16(values: np.ndarray) -> np.ndarray:
-    """Bit patterns of the nearest bfloat16, halves to even; `values` is overwritten."""
+    """Return bit patterns of the nearest bfloat16, halves to even; overwrites `values`."""
     bits = values.view(np.uint32)
     bits += np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (bits >> np.uint32(16)).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Benchmarks of training: the loop against a bare torch loop of the same model, and masked steps against dense ones."""
+"""Benchmarks of training: the loop against a bare torch loop on the same model, and masked against dense steps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _RATE = 1.2e-3
 
 @dataclass(frozen=True)
 class Amount:
-    """Steps a reading, and rounds in which every contestant has its turn."""
+    """Steps per reading, and rounds in which every contestant runs once."""
 
     steps: int
     rounds: int
@@ -75,7 +75,7 @@ def run(amount: Amount, say: Callable[[str], None]) -> Section:
 
 
 def _bare(task: ImageTask, steps: int, fused: bool) -> None:
-    """What anyone would write first."""
+    """Train with the simplest possible loop."""
     model, images, labels = task.build(0), task.train.inputs, task.train.labels
     optimizer = torch.optim.Adam(model.parameters(), _RATE, BETAS, fused=fused)
     done = 0
