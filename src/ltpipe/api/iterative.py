@@ -40,10 +40,10 @@ def compute_iterative_magnitude_pruning(
 
     **Full** (`trainer_fn` with `train=True` or with LTPIPE_ALLOW_IMP_TRAINING=1 in the environment; takes hours):
     train → prune the smallest trained weights → rewind to the initial weights → repeat. `trainer_fn(model, dataloader)`
-    trains the model in place; it may return that model, and any other return value is ignored. Gradients of pruned
-    weights are zeroed, and pruned weights are zero whenever training ends. The baseline is the trained dense model;
-    each ticket is trained, then evaluated on all batches. Trains `num_iterations + 1` times. Initial weights and the
-    last and best masks are on the host. The model ends with its initial weights, also after an exception.
+    trains the model in place; it may return that model, and returned values that are not models are ignored. Gradients
+    of pruned weights are zeroed, and pruned weights are zero whenever training ends. The baseline is the trained dense
+    model; each ticket is trained, then evaluated on all batches. Trains `num_iterations + 1` times. Initial weights and
+    the last and best masks are on the host. The model ends with its initial weights, also after an exception.
 
     Args:
         model: on any device.

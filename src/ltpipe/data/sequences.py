@@ -180,7 +180,7 @@ def _beginning(tokenizer: Tokenizer) -> list[int]:
 
 
 def _is_lost_without(path: Path) -> bool:
-    """Return whether the model beside a tokenizer fails without BOS, whatever its tokenizer does: all Gemmas do."""
+    """Return whether the model beside a tokenizer predicts nothing useful without BOS, as all Gemmas do."""
     beside = path.with_name(CONFIG)
     return beside.is_file() and "gemma" in str(read_json(beside).get("model_type"))
 
