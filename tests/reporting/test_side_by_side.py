@@ -73,7 +73,7 @@ def test_what_is_no_sound_report_is_refused_by_name(studies, tmp_path):
     (lost / "results/report/curves.parquet").unlink()
     for folder, error, words in (
         (tmp_path / "absent", UserError, "absent: not a report"),
-        (broken, DamagedFileError, "broken/results/report/tickets.csv: damaged, does not match"),
+        (broken, DamagedFileError, "broken/results/report/tickets.csv: damaged: does not match"),
         (lost, DamagedFileError, "lost/results/report/curves.parquet: missing"),
         (other, DamagedFileError, "other/results/report/tickets.csv: not a table of tickets"),
         (trained, UserError, "trained: a report without tickets"),
@@ -83,5 +83,5 @@ def test_what_is_no_sound_report_is_refused_by_name(studies, tmp_path):
     with pytest.raises(UserError, match="name at least two"):
         write_side_by_side(studies[:1], tmp_path / "both")
     assert not (tmp_path / "both").exists()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         write_side_by_side(studies, studies[0])
