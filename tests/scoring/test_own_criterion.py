@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs/criteria.md"
 def printed(tmp_path, monkeypatch):
     """All of them, each in the file that the page names."""
     found = re.findall(r"here\s`(\w+\.py)`[^`]*```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
-    assert [name for name, _ in found] == ["curvature.py", "root_wanda.py"]
+    assert [name for name, _ in found] == ["curvature.py", "root_wanda.py", "relative.py"]
     (tmp_path / "criteria").mkdir()
     for name, code in found:
         (tmp_path / "criteria" / name).write_text(code, encoding="utf-8")
@@ -55,6 +55,16 @@ def test_the_printed_criterion_of_activations_scores(canonical_folder, calibrati
     weight = plain("llama").get_parameter(tensor).abs().detach().numpy()
     wanda, root = (scores[name].array(tensor).reshape(weight.shape) for name in ("wanda", "root-wanda"))
     np.testing.assert_allclose(root**2, weight * wanda, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.usefixtures("printed")
+def test_the_printed_criterion_of_weights_scores_without_data(canonical_folder, plain, tmp_path):
+    path = tmp_path / "scores"
+    score_checkpoint(canonical_folder("llama"), "relative", path, Selection(), None, Settings(device="cpu"))
+    found = ScoreFile(path)
+    weight = plain("llama").get_parameter(found.names[0]).abs().detach().numpy()
+    expected = weight / weight.mean()
+    np.testing.assert_allclose(found.array(found.names[0]).reshape(weight.shape), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("base", "method"), [("GradientCriterion", "add"), ("ActivationCriterion", "combine")])
