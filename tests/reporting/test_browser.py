@@ -92,6 +92,9 @@ def test_figures_have_marks_tables_are_sorted_and_filtered_and_nothing_is_asked_
     assert [re.sub(r"-\d+$", "", name) for name in views] == FIGURES
     assert all(marks > 2 for marks in views.values()), views
     assert not wide.page.query_selector_all(".still:visible")
+    place = wide.page.locator("#tickets .scroll")
+    room, needed = (place.evaluate(f"place => place.{width}") for width in ("clientWidth", "scrollWidth"))
+    assert needed == room, "the table of tickets fits"
     table(wide.page, "tickets").get_by_role("button", name="retention").click()
     wide.page.locator("#tickets .tools").get_by_label("Filter").fill("random 30%")
     assert column(wide.page, "tickets", 1) == ["random"] * 3
@@ -228,6 +231,11 @@ def test_a_phone_shows_all_without_moving_sideways(browser, file):
         "[...document.querySelectorAll('.chart svg')].map((svg) => svg.getBoundingClientRect().right)"
     )
     assert max(widths) <= NARROW["width"]
+    gaps = watched.page.evaluate("""[...document.querySelectorAll('.chart:not(:has(select))')].map((chart) => {
+        const svg = chart.querySelector('svg'), box = svg.getBoundingClientRect(), view = svg.viewBox.baseVal;
+        return box.top - chart.getBoundingClientRect().top + box.height - box.width * view.height / view.width;
+    })""")
+    assert max(map(abs, gaps)) < 2, "no gap above a figure, nor below where it is drawn smaller"
     assert watched.complaints == []
     context.close()
 
