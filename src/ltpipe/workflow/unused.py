@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow import grid
 from ltpipe.workflow.code import snakemake
@@ -108,8 +107,7 @@ def _belongs(path: str, named: Collection[str]) -> bool:
     path = _without_suffix(path)
     smaller = re.match(r"results/smaller/(.+)/[^/]+$", path)
     owner = f"results/masks/{smaller[1]}.safetensors" if smaller else path
-    checkpoint = f"{Path(path).parent.as_posix()}/{MANIFEST}"
-    return owner in named or checkpoint in named
+    return owner in named
 
 
 def _without_suffix(path: str) -> str:
