@@ -221,6 +221,7 @@ def _special(content: Mapping[str, Any]) -> Iterator[int]:
 
 def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     """Return each sequence's mean loss from the stages, and how the model was executed."""
+    from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.checkpoints.layout import TOKENIZER
     from ltpipe.checkpoints.load import load_checkpoint
     from ltpipe.data.sequences import TokenSequences
@@ -234,7 +235,9 @@ def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     tokenizer = sha256_of(folder / "model" / TOKENIZER)
     TokenSequences(ids.int().numpy(), len(ids), 1, tokenizer).write(folder / "sequences")
     settings = Settings(micro_batch=2, device="cpu", threads=1)
-    metrics = evaluate_checkpoint(folder / "model", folder / "sequences", settings, {"model": "m", "data": "d"})
+    metrics = evaluate_checkpoint(
+        Checkpoint.open(folder / "model"), folder / "sequences", settings, {"model": "m", "data": "d"}
+    )
     sums = torch.tensor(metrics.sequences.loss_sum, dtype=torch.float64)
     return sums / torch.from_numpy(np.array(metrics.sequences.tokens)), metrics.execution
 

@@ -16,6 +16,7 @@ import tyro
 from transformers import AutoModelForCausalLM
 
 from benchmarks.processes import answer, private_stdout
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
@@ -70,7 +71,7 @@ class Streamed:
 
     def set_up(self) -> None:
         """Build a new skeleton."""
-        self._skeleton = build_skeleton(self._checkpoint, self._dtype)
+        self._skeleton = build_skeleton(Checkpoint.open(self._checkpoint), self._dtype)
 
     def evaluate(self, input_ids: torch.Tensor, micro_batch: int, chunk: int) -> float:
         """Map the checkpoint and evaluate it in a streamed walk."""
@@ -95,7 +96,7 @@ class InMemory:
         if self._model is None:
             manifest = Manifest.read(self._checkpoint / MANIFEST)
             fetch = fetch_from(TensorFile(self._checkpoint / WEIGHTS), None, _CPU, self._dtype)
-            skeleton = build_skeleton(self._checkpoint, self._dtype)
+            skeleton = build_skeleton(Checkpoint.open(self._checkpoint), self._dtype)
             self._model = CausalModel(skeleton, manifest, fetch, _CPU, streamed=False)
             self._model.hidden_states(torch.zeros((1, 2), dtype=torch.long), 1)
 
@@ -126,7 +127,9 @@ def main(
     torch.set_num_threads(threads)
     input_ids = torch.from_numpy(TokenSequences.read(sequences).input_ids[:count].astype(np.int64))
     precision = getattr(torch, dtype)
-    build_skeleton(checkpoint, precision)  # imports the architecture: every contestant has the same imports
+    build_skeleton(
+        Checkpoint.open(checkpoint), precision
+    )  # imports the architecture: every contestant has the same imports
     kind = {"plain": Plain, "streamed": Streamed, "in-memory": InMemory}[method]
     contestant: Contestant = kind(checkpoint, precision)
     answer(answers, ready=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.runtime import stage
 from ltpipe.scoring.hybrid import combine_scores, parts_of
@@ -31,7 +32,7 @@ def main(
         exclude: patterns of tensors to leave alone.
     """
     parts = parts_of(scores, weights)
-    combine_scores(checkpoint, name, parts, Selection(preset, include, exclude), output)
+    combine_scores(Checkpoint.open(checkpoint), name, parts, Selection(preset, include, exclude), output)
     stage.say(f"{name}: " + " + ".join(f"{part.weight:g} x {Path(part.scores).stem}" for part in parts))
 
 

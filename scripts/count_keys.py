@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import count_checkpoint, streaming_bytes
@@ -35,7 +36,9 @@ def main(
         threads: CPU threads; 0 takes all.
     """
     kernels.use_threads(available_threads(threads))
-    histogram = count_checkpoint(checkpoint, criterion, seed, Selection(preset, include, exclude), scores)
+    histogram = count_checkpoint(
+        Checkpoint.open(checkpoint), criterion, seed, Selection(preset, include, exclude), scores
+    )
     histogram.write(output)
     stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
     return streaming_bytes(histogram.bits)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
@@ -49,7 +50,7 @@ def main(
     selection = Selection(preset, include, exclude)
     disturbance = None if perturbation is None else Disturbance(perturbation, perturbation_seed, selection)
     metrics = evaluate_checkpoint(
-        checkpoint,
+        Checkpoint.open(checkpoint),
         sequences,
         settings,
         {"model": model, "data": data},

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.exporting.smaller import export_smaller
 from ltpipe.runtime import stage
 
@@ -14,7 +15,7 @@ def main(*, checkpoint: Path, mask: Path, output: Path) -> None:
         mask: mask of scope heads, channels or blocks, made from it.
         output: folder to write, absent or empty.
     """
-    stage.say(str(export_smaller(checkpoint, mask, output)))
+    stage.say(str(export_smaller(Checkpoint.open(checkpoint), mask, output)))
 
 
 if __name__ == "__main__":

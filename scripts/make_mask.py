@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.pruning import kernels
 from ltpipe.pruning.build import make_mask
 from ltpipe.runtime import stage
@@ -32,7 +33,7 @@ def main(
         threads: CPU threads; 0 takes all.
     """
     kernels.use_threads(available_threads(threads))
-    made = make_mask(checkpoint, histogram, scope, sparsity, output, scores, options)
+    made = make_mask(Checkpoint.open(checkpoint), histogram, scope, sparsity, output, scores, options)
     ties = f"; only their place told {made.tied:,} of them apart" if made.tied else ""
     stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights{ties}")
     return made.planned_bytes

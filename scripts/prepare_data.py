@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from ltpipe.checkpoints.canonical import checked
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.data.conversations import ChatTemplate
 from ltpipe.data.documents import Part, read_documents
 from ltpipe.data.sequences import Bos, Protocol, cut_sequences
 from ltpipe.runtime import stage
+from ltpipe.runtime.files import check_file
 from ltpipe.runtime.sources import Source
 
 
@@ -45,8 +46,9 @@ def main(
         bos: whether windows begin as the tokenizer begins a text, with BOS for most: each window, never, or auto, as
             the model's tokenizer and the protocol have it.
     """
-    words = checked(tokenizer.parent, tokenizer.name)
-    template = ChatTemplate(tokenizer.parent)
+    check_file(tokenizer)
+    checkpoint = Checkpoint.open(tokenizer.parent)
+    words, template = checkpoint.verified(tokenizer.name), ChatTemplate(checkpoint)
     texts = read_documents(Source(source, f"data.{name}.source"), files, field, documents, template)
     count = None if num_sequences == "all" else num_sequences
     sequences = cut_sequences(texts, words, sequence_length, count, separator, f"data.{name}", protocol, bos)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.runtime import stage
@@ -34,7 +35,7 @@ def main(
         settings: how to compute.
     """
     selection = Selection(preset, include, exclude)
-    planned = score_checkpoint(checkpoint, criterion, output, selection, sequences, settings, options)
+    planned = score_checkpoint(Checkpoint.open(checkpoint), criterion, output, selection, sequences, settings, options)
     stage.say(f"{criterion}: scored with a planned peak of {planned.total / 2**20:,.0f} MiB of tensors on the device")
     return planned.total
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.pruning import kernels
@@ -40,7 +41,15 @@ def main(
     """
     kernels.use_threads(available_threads(settings.threads))
     found = simulate_iterative_pruning(
-        checkpoint, histogram, sequences, settings, target_sparsity, iterations, batch, (model, data), ticket
+        Checkpoint.open(checkpoint),
+        histogram,
+        sequences,
+        settings,
+        target_sparsity,
+        iterations,
+        batch,
+        (model, data),
+        ticket,
     )
     found.write(output)
     best = found.iterations[found.best - 1]

@@ -52,13 +52,16 @@ def save(name: str, folder: Path, dtype: torch.dtype = torch.float32) -> Path:
 
 def make(folder: Path, scope: str, sparsity: str, output: Path, criterion: str = "magnitude", **selection) -> Path:
     """The histogram and mask stages."""
+    from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.checkpoints.prunable import Selection
     from ltpipe.pruning.build import make_mask
     from ltpipe.pruning.histogram import count_checkpoint
 
     seed = 3 if criterion == "random" else None
-    count_checkpoint(folder, criterion, seed, Selection(**selection)).write(output.with_suffix(".histogram"))
-    made = make_mask(folder, output.with_suffix(".histogram"), scope, sparsity, output)
+    count_checkpoint(Checkpoint.open(folder), criterion, seed, Selection(**selection)).write(
+        output.with_suffix(".histogram")
+    )
+    made = make_mask(Checkpoint.open(folder), output.with_suffix(".histogram"), scope, sparsity, output)
     assert made.kept == sum(int(kept.sum()) for kept in masks(output).values())
     return output
 

@@ -173,9 +173,11 @@ def export(
         kind: of what is written.
         checkpoint: canonical folder of the mask's model; bool needs none.
     """
+    from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.exporting.formats import export_ticket
 
-    stage.say(str(export_ticket(kind, mask, checkpoint, output)))
+    model = Checkpoint.open(checkpoint) if checkpoint else None
+    stage.say(str(export_ticket(kind, mask, model, output)))
 
 
 def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criterion: str | None = None) -> None:
@@ -194,9 +196,10 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
         output: mask file to write.
         criterion: what the mask's criterion is to be called.
     """
+    from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.exporting.plain import import_plain
 
-    stage.say(f"{output}: {import_plain(file, checkpoint, output, criterion)}")
+    stage.say(f"{output}: {import_plain(file, Checkpoint.open(checkpoint), output, criterion)}")
 
 
 def report(folders: Positional[tuple[Path, ...]], /, *, output: Path) -> None:

@@ -10,6 +10,7 @@ from ltpipe.analysis import structure as structure_module
 from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.analysis.validation import head_size, structure, validate, validate_files
 from ltpipe.analysis.validation_table import LAYERS, layers_table, validation_table
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
@@ -189,11 +190,11 @@ def test_masks_of_the_mask_stage_are_sound(canonical_folder, tmp_path):
     paths = []
     for criterion, seed in (("magnitude", None), ("random", 3)):
         counts = tmp_path / criterion
-        count_checkpoint(folder, criterion, seed, Selection()).write(counts)
+        count_checkpoint(Checkpoint.open(folder), criterion, seed, Selection()).write(counts)
         for scope in ("global", "layer"):
             for sparsity in ("0.1", "0.35", "0.5"):
                 paths.append(tmp_path / f"{criterion}-{scope}-{sparsity}")
-                make_mask(folder, counts, scope, sparsity, paths[-1])
+                make_mask(Checkpoint.open(folder), counts, scope, sparsity, paths[-1])
     verdicts = validate_files(paths[::-1], folder / MANIFEST, folder / CONFIG)
     table = validation_table("m", verdicts)
     assert list(table["verdict"]) == ["sound"] * 12

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import ltpipe
 from ltpipe.api import importance, walking
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Settings
@@ -35,15 +36,17 @@ def stages(folder, criterion, sequences, here):
     """The pipeline: a file of scores, if the criterion has one, and a histogram."""
     scores = here / "scores"
     if criterion in criterion_names():
-        score_checkpoint(folder, criterion, scores, Selection(), sequences, SETTINGS, options_given(criterion))
+        score_checkpoint(
+            Checkpoint.open(folder), criterion, scores, Selection(), sequences, SETTINGS, options_given(criterion)
+        )
     elif criterion == "hybrid":
-        score_checkpoint(folder, "fisher", here / "fisher", Selection(), sequences, SETTINGS)
+        score_checkpoint(Checkpoint.open(folder), "fisher", here / "fisher", Selection(), sequences, SETTINGS)
         parts = [Part("magnitude", HYBRID["magnitude"]), Part(str(here / "fisher"), HYBRID["fisher"])]
-        combine_scores(folder, criterion, parts, Selection(), scores)
+        combine_scores(Checkpoint.open(folder), criterion, parts, Selection(), scores)
     else:
         scores = None
     seed = 7 if criterion == "random" else None
-    count_checkpoint(folder, criterion, seed, Selection(), scores).write(here / "counts")
+    count_checkpoint(Checkpoint.open(folder), criterion, seed, Selection(), scores).write(here / "counts")
     given = {} if criterion == "hybrid" else options_given(criterion)
     return scores, {"seed": seed, "criterion": HYBRID if criterion == "hybrid" else criterion, "options": given}
 
@@ -68,7 +71,7 @@ def same_masks(folder, model, scores, options, data, here):
     for scope in SCOPES:
 
         def pipeline(scope=scope):
-            make_mask(folder, here / "counts", scope, "0.5", here / "mask", scores)
+            make_mask(Checkpoint.open(folder), here / "counts", scope, "0.5", here / "mask", scores)
             return load_mask(here / "mask")
 
         def live(scope=scope):
@@ -123,7 +126,7 @@ def test_equal_to_the_stages_in_half_precision(criterion, dtype, source_folder, 
     # Not `model.to(dtype)`, which would round the rotary frequencies too: from_pretrained leaves them in float32.
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     scores, options = stages(folder, criterion, calibration("llama"), tmp_path)
-    make_mask(folder, tmp_path / "counts", "global", "0.5", tmp_path / "mask", scores)
+    make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.5", tmp_path / "mask", scores)
     ours = ltpipe.create_mask(model, "0.5", dataloader=[token_ids], **options)
     assert all(torch.equal(ours[name], kept) for name, kept in load_mask(tmp_path / "mask").items())
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
@@ -133,7 +136,7 @@ def test_equal_to_the_stages_in_half_precision(criterion, dtype, source_folder, 
 def test_equal_to_the_stages_on_other_architectures(architecture, canonical_folder, calibration, token_ids, tmp_path):
     folder = canonical_folder(architecture)
     scores, options = stages(folder, "taylor", calibration(architecture), tmp_path)
-    make_mask(folder, tmp_path / "counts", "row", "0.5", tmp_path / "mask", scores)
+    make_mask(Checkpoint.open(folder), tmp_path / "counts", "row", "0.5", tmp_path / "mask", scores)
     ours = ltpipe.create_mask(tiny_model(architecture), 0.5, scope="row", dataloader=[token_ids], **options)
     theirs = load_mask(tmp_path / "mask")
     assert list(ours) == list(theirs)
@@ -316,8 +319,8 @@ def test_what_is_refused_of_other_modules(make, message):
 def test_presets_choose_what_competes(canonical_folder, tmp_path):
     model, folder = tiny_model("llama"), canonical_folder("llama")
     for preset in ("linear", "all-weights"):
-        count_checkpoint(folder, "magnitude", None, Selection(preset)).write(tmp_path / "counts")
-        make_mask(folder, tmp_path / "counts", "global", "0.37", tmp_path / "mask")
+        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(tmp_path / "counts")
+        make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.37", tmp_path / "mask")
         theirs = load_mask(tmp_path / "mask")
         for ours in (
             ltpipe.create_magnitude_mask(model, 0.37, preset=preset),

@@ -10,6 +10,7 @@ from torch import nn
 
 import ltpipe
 from ltpipe.api import magnitude
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
 
@@ -104,8 +105,8 @@ def test_equals_the_mask_of_the_pipeline(architecture, canonical_folder, tmp_pat
     from ltpipe.pruning.masks import load_mask
 
     folder = canonical_folder(architecture)
-    count_checkpoint(folder, "magnitude", None, Selection("all-weights")).write(tmp_path / "counts")
-    make_mask(folder, tmp_path / "counts", "global", "0.37", tmp_path / "mask")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection("all-weights")).write(tmp_path / "counts")
+    make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.37", tmp_path / "mask")
     mask = ltpipe.create_magnitude_mask(tiny_model(architecture), 0.37)
     assert ("lm_head.weight" in mask) == (architecture == "llama")
     assert same(mask, load_mask(tmp_path / "mask"))

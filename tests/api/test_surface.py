@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import ltpipe
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
@@ -145,11 +146,13 @@ def results(canonical_folder, calibration, tmp_path):
     tickets = tmp_path / "results/tickets/m/text/magnitude/global/seed-none"
     for path in (masks, tickets, tmp_path / "results/report"):
         path.mkdir(parents=True)
-    count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "counts")
-    make_mask(folder, tmp_path / "counts", "global", "0.5", masks / "0.5.safetensors")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "counts")
+    make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.5", masks / "0.5.safetensors")
     names, data, settings = {"model": "m", "data": "text"}, calibration("llama"), Settings(device="cpu")
-    evaluate_checkpoint(folder, data, settings, names).write(tmp_path / "dense")
-    ticket = evaluate_checkpoint(folder, data, settings, names, masks / "0.5.safetensors", tmp_path / "dense")
+    evaluate_checkpoint(Checkpoint.open(folder), data, settings, names).write(tmp_path / "dense")
+    ticket = evaluate_checkpoint(
+        Checkpoint.open(folder), data, settings, names, masks / "0.5.safetensors", tmp_path / "dense"
+    )
     ticket.write(tickets / "0.5.json")
     pd.DataFrame({"sparsity": [0.5]}).to_parquet(tmp_path / "results/report/tickets.parquet")
     return tmp_path

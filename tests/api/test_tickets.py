@@ -13,7 +13,7 @@ from ltpipe.analysis.early_bird import Detector, detect
 from ltpipe.analysis.overlap import compare, total
 from ltpipe.analysis.validation import validate
 from ltpipe.api.packed import PackedMask
-from ltpipe.checkpoints.canonical import read_config
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -37,8 +37,8 @@ def masks(count, change=0.02, seed=0, shape=(40, 50)):
 def test_a_saved_mask_is_the_file_that_the_mask_stage_writes(architecture, canonical_folder, tmp_path):
     folder, model = canonical_folder(architecture), tiny_model(architecture)
     for preset in ("linear", "all-weights"):
-        count_checkpoint(folder, "magnitude", None, Selection(preset)).write(tmp_path / "counts")
-        make_mask(folder, tmp_path / "counts", "global", "0.37", tmp_path / "theirs")
+        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(tmp_path / "counts")
+        make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.37", tmp_path / "theirs")
         mask = ltpipe.create_magnitude_mask(model, 0.37, preset=preset)
         facts = {"criterion": "magnitude", "scope": "global", "sparsity": 0.37}
         for form in (mask, dict(reversed(mask.items())), PackedMask.of(mask)):
@@ -140,7 +140,8 @@ def test_a_ticket_is_judged_as_the_validation_stage_judges_it(canonical_folder, 
     }.items():
         mask = change(ltpipe.create_mask(model, 0.5))
         ltpipe.save_mask(mask, tmp_path / name, model)
-        expected = validate(read_mask(tmp_path / name), Manifest.read(folder / MANIFEST), read_config(folder))
+        model = Checkpoint.open(folder)
+        expected = validate(read_mask(tmp_path / name), model.manifest, model.config)
         for form in (mask, tmp_path / name):
             found = ltpipe.validate_ticket(model, form)
             assert found["valid"]

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 from tiny import save_tiny
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.conversations import ChatTemplate
 from ltpipe.data.documents import Document, read_documents
@@ -202,7 +203,7 @@ def template(tmp_path) -> ChatTemplate:
     content["chat_template"] = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     (tmp_path / "talks" / "tokenizer_config.json").write_text(json.dumps(content))
     load_checkpoint(Source(str(tmp_path / "talks")), None, "auto", tmp_path / "canonical")
-    return ChatTemplate(tmp_path / "canonical")
+    return ChatTemplate(Checkpoint.open(tmp_path / "canonical"))
 
 
 def test_conversations_go_through_the_chat_template(template, canonical_folder, tmp_path):
@@ -213,7 +214,7 @@ def test_conversations_go_through_the_chat_template(template, canonical_folder, 
         texts = read_documents(Source(str(tmp_path / name), KEY), "**/*", "messages", "all", template)
         assert [one.text for one in texts] == ["user: w1\nassistant: w2\n", "user: w3\n"]
     refused(tmp_path / "a.jsonl", "line 1: 'messages' is list, expected a string", field="messages")
-    plain = ChatTemplate(canonical_folder("llama"))
+    plain = ChatTemplate(Checkpoint.open(canonical_folder("llama")))
     with pytest.raises(UserError, match=r"line 1: 'messages' holds messages, and .* has no chat template"):
         list(read_documents(Source(str(tmp_path / "a.jsonl"), KEY), "**/*", "messages", "all", plain))
     jsonl(tmp_path / "b.jsonl", {"messages": [{"from": "human", "value": "w1"}]})

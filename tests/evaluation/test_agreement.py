@@ -12,6 +12,7 @@ from allocations import allocated_peak
 from byhand import masked_by_hand
 from tiny import VOCABULARY
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -40,7 +41,9 @@ HASHES = {"checkpoint": "a" * 64, "sequences": "b" * 64}
 
 def model_of(folder, mask=None, streamed=True):
     fetch = fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, torch.float32)
-    return CausalModel(build_skeleton(folder, torch.float32), Manifest.read(folder / MANIFEST), fetch, CPU, streamed)
+    return CausalModel(
+        build_skeleton(Checkpoint.open(folder), torch.float32), Manifest.read(folder / MANIFEST), fetch, CPU, streamed
+    )
 
 
 def recorded(folder, ids, k, sizes=(3, 10, None)) -> TopTokens:
@@ -75,8 +78,8 @@ def bucket_formula(log_p: torch.Tensor, log_q: torch.Tensor, k: int) -> torch.Te
 def the_mask(canonical_folder, tmp_path):
     def make(architecture):
         folder = canonical_folder(architecture)
-        count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "histogram")
-        make_mask(folder, tmp_path / "histogram", "global", "0.3", tmp_path / "mask")
+        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+        make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", "0.3", tmp_path / "mask")
         return tmp_path / "mask"
 
     return make
@@ -190,7 +193,7 @@ def test_the_plan_holds_what_observers_take(dense, dtype, canonical_folder):
     manifest = Manifest.read(folder / MANIFEST)
     fetch = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, dtype)
     for sizes in (BatchSizes(8, 8, 16), BatchSizes(8, 3, 100)):
-        skeletons = (build_skeleton(folder, dtype) for _ in range(2))
+        skeletons = (build_skeleton(Checkpoint.open(folder), dtype) for _ in range(2))
         planner = EvaluationPlanner(next(skeletons), manifest, (), dtype, False, True, observe)
         model = CausalModel(next(skeletons), manifest, fetch, CPU, True)
         model.divide(length)
@@ -277,6 +280,11 @@ def test_the_stage_by_hand(canonical_folder, the_mask, tmp_path: Path):
     assert ticket.kl_top_k == pytest.approx(sum(ticket.sequences.kl_sum) / 55, rel=1e-12)
     assert ticket.top_k == 4
     kept = evaluate_checkpoint(
-        folder, tmp_path / "ids", Settings(), {"model": "m", "data": "d"}, mask, tmp_path / "dense.json"
+        Checkpoint.open(folder),
+        tmp_path / "ids",
+        Settings(),
+        {"model": "m", "data": "d"},
+        mask,
+        tmp_path / "dense.json",
     )
     assert (kept.agreement, kept.kl_top_k, kept.loss) == (None, None, ticket.loss)

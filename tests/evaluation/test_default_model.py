@@ -6,6 +6,7 @@ import pytest
 import torch
 from allocations import allocated_peak
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
@@ -38,15 +39,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     load_checkpoint(MODEL, None, "auto", folder)
     documents = read_documents(TEXT, "**/*", "text", "evaluation")
     cut_sequences(documents, folder / TOKENIZER, 128, 4, "\n\n", "data.speeches").write(folder / "sequences")
-    count_checkpoint(folder, "magnitude", None, Selection()).write(folder / "histogram")
-    make_mask(folder, folder / "histogram", "global", "0.3", folder / "mask")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
+    make_mask(Checkpoint.open(folder), folder / "histogram", "global", "0.3", folder / "mask")
     evaluate(folder).write(folder / "baseline.json")
     return folder
 
 
 def evaluate(folder: Path, mask: Path | None = None):
     baseline = folder / "baseline.json" if mask else None
-    return evaluate_checkpoint(folder, folder / "sequences", Settings(), {"model": "m", "data": "d"}, mask, baseline)
+    return evaluate_checkpoint(
+        Checkpoint.open(folder), folder / "sequences", Settings(), {"model": "m", "data": "d"}, mask, baseline
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +94,14 @@ def test_planned_bytes_are_those_that_a_real_run_allocates(folder: Path, dtype: 
     manifest, mask = Manifest.read(folder / MANIFEST), read_mask(folder / "mask") if masked else None
     input_ids = torch.randint(0, 49_152, (4, 256), generator=torch.Generator().manual_seed(0))
     for sizes in (BatchSizes(4, 4, 128), BatchSizes(4, 1, 32)):
-        planner = EvaluationPlanner(build_skeleton(folder, dtype), manifest, mask.bits if mask else (), dtype, False)
+        planner = EvaluationPlanner(
+            build_skeleton(Checkpoint.open(folder), dtype), manifest, mask.bits if mask else (), dtype, False
+        )
         planned = planner.peak(sizes, 256).total
         fetch = fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, dtype)
-        model = CausalModel(build_skeleton(folder, dtype), manifest, fetch, CPU, True, planner.division)
+        model = CausalModel(
+            build_skeleton(Checkpoint.open(folder), dtype), manifest, fetch, CPU, True, planner.division
+        )
         measured, left = allocated_peak(lambda model=model, sizes=sizes: walk(model, input_ids, *sizes_of(sizes)))
         assert planned == pytest.approx(measured, rel=0.05)
         assert left == 0

@@ -7,6 +7,7 @@ import torch
 from byhand import masked_by_hand
 from tiny import ARCHITECTURES, stands_in
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -25,7 +26,7 @@ CPU = torch.device("cpu")
 def ours(folder, token_ids, mask=None, *, streamed=True, micro_batch=3, chunk=10):
     manifest = Manifest.read(folder / MANIFEST)
     fetch = fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, torch.float32)
-    model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, streamed)
+    model = CausalModel(build_skeleton(Checkpoint.open(folder), torch.float32), manifest, fetch, CPU, streamed)
     losses = token_losses(model, token_ids, micro_batch, chunk)
     assert model.streamed == streamed, model.not_streamed_because
     return losses
@@ -43,8 +44,10 @@ def plain(source, token_ids, mask=None):
 
 def the_mask(folder, tmp_path, preset, sparsity="0.6"):
     path = tmp_path / f"{preset}.safetensors"
-    count_checkpoint(folder, "magnitude", None, Selection(preset)).write(tmp_path / "histogram.safetensors")
-    make_mask(folder, tmp_path / "histogram.safetensors", "global", sparsity, path)
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(
+        tmp_path / "histogram.safetensors"
+    )
+    make_mask(Checkpoint.open(folder), tmp_path / "histogram.safetensors", "global", sparsity, path)
     return path
 
 
@@ -103,7 +106,7 @@ def test_blocks_are_freed_and_the_file_is_untouched(canonical_folder, token_ids)
         fetched.append(name)
         return inner(name)
 
-    skeleton = build_skeleton(folder, torch.float32)
+    skeleton = build_skeleton(Checkpoint.open(folder), torch.float32)
     model = CausalModel(skeleton, manifest, fetch, CPU, streamed=True)
     token_losses(model, token_ids, 2, 16)
     assert all(stands_in(parameter) for parameter in skeleton.parameters())
@@ -124,7 +127,7 @@ def test_tied_weights_are_fetched_when_they_are_needed(streamed, canonical_folde
         fetched.append(name)
         return inner(name)
 
-    skeleton = build_skeleton(folder, torch.float32)
+    skeleton = build_skeleton(Checkpoint.open(folder), torch.float32)
     model = CausalModel(skeleton, manifest, fetch, CPU, streamed)
     token_losses(model, token_ids, 2, 16)
     assert fetched.count("model.embed_tokens.weight") == (2 if streamed else 1)
@@ -140,7 +143,7 @@ def test_super_batches_do_not_change_the_result(canonical_folder, token_ids):
     fetch = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32)
     whole = ours(folder, token_ids)
     for super_batch in (1, 2, len(token_ids) - 1):
-        model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, True)
+        model = CausalModel(build_skeleton(Checkpoint.open(folder), torch.float32), manifest, fetch, CPU, True)
         parts = token_losses(model, token_ids, 3, 10, super_batch)
         torch.testing.assert_close(parts.losses, whole.losses, rtol=1e-5, atol=1e-6)
         assert torch.equal(parts.correct, whole.correct)
@@ -162,7 +165,9 @@ def test_a_model_whose_blocks_do_not_stream_is_loaded_whole(canonical_folder, to
     monkeypatch.setattr(module, "probe_blocks", refuse)
     folder = canonical_folder("llama")
     fetch = fetch_from(TensorFile(folder / WEIGHTS), None, CPU, torch.float32)
-    model = CausalModel(build_skeleton(folder, torch.float32), Manifest.read(folder / MANIFEST), fetch, CPU, True)
+    model = CausalModel(
+        build_skeleton(Checkpoint.open(folder), torch.float32), Manifest.read(folder / MANIFEST), fetch, CPU, True
+    )
     expected, _ = plain(source_folder("llama"), token_ids)
     assert token_losses(model, token_ids, 3, 10).loss() == pytest.approx(float(expected.mean()), rel=1e-5)
     assert not model.streamed
@@ -178,6 +183,8 @@ def test_infinite_loss_is_refused(canonical_folder, token_ids):
     def fetch(name):
         return inner(name) * math.inf if name == "lm_head.weight" else inner(name)
 
-    model = CausalModel(build_skeleton(folder, torch.float32), Manifest.read(folder / MANIFEST), fetch, CPU, True)
+    model = CausalModel(
+        build_skeleton(Checkpoint.open(folder), torch.float32), Manifest.read(folder / MANIFEST), fetch, CPU, True
+    )
     with pytest.raises(UserError, match="token losses are infinite or not a number"):
         token_losses(model, token_ids, 3, 10)

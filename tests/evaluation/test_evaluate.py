@@ -9,6 +9,7 @@ import pytest
 from byhand import masked_by_hand
 
 from ltpipe.analysis.samples import samples
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
@@ -32,9 +33,9 @@ def study(canonical_folder, tmp_path: Path) -> Path:
     folder = tmp_path / "llama"
     shutil.copytree(canonical_folder("llama"), folder)
     write_sequences(folder, folder / "sequences", seed=0)
-    count_checkpoint(folder, "magnitude", None, Selection()).write(folder / "histogram")
-    make_mask(folder, folder / "histogram", "layer", "0.5", folder / "mask")
-    evaluate_checkpoint(folder, folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
+    make_mask(Checkpoint.open(folder), folder / "histogram", "layer", "0.5", folder / "mask")
+    evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
     return folder
 
 
@@ -44,7 +45,9 @@ def write_sequences(folder: Path, path: Path, seed: int) -> None:
 
 
 def ticket(study: Path, sequences: str = "sequences") -> Metrics:
-    return evaluate_checkpoint(study, study / sequences, Settings(), NAMES, study / "mask", study / "dense.json")
+    return evaluate_checkpoint(
+        Checkpoint.open(study), study / sequences, Settings(), NAMES, study / "mask", study / "dense.json"
+    )
 
 
 def test_a_mask_that_changes_nothing_is_an_alarm(study: Path, source_folder, tmp_path, caplog):
@@ -57,9 +60,9 @@ def test_a_mask_that_changes_nothing_is_an_alarm(study: Path, source_folder, tmp
         shutil.copy(file, pruned)
     load_checkpoint(Source(str(pruned)), None, "auto", folder)
     shutil.copy(study / "sequences", folder)
-    count_checkpoint(folder, "magnitude", None, Selection()).write(folder / "histogram")
-    make_mask(folder, folder / "histogram", "layer", "0.5", folder / "mask")
-    evaluate_checkpoint(folder, folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
+    make_mask(Checkpoint.open(folder), folder / "histogram", "layer", "0.5", folder / "mask")
+    evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
     assert ticket(folder).performance_retention == 1
     assert "the loss is that of the dense model to the bit, with " in caplog.text
 
@@ -82,7 +85,7 @@ def test_metrics_say_what_was_measured(study: Path):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_is_near(precision: str, study: Path):
     """Losses are float32 per token, so that only the model's own arithmetic is coarse."""
-    metrics = evaluate_checkpoint(study, study / "sequences", Settings(precision=precision), NAMES)
+    metrics = evaluate_checkpoint(Checkpoint.open(study), study / "sequences", Settings(precision=precision), NAMES)
     assert metrics.precision == precision
     assert metrics.loss != Metrics.read(study / "dense.json").loss
     assert metrics.loss == pytest.approx(Metrics.read(study / "dense.json").loss, rel=0.02)
@@ -104,7 +107,7 @@ def test_baseline_of_other_sequences(study: Path):
 def test_mask_without_baseline_and_baseline_without_mask(study: Path):
     for mask, baseline in [(study / "mask", None), (None, study / "dense.json")]:
         with pytest.raises(UserError, match="give --mask and --baseline, or neither"):
-            evaluate_checkpoint(study, study / "sequences", Settings(), NAMES, mask, baseline)
+            evaluate_checkpoint(Checkpoint.open(study), study / "sequences", Settings(), NAMES, mask, baseline)
 
 
 def test_table_refuses_a_baseline_of_other_sequences(study: Path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import Settings
@@ -27,7 +28,7 @@ def evaluate(canonical_folder, tmp_path: Path):
 
     def run(**settings) -> Metrics:
         names = {"model": "m", "data": "d"}
-        return evaluate_checkpoint(folder, tmp_path / "sequences", Settings(**settings), names)
+        return evaluate_checkpoint(Checkpoint.open(folder), tmp_path / "sequences", Settings(**settings), names)
 
     return run
 

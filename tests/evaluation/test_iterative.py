@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
@@ -22,12 +23,15 @@ CPU = Settings(device="cpu", threads=1)
 @pytest.fixture
 def files(canonical_folder, calibration, tmp_path):
     folder = canonical_folder("llama")
-    count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "histogram")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
     return folder, tmp_path / "histogram", calibration("llama")
 
 
 def simulated(files, tmp_path, *, target=0.8, rounds=3, batch=1, settings=CPU):
-    return simulate_iterative_pruning(*files, settings, target, rounds, batch, ("m", "d"), tmp_path / "best")
+    folder, *others = files
+    return simulate_iterative_pruning(
+        Checkpoint.open(folder), *others, settings, target, rounds, batch, ("m", "d"), tmp_path / "best"
+    )
 
 
 @pytest.mark.parametrize("execution", ["streamed", "in-memory"])
@@ -40,15 +44,20 @@ def test_each_iteration_is_an_evaluation_of_its_mask(execution, files, tmp_path)
     assert [entry.sparsity for entry in found.iterations] == [
         pytest.approx(1 - 0.2 ** (i / 3), abs=1e-12) for i in (1, 2, 3)
     ]
-    dense = evaluate_checkpoint(folder, sequences, settings, {"model": "m", "data": "d"})
+    dense = evaluate_checkpoint(Checkpoint.open(folder), sequences, settings, {"model": "m", "data": "d"})
     dense.write(tmp_path / "dense")
     assert found.baseline_loss == pytest.approx(dense.loss, abs=1e-7)
     first = slice(0, 5)
     dense_loss = sum(dense.sequences.loss_sum[first]) / sum(dense.sequences.tokens[first])
     for entry in found.iterations:
-        make_mask(folder, histogram, "global", repr(entry.sparsity), tmp_path / "mask")
+        make_mask(Checkpoint.open(folder), histogram, "global", repr(entry.sparsity), tmp_path / "mask")
         ticket = evaluate_checkpoint(
-            folder, sequences, settings, {"model": "m", "data": "d"}, tmp_path / "mask", tmp_path / "dense"
+            Checkpoint.open(folder),
+            sequences,
+            settings,
+            {"model": "m", "data": "d"},
+            tmp_path / "mask",
+            tmp_path / "dense",
         )
         loss = sum(ticket.sequences.loss_sum[first]) / sum(ticket.sequences.tokens[first])
         assert (entry.kept, entry.total) == (ticket.kept, ticket.total)

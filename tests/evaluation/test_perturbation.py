@@ -10,6 +10,7 @@ import pytest
 import torch
 from byhand import masked_by_hand
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -151,8 +152,8 @@ def study(canonical_folder, tmp_path: Path):
         folder = canonical_folder(architecture)
         ids = np.random.default_rng(0).integers(3, 90, (5, 12), dtype=np.int32)
         TokenSequences(ids, 5, 1, sha256_of(folder / TOKENIZER)).write(tmp_path / "ids")
-        count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "histogram")
-        make_mask(folder, tmp_path / "histogram", "global", "0.5", tmp_path / "mask")
+        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+        make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", "0.5", tmp_path / "mask")
         evaluate(folder, tmp_path, baseline=False).write(tmp_path / "dense.json")
         return folder
 
@@ -161,7 +162,7 @@ def study(canonical_folder, tmp_path: Path):
 
 def evaluate(folder: Path, where: Path, disturbance=None, masked=False, baseline=True, **settings) -> Metrics:
     return evaluate_checkpoint(
-        folder,
+        Checkpoint.open(folder),
         where / "ids",
         Settings(**settings),
         NAMES,
@@ -218,7 +219,7 @@ def test_the_plan_holds_the_changed_copies(masked, change, study, tmp_path):
     mask = read_mask(tmp_path / "mask") if masked else None
     sizes, length, dtype = BatchSizes(2, 1, 4), 4, torch.float32
     planner = EvaluationPlanner(
-        build_skeleton(folder, dtype),
+        build_skeleton(Checkpoint.open(folder), dtype),
         manifest,
         mask.bits if mask else (),
         dtype,
@@ -228,7 +229,7 @@ def test_the_plan_holds_the_changed_copies(masked, change, study, tmp_path):
     )
     planned = planner.peak(sizes, length).total
     fetch = perturbing(fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, dtype), change, names, manifest)
-    model = CausalModel(build_skeleton(folder, dtype), manifest, fetch, CPU, True, planner.division)
+    model = CausalModel(build_skeleton(Checkpoint.open(folder), dtype), manifest, fetch, CPU, True, planner.division)
     ids = torch.full((2, length), 5)
     with ByteCounter(CPU) as counter:
         walk(model, ids, sizes.micro_batch, sizes.chunk)

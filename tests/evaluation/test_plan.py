@@ -5,6 +5,7 @@ import torch
 from allocations import allocated_peak
 from tiny import some_quick
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -28,9 +29,9 @@ SCRATCH = 2**18  # what the CPU's bfloat16 kernels take for themselves, whatever
 def planner_and_model(folder, dtype, mask=None, streamed=True):
     manifest = Manifest.read(folder / MANIFEST)
     bits = mask.bits if mask else ()
-    planner = EvaluationPlanner(build_skeleton(folder, dtype), manifest, bits, dtype, False, streamed)
+    planner = EvaluationPlanner(build_skeleton(Checkpoint.open(folder), dtype), manifest, bits, dtype, False, streamed)
     fetch = fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, dtype)
-    return planner, CausalModel(build_skeleton(folder, dtype), manifest, fetch, CPU, streamed)
+    return planner, CausalModel(build_skeleton(Checkpoint.open(folder), dtype), manifest, fetch, CPU, streamed)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["dense", "masked"])
@@ -40,8 +41,8 @@ def test_planned_bytes_are_those_that_a_real_run_allocates(architecture, dtype, 
     folder = canonical_folder(architecture)
     mask = None
     if masked:
-        count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "histogram")
-        make_mask(folder, tmp_path / "histogram", "global", "0.5", tmp_path / "mask")
+        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+        make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", "0.5", tmp_path / "mask")
         mask = read_mask(tmp_path / "mask")
     input_ids = torch.randint(3, 90, (8, LENGTH), generator=torch.Generator().manual_seed(0))
     for sizes in (BatchSizes(8, 8, 16), BatchSizes(8, 3, 100)):
@@ -84,9 +85,9 @@ def test_an_accelerator_holds_weights_and_the_next_block_too(canonical_folder):
     manifest = Manifest.read(folder / MANIFEST)
     sizes = BatchSizes(2, 1, 1)
     here, there = (
-        EvaluationPlanner(build_skeleton(folder, torch.float32), manifest, (), torch.float32, accelerator).peak(
-            sizes, 4
-        )
+        EvaluationPlanner(
+            build_skeleton(Checkpoint.open(folder), torch.float32), manifest, (), torch.float32, accelerator
+        ).peak(sizes, 4)
         for accelerator in (False, True)
     )
     block = sum(4 * entry.size for name, entry in manifest.tensors.items() if ".layers.0." in name)
@@ -97,7 +98,7 @@ def test_an_accelerator_holds_weights_and_the_next_block_too(canonical_folder):
 def test_a_model_in_memory_is_planned_with_all_its_weights(canonical_folder):
     folder = canonical_folder("qwen2")
     manifest = Manifest.read(folder / MANIFEST)
-    skeleton = build_skeleton(folder, torch.float32)
+    skeleton = build_skeleton(Checkpoint.open(folder), torch.float32)
     planner = EvaluationPlanner(skeleton, manifest, (), torch.float32, accelerator=True, streamed=False)
     parts = planner.peak(BatchSizes(2, 1, 4), 8).parts
     weights = sum(size for label, size in parts.items() if label.startswith("weights"))

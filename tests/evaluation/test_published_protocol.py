@@ -11,6 +11,7 @@ from structured import make
 from tiny import ARCHITECTURES, random_model
 from tokenizers.processors import TemplateProcessing
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.documents import Document, read_documents
@@ -67,10 +68,12 @@ def test_perplexity_is_that_of_the_published_protocol(study, tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer, names = AutoTokenizer.from_pretrained(study / "source"), {"model": "m", "data": "wiki"}
-    dense = evaluate_checkpoint(study / "model", study / "windows", Settings(), names)
+    dense = evaluate_checkpoint(Checkpoint.open(study / "model"), study / "windows", Settings(), names)
     dense.write(tmp_path / "dense.json")
     mask = make(study / "model", "layer", "0.5", tmp_path / "mask")
-    ticket = evaluate_checkpoint(study / "model", study / "windows", Settings(), names, mask, tmp_path / "dense.json")
+    ticket = evaluate_checkpoint(
+        Checkpoint.open(study / "model"), study / "windows", Settings(), names, mask, tmp_path / "dense.json"
+    )
     for found, kept in ((dense, None), (ticket, load_mask(mask))):
         perplexity, windows = published(masked_by_hand(study / "source", kept), tokenizer, LINES, LENGTH)
         assert found.perplexity == pytest.approx(perplexity, rel=1e-5)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from logical import logical_devices
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -43,7 +44,7 @@ def test_metrics_are_those_of_one_device(on, canonical_folder, calibration):
     folder, found = canonical_folder("llama"), []
     for count in (1, 2):
         with on(count):
-            found.append(evaluate_checkpoint(folder, calibration("llama"), SETTINGS, NAMES))
+            found.append(evaluate_checkpoint(Checkpoint.open(folder), calibration("llama"), SETTINGS, NAMES))
     one, two = found
     assert (one.execution, two.execution) == ("streamed", "sharded")
     assert two.device == "simgpu:0, simgpu:1"
@@ -56,7 +57,14 @@ def test_scores_are_those_of_one_device(criterion, on, canonical_folder, calibra
     for count in (1, 2):
         with on(count):
             output = tmp_path / str(count)
-            score_checkpoint(canonical_folder("llama"), criterion, output, Selection(), calibration("llama"), SETTINGS)
+            score_checkpoint(
+                Checkpoint.open(canonical_folder("llama")),
+                criterion,
+                output,
+                Selection(),
+                calibration("llama"),
+                SETTINGS,
+            )
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
@@ -65,7 +73,9 @@ def test_what_a_device_keeps_is_planned(canonical_folder):
     folder = canonical_folder("llama")
     manifest, kept = Manifest.read(folder / MANIFEST), 10**6
     plans = [
-        EvaluationPlanner(build_skeleton(folder, torch.float32), manifest, (), torch.float32, True, kept=bytes_)
+        EvaluationPlanner(
+            build_skeleton(Checkpoint.open(folder), torch.float32), manifest, (), torch.float32, True, kept=bytes_
+        )
         for bytes_ in (0, kept)
     ]
     sizes = BatchSizes(7, 7, 128)
@@ -99,6 +109,6 @@ def test_the_device_with_least_room_decides(monkeypatch, canonical_folder):
     monkeypatch.setattr(computing, "devices_named", lambda _: devices)
     monkeypatch.setattr(computing, "free_bytes", lambda device: 1000 - 500 * device.index)
     settings = replace(SETTINGS, device_memory=0.0)
-    assert Computing.of(settings, canonical_folder("llama")).limit == 450
+    assert Computing.of(settings, Checkpoint.open(canonical_folder("llama"))).limit == 450
     with pytest.raises(UserError, match=r"^execution: in-memory is for one device"):
-        Computing.of(replace(settings, execution="in-memory"), canonical_folder("llama"))
+        Computing.of(replace(settings, execution="in-memory"), Checkpoint.open(canonical_folder("llama")))

@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from structured import make
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.exporting.formats import export_ticket
@@ -28,7 +29,7 @@ def test_the_library_reads_the_ticket(dtype, tmp_path):
     save_tiny("qwen2", tmp_path / "source", dtype=dtype)
     load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "model")
     mask = make(tmp_path / "model", "layer", "0.7", tmp_path / "mask")
-    said = export_ticket("compressed-tensors", mask, tmp_path / "model", tmp_path / "ticket")
+    said = export_ticket("compressed-tensors", mask, Checkpoint.open(tmp_path / "model"), tmp_path / "ticket")
     expected = masked_by_hand(tmp_path / "source", load_mask(mask)).state_dict()
     config = json.loads((tmp_path / "ticket/config.json").read_text())["quantization_config"]["sparsity_config"]
     compressor = sparse.BitmaskCompressor(config=BitmaskConfig(**config))

@@ -13,6 +13,7 @@ from byhand import masked_by_hand
 from structured import make
 from tiny import save_tiny
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.exporting.formats import export_ticket
@@ -54,7 +55,7 @@ def test_plain_transformers_loads_the_ticket(architecture, ticket, source_folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, mask = ticket(architecture)
-    said = export_ticket("hf", mask, folder, tmp_path / "hf")
+    said = export_ticket("hf", mask, Checkpoint.open(folder), tmp_path / "hf")
     model, report = AutoModelForCausalLM.from_pretrained(
         tmp_path / "hf", local_files_only=True, output_loading_info=True
     )
@@ -86,7 +87,7 @@ def test_a_ticket_of_a_model_that_is_split_or_fused_on_load_comes_back(architect
     source, folder = save_small(architecture, tmp_path / "source"), tmp_path / "canonical"
     load_checkpoint(Source(str(source)), None, "auto", folder)
     mask = make(folder, "layer", "0.6", tmp_path / "mask")
-    export_ticket("hf", mask, folder, tmp_path / "hf")
+    export_ticket("hf", mask, Checkpoint.open(folder), tmp_path / "hf")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", local_files_only=True)
     by_hand = masked_by_hand(source, load_mask(mask))
     expected, found = by_hand.state_dict(), model.state_dict()
@@ -111,7 +112,7 @@ def test_bfloat16_and_blocks_of_a_tensor(tmp_path, monkeypatch):
     save_tiny("mixtral", tmp_path / "source", dtype=torch.bfloat16)
     load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "model")
     mask = make(tmp_path / "model", "global", "0.5", tmp_path / "mask")
-    export_ticket("hf", mask, tmp_path / "model", tmp_path / "hf")
+    export_ticket("hf", mask, Checkpoint.open(tmp_path / "model"), tmp_path / "hf")
     expected = masked_by_hand(tmp_path / "source", load_mask(mask)).state_dict()
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict()
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
@@ -126,7 +127,7 @@ def test_state_dict_of_torch_prune(selection, ticket, source_folder, token_ids, 
     from transformers import AutoModelForCausalLM
 
     folder, mask = ticket("qwen2", **selection)
-    said = export_ticket("torch-prune", mask, folder, tmp_path / "state.safetensors")
+    said = export_ticket("torch-prune", mask, Checkpoint.open(folder), tmp_path / "state.safetensors")
     state = safetensors.torch.load_file(tmp_path / "state.safetensors")
     model = AutoModelForCausalLM.from_pretrained(source_folder("qwen2")).eval()
     monkeypatch.chdir(tmp_path)
@@ -149,7 +150,7 @@ def test_masks_of_torch_prune_in_bfloat16(tmp_path):
     save_tiny("gpt2", tmp_path / "source", dtype=torch.bfloat16)
     load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "model")
     mask = make(tmp_path / "model", "global", "0.5", tmp_path / "mask")
-    export_ticket("torch-prune", mask, tmp_path / "model", tmp_path / "state")
+    export_ticket("torch-prune", mask, Checkpoint.open(tmp_path / "model"), tmp_path / "state")
     state = safetensors.torch.load_file(tmp_path / "state")
     for name, kept in load_mask(mask).items():
         assert state[f"{name}_mask"].dtype == torch.bfloat16
@@ -166,7 +167,7 @@ def test_bool_tensors_there_and_back(ticket, tmp_path):
     expected = load_mask(mask)
     assert plain.keys() == expected.keys()
     assert all(tensor.dtype == torch.bool and torch.equal(tensor, expected[name]) for name, tensor in plain.items())
-    import_plain(tmp_path / "plain", folder, tmp_path / "again")
+    import_plain(tmp_path / "plain", Checkpoint.open(folder), tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == mask.read_bytes()
 
 
@@ -178,7 +179,7 @@ def test_masks_of_other_tools(canonical_folder, tmp_path):
         "lm_head.weight": torch.rand((96, 32), generator=generator) > 0.5,
     }
     safetensors.torch.save_file(theirs, tmp_path / "theirs")
-    imported = import_plain(tmp_path / "theirs", folder, tmp_path / "mask", "wanda-elsewhere")
+    imported = import_plain(tmp_path / "theirs", Checkpoint.open(folder), tmp_path / "mask", "wanda-elsewhere")
     mask, found = read_mask(tmp_path / "mask"), load_mask(tmp_path / "mask")
     assert list(found) == ["model.embed_tokens.weight", "model.layers.2.mlp.up_proj.weight"]
     assert torch.equal(found["model.embed_tokens.weight"], theirs["lm_head.weight"])
@@ -211,7 +212,7 @@ def test_foreign_masks_that_do_not_fit(tensors, metadata, words, canonical_folde
     bools = {name: torch.ones(shape, dtype=torch.bool) for name, shape in tensors.items()}
     safetensors.torch.save_file(bools, tmp_path / "theirs", metadata)
     with pytest.raises(UserError, match=words) as caught:
-        import_plain(tmp_path / "theirs", canonical_folder("qwen2"), tmp_path / "mask")
+        import_plain(tmp_path / "theirs", Checkpoint.open(canonical_folder("qwen2")), tmp_path / "mask")
     assert str(caught.value).startswith(str(tmp_path / "theirs"))
     assert not (tmp_path / "mask").exists()
 
@@ -232,7 +233,7 @@ def test_formats_that_need_the_weights(kind, tmp_path):
 def test_a_mask_of_another_model_is_refused(kind, ticket, canonical_folder, tmp_path):
     _, mask = ticket("llama")
     with pytest.raises(UserError, match="mask of another model"):
-        export_ticket(kind, mask, canonical_folder("qwen2"), tmp_path / "out")
+        export_ticket(kind, mask, Checkpoint.open(canonical_folder("qwen2")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -240,14 +241,14 @@ def test_without_the_library_it_is_said_how_to_install_it(ticket, tmp_path, monk
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
     folder, mask = ticket("llama")
     with pytest.raises(UserError, match=r"pip install .* compressed-tensors==0\.14\.0\.1"):
-        export_ticket("compressed-tensors", mask, folder, tmp_path / "out")
+        export_ticket("compressed-tensors", mask, Checkpoint.open(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_dense_model_goes_through_the_same_door(canonical_folder, source_folder, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    said = export_ticket("hf", None, canonical_folder("mixtral"), tmp_path / "dense")
+    said = export_ticket("hf", None, Checkpoint.open(canonical_folder("mixtral")), tmp_path / "dense")
     assert str(said).endswith("the dense model")
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", local_files_only=True).state_dict()
     expected = AutoModelForCausalLM.from_pretrained(source_folder("mixtral"), local_files_only=True).state_dict()
@@ -264,7 +265,7 @@ def test_how_a_model_generates_travels(tmp_path):
     chosen = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, eos_token_id=[1, 2])
     chosen.save_pretrained(source)
     load_checkpoint(Source(str(source)), None, "auto", tmp_path / "model")
-    export_ticket("hf", None, tmp_path / "model", tmp_path / "hf")
+    export_ticket("hf", None, Checkpoint.open(tmp_path / "model"), tmp_path / "hf")
     found = GenerationConfig.from_pretrained(tmp_path / "hf")
     assert (found.do_sample, found.temperature, found.top_p) == (True, 0.6, 0.9)
     assert found.eos_token_id == [1, 2]

@@ -13,6 +13,7 @@ from structured import make
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.documents import Document
@@ -39,7 +40,7 @@ def study(tmp_path_factory):
     tiny_model("llama").save_pretrained(folder / "source")
     load_checkpoint(Source(str(folder / "source")), None, "auto", folder / "model")
     make(folder / "model", "layer", "0.5", folder / "mask")
-    export_ticket("hf", folder / "mask", folder / "model", folder / "ticket")
+    export_ticket("hf", folder / "mask", Checkpoint.open(folder / "model"), folder / "ticket")
     return folder
 
 
@@ -57,9 +58,16 @@ def rolling(model, texts):
 
 
 def ours(study, sequences, tmp_path):
-    evaluate_checkpoint(study / "model", sequences, Settings(device="cpu"), NAMES).write(tmp_path / "dense.json")
+    evaluate_checkpoint(Checkpoint.open(study / "model"), sequences, Settings(device="cpu"), NAMES).write(
+        tmp_path / "dense.json"
+    )
     return evaluate_checkpoint(
-        study / "model", sequences, Settings(device="cpu"), NAMES, study / "mask", tmp_path / "dense.json"
+        Checkpoint.open(study / "model"),
+        sequences,
+        Settings(device="cpu"),
+        NAMES,
+        study / "mask",
+        tmp_path / "dense.json",
     )
 
 

@@ -13,6 +13,7 @@ from byhand import masked_by_hand
 from safetensors import safe_open
 from structured import make, masks
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.smaller import export_smaller
@@ -50,7 +51,11 @@ def exported(unit_folder, tmp_path) -> Callable:
 
     def made(name: str, scope: str, criterion: str = "magnitude", dtype: torch.dtype = torch.float32):
         mask = make(unit_folder(name, dtype), scope, SPARSITY[scope], tmp_path / "mask", criterion)
-        return mask, tmp_path / "smaller", export_smaller(unit_folder(name, dtype), mask, tmp_path / "smaller")
+        return (
+            mask,
+            tmp_path / "smaller",
+            export_smaller(Checkpoint.open(unit_folder(name, dtype)), mask, tmp_path / "smaller"),
+        )
 
     return made
 
@@ -125,7 +130,7 @@ def test_kinds_of_layers_go_with_their_blocks(unit_folder, tmp_path):
 
     folder, stay = unit_folder("gemma2"), [0, 2, 3]
     mask = rewritten(make(folder, "blocks", "0", tmp_path / "mask"), prune_second)
-    export_smaller(folder, mask, tmp_path / "smaller")
+    export_smaller(Checkpoint.open(folder), mask, tmp_path / "smaller")
     before, after = (json.loads((place / "config.json").read_text()) for place in (folder, tmp_path / "smaller"))
     assert after["layer_types"] == [before["layer_types"][block] for block in stay]
     dense, smaller = (safetensors.torch.load_file(f / "model.safetensors") for f in (folder, tmp_path / "smaller"))
@@ -179,7 +184,7 @@ def test_bfloat16_tensors_are_slices(scope, exported, unit_source, monkeypatch, 
 def refuses(folder: Path, mask: Path, words: str) -> None:
     output = mask.parent / "out" / "smaller"
     with pytest.raises(UserError, match=words):
-        export_smaller(folder, mask, output)
+        export_smaller(Checkpoint.open(folder), mask, output)
     assert not output.parent.exists() or list(output.parent.iterdir()) == []
 
 
@@ -272,9 +277,9 @@ def test_folders_with_something_in_them_are_left_alone(unit_folder, tmp_path):
     mask = make(unit_folder("llama"), "heads", "0.3", tmp_path / "mask")
     output = tmp_path / "smaller"
     output.mkdir()
-    export_smaller(unit_folder("llama"), mask, output)  # empty: Snakemake makes it before the job
+    export_smaller(Checkpoint.open(unit_folder("llama")), mask, output)  # empty: Snakemake makes it before the job
     before = {path: path.read_bytes() for path in output.iterdir()}
     with pytest.raises(UserError, match="smaller: already exists"):
-        export_smaller(unit_folder("llama"), mask, output)
+        export_smaller(Checkpoint.open(unit_folder("llama")), mask, output)
     assert {path: path.read_bytes() for path in output.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

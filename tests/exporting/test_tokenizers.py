@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tokenizer import read_tokenizer as read_source
@@ -185,6 +186,6 @@ def test_an_exported_ticket_tokenises_as_its_source(name, kind, options, tmp_pat
     tokenizer.save_pretrained(tmp_path / "source")
     load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "canonical")
     mask = make(tmp_path / "canonical", "layer", "0.5", tmp_path / "mask.safetensors")
-    export_ticket("hf", mask, tmp_path / "canonical", tmp_path / "ticket")
+    export_ticket("hf", mask, Checkpoint.open(tmp_path / "canonical"), tmp_path / "ticket")
     source, ticket = (AutoTokenizer.from_pretrained(tmp_path / place) for place in ("source", "ticket"))
     assert encodings(ticket) == encodings(source)

@@ -10,6 +10,7 @@ from handmade import exact, mask_of, save_mask
 from structured import make
 
 from ltpipe.analysis.early_bird import EarlyBird
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -46,10 +47,14 @@ def place(canonical_folder, tmp_path_factory):
     ids = np.random.default_rng(0).integers(3, 90, (5, 12), dtype=np.int32)
     TokenSequences(ids, 17, 3, sha256_of(folder / TOKENIZER), "wikitext2").write(here / "ids")
     names = {"model": "tiny", "data": "words"}
-    evaluate_checkpoint(folder, here / "ids", Settings(), names, top_tokens=here / "top", top_k=4).write(here / "dense")
-    evaluate_checkpoint(folder, here / "ids", Settings(), names, mask, here / "dense").write(here / "ticket")
+    evaluate_checkpoint(
+        Checkpoint.open(folder), here / "ids", Settings(), names, top_tokens=here / "top", top_k=4
+    ).write(here / "dense")
+    evaluate_checkpoint(Checkpoint.open(folder), here / "ids", Settings(), names, mask, here / "dense").write(
+        here / "ticket"
+    )
     export_ticket("bool", mask, None, here / "plain")
-    export_ticket("hf", mask, folder, here / "hf")
+    export_ticket("hf", mask, Checkpoint.open(folder), here / "hf")
     manifest = Manifest.read(folder / MANIFEST)
     up = "model.layers.0.mlp.up_proj.weight"
     with score_writer(here / "scores", manifest, [up], "snip", True, {"precision": "float32"}) as deliver:

@@ -14,7 +14,7 @@ from ltpipe.analysis.early_bird_training import Drawing, watch_training
 from ltpipe.analysis.overlap_tables import overlap_tables
 from ltpipe.analysis.validation import validate_files
 from ltpipe.analysis.validation_table import validation_table
-from ltpipe.checkpoints.canonical import checked, open_weights, read_config
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
@@ -77,7 +77,7 @@ def tensors(file: TensorFile) -> dict[str, bytes]:
 
 
 def top(path: Path) -> TopTokens:
-    inputs = open_inputs(path.parent / "llama", path.parent / "text.sequences", None, None, None)
+    inputs = open_inputs(Checkpoint.open(path.parent / "llama"), path.parent / "text.sequences", None, None, None)
     return TopTokens.read(path, inputs.measured_on, inputs.sequences.size - len(inputs.sequences), 96)
 
 
@@ -99,12 +99,12 @@ def report(path: Path) -> list[str]:
 
 
 CHECKPOINT = (
-    Kept(f"llama/{WEIGHTS}", lambda path: tensors(open_weights(path.parent))),
+    Kept(f"llama/{WEIGHTS}", lambda path: tensors(Checkpoint.open(path.parent).weights)),
     Kept(f"llama/{MANIFEST}", Manifest.read),
-    Kept(f"llama/{CONFIG}", lambda path: read_config(path.parent)),
-    Kept(f"llama/{GENERATION_CONFIG}", lambda path: checked(path.parent, path.name)),
-    Kept(f"llama/{TOKENIZER}", lambda path: checked(path.parent, path.name)),
-    Kept(f"llama/{TOKENIZER_CONFIG}", lambda path: checked(path.parent, path.name)),
+    Kept(f"llama/{CONFIG}", lambda path: Checkpoint.open(path.parent).config),
+    Kept(f"llama/{GENERATION_CONFIG}", lambda path: Checkpoint.open(path.parent).verified(path.name)),
+    Kept(f"llama/{TOKENIZER}", lambda path: Checkpoint.open(path.parent).verified(path.name)),
+    Kept(f"llama/{TOKENIZER_CONFIG}", lambda path: Checkpoint.open(path.parent).verified(path.name)),
 )
 METRICS, SEQUENCES = Metrics.read, TokenSequences.read
 KINDS: dict[str, tuple[Kept, ...]] = {
@@ -172,17 +172,19 @@ def run(tmp_path_factory, source_folder) -> Path:
     for name in ("text", "calibration"):
         cut_sequences(documents, llama / TOKENIZER, 16, 4, " ", "data.text").write(root / f"{name}.sequences")
     text, histogram, mask = root / "text.sequences", root / "magnitude.histogram", root / "0.5.mask"
-    score_checkpoint(llama, "wanda", root / "wanda.scores", Selection(), root / "calibration.sequences", CPU)
-    count_checkpoint(llama, "magnitude", None, Selection()).write(histogram)
-    make_mask(llama, histogram, "layer", "0.5", mask)
-    make_mask(llama, histogram, "layer", "0.7", root / "0.7.mask")
-    make_mask(llama, histogram, "blocks", "0.4", root / "blocks.mask")
-    export_smaller(llama, root / "blocks.mask", root / "smaller")
+    score_checkpoint(
+        Checkpoint.open(llama), "wanda", root / "wanda.scores", Selection(), root / "calibration.sequences", CPU
+    )
+    count_checkpoint(Checkpoint.open(llama), "magnitude", None, Selection()).write(histogram)
+    make_mask(Checkpoint.open(llama), histogram, "layer", "0.5", mask)
+    make_mask(Checkpoint.open(llama), histogram, "layer", "0.7", root / "0.7.mask")
+    make_mask(Checkpoint.open(llama), histogram, "blocks", "0.4", root / "blocks.mask")
+    export_smaller(Checkpoint.open(llama), root / "blocks.mask", root / "smaller")
     _evaluations(root, llama, text, mask)
     names = ("llama", "text")
-    simulate_iterative_pruning(llama, histogram, text, CPU, 0.5, 2, 1, names, root / "simulation.safetensors").write(
-        root / "simulation.json"
-    )
+    simulate_iterative_pruning(
+        Checkpoint.open(llama), histogram, text, CPU, 0.5, 2, 1, names, root / "simulation.safetensors"
+    ).write(root / "simulation.json")
     refinement("llama", (root / "ticket.json",), "0.1", (), None).write(root / "round.json")
     masks = [mask, root / "0.7.mask"]
     write_csv(overlap_tables("llama", masks)[0], root / "overlap.csv")
@@ -201,14 +203,14 @@ def run(tmp_path_factory, source_folder) -> Path:
 def _evaluations(root: Path, llama: Path, text: Path, mask: Path) -> None:
     names, noise = {"model": "llama", "data": "text"}, Disturbance("noise-0.1", 0)
     tops, baseline = root / "top.safetensors", root / "baseline.json"
-    evaluate_checkpoint(llama, text, CPU, names, top_tokens=tops, top_k=4).write(baseline)
+    evaluate_checkpoint(Checkpoint.open(llama), text, CPU, names, top_tokens=tops, top_k=4).write(baseline)
     for name, given, disturbance in (
         ("ticket", mask, None),
         ("perturbed-dense", None, noise),
         ("perturbed-ticket", mask, noise),
     ):
         metrics = evaluate_checkpoint(
-            llama, text, CPU, names, given, baseline, top_tokens=tops, top_k=4, disturbance=disturbance
+            Checkpoint.open(llama), text, CPU, names, given, baseline, top_tokens=tops, top_k=4, disturbance=disturbance
         )
         metrics.write(root / f"{name}.json")
 

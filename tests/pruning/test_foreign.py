@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch.nn.utils import prune
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.exporting.plain import export_plain, import_plain
@@ -59,7 +60,7 @@ def test_read_the_same(form, forms, canonical_folder):
     assert fitted.checkpoint == manifest.fingerprint
     imported = forms / f"imported-{form}"
     if form != "ours":
-        import_plain(forms / form, canonical_folder("llama"), imported, "magnitude")
+        import_plain(forms / form, Checkpoint.open(canonical_folder("llama")), imported, "magnitude")
         assert read_any_mask(imported).kept == ours.kept
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.utils import prune
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
@@ -15,8 +16,8 @@ def test_same_masks_as_torch(scope, canonical_folder, source_folder, tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder = canonical_folder("llama")
-    count_checkpoint(folder, "magnitude", None, Selection()).write(tmp_path / "histogram")
-    make_mask(folder, tmp_path / "histogram", scope, "0.37", tmp_path / "mask")
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+    make_mask(Checkpoint.open(folder), tmp_path / "histogram", scope, "0.37", tmp_path / "mask")
     ours = load_mask(tmp_path / "mask")
 
     model = AutoModelForCausalLM.from_pretrained(source_folder("llama"))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning import allocations
 from ltpipe.pruning.build import make_mask
@@ -29,10 +30,10 @@ def add(tmp_path, monkeypatch):
 def mask(canonical_folder, tmp_path):
     """Function from a scope to the mask of half the weights of a tiny Llama."""
     folder, histogram = canonical_folder("llama"), tmp_path / "histogram"
-    count_checkpoint(folder, "magnitude", None, Selection()).write(histogram)
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(histogram)
 
     def made(scope):
-        make_mask(folder, histogram, scope, "0.5", tmp_path / "mask")
+        make_mask(Checkpoint.open(folder), histogram, scope, "0.5", tmp_path / "mask")
         return load_mask(tmp_path / "mask")
 
     return made

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
@@ -420,9 +421,9 @@ def test_the_stage_knows_what_a_row_is(
 ) -> None:
     """GPT-2 keeps [in, out], Mixtral [experts, out, in]; the patterns follow the inputs of each."""
     folder = canonical_folder(architecture)
-    histogram = count_checkpoint(folder, "magnitude", None, Selection())
+    histogram = count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection())
     histogram.write(tmp_path / "histogram")
-    made = make_mask(folder, tmp_path / "histogram", "2of4", "0.5", tmp_path / "mask")
+    made = make_mask(Checkpoint.open(folder), tmp_path / "histogram", "2of4", "0.5", tmp_path / "mask")
     assert (made.kept, made.total) == (histogram.total // 2, histogram.total)
     mask, file = read_mask(tmp_path / "mask"), TensorFile(folder / WEIGHTS)
     for name, shape in mask.shapes.items():
@@ -436,8 +437,10 @@ def test_the_stage_knows_what_a_row_is(
 
 def test_the_stage_gives_owl_its_blocks(canonical_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = canonical_folder("llama")
-    count_checkpoint(folder, "magnitude", None, Selection(include=["model.embed_tokens.weight"])).write(tmp_path / "h")
-    make_mask(folder, tmp_path / "h", "owl", "0.5", tmp_path / "mask")
+    count_checkpoint(
+        Checkpoint.open(folder), "magnitude", None, Selection(include=["model.embed_tokens.weight"])
+    ).write(tmp_path / "h")
+    make_mask(Checkpoint.open(folder), tmp_path / "h", "owl", "0.5", tmp_path / "mask")
     mask, manifest = read_mask(tmp_path / "mask"), Manifest.read(folder / MANIFEST)
     layout = Layout.of(manifest)
     density: dict[str | None, list[float]] = {}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sealed import rewritten
 from structured import make, masks, units_by_hand
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
@@ -267,9 +268,9 @@ def test_weights_that_changed_to_nan_are_refused(unit_folder, tmp_path):
     from ltpipe.pruning.build import make_mask
     from ltpipe.pruning.histogram import count_checkpoint
 
-    count_checkpoint(tmp_path / "model", "magnitude", None, Selection()).write(tmp_path / "histogram")
+    count_checkpoint(Checkpoint.open(tmp_path / "model"), "magnitude", None, Selection()).write(tmp_path / "histogram")
     tensors = safetensors.numpy.load_file(tmp_path / "model/model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
     save_weights(tmp_path / "model/model.safetensors", tensors)
     with pytest.raises(UserError, match=r"model.layers.1.mlp.up_proj.weight.* changed since it was counted"):
-        make_mask(tmp_path / "model", tmp_path / "histogram", "channels", "0.3", tmp_path / "mask")
+        make_mask(Checkpoint.open(tmp_path / "model"), tmp_path / "histogram", "channels", "0.3", tmp_path / "mask")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -26,7 +27,7 @@ def subject(canonical_folder, token_ids, tmp_path):
         folder = canonical_folder(architecture)
         file, manifest = TensorFile(folder / WEIGHTS), Manifest.read(folder / MANIFEST)
         fetch = ChangingFetch(fetch_from(file, None, CPU, torch.float32))
-        model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, streamed)
+        model = CausalModel(build_skeleton(Checkpoint.open(folder), torch.float32), manifest, fetch, CPU, streamed)
         names = Selection(exclude=exclude).names(manifest)
         weight = fetch_from(file, None, CPU, torch.float32)
         sizes = BatchSizes(len(ids), micro_batch, 10)

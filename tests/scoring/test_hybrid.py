@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -27,7 +28,9 @@ def parts(canonical_folder, tmp_path):
 
 def test_a_hybrid_is_the_weighted_sum_of_normalised_scores(parts, tmp_path):
     folder, path, values = parts
-    combine_scores(folder, "mix", [Part("magnitude", 0.25), Part(str(path), 3)], Selection(), tmp_path / "mix")
+    combine_scores(
+        Checkpoint.open(folder), "mix", [Part("magnitude", 0.25), Part(str(path), 3)], Selection(), tmp_path / "mix"
+    )
     file, weights = ScoreFile(tmp_path / "mix"), TensorFile(folder / WEIGHTS)
     magnitudes = {name: abs(weights.array(name).astype(np.float64)) for name in values}
     mean = np.concatenate([part.reshape(-1) for part in magnitudes.values()]).mean()
@@ -42,15 +45,15 @@ def test_what_cannot_be_combined_is_refused(parts, canonical_folder, tmp_path):
     folder, path, values = parts
     target = tmp_path / "mix"
     with pytest.raises(UserError, match="weight -1 of magnitude is not allowed; allowed are numbers above 0"):
-        combine_scores(folder, "mix", [Part("magnitude", -1)], Selection(), target)
+        combine_scores(Checkpoint.open(folder), "mix", [Part("magnitude", -1)], Selection(), target)
     with pytest.raises(UserError, match="scores of another model"):
-        combine_scores(canonical_folder("gpt2"), "mix", [Part(str(path), 1)], Selection(), target)
+        combine_scores(Checkpoint.open(canonical_folder("gpt2")), "mix", [Part(str(path), 1)], Selection(), target)
     manifest = Manifest.read(folder / MANIFEST)
     with score_writer(path, manifest, list(values), "mine", False, {}) as write:
         for name in values:
             write(name, np.zeros(manifest.tensors[name].shape, np.float32))
     with pytest.raises(UserError, match="are all zero, which cannot be normalised"):
-        combine_scores(folder, "mix", [Part(str(path), 1)], Selection(), target)
+        combine_scores(Checkpoint.open(folder), "mix", [Part(str(path), 1)], Selection(), target)
     with pytest.raises(UserError, match="2 scores have 1 weights; give each score one weight"):
         parts_of(["magnitude", str(path)], [1.0])
     assert not target.exists()

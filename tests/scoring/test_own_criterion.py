@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.pruning.scorefile import ScoreFile
@@ -33,7 +34,9 @@ def printed(tmp_path, monkeypatch):
 def test_the_printed_criterion_scores(canonical_folder, calibration, plain, token_ids, tmp_path):
     assert "curvature" in criterion_names()
     folder, path = canonical_folder("llama"), tmp_path / "scores"
-    score_checkpoint(folder, "curvature", path, Selection(), calibration("llama"), Settings(device="cpu"))
+    score_checkpoint(
+        Checkpoint.open(folder), "curvature", path, Selection(), calibration("llama"), Settings(device="cpu")
+    )
     found = ScoreFile(path)
     model, name = plain("llama"), found.names[0]
     weight, wanted = model.get_parameter(name), 0

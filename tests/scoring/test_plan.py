@@ -4,6 +4,7 @@ import pytest
 import torch
 from allocations import allocated_peak
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import manifest_of
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
@@ -76,7 +77,7 @@ def test_plan_against_the_profiler(architecture, criterion, subject, canonical_f
     """Of one walk: what else a stage does on the CPU, with files, is not on the device."""
     folder, rule = canonical_folder(architecture), scored_criterion(criterion)
     manifest, sizes = Manifest.read(folder / MANIFEST), BatchSizes(8, rule.batch or 4, 10)
-    skeleton, names = build_skeleton(folder, torch.float32), Selection().names(manifest)
+    skeleton, names = build_skeleton(Checkpoint.open(folder), torch.float32), Selection().names(manifest)
     planned = ScorePlanner(skeleton, manifest, names, rule, torch.float32, False).peak(sizes, 48).total
 
     ids = torch.randint(3, 90, (8, 48), generator=torch.Generator().manual_seed(1))
@@ -89,7 +90,7 @@ def test_plan_against_the_profiler(architecture, criterion, subject, canonical_f
 def test_what_does_not_fit_is_refused_with_what_it_needs(canonical_folder):
     folder = canonical_folder("llama")
     manifest = Manifest.read(folder / MANIFEST)
-    names, skeleton = Selection().names(manifest), build_skeleton(folder, torch.float32)
+    names, skeleton = Selection().names(manifest), build_skeleton(Checkpoint.open(folder), torch.float32)
     planner = ScorePlanner(skeleton, manifest, names, Snip, torch.float32, False)
     sizes, peak = planner.fit(BatchSizes(8, 8, 64), 48, 1e9)
     assert sizes == BatchSizes(8, 8, 64)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -31,7 +32,7 @@ def test_the_file_says_what_it_is_and_holds_what_the_criterion_found(
     for criterion in ("taylor", "grasp", "wanda", "synflow"):
         path = tmp_path / criterion
         options = {"iterations": 4} if criterion == "synflow" else {}
-        planned = score_checkpoint(folder, criterion, path, Selection(), sequences, SETTINGS, options)
+        planned = score_checkpoint(Checkpoint.open(folder), criterion, path, Selection(), sequences, SETTINGS, options)
         assert planned.total > 0
         file = ScoreFile(path)
         assert (file.criterion, file.signed) == (criterion, criterion == "grasp")
@@ -51,7 +52,12 @@ def test_the_file_says_what_it_is_and_holds_what_the_criterion_found(
 def test_same_bytes_whatever_the_micro_batch_where_each_sequence_counts(canonical_folder, calibration, tmp_path):
     for number, settings in enumerate((SETTINGS, Settings(device="cpu", micro_batch=2))):
         score_checkpoint(
-            canonical_folder("llama"), "fisher", tmp_path / str(number), Selection(), calibration("llama"), settings
+            Checkpoint.open(canonical_folder("llama")),
+            "fisher",
+            tmp_path / str(number),
+            Selection(),
+            calibration("llama"),
+            settings,
         )
     assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
 
@@ -78,7 +84,9 @@ def test_accumulators_exist_for_one_block_at_a_time(subject):
 
 def refused(match, folder, criterion, path, *, selection=None, sequences=None):
     with pytest.raises(UserError, match=match):
-        score_checkpoint(folder, criterion, path / "scores", selection or Selection(), sequences, SETTINGS)
+        score_checkpoint(
+            Checkpoint.open(folder), criterion, path / "scores", selection or Selection(), sequences, SETTINGS
+        )
     assert not [file for file in path.iterdir() if file.name != "llama.sequences"]
 
 
@@ -114,7 +122,7 @@ def test_negative_scores_of_a_criterion_without_sign_are_refused(canonical_folde
 
 def test_running_out_of_memory_begins_anew_with_less(canonical_folder, calibration, monkeypatch, caplog, tmp_path):
     folder, sequences = canonical_folder("llama"), calibration("llama")
-    score_checkpoint(folder, "snip", tmp_path / "whole", Selection(), sequences, SETTINGS)
+    score_checkpoint(Checkpoint.open(folder), "snip", tmp_path / "whole", Selection(), sequences, SETTINGS)
     add, calls = Snip.add, []
 
     def failing(self, weight, gradient):
@@ -126,7 +134,7 @@ def test_running_out_of_memory_begins_anew_with_less(canonical_folder, calibrati
 
     monkeypatch.setattr(Snip, "add", failing)
     settings = Settings(device="cpu", micro_batch=2)
-    score_checkpoint(folder, "snip", tmp_path / "halved", Selection(), sequences, settings)
+    score_checkpoint(Checkpoint.open(folder), "snip", tmp_path / "halved", Selection(), sequences, settings)
     assert "memory ran out" in caplog.text
     whole, halved = ScoreFile(tmp_path / "whole"), ScoreFile(tmp_path / "halved")
     for name in whole.names:

@@ -9,6 +9,7 @@ from architectures import save_small, small_model
 from torch import nn
 from torch.nn import functional
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import manifest_of, stored_tensors
 from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
@@ -163,7 +164,9 @@ def test_all_lists_of_blocks_are_scored_or_refused_in_one_line(tmp_path):
 
     def score(criterion):
         settings = Settings(device="cpu")
-        score_checkpoint(folder, criterion, tmp_path / criterion, Selection(), tmp_path / "sequences", settings)
+        score_checkpoint(
+            Checkpoint.open(folder), criterion, tmp_path / criterion, Selection(), tmp_path / "sequences", settings
+        )
 
     score("wanda")
     scores = ScoreFile(tmp_path / "wanda")

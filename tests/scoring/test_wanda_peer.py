@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Settings
 from ltpipe.pruning.build import make_mask
@@ -42,9 +43,11 @@ def test_same_masks_as_torchao(
 
     monkeypatch.setattr(Wanda, "combine", staticmethod(lambda weight, norms: weight.abs() * norms.square()))
     folder, scores = canonical_folder("llama"), tmp_path / "scores"
-    score_checkpoint(folder, "wanda", scores, Selection(), calibration("llama"), Settings(device="cpu"))
-    count_checkpoint(folder, "wanda", None, Selection(), scores).write(tmp_path / "histogram")
-    make_mask(folder, tmp_path / "histogram", scope, sparsity, tmp_path / "mask", scores)
+    score_checkpoint(
+        Checkpoint.open(folder), "wanda", scores, Selection(), calibration("llama"), Settings(device="cpu")
+    )
+    count_checkpoint(Checkpoint.open(folder), "wanda", None, Selection(), scores).write(tmp_path / "histogram")
+    make_mask(Checkpoint.open(folder), tmp_path / "histogram", scope, sparsity, tmp_path / "mask", scores)
     ours = load_mask(tmp_path / "mask")
 
     model = AutoModelForCausalLM.from_pretrained(source_folder("llama")).eval()

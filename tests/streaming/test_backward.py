@@ -8,6 +8,7 @@ import torch
 from byhand import masked_by_hand
 from tiny import ARCHITECTURES, some_quick, stands_in
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -56,7 +57,7 @@ class Forget:
 def opened(folder, mask=None, streamed=True):
     manifest = Manifest.read(folder / MANIFEST)
     fetch = fetch_from(TensorFile(folder / WEIGHTS), mask, CPU, torch.float32)
-    return CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, streamed)
+    return CausalModel(build_skeleton(Checkpoint.open(folder), torch.float32), manifest, fetch, CPU, streamed)
 
 
 def in_blocks(model):
@@ -111,8 +112,10 @@ def test_gradients_equal_a_plain_backward(architecture, streamed, source_folder,
 @pytest.mark.parametrize("architecture", some_quick(QUICK))
 def test_gradients_are_taken_at_masked_weights(architecture, source_folder, canonical_folder, token_ids, tmp_path):
     folder, path = canonical_folder(architecture), tmp_path / "mask.safetensors"
-    count_checkpoint(folder, "magnitude", None, Selection("all-weights")).write(tmp_path / "histogram.safetensors")
-    make_mask(folder, tmp_path / "histogram.safetensors", "global", "0.6", path)
+    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection("all-weights")).write(
+        tmp_path / "histogram.safetensors"
+    )
+    make_mask(Checkpoint.open(folder), tmp_path / "histogram.safetensors", "global", "0.6", path)
     sink, mask = ours(folder, token_ids, mask=read_mask(path)), load_mask(path)
     assert_close(sink, plain(source_folder(architecture), token_ids, mask)[0])
     for name in sink.weights.keys() & mask.keys():
@@ -154,7 +157,7 @@ def test_one_gradient_and_at_most_one_block_at_a_time(canonical_folder, token_id
             assert Watch.last is None or Watch.last() is None, "the gradient before is still there"
             Watch.last = weakref.ref(gradient.untyped_storage())
 
-    model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, CPU, True)
+    model = CausalModel(build_skeleton(Checkpoint.open(folder), torch.float32), manifest, fetch, CPU, True)
     walk_gradients(model, token_ids, 2, 10, in_blocks(model), Watch())
     assert max(map(len, alive)) == 1
     counts = Counter(name for name, _ in fetched)

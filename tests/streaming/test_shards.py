@@ -5,6 +5,7 @@ import torch
 from logical import logical_devices
 from tiny import ARCHITECTURES
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.tensorfile import TensorFile
@@ -27,7 +28,7 @@ def model_on(folder, device, devices=(), streamed=True, fetched=None):
             fetched.append(name)
         return fetch(name)
 
-    return CausalModel(build_skeleton(folder, FLOAT), manifest, noted, device, streamed, None, devices)
+    return CausalModel(build_skeleton(Checkpoint.open(folder), FLOAT), manifest, noted, device, streamed, None, devices)
 
 
 class Sum:

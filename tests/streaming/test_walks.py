@@ -6,6 +6,7 @@ import torch
 from architectures import small_config
 from tiny import tiny_tokenizer
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest, Walks
@@ -64,7 +65,7 @@ def plain_loss(source, ids, dtype="auto"):
 
 def evaluated(model, ids, **settings):
     settings = Settings(device="cpu", threads=1, **settings)
-    return evaluate_checkpoint(model, sequences(ids, model), settings, {"model": "m", "data": "d"})
+    return evaluate_checkpoint(Checkpoint.open(model), sequences(ids, model), settings, {"model": "m", "data": "d"})
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -117,7 +118,7 @@ def test_taylor_scores_of_blocks_that_share_a_dict_are_those_of_autograd(tmp_pat
             wanted[name] += (parameter * gradient).abs().detach().numpy() / len(ids)
     settings = Settings(device="cpu", threads=1, micro_batch=1)
     path = tmp_path / "scores"
-    score_checkpoint(model, "taylor", path, Selection(), sequences(ids, model), settings)
+    score_checkpoint(Checkpoint.open(model), "taylor", path, Selection(), sequences(ids, model), settings)
     file = ScoreFile(path)
     for name in names:
         np.testing.assert_allclose(file.array(name), wanted[name], rtol=1e-3, atol=1e-4 * wanted[name].max() + 1e-12)
@@ -134,7 +135,9 @@ def test_gradients_that_transformers_cannot_take_are_refused(tmp_path):
     model = loaded(saved(name, extra, tmp_path / "source"), tmp_path / "model")
     data, settings = sequences(tokens(2, 8), model), Settings(device="cpu", threads=1)
     with pytest.raises(UserError, match=r"RwkvForCausalLM has no gradients .*; choose a criterion without them"):
-        score_checkpoint(model, "taylor", tmp_path / "scores", Selection(include=["*.key.weight"]), data, settings)
+        score_checkpoint(
+            Checkpoint.open(model), "taylor", tmp_path / "scores", Selection(include=["*.key.weight"]), data, settings
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj"], ids=["table outside the blocks", "table in the blocks"])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 from trainings import CLASSES, SIDE, Toy, half_mask, image_set, settings, trained
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
@@ -326,7 +327,9 @@ def streamed_scores(folder, criterion, sequences, scratch):
     file, manifest = TensorFile(folder / WEIGHTS), Manifest.read(folder / MANIFEST)
     weight = fetch_from(file, None, torch.device("cpu"), torch.float32)
     fetch = ChangingFetch(weight)
-    model = CausalModel(build_skeleton(folder, torch.float32), manifest, fetch, torch.device("cpu"), True)
+    model = CausalModel(
+        build_skeleton(Checkpoint.open(folder), torch.float32), manifest, fetch, torch.device("cpu"), True
+    )
     rule, names, found = scored_criterion(criterion), Selection().names(manifest), {}
     if not rule.needs_data:
         sequences = torch.zeros((1, 2), dtype=torch.long)

@@ -18,7 +18,7 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import Scope, prune_count, scope_named
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.jsonfiles import read_json
+from ltpipe.runtime.jsonfiles import parse_json
 from ltpipe.runtime.progress import track
 
 _UNKNOWN = "scope '{}' is unknown here, so that its counts cannot be checked"
@@ -84,7 +84,7 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
         DamagedFileError: a file is no mask, or damaged.
     """
     model = Manifest.read(manifest)
-    settings = read_json(model.checked(config)) if config else None
+    settings = parse_json(config, model.verified(config)) if config else None
     verdicts: list[Verdict] = []
     links = track(sorted(map(_link, paths)), "validating", "mask")
     for _, chain in groupby(links, key=lambda link: link[0]):

@@ -1,40 +1,99 @@
-"""Reading a canonical checkpoint folder: nothing in it is taken without a look at its checksum."""
+"""A canonical checkpoint folder, opened once a job: nothing in it is taken without a look at its checksum."""
 
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import check_file
-from ltpipe.runtime.jsonfiles import read_json
+from ltpipe.runtime.jsonfiles import parse_json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
-def open_weights(folder: Path) -> TensorFile:
-    """The tensors of a canonical folder.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A canonical checkpoint. Its manifest is read when it is opened, everything else when it is first asked for.
 
-    Raises:
-        UserError: there are none.
-        DamagedFileError: they are not those of the load stage.
+    Attributes:
+        folder: where it is.
+        manifest: what is in it.
     """
-    file = TensorFile(folder / WEIGHTS)
-    if not file.has_digests:
-        raise DamagedFileError(f"{file.path}: without checksums, so not written by this version of ltpipe; {MEND}")
-    return file
 
+    folder: Path
+    manifest: Manifest
 
-def checked(folder: Path, name: str) -> Path:
-    """The path of a canonical folder's configuration, tokenizer or tokenizer configuration.
+    @classmethod
+    def open(cls, folder: Path) -> "Checkpoint":
+        """Open a canonical folder.
 
-    Raises:
-        UserError: it is missing, or the manifest is.
-        DamagedFileError: its content is another than the manifest says, or the manifest is damaged.
-    """
-    check_file(folder / name)  # before the manifest, which is not what the caller named
-    return Manifest.read(folder / MANIFEST).checked(folder / name)
+        Raises:
+            UserError: it has no manifest.
+            DamagedFileError: the manifest is damaged.
+        """
+        return cls(folder, Manifest.read(folder / MANIFEST))
 
+    @property
+    def fingerprint(self) -> str:
+        """See `Manifest.fingerprint`."""
+        return self.manifest.fingerprint
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a canonical folder's model; raises as `checked`."""
-    return read_json(checked(folder, CONFIG))
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The configuration of its model, not to be written to; raises as `verified`."""
+        path = self.folder / CONFIG
+        return parse_json(path, self.manifest.verified(path))
+
+    @property
+    def precision(self) -> str:
+        """The dtype that its configuration says its weights have.
+
+        Raises:
+            DamagedFileError: the configuration does not say it.
+        """
+        precision = self.config.get("dtype")
+        if precision not in ("float32", "bfloat16", "float16"):
+            raise DamagedFileError(f"{self.folder / CONFIG}: dtype is {precision!r}; {MEND}")
+        return str(precision)
+
+    @cached_property
+    def weights(self) -> TensorFile:
+        """Its tensors.
+
+        Raises:
+            UserError: there are none.
+            DamagedFileError: they are not those of the load stage.
+        """
+        file = TensorFile(self.folder / WEIGHTS)
+        if not file.has_digests:
+            raise DamagedFileError(f"{file.path}: without checksums, so not written by this version of ltpipe; {MEND}")
+        return file
+
+    def verified(self, name: str) -> Path:
+        """The path of its configuration, tokenizer or tokenizer configuration.
+
+        Raises:
+            UserError: it is missing.
+            DamagedFileError: its content is not what the manifest says.
+        """
+        self.manifest.verified(self.folder / name)
+        return self.folder / name
+
+    def transformers_config(self) -> "PretrainedConfig":
+        """Its configuration as transformers has it.
+
+        Raises:
+            DamagedFileError: it is of no model that transformers knows.
+        """
+        from transformers import AutoConfig
+
+        content = deepcopy(self.config)
+        try:
+            return AutoConfig.for_model(**content)
+        except Exception as error:  # a damaged configuration raises anything
+            raise DamagedFileError(f"{self.folder / CONFIG}: no model can be built ({error}); {MEND}") from None

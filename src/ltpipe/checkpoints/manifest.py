@@ -13,7 +13,7 @@ import numpy as np
 from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.files import check_file, sha256_of
+from ltpipe.runtime.files import check_file
 from ltpipe.runtime.jsonfiles import read_record, write_record
 
 FORMAT = 3
@@ -140,17 +140,18 @@ class Manifest:
                 reasons.setdefault(pattern, entry.left_out)
         return reasons
 
-    def checked(self, path: Path) -> Path:
-        """The path of a file beside the weights, after a look at its content.
+    def verified(self, path: Path) -> bytes:
+        """The content of a file beside the weights.
 
         Raises:
             UserError: there is no such file.
             DamagedFileError: its content is another than the manifest says.
         """
         check_file(path)
-        if self.files.get(path.name) != sha256_of(path):
+        content = path.read_bytes()
+        if self.files.get(path.name) != hashlib.sha256(content).hexdigest():
             raise DamagedFileError(f"{path}: damaged, does not match its checksum in {MANIFEST}; {MEND}")
-        return path
+        return content
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""

@@ -1,10 +1,9 @@
 """Conversations rendered as text by the model's own chat template."""
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltpipe.checkpoints.canonical import checked
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.runtime.errors import UserError
 
@@ -15,18 +14,18 @@ ROLE, CONTENT = "role", "content"
 
 
 class ChatTemplate:
-    """The chat template of a canonical folder's tokenizer, read only when a conversation needs it."""
+    """The chat template of a checkpoint's tokenizer, read only when a conversation needs it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
 
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":
         from ltpipe.checkpoints.tokenizer import read_tokenizer
 
         for name in (TOKENIZER, TOKENIZER_CONFIG):
-            checked(self._folder, name)
-        return read_tokenizer(self._folder, str(self._folder))
+            self._checkpoint.verified(name)
+        return read_tokenizer(self._checkpoint.folder, str(self._checkpoint.folder))
 
     def text(self, messages: list[Any], where: str) -> str:
         """Render a conversation as one text with transformers' `apply_chat_template`.

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.runtime.device import devices_named, free_bytes, is_out_of_memory
@@ -16,7 +16,6 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
 from ltpipe.runtime.threads import available_threads
 from ltpipe.streaming.shards import Spread
-from ltpipe.streaming.skeleton import stored_precision
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +66,12 @@ class Computing:
     limit: float
 
     @classmethod
-    def of(cls, settings: Settings, folder: Path, precision: str | None = None) -> "Computing":
-        """Make settings concrete for the checkpoint in `folder`, and let torch use the threads.
+    def of(cls, settings: Settings, checkpoint: Checkpoint, precision: str | None = None) -> "Computing":
+        """Make settings concrete for a checkpoint, and let torch use the threads.
 
         Args:
             settings: as configured.
-            folder: canonical checkpoint folder.
+            checkpoint: to compute with.
             precision: that the computation insists on.
 
         Raises:
@@ -88,7 +87,7 @@ class Computing:
             raise UserError(
                 "execution: in-memory is for one device; auto-shard keeps all weights too, leave execution out"
             )
-        wanted = stored_precision(folder) if settings.precision == "auto" else settings.precision
+        wanted = checkpoint.precision if settings.precision == "auto" else settings.precision
         limit = settings.device_memory * GIB or _USABLE * min(map(free_bytes, devices))
         return cls(devices, precision or wanted, settings.execution == "streamed", threads, limit)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens
 from ltpipe.evaluation.computing import Computing, Settings, halving
 from ltpipe.evaluation.inputs import Disturbance, Inputs, open_inputs
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(
-    folder: Path,
+    checkpoint: Checkpoint,
     sequences: Path,
     settings: Settings,
     names: Mapping[str, str],
@@ -45,7 +45,7 @@ def evaluate_checkpoint(
     """Evaluate a canonical checkpoint, masked if `mask` is given.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         sequences: token sequences that the checkpoint's tokenizer made.
         settings: how to evaluate.
         names: `model` and `data`, as they are to be called in the metrics.
@@ -58,10 +58,10 @@ def evaluate_checkpoint(
     Raises:
         UserError: mask, baseline or likeliest tokens belong to another model or text, or losses are not finite.
     """
-    inputs = open_inputs(folder, sequences, mask, baseline, disturbance)
+    inputs = open_inputs(checkpoint, sequences, mask, baseline, disturbance)
     perturbation = perturbation_named(disturbance.name, disturbance.seed) if disturbance else None
-    here = Computing.of(settings, folder)
-    skeleton = build_skeleton(folder, here.dtype)
+    here = Computing.of(settings, checkpoint)
+    skeleton = build_skeleton(checkpoint, here.dtype)
     masked = inputs.mask.bits if inputs.mask else ()
     count, length = inputs.sequences.shape
     vocabulary = skeleton.config.get_text_config().vocab_size
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     wanted = BatchSizes.generous(count, length, settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
 
-    fetch = fetch_from(open_weights(folder), inputs.mask, here.device, here.dtype, other_dtypes(skeleton, here.dtype))
+    fetch = fetch_from(checkpoint.weights, inputs.mask, here.device, here.dtype, other_dtypes(skeleton, here.dtype))
     if perturbation:
         fetch = perturbing(fetch, perturbation, inputs.perturbed, inputs.manifest)
     start = time.perf_counter()

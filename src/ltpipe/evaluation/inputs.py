@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.checkpoints.canonical import Checkpoint
+from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
@@ -32,15 +33,17 @@ class Disturbance:
     prunable: Selection = field(default_factory=Selection)
 
 
-def read_sequences(path: Path, folder: Path) -> tuple[TokenSequences, str]:
-    """Token sequences made with the tokenizer of a canonical checkpoint, and the SHA-256 of their file.
+def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, str]:
+    """Token sequences made with the tokenizer of a checkpoint, and the SHA-256 of their file.
 
     Raises:
         UserError: they were made with another tokenizer.
     """
-    data, manifest = TokenSequences.read(path), Manifest.read(folder / MANIFEST)
+    data, manifest = TokenSequences.read(path), checkpoint.manifest
     if data.tokenizer != manifest.files.get(TOKENIZER):
-        raise UserError(f"{path}: made with another tokenizer than that of {folder}; run the data stage with it")
+        raise UserError(
+            f"{path}: made with another tokenizer than that of {checkpoint.folder}; run the data stage with it"
+        )
     tied = frozenset(manifest.tied.values())  # an embedding may be stored as the head that it is tied to
     entries = manifest.tensors.items()
     embedded = [entry.shape[0] for name, entry in entries if "Embedding" in entry.module or name in tied]
@@ -69,15 +72,19 @@ class Inputs:
 
 
 def open_inputs(
-    folder: Path, sequences: Path, mask: Path | None, baseline: Path | None, disturbance: Disturbance | None
+    checkpoint: Checkpoint,
+    sequences: Path,
+    mask: Path | None,
+    baseline: Path | None,
+    disturbance: Disturbance | None,
 ) -> Inputs:
     """Read what an evaluation needs, and check it; see `evaluate_checkpoint`.
 
     Raises:
         UserError: mask, baseline or sequences belong to another model or text, or one of them is missing.
     """
-    manifest = Manifest.read(folder / MANIFEST)
-    data, digest = read_sequences(sequences, folder)
+    manifest = checkpoint.manifest
+    data, digest = read_sequences(sequences, checkpoint)
     measured_on = {"checkpoint": manifest.fingerprint, "sequences": digest}
     if (mask is None and disturbance is None) != (baseline is None):
         raise UserError(

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.canonical import open_weights
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.computing import Computing, Settings, halving
 from ltpipe.evaluation.inputs import read_sequences
 from ltpipe.evaluation.loss import TokenLosses, token_losses
@@ -31,7 +29,7 @@ from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
 
 
 def simulate_iterative_pruning(
-    folder: Path,
+    checkpoint: Checkpoint,
     histogram: Path,
     sequences: Path,
     settings: Settings,
@@ -46,7 +44,7 @@ def simulate_iterative_pruning(
     Streamed like any evaluation. One mask exists at a time, on disk; each iteration takes the same memory.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         histogram: of its magnitudes.
         sequences: token sequences that its tokenizer made.
         settings: how to compute.
@@ -62,11 +60,11 @@ def simulate_iterative_pruning(
     if batch < 1:
         raise UserError(f"batch: {batch} sequences are not allowed; allowed are 1 and more")
     schedule = exponential_schedule(target, rounds)
-    manifest, counted = Manifest.read(folder / MANIFEST), KeyHistogram.read(histogram)
-    loaded, digest = read_sequences(sequences, folder)
+    counted = KeyHistogram.read(histogram)
+    loaded, digest = read_sequences(sequences, checkpoint)
     input_ids = torch.from_numpy(loaded.input_ids[: BASELINE_BATCHES * batch].astype(np.int64))
     tickets = min(TICKET_BATCHES * batch, len(input_ids))
-    walk = _Walk(folder, manifest, counted.names, settings, input_ids)
+    walk = _Walk(checkpoint, counted.names, settings, input_ids)
 
     dense = walk.losses(None, len(input_ids))
     dense_loss = TokenLosses(dense.losses[:tickets], dense.correct[:tickets]).loss()
@@ -74,7 +72,7 @@ def simulate_iterative_pruning(
     for number, sparsity in enumerate(track(schedule, "simulating", "ticket"), 1):
         with temporary_folder(ticket) as place:
             path = place / "mask"
-            made = make_mask(folder, histogram, "global", repr(sparsity), path)
+            made = make_mask(checkpoint, histogram, "global", repr(sparsity), path)
             with PrivateMemory() as private:
                 found = walk.losses(read_mask(path), tickets)
             retention = performance_retention(dense_loss, found.loss())
@@ -98,7 +96,7 @@ def simulate_iterative_pruning(
             )
             if best == number - 1:
                 path.replace(ticket)
-    inputs = {"checkpoint": manifest.fingerprint, "sequences": digest, "histogram": sha256_of(histogram)}
+    inputs = {"checkpoint": checkpoint.fingerprint, "sequences": digest, "histogram": sha256_of(histogram)}
     return Simulation(
         model=names[0],
         data=names[1],
@@ -116,18 +114,18 @@ class _Walk:
     """Evaluates one model with one mask after the other."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, masked: tuple[str, ...], settings: Settings, input_ids: torch.Tensor
+        self, checkpoint: Checkpoint, masked: tuple[str, ...], settings: Settings, input_ids: torch.Tensor
     ) -> None:
-        self.here = Computing.of(settings, folder)
+        self.here = Computing.of(settings, checkpoint)
         here, self._input_ids = self.here, input_ids
-        skeleton = build_skeleton(folder, here.dtype)
+        skeleton, manifest = build_skeleton(checkpoint, here.dtype), checkpoint.manifest
         planner = EvaluationPlanner(
             skeleton, manifest, masked, here.dtype, here.accelerator, here.streamed, kept=here.kept(manifest)
         )
         count, length = input_ids.shape
         wanted = BatchSizes.generous(count, length, settings.micro_batch)
         self._sizes, _ = planner.fit(wanted, length, here.limit)
-        self._file = open_weights(folder)
+        self._file = checkpoint.weights
         self._mask: Mask | None = None
         self._others = other_dtypes(skeleton, here.dtype)
         self._model = CausalModel(

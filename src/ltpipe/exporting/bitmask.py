@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 
-from ltpipe.checkpoints.canonical import open_weights, read_config
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import STORED_NAMES
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
 from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.checkpoint import HubNames, as_arrays, foreseen_tensors, masked_parts
 from ltpipe.exporting.folder import Exported, copy_companions, origin, widest_first
@@ -22,13 +21,13 @@ from ltpipe.runtime.progress import track
 _WEIGHT = ".weight"
 
 
-def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
+def export_bitmask(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exported:
     """Write a ticket as a checkpoint whose masked matrices are kept as non-zero values, bit masks and row offsets.
 
     Each tensor is compressed twice, once to know its size; one is in memory at a time.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         mask_path: mask made from it.
         output: folder to write; absent or empty.
 
@@ -37,9 +36,9 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
             written then.
     """
     compressed = _compressor()
-    manifest = Manifest.read(folder / MANIFEST)
+    manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest)
-    weights, names = open_weights(folder), HubNames(folder, manifest)
+    weights, names = checkpoint.weights, HubNames(checkpoint)
     groups = names.groups(foreseen_tensors(weights))
     dense: list[str] = []
 
@@ -67,8 +66,8 @@ def export_bitmask(folder: Path, mask_path: Path, output: Path) -> Exported:
                     nbytes += tensor.nbytes
                     write(part, as_arrays(tensor))
         sparsity = 1 - mask.total_kept / mask.total if mask.total else 0.0
-        write_json(place / CONFIG, {**read_config(folder), **_compression(sparsity, ignored)})
-        copy_companions(folder, place)
+        write_json(place / CONFIG, {**checkpoint.config, **_compression(sparsity, ignored)})
+        copy_companions(checkpoint, place)
     parameters = (manifest.parameters, manifest.parameters)
     return Exported(output, parameters, (manifest.nbytes, nbytes), "smaller on disk; dense again when it is loaded")
 

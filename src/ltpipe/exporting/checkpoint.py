@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ltpipe.checkpoints.canonical import open_weights, read_config
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import STORED_NAMES
 from ltpipe.checkpoints.header import TORCH_NAMES
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
+from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import tensor_writer
@@ -31,9 +31,9 @@ class HubNames:
     What `save_pretrained` does to a whole model is done to as few tensors at a time as belong together.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._model: nn.Module = build_skeleton(folder, torch.float32)
-        self._manifest = manifest
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._model: nn.Module = build_skeleton(checkpoint, torch.float32)
+        self._manifest = checkpoint.manifest
 
     def parts(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors that some of the live model become, by name; themselves where only a name changes."""
@@ -64,23 +64,23 @@ class HubNames:
         return [tuple(group) for group in groups.values()]
 
 
-def export_checkpoint(folder: Path, mask_path: Path | None, output: Path) -> Exported:
+def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> Exported:
     """Write a ticket, or the dense model, as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
 
     Tensors are streamed; only those that transformers stores in parts (fused experts) or puts together are in memory,
     one or those of one block at a time.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         mask_path: mask made from it; None prunes nothing.
         output: folder to write; absent or empty.
 
     Raises:
         UserError: the mask is of another model, or the folder holds something. Nothing is written then.
     """
-    manifest = Manifest.read(folder / MANIFEST)
+    manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest) if mask_path else _nothing_pruned(manifest)
-    weights, names = open_weights(folder), HubNames(folder, manifest)
+    weights, names = checkpoint.weights, HubNames(checkpoint)
     groups = names.groups(foreseen_tensors(weights))
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
@@ -92,8 +92,8 @@ def export_checkpoint(folder: Path, mask_path: Path | None, output: Path) -> Exp
             for group in track(groups, "exporting"):
                 for part, chunks in _contents(weights, mask, names, group):
                     write(part, chunks)
-        write_json(place / CONFIG, read_config(folder))
-        copy_companions(folder, place)
+        write_json(place / CONFIG, checkpoint.config)
+        copy_companions(checkpoint, place)
     pruned = mask.total - mask.total_kept
     note = f"it does not shrink: {pruned:,} pruned weights are stored as zeros" if mask_path else "the dense model"
     return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, manifest.nbytes), note)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import checked
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.layout import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.pruning.masks import Mask
@@ -53,12 +53,12 @@ def widest_first(name: str, dtype: str) -> tuple[int, bytes]:
     return -np.dtype(STORAGE[dtype]).itemsize, name.encode()
 
 
-def copy_companions(folder: Path, output: Path) -> None:
-    """Copy the tokenizer of a canonical folder, and how its model generates.
+def copy_companions(checkpoint: Checkpoint, output: Path) -> None:
+    """Copy the tokenizer of a checkpoint, and how its model generates.
 
     Raises:
         UserError: it is not there.
         DamagedFileError: it is not what the load stage wrote.
     """
     for name in (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG):
-        shutil.copyfile(checked(folder, name), output / name)
+        shutil.copyfile(checkpoint.verified(name), output / name)

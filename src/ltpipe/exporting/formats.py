@@ -4,19 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.exporting.folder import Exported
 from ltpipe.runtime.errors import UserError
 
 Format = Literal["hf", "bool", "torch-prune", "compressed-tensors", "smaller"]
 
 
-def export_ticket(kind: Format, mask: Path | None, checkpoint: Path | None, output: Path) -> Exported:
+def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None, output: Path) -> Exported:
     """Write a ticket in a format (docs/export.md).
 
     Args:
         kind: the format.
         mask: mask file; None writes the dense model, which only `hf` can.
-        checkpoint: canonical checkpoint folder that it was made from; `bool` needs none.
+        checkpoint: that it was made from; `bool` needs none.
         output: file (`bool`, `torch-prune`) or folder to write.
 
     Raises:
@@ -35,13 +36,13 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Path | None, outp
     return _of_ticket(kind)(_weights(kind, checkpoint), mask, output)
 
 
-def _weights(kind: Format, checkpoint: Path | None) -> Path:
+def _weights(kind: Format, checkpoint: Checkpoint | None) -> Checkpoint:
     if checkpoint is None:
         raise UserError(f"format {kind} needs the weights: give --checkpoint FOLDER; format bool is the mask alone")
     return checkpoint
 
 
-def _of_ticket(kind: Format) -> Callable[[Path, Path, Path], Exported]:
+def _of_ticket(kind: Format) -> Callable[[Checkpoint, Path, Path], Exported]:
     if kind == "torch-prune":
         from ltpipe.exporting.torch_prune import export_torch_prune as export
     elif kind == "compressed-tensors":

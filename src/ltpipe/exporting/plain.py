@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, origin
@@ -46,12 +45,12 @@ def export_plain(mask_path: Path, output: Path) -> Exported:
     return Exported(output, (mask.total, mask.total), (packed, mask.total), note)
 
 
-def import_plain(path: Path, folder: Path, output: Path, criterion: str | None = None) -> Imported:
+def import_plain(path: Path, checkpoint: Checkpoint, output: Path, criterion: str | None = None) -> Imported:
     """Write a mask in any form (`read_any_mask`) as one of a checkpoint. What we exported comes back byte for byte.
 
     Args:
         path: of the file.
-        folder: canonical checkpoint folder.
+        checkpoint: that the mask is for.
         output: mask to write.
         criterion: what the mask's criterion is to be called; None takes what the file says.
 
@@ -59,7 +58,7 @@ def import_plain(path: Path, folder: Path, output: Path, criterion: str | None =
         UserError: a tensor is no parameter of the checkpoint or has another shape, or the file says that it is of
             another checkpoint.
     """
-    manifest, foreign = Manifest.read(folder / MANIFEST), read_any_mask(path)
+    manifest, foreign = checkpoint.manifest, read_any_mask(path)
     if foreign.checkpoint:
         foreign.check_made_for(manifest.fingerprint, path)
     mask = adopted(foreign, manifest, str(path))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import open_weights, read_config
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
+from ltpipe.checkpoints.canonical import Checkpoint
+from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -26,14 +26,14 @@ from ltpipe.runtime.jsonfiles import write_json
 _COPIED = 1 << 22  # elements that are copied at a time
 
 
-def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
+def export_smaller(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exported:
     """Write the ticket of a structured mask as a checkpoint that has no pruned units.
 
     The result loads with plain `AutoModelForCausalLM.from_pretrained` and computes what the masked model computes, up
     to the order of sums. Tensors are copied a few rows at a time.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         mask_path: mask of scope heads, channels or blocks, made from it.
         output: folder to write; absent or empty.
 
@@ -41,20 +41,20 @@ def export_smaller(folder: Path, mask_path: Path, output: Path) -> Exported:
         UserError: the mask is of another model or not of whole units, or no configuration of the architecture
             describes what would be left. Nothing is written then.
     """
-    manifest, config = Manifest.read(folder / MANIFEST), read_config(folder)
+    manifest, config = checkpoint.manifest, checkpoint.config
     mask = read_mask_for(mask_path, manifest)
     _check_exported(mask, mask_path, manifest.architecture)
     found = families(mask.scope, manifest, config, mask.shapes)
     kept = units_of(mask, found)
     smaller_config = _smaller_config(mask.scope, manifest.architecture, config, kept)
-    weights = open_weights(folder)
+    weights = checkpoint.weights
     names = _new_names(weights, manifest, kept) if mask.scope == "blocks" else {name: name for name in weights.specs}
     lines = {} if mask.scope == "blocks" else _lines(found, kept)
     tensors = [_smaller(weights, name, new, *lines.get(name, (0, None))) for name, new in names.items()]
     with atomic_folder(output) as place:
         write_tensors(place / WEIGHTS, tensors, origin(mask))
         write_json(place / CONFIG, smaller_config)
-        copy_companions(folder, place)
+        copy_companions(checkpoint, place)
     buffers = {new for name, new in names.items() if manifest.tensors[name].buffer}
     parameters = sum(prod(tensor.shape) for tensor in tensors if tensor.name not in buffers)
     nbytes = sum(tensor.nbytes for tensor in tensors)

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.header import STORAGE
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, origin, widest_first
@@ -20,23 +18,23 @@ _ONE = {"BF16": 0x3F80}
 """1 where the storage dtype holds bit patterns."""
 
 
-def export_torch_prune(folder: Path, mask_path: Path, output: Path) -> Exported:
+def export_torch_prune(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exported:
     """Write the state dict of the model after `prune.custom_from_mask` on every masked parameter, as safetensors.
 
     Originals are the dense weights, so that nothing is lost. Masks have the dtype of their weights, as torch has them.
     Tied parameters stand under each of their names, as a state dict has them.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         mask_path: mask made from it.
         output: safetensors file to write.
 
     Raises:
         UserError: the mask is of another model.
     """
-    manifest = Manifest.read(folder / MANIFEST)
+    manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest)
-    weights = open_weights(folder)
+    weights = checkpoint.weights
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]
     tensors.sort(key=lambda tensor: widest_first(tensor.name, tensor.dtype))

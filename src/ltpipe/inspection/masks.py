@@ -8,9 +8,7 @@ from typing import Any
 
 from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
 from ltpipe.analysis.validation import Verdict, validate, validate_alone
-from ltpipe.checkpoints.canonical import read_config
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.inspection.description import Description, Listing, describe_file
 from ltpipe.pruning.foreign import read_any_mask
@@ -78,7 +76,8 @@ def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
         return _verdict(verdict) | {
             "looked at": "only the mask; use --checkpoint FOLDER to check for dead rows and heads too"
         }
-    verdict = validate(mask, Manifest.read(checkpoint / MANIFEST), read_config(checkpoint))
+    model = Checkpoint.open(checkpoint)
+    verdict = validate(mask, model.manifest, model.config)
     facts = _verdict(verdict)
     if (found := verdict.structure) is not None:
         facts |= {"dead rows": found.dead_rows, "rows": found.rows, "dead heads": found.dead_heads}

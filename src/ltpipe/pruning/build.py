@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import read_config
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning.by_scope import cutter_for, packing_bytes
 from ltpipe.pruning.cutters import Cutter
@@ -39,7 +37,7 @@ class Made:
 
 
 def make_mask(
-    folder: Path,
+    checkpoint: Checkpoint,
     histogram: Path,
     scope: str,
     sparsity: str,
@@ -47,10 +45,10 @@ def make_mask(
     scores: Path | None = None,
     options: Given = _NONE,
 ) -> Made:
-    """Make the mask of one sparsity from a canonical checkpoint and the histogram that was counted on it.
+    """Make the mask of one sparsity from a checkpoint and the histogram that was counted on it.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         histogram: of its scores.
         scope: where weights compete.
         sparsity: fraction to prune.
@@ -63,19 +61,20 @@ def make_mask(
             of the scope.
     """
     counted = KeyHistogram.read(histogram)
-    manifest = Manifest.read(folder / MANIFEST)
-    if counted.checkpoint != manifest.fingerprint:
-        raise UserError(f"{histogram}: counted on another model than {folder}; run the histogram stage on this one")
-    keys = rank_keys(folder, manifest.fingerprint, counted.criterion, counted.seed, counted.names, scores)
+    if counted.checkpoint != checkpoint.fingerprint:
+        raise UserError(
+            f"{histogram}: counted on another model than {checkpoint.folder}; run the histogram stage on this one"
+        )
+    keys = rank_keys(checkpoint, counted.criterion, counted.seed, counted.names, scores)
     planned = packing_bytes(counted.bits, scope, max(counted.sizes))
     found = scope_named(scope)
     chosen: Any = options_of(found.options, options, f"scope {scope}")
     cutter: Cutter
     if isinstance(found, Units):
-        cutter = cut_units(manifest, read_config(folder), keys, scope, sparsity)
+        cutter = cut_units(checkpoint.manifest, checkpoint.config, keys, scope, sparsity)
     else:
         _check_counted(keys, counted)
-        cutter = cutter_for(scope, sparsity, keys, counted, Layout.of(manifest), chosen)
+        cutter = cutter_for(scope, sparsity, keys, counted, Layout.of(checkpoint.manifest), chosen)
     given = {"scope": as_given(chosen), "criterion": {} if scores is None else ScoreFile(scores).options}
     kept = write_cut(output, counted, scope, sparsity, cutter, {what: each for what, each in given.items() if each})
     return Made(kept, counted.total, cutter.tied, planned)

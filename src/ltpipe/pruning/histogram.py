@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -124,12 +123,12 @@ class KeyHistogram:
 
 
 def count_checkpoint(
-    folder: Path, criterion: str, seed: int | None, selection: Selection, scores: Path | None = None
+    checkpoint: Checkpoint, criterion: str, seed: int | None, selection: Selection, scores: Path | None = None
 ) -> KeyHistogram:
-    """Count the keys that a criterion gives the selected weights of a canonical checkpoint.
+    """Count the keys that a criterion gives the selected weights of a checkpoint.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: to count.
         criterion: name of the criterion.
         seed: of a stochastic criterion.
         selection: of the weights.
@@ -139,10 +138,9 @@ def count_checkpoint(
         UserError: the criterion is unknown, the selection is empty, the scores are of another model or criterion, or
             one is not finite.
     """
-    manifest = Manifest.read(folder / MANIFEST)
-    names = selection.names(manifest)
-    keys = rank_keys(folder, manifest.fingerprint, criterion, seed, names, scores)
-    return count_keys(keys, manifest.fingerprint, criterion, seed)
+    names = selection.names(checkpoint.manifest)
+    keys = rank_keys(checkpoint, criterion, seed, names, scores)
+    return count_keys(keys, checkpoint.fingerprint, criterion, seed)
 
 
 def streaming_bytes(bits: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import open_weights
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.checkpoints.tensorwriter import tensor_writer
@@ -142,17 +142,17 @@ def score_keys(scores: Weights, names: Sequence[str], signed: bool) -> RankKeys:
 
 
 def rank_keys(
-    folder: Path, fingerprint: str, criterion: str, seed: int | None, names: Sequence[str], scores: Path | None
+    checkpoint: Checkpoint, criterion: str, seed: int | None, names: Sequence[str], scores: Path | None
 ) -> RankKeys:
-    """Rank keys of weights of a canonical checkpoint: from their scores, or from the weights where there are none.
+    """Rank keys of weights of a checkpoint: from their scores, or from the weights where there are none.
 
     Raises:
         UserError: the scores are of another checkpoint or criterion, or the criterion cannot do without.
     """
     if scores is None:
-        return criterion_named(criterion).keys(open_weights(folder), names, seed)
+        return criterion_named(criterion).keys(checkpoint.weights, names, seed)
     file = ScoreFile(scores)
-    file.check_made_for(fingerprint)
+    file.check_made_for(checkpoint.fingerprint)
     if file.criterion != criterion:
         raise UserError(f"{scores}: scores of criterion '{file.criterion}', expected '{criterion}'")
     return file.keys(names)

@@ -46,7 +46,18 @@ def read_object(text: str) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object (`read_object`); errors name the file if it is missing or damaged."""
-    return _parsed(path, _read(path))
+    return parse_json(path, _read(path))
+
+
+def parse_json(path: Path, text: bytes) -> dict[str, Any]:
+    """Parse what a JSON file holds: an object (`read_object`); `path` is for messages."""
+    try:
+        content = read_object(text.decode())
+    except ValueError as error:
+        raise DamagedFileError(f"{path}: not valid JSON ({error}); {MEND_ANY}") from None
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path}: contains a JSON {type(content).__name__}, expected an object; {MEND_ANY}")
+    return content
 
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
@@ -72,7 +83,7 @@ def read_record(path: Path) -> dict[str, Any]:
         DamagedFileError: the file is not a record, or it changed.
     """
     text = _read(path)
-    content = _parsed(path, text)
+    content = parse_json(path, text)
     start = text.rfind(b',\n "sha256": "')
     seal = _SEAL.fullmatch(text, max(start, 0))
     if content.pop("sha256", None) is None:
@@ -86,13 +97,3 @@ def read_record(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> bytes:
     check_file(path)
     return path.read_bytes()
-
-
-def _parsed(path: Path, text: bytes) -> dict[str, Any]:
-    try:
-        content = read_object(text.decode())
-    except ValueError as error:
-        raise DamagedFileError(f"{path}: not valid JSON ({error}); {MEND_ANY}") from None
-    if not isinstance(content, dict):
-        raise DamagedFileError(f"{path}: contains a JSON {type(content).__name__}, expected an object; {MEND_ANY}")
-    return content

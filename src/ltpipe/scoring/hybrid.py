@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.canonical import open_weights
-from ltpipe.checkpoints.layout import MANIFEST
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
 from ltpipe.pruning.scores import Weights, float32_keys
@@ -40,14 +38,16 @@ def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
     return [Part(*pair) for pair in zip(scores, weights, strict=True)]
 
 
-def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Selection, output: Path) -> None:
+def combine_scores(
+    checkpoint: Checkpoint, name: str, parts: Sequence[Part], selection: Selection, output: Path
+) -> None:
     """Write the scores Σ_i weight_i · s_i / mean|s_i|, means over all selected weights, in float64.
 
     So every criterion has a mean magnitude of 1 before it is weighted, whatever its unit. Extra memory is a few
     copies of the largest tensor.
 
     Args:
-        folder: canonical checkpoint folder that all scores are of.
+        checkpoint: that all scores are of.
         name: of the hybrid.
         parts: what it is made of.
         selection: of the weights.
@@ -56,9 +56,9 @@ def combine_scores(folder: Path, name: str, parts: Sequence[Part], selection: Se
     Raises:
         UserError: a score file is of another model, a weight is not positive, or the scores of a part are all zero.
     """
-    manifest = Manifest.read(folder / MANIFEST)
+    manifest = checkpoint.manifest
     names = selection.names(manifest)
-    scored = [_scored(folder, manifest, part) for part in parts]
+    scored = [_scored(checkpoint, part) for part in parts]
     combined = combine(name, scored, names)
     options: dict[str, Mapping[str, Any]] = {}
     for part in scored:
@@ -115,10 +115,10 @@ def magnitudes(weights: Weights, name: str) -> np.ndarray:
     return bits.view(np.float32).reshape(weights.spec(name).shape)
 
 
-def _scored(folder: Path, manifest: Manifest, part: Part) -> Scored:
+def _scored(checkpoint: Checkpoint, part: Part) -> Scored:
     if part.scores == MAGNITUDE:
-        return Scored(part.scores, partial(magnitudes, open_weights(folder)), False, part.weight)
+        return Scored(part.scores, partial(magnitudes, checkpoint.weights), False, part.weight)
     file = ScoreFile(Path(part.scores))
-    file.check_made_for(manifest.fingerprint)
+    file.check_made_for(checkpoint.fingerprint)
     options = {file.criterion: file.options} if file.options else {}
     return Scored(part.scores, file.array, file.signed, part.weight, options)

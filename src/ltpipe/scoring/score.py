@@ -6,8 +6,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from ltpipe.checkpoints.canonical import open_weights
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import Computing, Settings, halving
@@ -28,7 +27,7 @@ _NO_DATA = np.zeros((1, 2), np.int32)  # a criterion without data needs a token 
 
 
 def score_checkpoint(
-    folder: Path,
+    checkpoint: Checkpoint,
     criterion: str,
     output: Path,
     selection: Selection,
@@ -39,7 +38,7 @@ def score_checkpoint(
     """Score the selected weights of a canonical checkpoint, and write the score file.
 
     Args:
-        folder: canonical checkpoint folder.
+        checkpoint: of the model.
         criterion: name of one with a score stage.
         output: safetensors file to write.
         selection: of the weights.
@@ -56,24 +55,24 @@ def score_checkpoint(
     """
     rule = scored_criterion(criterion)
     chosen = criterion_options(criterion, options, criterion)
-    manifest = Manifest.read(folder / MANIFEST)
+    manifest = checkpoint.manifest
     names = _in_blocks(selection.names(manifest), manifest, rule, criterion)
-    input_ids, digest = _calibration(folder, rule, criterion, sequences)
-    here = Computing.of(settings, folder, rule.precision)
+    input_ids, digest = _calibration(checkpoint, rule, criterion, sequences)
+    here = Computing.of(settings, checkpoint, rule.precision)
 
-    skeleton, kept = build_skeleton(folder, here.dtype), here.kept(manifest)
+    skeleton, kept = build_skeleton(checkpoint, here.dtype), here.kept(manifest)
     planner = ScorePlanner(skeleton, manifest, names, rule, here.dtype, here.accelerator, here.streamed, kept, chosen)
     count, length = input_ids.shape
     wanted = BatchSizes.generous(count, length, rule.batch or settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
 
-    file = open_weights(folder)
+    file = checkpoint.weights
     weight = fetch_from(file, None, torch.device("cpu"), torch.float32)
     fetch = ChangingFetch(fetch_from(file, None, here.device, here.dtype, other_dtypes(skeleton, here.dtype)))
     details = {"precision": here.precision, "sequences": digest}
 
     def attempt(sizes: BatchSizes) -> None:
-        skeleton = build_skeleton(folder, here.dtype)
+        skeleton = build_skeleton(checkpoint, here.dtype)
         model = CausalModel(skeleton, manifest, fetch, here.device, here.streamed, planner.division, here.shards)
         with score_writer(output, manifest, names, criterion, rule.signed, details, as_given(chosen)) as write:
             subject = StreamedSubject(model, fetch, names, input_ids, sizes, weight, output.parent, chosen)
@@ -106,12 +105,12 @@ def _in_blocks(names: tuple[str, ...], manifest: Manifest, rule: type[Criterion]
 
 
 def _calibration(
-    folder: Path, rule: type[Criterion], criterion: str, sequences: Path | None
+    checkpoint: Checkpoint, rule: type[Criterion], criterion: str, sequences: Path | None
 ) -> tuple[torch.Tensor, str]:
     """The sequences, int64, and the SHA-256 of their file."""
     if not rule.needs_data:
         return torch.from_numpy(_NO_DATA.astype(np.int64)), ""
     if sequences is None:
         raise UserError(f"criterion '{criterion}' needs calibration data: give --sequences")
-    data, digest = read_sequences(sequences, folder)
+    data, digest = read_sequences(sequences, checkpoint)
     return torch.from_numpy(data.input_ids.astype(np.int64)), digest

@@ -2,14 +2,13 @@
 
 import re
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ltpipe.checkpoints.canonical import checked, read_config
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.layout import CONFIG
 from ltpipe.runtime.errors import MEND, DamagedFileError
 
@@ -17,20 +16,18 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def build_skeleton(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
-    """The model of a canonical checkpoint folder, in eval mode: parameters without storage, buffers with values.
+def build_skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> "PreTrainedModel":
+    """The model of a checkpoint, in eval mode: parameters without storage, buffers with values.
 
     Raises:
-        UserError: the configuration or the manifest is missing.
-        DamagedFileError: one of them is damaged, or the configuration is of no model that transformers knows.
+        UserError: the configuration is missing.
+        DamagedFileError: it is damaged, or of no model that transformers knows.
     """
-    from transformers import AutoConfig
-
-    checked(folder, CONFIG)
+    config = checkpoint.transformers_config()
     try:
-        return skeleton_of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False), dtype)
+        return skeleton_of(config, dtype)
     except Exception as error:  # a damaged configuration raises anything
-        raise DamagedFileError(f"{folder / CONFIG}: no model can be built ({error}); {MEND}") from None
+        raise DamagedFileError(f"{checkpoint.folder / CONFIG}: no model can be built ({error}); {MEND}") from None
 
 
 def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
@@ -79,15 +76,3 @@ class _EmptyOnMeta(TorchFunctionMode):
 def _elements(size: tuple, named: dict[str, Any]) -> int:
     size = size or (named.get("size", ()),)
     return prod(size[0] if isinstance(size[0], tuple | list) else size)
-
-
-def stored_precision(folder: Path) -> str:
-    """The dtype in which a canonical checkpoint is kept, as its configuration says.
-
-    Raises:
-        DamagedFileError: the configuration does not say it.
-    """
-    precision = read_config(folder).get("dtype")
-    if precision not in ("float32", "bfloat16", "float16"):
-        raise DamagedFileError(f"{folder / CONFIG}: dtype is {precision!r}; {MEND}")
-    return precision

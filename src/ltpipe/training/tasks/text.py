@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ltpipe.checkpoints.canonical import checked, open_weights
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import manifest_of
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER
-from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.layout import TOKENIZER
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.conversations import ChatTemplate
@@ -107,27 +106,25 @@ class TextTask(ConfiguredTask):
         """
         if unknown := sorted(prunable.keys() - (allowed := [each.name for each in fields(Selection)])):
             raise UserError(f"{key}: prunable.{unknown[0]} is not a key; use {', '.join(allowed)}")
-        if architecture is not None and checkpoint is None:
-            config = _described(architecture, key)
-        elif checkpoint is not None and architecture is None:
-            config = _read_config(Path(checkpoint), key)
-        else:
+        if (architecture is None) == (checkpoint is None):
             raise UserError(f"{key}: give exactly one of architecture and checkpoint")
+        model = _opened(Path(checkpoint), key) if checkpoint is not None else None
+        config = _described(architecture or {}, key) if model is None else model.transformers_config()
         longest = getattr(config, "max_position_embeddings", None)
         if longest is not None and sequence_length > longest:
             raise UserError(f"{key}: sequence_length is {sequence_length}; use at most {longest}, the model's maximum")
         check_length(sequence_length, f"{key}: all")
-        template = ChatTemplate(Path(checkpoint)) if checkpoint is not None else None
+        template = ChatTemplate(model) if model else None
         texts = list(read_documents(Source(source, key), files, field, documents, template))
         parts = split_documents(texts, validation, test, split_seed, key)
         initial: Mapping[str, np.ndarray] = {}
         buffers: Mapping[str, np.ndarray] = {}
-        if checkpoint is None:
+        if model is None:
             tokenizer = train_tokenizer(parts["train"], vocabulary, key)
             config.vocab_size = vocabulary
         else:
-            tokenizer = read_tokenizer(checked(Path(checkpoint), TOKENIZER))
-            initial, buffers = _read_weights(Path(checkpoint))
+            tokenizer = read_tokenizer(model.verified(TOKENIZER))
+            initial, buffers = _read_weights(model)
         windows = {
             part: cut_windows(chosen, tokenizer, sequence_length, separator, f"{key}: {part} documents")
             for part, chosen in parts.items()
@@ -254,23 +251,20 @@ def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
     return config
 
 
-def _read_config(folder: Path, key: str) -> "PretrainedConfig":
-    from transformers import AutoConfig
-
+def _opened(folder: Path, key: str) -> Checkpoint:
+    """A checkpoint that can be trained; raises UserError otherwise."""
     try:
-        checked(folder, CONFIG)
+        checkpoint = Checkpoint.open(folder)
+        checkpoint.transformers_config()
     except UserError as error:
         raise UserError(f"{key}: {error}") from None
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a damaged configuration raises all kinds of errors
-        raise UserError(f"{key}: '{folder}' is not a canonical checkpoint folder ({_first_line(error)})") from None
+    return checkpoint
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return a canonical checkpoint's parameters, floating-point ones in float32, and persistent buffers, by name."""
-    entries = Manifest.read(folder / MANIFEST).tensors
-    fetch = fetch_from(open_weights(folder), None, torch.device("cpu"), torch.float32)
+def _read_weights(checkpoint: Checkpoint) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return a checkpoint's parameters, floating-point ones in float32, and persistent buffers, by name."""
+    entries = checkpoint.manifest.tensors
+    fetch = fetch_from(checkpoint.weights, None, torch.device("cpu"), torch.float32)
     arrays = {name: fetch(name).numpy() for name in sorted(entries, key=str.encode)}
     return (
         {name: array for name, array in arrays.items() if not entries[name].buffer},
