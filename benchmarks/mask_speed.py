@@ -13,6 +13,7 @@ from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.thresholds import exact_cuts
 
 SPARSITY = "0.5"
@@ -43,7 +44,7 @@ def against_plain_read(
     mapped = TensorFile(weights)
     size = read_by_sum(mapped, names)  # from now on every page is in the cache and in this mapping's page table
     histogram = stages.count(stages.open_keys(folder, names))
-    plan = [groups(scope, SPARSITY, histogram.sizes)]
+    plan = [groups(scope, Sparsity.of(SPARSITY), histogram.sizes)]
     mask = scratch / "mask.safetensors"
     reads = {
         "plain read: preadv, 1 MiB buffers": lambda: read_by_preadv(weights, names, threads),
@@ -124,7 +125,7 @@ class _Cutting:
 
 
 def _cut(keys: RankKeys, histogram: KeyHistogram, plan: Plan) -> None:
-    exact_cuts(keys, histogram, [groups(scope, sparsity, keys.sizes) for scope, sparsity in plan])
+    exact_cuts(keys, histogram, [groups(scope, Sparsity.of(sparsity), keys.sizes) for scope, sparsity in plan])
 
 
 def _passes(keys: RankKeys, plan: Plan) -> tuple[float, float]:

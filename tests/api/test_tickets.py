@@ -77,7 +77,7 @@ def test_a_mask_without_its_model_and_back(tmp_path):
         ([torch.ones(2) > 0], {}, "mask: a list is not allowed; use a dict of bool tensors"),
         ({"other": torch.ones(4, 4) > 0}, {"model": nn.Linear(4, 4)}, "mask: 'other' is no parameter of Linear"),
         ({"weight": torch.ones(2, 4) > 0}, {"model": nn.Linear(4, 4)}, r"mask: 'weight' has shape \[2, 4\]"),
-        ({"weight": torch.ones(4, 4) > 0}, {"sparsity": 7}, "out of range"),
+        ({"weight": torch.ones(4, 4) > 0}, {"sparsity": 7}, "fractions from 0 to 1"),
     ],
 )
 def test_what_is_not_saved_leaves_no_file(mask, options, message, tmp_path):

@@ -113,10 +113,11 @@ CONFIGURATIONS = {
     "section-is-text": changed("grid", "all", "grid: 'all' is not allowed"),
     "section-is-null": changed("evaluate", None, "evaluate: None is not allowed"),
     "sparsity-is-text": changed("grid/sparsities", ["0.5"], "grid.sparsities[0]: '0.5'", "numbers from 0 to 1"),
+    "sparsity-in-percent": changed("grid/sparsities", [50], "grid.sparsities[0]: sparsity 50: ", "did you mean 0.5?"),
     "sparsity-5e-1-is-text-to-yaml": Case(
         "ltpipe",
         CHECK,
-        ("grid.sparsities[0]: '5e-1' is not allowed", "numbers from 0 to 1"),
+        ("grid.sparsities[0]: '5e-1' is not allowed; YAML reads it as text, write 0.5;", "numbers from 0 to 1"),
         lambda here, study: (here / "c.yaml").write_text(
             yaml.safe_dump({**sound(study), "grid": {"criteria": ["magnitude"], "sparsities": ["X"]}}).replace(
                 "X", "5e-1"
@@ -126,8 +127,8 @@ CONFIGURATIONS = {
     "sparsity-is-nan": changed("grid/sparsities", [float("nan")], "grid.sparsities[0]: nan", "finite"),
     "sparsity-is-infinite": changed("grid/sparsities", [float("-inf")], "grid.sparsities[0]: -inf", "finite"),
     "sparsity-is-true": changed("grid/sparsities", [True], "grid.sparsities[0]: True", "numbers from 0 to 1"),
-    "sparsity-of-300-decimals": changed("grid/sparsities", [1e-300], "grid.sparsities[0]: ", "too many decimals"),
-    "sparsity-denormal": changed("grid/sparsities", [5e-324], "grid.sparsities[0]: ", "too many decimals"),
+    "sparsity-of-300-decimals": changed("grid/sparsities", [1e-300], "grid.sparsities[0]: ", "at most 40 decimals"),
+    "sparsity-denormal": changed("grid/sparsities", [5e-324], "grid.sparsities[0]: ", "at most 40 decimals"),
     "sparsity-twice-in-two-forms": changed("grid/sparsities", [0.5, 0.50], "grid.sparsities: 0.5 is there twice"),
     "sparsity-zero-and-minus-zero": changed("grid/sparsities", [0.0, -0.0], "grid.sparsities: ", "twice"),
     "sparsity-is-a-list": changed("grid/sparsities", [[0.5]], "grid.sparsities[0]: [0.5]"),

@@ -29,8 +29,8 @@ from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.masks import read_mask
-from ltpipe.pruning.scopes import exact_fraction
 from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_json, read_record, write_record
 from ltpipe.runtime.sources import Source
@@ -143,7 +143,7 @@ def test_any_text_in_any_encoding(text, encoding):
 )
 def test_any_text_as_a_sparsity(text):
     with one_line_or_none():
-        assert 0 <= exact_fraction(text) <= 1
+        assert 0 <= Sparsity.of(text).fraction <= 1
 
 
 def overlapping(path: Path) -> None:

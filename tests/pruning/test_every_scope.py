@@ -12,7 +12,8 @@ from ltpipe.analysis.validation import validate_files
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.pruning.allocations import allocation_names
 from ltpipe.pruning.masks import load_mask, pack, read_mask, unpack, write_whole_mask
-from ltpipe.pruning.scopes import own_sparsity, prune_count, scopes
+from ltpipe.pruning.scopes import own_sparsity, scopes
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import every_criterion, scored_criterion
@@ -113,13 +114,13 @@ def promised(scope, sparsity, kept):
     pruned = total - sum(int(array.sum()) for array in kept.values())
     by_name = {name: array.size - int(array.sum()) for name, array in kept.items()}
     if scope == "global" or scope.removesuffix("-row") in allocation_names():
-        assert pruned == prune_count(sparsity, total)
+        assert pruned == Sparsity.of(sparsity).count(total)
     if scope.endswith("-row"):
         assert all(np.ptp(array.sum(1)) <= 1 for array in kept.values())
     if scope == "layer":
-        assert all(by_name[name] == prune_count(sparsity, array.size) for name, array in kept.items())
+        assert all(by_name[name] == Sparsity.of(sparsity).count(array.size) for name, array in kept.items())
     if scope == "row":
-        assert all(((~array).sum(1) == prune_count(sparsity, array.shape[1])).all() for array in kept.values())
+        assert all(((~array).sum(1) == Sparsity.of(sparsity).count(array.shape[1])).all() for array in kept.values())
     if scope == "2of4":
         assert all((array.reshape(-1, 4).sum(1) == 2).all() for array in kept.values())
     if scope == "block4x8":
@@ -127,20 +128,20 @@ def promised(scope, sparsity, kept):
             [array.reshape(len(array) // 4, 4, -1, 8).swapaxes(1, 2).reshape(-1, 32) for array in kept.values()]
         ).sum(1)
         assert set(tiles) <= {0, 32}
-        assert int((tiles == 0).sum()) == prune_count(sparsity, tiles.size)
+        assert int((tiles == 0).sum()) == Sparsity.of(sparsity).count(tiles.size)
     if scope == "blocks":
         dead = {
             block
             for block in range(BLOCKS)
             if not any(array.any() for name, array in kept.items() if f".{block}." in name)
         }
-        assert len(dead) == prune_count(sparsity, BLOCKS)
+        assert len(dead) == Sparsity.of(sparsity).count(BLOCKS)
     if scope in ("heads", "channels"):
         units, leaf = (KEY_VALUE_HEADS, "k_proj") if scope == "heads" else (CHANNELS, "gate_proj")
         for name, array in kept.items():
             if leaf in name:
                 whole = array.reshape(units, -1)
-                assert int((~whole.any(1)).sum()) == prune_count(sparsity, units)
+                assert int((~whole.any(1)).sum()) == Sparsity.of(sparsity).count(units)
                 assert (whole.all(1) == whole.any(1)).all()
 
 
@@ -222,7 +223,9 @@ def test_options_of_a_scope_are_in_its_masks_and_known_to_validation(scope, opti
             rows = ~unpack(masks["chosen"].bits[name], shape)
             (pruned[shape[1]],) = set(rows.sum(1).tolist())
         truncated = {columns: int(columns * 0.55) for columns in (32, 48)}
-        assert pruned == (truncated if differs else {columns: prune_count("0.55", columns) for columns in (32, 48)})
+        assert pruned == (
+            truncated if differs else {columns: Sparsity.of("0.55").count(columns) for columns in (32, 48)}
+        )
         if differs:  # the mask must not pass for one that was rounded
             write_whole_mask(tmp_path / "lies", replace(masks["chosen"], options={}))
             (found,) = validate_files([tmp_path / "lies"], folder / "manifest.json")

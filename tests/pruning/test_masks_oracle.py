@@ -32,6 +32,7 @@ from ltpipe.pruning.histogram import KeyHistogram, count_keys
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import criterion_named
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.thresholds import exact_cuts
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
@@ -228,7 +229,9 @@ def test_schedule_of_cuts_equals_the_oracle(weights: Weights, schedule: list[tup
     with tempfile.TemporaryDirectory() as folder:
         bench = Workbench(Path(folder), weights)
         keys = bench.keys
-        cuts = exact_cuts(keys, bench.histogram, [groups(scope, sparsity, keys.sizes) for scope, sparsity in schedule])
+        cuts = exact_cuts(
+            keys, bench.histogram, [groups(scope, Sparsity.of(sparsity), keys.sizes) for scope, sparsity in schedule]
+        )
         assert len(cuts) == len(schedule)
         for (scope, sparsity), per_tensor in zip(schedule, cuts, strict=True):
             kept = oracle(weights, scope, sparsity)
@@ -660,7 +663,9 @@ def test_passes_do_not_grow_with_the_schedule(
 
     keys = dataclasses.replace(bench.keys, blocks=counting)
     schedule = [f"{0.3 + 0.01 * step:.2f}" for step in range(length)]
-    cuts = exact_cuts(keys, bench.histogram, [groups(scope, sparsity, keys.sizes) for sparsity in schedule])
+    cuts = exact_cuts(
+        keys, bench.histogram, [groups(scope, Sparsity.of(sparsity), keys.sizes) for sparsity in schedule]
+    )
 
     totals = [sum(cut.pruned for cut in per_tensor) for per_tensor in cuts]
     if scope == "global":

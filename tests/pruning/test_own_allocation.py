@@ -11,7 +11,8 @@ from ltpipe.pruning import allocations
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask
-from ltpipe.pruning.scopes import prune_count, scope_named
+from ltpipe.pruning.scopes import scope_named
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs/scopes.md"
@@ -45,7 +46,7 @@ def test_the_printed_allocation_prunes_later_blocks_more(add, mask, scope):
     add("depth", code)
     found = mask(scope)
     total = sum(kept.numel() for kept in found.values())
-    assert sum(int(kept.sum()) for kept in found.values()) == total - prune_count("0.5", total)
+    assert sum(int(kept.sum()) for kept in found.values()) == total - Sparsity.of("0.5").count(total)
     (first,), (middle,), (last,) = (
         {round(float(kept.float().mean()), 2) for name, kept in found.items() if f"layers.{block}." in name}
         for block in range(3)

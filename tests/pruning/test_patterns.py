@@ -29,6 +29,7 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import read_mask, unpack
 from ltpipe.pruning.scopes import Units, scopes
 from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
 PROPERTY = settings(max_examples=60, deadline=None)
@@ -347,7 +348,7 @@ def test_weights_that_changed_since_they_were_counted_are_refused(scope: str, tm
 @pytest.mark.parametrize("scope", [*OF_WEIGHTS, "2of4", "block4x4"])
 def test_what_is_kept_is_known_before_it_is_packed(scope: str) -> None:
     keys = keys_of(weights(3))
-    cutter = cutter_for(scope, "0.5", keys, count_keys(keys, "c", "magnitude", None), LAYOUT)
+    cutter = cutter_for(scope, Sparsity.of("0.5"), keys, count_keys(keys, "c", "magnitude", None), LAYOUT)
     for name in keys.names:
         bits = np.concatenate(list(cutter.packed(name)))
         assert bits.dtype == np.uint8
@@ -460,7 +461,7 @@ def test_weights_that_only_their_place_tells_apart_are_counted(scope, dtype):
     arrays = weights(4)
     keys, sparsity = keys_of(arrays, dtype), "0.5"
     histogram = count_keys(keys, "c", "magnitude", None)
-    cutter = cutter_for(scope, sparsity, keys, histogram, LAYOUT)
+    cutter = cutter_for(scope, Sparsity.of(sparsity), keys, histogram, LAYOUT)
     kept = {name: np.concatenate(list(cutter.packed(name))) for name in keys.names}
     competitions = []
     for name, array in arrays.items():

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.pruning.scopes import NOfM, Tiles, groups, own_sparsity, prune_count, scope_named, scopes
+from ltpipe.pruning.scopes import NOfM, Tiles, groups, own_sparsity, scope_named, scopes
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
 
@@ -20,7 +21,7 @@ def decimals(draw: st.DrawFn) -> str:
 @settings(max_examples=300, deadline=None)
 @given(decimals(), st.integers(1, 10**12))
 def test_prune_count_is_the_rounded_exact_product(sparsity: str, total: int) -> None:
-    assert prune_count(sparsity, total) == round(Fraction(sparsity) * total)
+    assert Sparsity.of(sparsity).count(total) == round(Fraction(sparsity) * total)
 
 
 @settings(max_examples=100, deadline=None)
@@ -28,7 +29,7 @@ def test_prune_count_is_the_rounded_exact_product(sparsity: str, total: int) -> 
 def test_halves_go_to_even(half: int) -> None:
     """0.5 times an odd number always ties."""
     expected = half if half % 2 == 0 else half + 1
-    assert prune_count("0.5", 2 * half + 1) == expected
+    assert Sparsity.of("0.5").count(2 * half + 1) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,27 +39,42 @@ def test_halves_go_to_even(half: int) -> None:
 )
 def test_floats_would_round_these_wrongly(sparsity: str, total: int, expected: int) -> None:
     assert round(float(sparsity) * total) != expected
-    assert prune_count(sparsity, total) == expected
+    assert Sparsity.of(sparsity).count(total) == expected
 
 
 def test_counts_beyond_float64_are_exact() -> None:
-    assert prune_count("1", 2**63 - 1) == 2**63 - 1
-    assert prune_count("0.1", 10**18 + 10) == 10**17 + 1
+    assert Sparsity.of("1").count(2**63 - 1) == 2**63 - 1
+    assert Sparsity.of("0.1").count(10**18 + 10) == 10**17 + 1
 
 
 @pytest.mark.parametrize(("sparsity", "expected"), [("0", 0), ("0.0", 0), ("1", 77), ("1.000", 77), ("0.50", 38)])
 def test_ends_and_trailing_zeros(sparsity: str, expected: int) -> None:
-    assert prune_count(sparsity, 77) == expected
+    assert Sparsity.of(sparsity).count(77) == expected
 
 
 @pytest.mark.parametrize(
-    "sparsity",
-    ["-0.1", "-1", "1.0000001", "1.1", "50", "nan", "inf", "-inf", "", "half", "0.5%", "0,5", "0.1.2", "1/0"],
-)
-def test_unusable_sparsity_is_a_user_error(sparsity: str) -> None:
+    ("written", "message"),
+    [(each, f"sparsity {each}: allowed are fractions from 0 to 1")
+     for each in ("-0.1", "-1", "1e9", "250", 1.5, "1.0000001")]
+    + [(each, f"sparsity {each!r}: allowed are fractions from 0 to 1")
+       for each in ("nan", "inf", "-inf", "", "half", "0.5%", "0,5", "0.1.2", "1/0", "\u0665", "1_0", True)]
+    + [(each, f"sparsity {each}: allowed are fractions from 0 to 1; did you mean {meant}?")
+       for each, meant in (("50", "0.5"), (37.5, "0.375"), (100, "1"), ("5e1", "0.5"))]
+    + [("1e-41", "sparsity 1e-41: allowed are fractions from 0 to 1 with at most 40 decimals")],
+)  # fmt: skip
+def test_what_is_no_sparsity_is_refused_in_one_line(written: str | float, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        prune_count(sparsity, 100)
-    assert len(str(caught.value).splitlines()) == 1
+        Sparsity.of(written)
+    assert str(caught.value) == " ".join(message.split())
+
+
+def test_equal_numbers_are_one_sparsity_however_they_are_written() -> None:
+    several = [Sparsity.of(each) for each in ("0.5", "0.50", 0.5, "5e-1", "+.5", "0.500e0", Sparsity.of("0.5"))]
+    assert {each.canonical for each in several} == {"0.5"}
+    assert set(several) == {Sparsity.of(0.5)}
+    assert [str(each) for each in several[:2]] == ["0.5", "0.50"]
+    assert Sparsity.of(f"0.{'3' * 40}").canonical == f"0.{'3' * 40}"
+    assert float(Sparsity.of("0.1")) == 0.1
 
 
 def test_names_with_numbers() -> None:
@@ -95,4 +111,4 @@ def test_unknown_scope_is_one_line_that_lists_what_is_allowed(name: str) -> None
 
 def test_groups_of_a_scope_that_needs_scores_are_refused() -> None:
     with pytest.raises(UserError, match=r"'lamp'.*global, layer"):
-        groups("lamp", "0.5", [4])
+        groups("lamp", Sparsity.of("0.5"), [4])

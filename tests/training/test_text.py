@@ -408,7 +408,7 @@ BAD = {
     "one document": ({"files": "00.txt"}, ["1 documents", "none to train on", "split the text"]),
     "no text": ({"source": "nowhere"}, ["'nowhere' does not exist"]),
     "no weight": ({"prunable": {"exclude": ["*"]}}, ["prunable", "no weight of LlamaForCausalLM is left"]),
-    "no such checkpoint": ({"architecture": None, "checkpoint": "/nowhere"}, ["/nowhere/config.json: no such file"]),
+    "no such checkpoint": ({"architecture": None, "checkpoint": "/nowhere"}, ["/nowhere/manifest.json: no such file"]),
 }
 
 

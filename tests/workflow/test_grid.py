@@ -1,4 +1,5 @@
-from ltpipe.workflow.grid import MASK, TICKET, canonical_decimal, masks, models, perturbed, tickets
+from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.workflow.grid import MASK, TICKET, masks, models, perturbed, tickets
 
 CONFIG = {
     "models": {"m": {}},
@@ -14,9 +15,9 @@ CONFIG = {
 }
 
 
-def test_canonical_decimal():
+def test_one_sparsity_has_one_name():
     written = [0.5, 0.50, 1, 1.0, 0, 0.0, 0.1, 1e-05, 0.125, 0.99999]
-    assert [canonical_decimal(value) for value in written] == [
+    assert [Sparsity.of(value).canonical for value in written] == [
         *("0.5", "0.5", "1", "1", "0", "0", "0.1", "0.00001", "0.125", "0.99999")
     ]
 

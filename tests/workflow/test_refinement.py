@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from measured import METRICS
 
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.workflow import grid
 from ltpipe.workflow.refinement import Refinement, refined, refinement, rounds, tickets_at_most
@@ -50,7 +51,7 @@ def run(folder, config):
         path = Path(folder, f"round-{number}.json")
         to = config["grid"]["refine"]["to"]
         seeds = tuple(config["grid"]["seeds"]) if "random" in config["grid"]["criteria"] else ()
-        refinement("tiny", measure(folder, present[-1]), grid.canonical_decimal(to), seeds, before).write(path)
+        refinement("tiny", measure(folder, present[-1]), Sparsity.of(to).canonical, seeds, before).write(path)
         present.append(refined(config, "tiny", path))
         before = path
     return present

@@ -24,9 +24,10 @@ from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import unpack
-from ltpipe.pruning.scopes import Units, exact_fraction, scope_named
+from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import check_scores, score_keys
 from ltpipe.pruning.scores import CRITERIA, RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import options_of
@@ -84,7 +85,7 @@ def create_mask(
     Raises:
         UserError: an argument is unknown, out of range or missing, or the model does not support criterion or scope.
     """
-    exact_fraction(sparsity)
+    wanted = Sparsity.of(sparsity)
     subject = _Model.of(model, preset, include, exclude)
     competition = scope_named(scope)
     chosen: Any = options_of(competition.options, scope_options, f"scope {scope}")
@@ -92,9 +93,9 @@ def create_mask(
     counted = count_keys(keys, "", name, seed)
     cutter: Cutter
     if isinstance(competition, Units):
-        cutter = cut_units(subject.manifest, config_of(model), keys, scope, str(sparsity))
+        cutter = cut_units(subject.manifest, config_of(model), keys, scope, wanted)
     else:
-        cutter = cutter_for(scope, str(sparsity), keys, counted, Layout.of(subject.manifest), chosen)
+        cutter = cutter_for(scope, wanted, keys, counted, Layout.of(subject.manifest), chosen)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))
     return {
         name: torch.from_numpy(unpack(np.concatenate([np.zeros(0, np.uint8), *cutter.packed(name)]), shape))

@@ -10,8 +10,9 @@ from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.quantiles import histogram_quantile
-from ltpipe.pruning.scopes import groups, prune_count
+from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.thresholds import Cut, exact_cuts
 
 _EXACT_BINS = 1000
@@ -60,8 +61,8 @@ def create_magnitude_mask(
     """
     weights = HostWeights(prunable_parameters(model, only_weights) if preset is None else selected(model, preset))
     if use_histogram and histogram_bins != _EXACT_BINS:
-        return _rank_roughly(weights, sparsity, histogram_bins)
-    return _rank(weights, sparsity)
+        return _rank_roughly(weights, Sparsity.of(sparsity), histogram_bins)
+    return _rank(weights, Sparsity.of(sparsity))
 
 
 def compute_magnitude_importance(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -91,7 +92,7 @@ def compute_histogram_quantile(values: torch.Tensor, q: float, bins: int = 1000)
     return histogram_quantile(lambda: (chunk.cpu().double().numpy() for chunk in flat.split(_CHUNK)), q, bins)
 
 
-def _rank(weights: HostWeights, sparsity: float | str) -> dict[str, torch.Tensor]:
+def _rank(weights: HostWeights, sparsity: Sparsity) -> dict[str, torch.Tensor]:
     """Return the exact mask. Everything that depends on weight values happens here, on the host."""
     keys = criterion_named("magnitude").keys(weights, tuple(weights.parameters), None)
     histogram = count_keys(keys, "", "magnitude", None)
@@ -110,9 +111,8 @@ def _kept(keys: RankKeys, name: str, cut: Cut) -> torch.Tensor:
     return torch.from_numpy(kept.reshape(keys.shapes[keys.names.index(name)]))
 
 
-def _rank_roughly(weights: HostWeights, sparsity: float | str, bins: int) -> dict[str, torch.Tensor]:
+def _rank_roughly(weights: HostWeights, sparsity: Sparsity, bins: int) -> dict[str, torch.Tensor]:
     """Return the mask of an approximate threshold."""
-    prune_count(sparsity, 1)  # raises if the sparsity is out of range
     names = tuple(weights.parameters)
     threshold = histogram_quantile(
         lambda: (chunk for name in names for chunk in weights.magnitudes(name)), float(sparsity), bins

@@ -16,7 +16,7 @@ from ltpipe.api.parameters import config_of, live_manifest
 from ltpipe.checkpoints.contents import digest_of, stored_tensors
 from ltpipe.pruning.foreign import UNKNOWN, adopted
 from ltpipe.pruning.masks import Mask, write_whole_mask
-from ltpipe.pruning.scopes import exact_fraction
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
 
@@ -50,8 +50,7 @@ def save_mask(
     """
     facts: dict[str, Any] = {"criterion": criterion, "scope": scope, "seed": seed}
     if sparsity is not None:
-        exact_fraction(sparsity)
-        facts["sparsity"] = str(sparsity)
+        facts["sparsity"] = str(Sparsity.of(sparsity))
     packed = replace(as_mask(mask), **{key: value for key, value in facts.items() if value is not None})
     if not packed.bits:
         raise UserError("mask: it is empty; mask at least one tensor")
@@ -187,6 +186,9 @@ def validate_ticket(
 def _promising(mask: Mask, sparsity: float | str | None, scope: str | None) -> Mask:
     """Return the mask with the caller's sparsity and scope as its own."""
     if sparsity is not None:
-        exact_fraction(sparsity)
-        mask = replace(mask, sparsity=str(sparsity), scope=scope or ("global" if mask.scope == UNKNOWN else mask.scope))
+        mask = replace(
+            mask,
+            sparsity=str(Sparsity.of(sparsity)),
+            scope=scope or ("global" if mask.scope == UNKNOWN else mask.scope),
+        )
     return mask if scope is None else replace(mask, scope=scope)

@@ -20,8 +20,8 @@ from ltpipe.pruning import matrix_kernels
 from ltpipe.pruning.allocations import allocation_named
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.scopes import exact_fraction, prune_count
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import NoOptions
 
@@ -31,14 +31,14 @@ class Request:
     """What is asked of an allocation, and what it may look at.
 
     Attributes:
-        written: the sparsity, as written.
+        asked: average sparsity over all prunable weights.
         keys: of all prunable weights.
         histogram: of these keys.
         layout: of the model.
         options: of the allocation's type.
     """
 
-    written: str
+    asked: Sparsity
     keys: RankKeys
     histogram: KeyHistogram
     layout: Layout
@@ -49,15 +49,15 @@ class Request:
         """Weights of each tensor."""
         return self.keys.sizes
 
-    @cached_property
+    @property
     def sparsity(self) -> Fraction:
-        """Average over all prunable weights."""
-        return exact_fraction(self.written)
+        """The same as an exact number."""
+        return self.asked.fraction
 
     @cached_property
     def prune(self) -> int:
         """Number of weights that all tensors lose together."""
-        return prune_count(self.written, sum(self.sizes))
+        return self.asked.count(sum(self.sizes))
 
     @property
     def stacks(self) -> list[tuple[int, ...]]:

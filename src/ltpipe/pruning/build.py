@@ -18,6 +18,7 @@ from ltpipe.pruning.masks import Mask, count_kept, header
 from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import ScoreFile, rank_keys
 from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, as_given, options_of
@@ -51,7 +52,7 @@ def make_mask(
         checkpoint: of the model.
         histogram: of its scores.
         scope: where weights compete.
-        sparsity: fraction to prune.
+        sparsity: fraction to prune; the mask says it as written.
         output: where to write the mask.
         scores: file of the criterion's scores, if it has a score stage.
         options: of the scope.
@@ -60,7 +61,7 @@ def make_mask(
         UserError: the histogram is of another checkpoint, scope or sparsity are not allowed, or the model has no units
             of the scope.
     """
-    counted = KeyHistogram.read(histogram)
+    counted, wanted = KeyHistogram.read(histogram), Sparsity.of(sparsity)
     if counted.checkpoint != checkpoint.fingerprint:
         raise UserError(
             f"{histogram}: counted on another model than {checkpoint.folder}; run the histogram stage on this one"
@@ -71,12 +72,12 @@ def make_mask(
     chosen: Any = options_of(found.options, options, f"scope {scope}")
     cutter: Cutter
     if isinstance(found, Units):
-        cutter = cut_units(checkpoint.manifest, checkpoint.config, keys, scope, sparsity)
+        cutter = cut_units(checkpoint.manifest, checkpoint.config, keys, scope, wanted)
     else:
         _check_counted(keys, counted)
-        cutter = cutter_for(scope, sparsity, keys, counted, Layout.of(checkpoint.manifest), chosen)
+        cutter = cutter_for(scope, wanted, keys, counted, Layout.of(checkpoint.manifest), chosen)
     given = {"scope": as_given(chosen), "criterion": {} if scores is None else ScoreFile(scores).options}
-    kept = write_cut(output, counted, scope, sparsity, cutter, {what: each for what, each in given.items() if each})
+    kept = write_cut(output, counted, scope, wanted, cutter, {what: each for what, each in given.items() if each})
     return Made(kept, counted.total, cutter.tied, planned)
 
 
@@ -100,14 +101,15 @@ def write_mask(
         UserError: the weights are not those that the histogram counted, or scope or sparsity are not allowed.
     """
     _check_counted(keys, histogram)
-    return write_cut(path, histogram, scope, sparsity, cutter_for(scope, sparsity, keys, histogram, layout))
+    wanted = Sparsity.of(sparsity)
+    return write_cut(path, histogram, scope, wanted, cutter_for(scope, wanted, keys, histogram, layout))
 
 
 def write_cut(
     path: Path,
     histogram: KeyHistogram,
     scope: str,
-    sparsity: str,
+    sparsity: Sparsity,
     cutter: Cutter,
     options: Mapping[str, Mapping[str, Any]] = _NONE,
 ) -> int:
@@ -122,7 +124,7 @@ def write_cut(
     kept = dict(cutter.kept)
     shapes = dict(zip(histogram.names, histogram.shapes, strict=True))
     promised = Mask(
-        {}, shapes, kept, histogram.criterion, scope, sparsity, histogram.seed, histogram.checkpoint, options
+        {}, shapes, kept, histogram.criterion, scope, str(sparsity), histogram.seed, histogram.checkpoint, options
     )
     write_tensors(
         path,

@@ -16,30 +16,30 @@ from ltpipe.pruning.scopes import (
     Tiles,
     Units,
     Unstructured,
-    exact_fraction,
     groups,
     scope_named,
 )
 from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.tiles import TiledKeys, tile_cutter
 from ltpipe.runtime.errors import UserError
 
 
 def cutter_for(
-    scope: str, sparsity: str, keys: RankKeys, histogram: KeyHistogram, layout: Layout, options: Any = None
+    scope: str, sparsity: Sparsity, keys: RankKeys, histogram: KeyHistogram, layout: Layout, options: Any = None
 ) -> Cutter:
     """The cutter of a scope.
 
     Args:
         scope: its name.
-        sparsity: fraction to prune, as written.
+        sparsity: fraction to prune.
         keys: of all prunable weights.
         histogram: of these keys.
         layout: of the model.
         options: of the scope; None takes its defaults.
 
     Raises:
-        UserError: scope or sparsity are not allowed, or do not fit a tensor.
+        UserError: there is no such scope, or it does not fit the sparsity or a tensor.
     """
     found = scope_named(scope)
     options = found.options() if options is None else options
@@ -95,8 +95,8 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
             raise NotImplementedError(f"the memory of {type(found).__name__}")
 
 
-def _check_pattern(scope: str, pattern: NOfM, sparsity: str, keys: RankKeys, layout: Layout) -> None:
-    if float(exact_fraction(sparsity)) != pattern.sparsity:
+def _check_pattern(scope: str, pattern: NOfM, sparsity: Sparsity, keys: RankKeys, layout: Layout) -> None:
+    if float(sparsity) != pattern.sparsity:
         raise UserError(f"scope '{scope}' prunes exactly {pattern.sparsity}, not {sparsity}; ask for that sparsity")
     for name, columns in zip(keys.names, _columns(keys, layout), strict=True):
         if columns % pattern.group:

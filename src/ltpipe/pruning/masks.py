@@ -15,7 +15,7 @@ import numpy as np
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
-from ltpipe.pruning.scopes import exact_fraction
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def read_mask(path: Path) -> Mask:
             checkpoint=file.metadata["checkpoint"],
             options=json.loads(file.metadata.get("options", "{}")),  # masks of trainings have none
         )
-        exact_fraction(mask.sparsity)
+        Sparsity.of(mask.sparsity)
         if not (mask.seed is None or type(mask.seed) is int):
             raise ValueError(f"seed {mask.seed!r}")
         if not mask.bits.keys() == mask.shapes.keys() == mask.kept.keys():

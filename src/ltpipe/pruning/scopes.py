@@ -8,17 +8,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 from ltpipe.pruning.allocations import allocation_named, allocation_names
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import NoOptions
-
-_DECIMALS = 40
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 
 
 @dataclass(frozen=True)
@@ -62,11 +57,11 @@ class Scope(ABC):
         return True
 
     @abstractmethod
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise | EvenRows, ...]:
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:
         """What every mask of the scope keeps to.
 
         Args:
-            sparsity: as written.
+            sparsity: that was asked for.
             options: of the scope's type.
         """
 
@@ -77,9 +72,9 @@ class Unstructured(Scope):
 
     competition: Literal["global", "layer"]
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
         """See `Scope`."""
-        return (Promise("mask" if self.competition == "global" else "tensor", partial(prune_count, sparsity)),)
+        return (Promise("mask" if self.competition == "global" else "tensor", sparsity.count),)
 
 
 @dataclass(frozen=True)
@@ -98,16 +93,16 @@ class Allocated(Scope):
         """As the allocation says."""
         return allocation_named(self.allocation).nested
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise | EvenRows, ...]:  # noqa: ARG002
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:  # noqa: ARG002
         """See `Scope`."""
-        return (Promise("mask", partial(prune_count, sparsity)),)
+        return (Promise("mask", sparsity.count),)
 
 
 @dataclass(frozen=True)
 class AllocatedRows(Allocated):
     """The smallest of each output row go: of each tensor as many as an allocation says, spread evenly."""
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise | EvenRows, ...]:
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:
         """See `Scope`."""
         return (*super().promises(sparsity, options), EvenRows())
 
@@ -130,14 +125,13 @@ class Rows(Scope):
 
     options = RowOptions
 
-    def promises(self, sparsity: str, options: RowOptions) -> tuple[Promise, ...]:
+    def promises(self, sparsity: Sparsity, options: RowOptions) -> tuple[Promise, ...]:
         """See `Scope`."""
         return (Promise("row", lambda columns: self.pruned(sparsity, columns, options)),)
 
-    def pruned(self, sparsity: str, columns: int, options: RowOptions) -> int:
+    def pruned(self, sparsity: Sparsity, columns: int, options: RowOptions) -> int:
         """How many of a row's weights go."""
-        exact_fraction(sparsity)  # refuses what is none
-        return prune_count(sparsity, columns) if options.counts == "exact" else int(columns * float(sparsity))
+        return sparsity.count(columns) if options.counts == "exact" else int(columns * float(sparsity))
 
 
 @dataclass(frozen=True)
@@ -152,7 +146,7 @@ class NOfM(Scope):
         """The only one that the pattern has: the float nearest to 1 - keep / group."""
         return (self.group - self.keep) / self.group
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
         """See `Scope`."""
         return (Promise("run", lambda group: group - self.keep, self.group),)
 
@@ -165,9 +159,9 @@ class Tiles(Scope):
     width: int
     empties: ClassVar[bool] = True
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
         """See `Scope`."""
-        return (Promise("tile", partial(prune_count, sparsity)),)
+        return (Promise("tile", sparsity.count),)
 
 
 @dataclass(frozen=True)
@@ -177,9 +171,9 @@ class Units(Scope):
     kind: Literal["heads", "channels", "blocks"]
     empties: ClassVar[bool] = True
 
-    def promises(self, sparsity: str, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
         """See `Scope`."""
-        return (Promise("unit", partial(prune_count, sparsity)),)
+        return (Promise("unit", sparsity.count),)
 
 
 _N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")
@@ -245,41 +239,15 @@ class Group:
     prune: int
 
 
-def exact_fraction(sparsity: str | float) -> Fraction:
-    """The decimal fraction as written.
-
-    Raises:
-        UserError: `sparsity` is not a number from 0 to 1.
-    """
-    if not _NUMBER.fullmatch(str(sparsity)):  # Decimal takes other digits and underscores too
-        raise UserError(f"sparsity {sparsity!r} is not a number from 0 to 1")
-    decimal = Decimal(str(sparsity))
-    if not 0 <= decimal <= 1:
-        raise UserError(f"sparsity {sparsity} is out of range; allowed is 0 to 1")
-    exponent = decimal.as_tuple().exponent
-    if isinstance(exponent, int) and exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
-        raise UserError(f"sparsity {sparsity} has too many decimals; allowed are {_DECIMALS}")
-    return Fraction(decimal)
-
-
-def prune_count(sparsity: str | float, total: int) -> int:
-    """`round(sparsity * total)` in exact arithmetic, halves to even.
-
-    Raises:
-        UserError: `sparsity` is not a number from 0 to 1.
-    """
-    return round(exact_fraction(sparsity) * total)
-
-
-def groups(scope: str, sparsity: str | float, sizes: Sequence[int]) -> list[Group]:
+def groups(scope: str, sparsity: Sparsity, sizes: Sequence[int]) -> list[Group]:
     """The competitions that `global` or `layer` sets up among tensors of the given sizes.
 
     Raises:
-        UserError: `sparsity` is out of range, or the competitions of the scope do not follow from sizes.
+        UserError: the competitions of the scope do not follow from sizes.
     """
     if scope == "global":
-        return [Group(tuple(range(len(sizes))), prune_count(sparsity, sum(sizes)))]
+        return [Group(tuple(range(len(sizes))), sparsity.count(sum(sizes)))]
     if scope == "layer":
-        return [Group((index,), prune_count(sparsity, size)) for index, size in enumerate(sizes)]
+        return [Group((index,), sparsity.count(size)) for index, size in enumerate(sizes)]
     scope_named(scope)
     raise UserError(f"scope '{scope}' looks at more than sizes; allowed here: global, layer")

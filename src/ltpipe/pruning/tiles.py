@@ -12,6 +12,7 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import COPIED_BLOCK, FLOAT32_INFINITY, RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class TileCutter:
         return unpack(self.tiles[name], self.tiled.tile_sizes(name).shape)
 
 
-def tile_cutter(tiled: TiledKeys, sparsity: str) -> TileCutter:
+def tile_cutter(tiled: TiledKeys, sparsity: Sparsity) -> TileCutter:
     """The cutter that prunes exactly `round(sparsity * tiles)` tiles, those of the smallest mean score.
 
     Three passes over the weights: to count the tiles' keys, to find the threshold, to cut.

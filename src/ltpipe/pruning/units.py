@@ -7,7 +7,6 @@ model.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from math import prod
 from typing import Any
 
@@ -17,8 +16,8 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning import kernels
 from ltpipe.pruning.families import Family, families
 from ltpipe.pruning.masks import Mask
-from ltpipe.pruning.scopes import prune_count
 from ltpipe.pruning.scores import RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
@@ -76,7 +75,9 @@ class UnitCutter:
             yield np.packbits(np.broadcast_to(bits, (count, columns)), bitorder="little")
 
 
-def cut_units(manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: str, sparsity: str) -> UnitCutter:
+def cut_units(
+    manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: str, sparsity: Sparsity
+) -> UnitCutter:
     """Prune exactly `round(sparsity * N)` of the N units of each competition of `scope`, the lowest scores first.
 
     One pass over the keys of the units. Needs the checkpoint's manifest and configuration, no model.
@@ -111,13 +112,13 @@ def unit_scores(keys: RankKeys, found: Sequence[Family]) -> list[np.ndarray]:
     return scores
 
 
-def choose(scope: str, sparsity: str | float, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+def choose(scope: str, sparsity: Sparsity, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Which units stay: bool [units] for each family.
 
     Ties are broken by canonical order: blocks, heads and channels by their index, the earlier goes first.
 
     Raises:
-        UserError: all units of a competition would go though `sparsity` is below 1, or it is out of range.
+        UserError: all units of a competition would go though `sparsity` is below 1.
     """
     if scope == "blocks":
         return np.split(_kept(scope, sparsity, np.concatenate(scores)), len(scores))
@@ -148,9 +149,9 @@ def _values(keys: RankKeys, name: str) -> Iterator[tuple[int, np.ndarray]]:
             position += values.size
 
 
-def _kept(scope: str, sparsity: str | float, scores: np.ndarray) -> np.ndarray:
-    count = prune_count(sparsity, scores.size)
-    if count == scores.size and Decimal(str(sparsity)) != 1:
+def _kept(scope: str, sparsity: Sparsity, scores: np.ndarray) -> np.ndarray:
+    count = sparsity.count(scores.size)
+    if count == scores.size and sparsity.fraction != 1:
         raise UserError(
             f"scope '{scope}': sparsity {sparsity} of {scores.size} units rounds to all of them; allowed is less than "
             f"{(scores.size - 0.5) / scores.size:.4g}, or 1"

@@ -8,6 +8,7 @@ import torch
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import FLOAT32_INFINITY, RankKeys
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.thresholds import Cut, exact_cuts
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
@@ -47,7 +48,7 @@ def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver, steps: int
             if step == 1 and not any(bool(scores.read(name).any()) for name in subject.names):
                 raise UserError("no weight has a score above 0: this criterion says nothing about this architecture")
             keys = _keys(subject, scores, left)
-            sparsity = str(1 - density ** (step / steps))
+            sparsity = Sparsity.of(1 - density ** (step / steps))
             (cuts,) = exact_cuts(keys, count_keys(keys, "", "", None), [groups("global", sparsity, keys.sizes)])
             limit = max(cut.threshold for cut in cuts)
             highest = float(np.uint32(limit).view(np.float32))

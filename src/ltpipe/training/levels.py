@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from ltpipe.pruning.scopes import prune_count
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
 Tensors = Mapping[str, torch.Tensor]
@@ -62,7 +62,7 @@ def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float |
         raise UserError(f"no fraction to prune per level for {', '.join(missing)}; give one for each tensor")
     pruned: dict[str, torch.Tensor] = {}
     for name, kept in mask.items():
-        pruned |= _without_lowest(scores, {name: kept}, prune_count(fractions[name], int(kept.sum())))
+        pruned |= _without_lowest(scores, {name: kept}, Sparsity.of(fractions[name]).count(int(kept.sum())))
     return pruned
 
 
@@ -72,7 +72,7 @@ def prune_globally(scores: Tensors, mask: Tensors, fraction: float | str) -> dic
     Works like `prune_layers`; among equal scores, the tensor whose name comes first in byte order is pruned first.
     """
     remaining = sum(int(kept.sum()) for kept in mask.values())
-    return _without_lowest(scores, mask, prune_count(fraction, remaining))
+    return _without_lowest(scores, mask, Sparsity.of(fraction).count(remaining))
 
 
 def keep_largest(scores: Tensors, mask: Tensors, kept: Mapping[str, int]) -> dict[str, torch.Tensor]:

@@ -12,14 +12,15 @@ from jsonschema import Draft202012Validator, TypeChecker, validators
 from jsonschema.exceptions import ValidationError
 
 from ltpipe.data.documents import JOINT
-from ltpipe.pruning.scopes import exact_fraction, scope_named
+from ltpipe.pruning.scopes import scope_named
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import NoOptions, as_given, beyond_defaults, options_of
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, criterion_options, every_criterion
 from ltpipe.workflow.code import SCHEMA
 from ltpipe.workflow.configfile import check_plain, read_config
-from ltpipe.workflow.grid import canonical_decimal, evaluated_texts, needs_calibration
+from ltpipe.workflow.grid import evaluated_texts, needs_calibration
 from ltpipe.workflow.study_checks import check_studies
 
 Config = dict[str, Any]
@@ -140,7 +141,7 @@ def _check_names(config: Config) -> None:
     }
     for index, sparsity in enumerate(config["grid"]["sparsities"]):
         try:
-            exact_fraction(canonical_decimal(sparsity))
+            Sparsity.of(sparsity)
         except UserError as error:
             raise UserError(f"grid.sparsities[{index}]: {error}") from None
 
@@ -255,9 +256,20 @@ def _one_line(error: ValidationError, schema: dict[str, Any]) -> str:
     if error.validator == "uniqueItems":
         twice = next(item for index, item in enumerate(error.instance) if item in error.instance[:index])
         return f"{where}: {twice!r} is there twice; allowed: {allowed}"
-    glued = isinstance(error.instance, str) and error.validator == "type" and re.search(r"\w:\S", error.instance)
-    hint = "; is a space missing behind its ':'?" if glued else ""
+    if "sparsities" in error.absolute_path and error.validator in ("minimum", "maximum"):
+        try:
+            Sparsity.of(error.instance)
+        except UserError as refused:
+            return f"{where}: {refused}"
+    hint = _hint(error.instance) if error.validator == "type" and isinstance(error.instance, str) else ""
     return f"{where}: {error.instance!r} is not allowed{hint}; allowed: {allowed}"
+
+
+def _hint(text: str) -> str:
+    """What may be meant by text where YAML should have found something else."""
+    if re.fullmatch(r"[+-]?[0-9.]+([eE][+-]?[0-9]{1,2})?", text) and text.count(".") < 2:
+        return f"; YAML reads it as text, write {float(text)}"
+    return "; is a space missing behind its ':'?" if re.search(r"\w:\S", text) else ""
 
 
 def _parent_description(error: ValidationError, schema: dict[str, Any]) -> str:

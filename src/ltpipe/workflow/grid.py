@@ -9,6 +9,7 @@ from typing import Any
 from ltpipe.evaluation.perturbation import stochastic
 from ltpipe.pruning.scopes import own_sparsity
 from ltpipe.pruning.scores import CRITERIA
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
 
 Config = dict[str, Any]
@@ -68,17 +69,12 @@ class Ticket:
 
     def at(self, sparsity: Decimal) -> "Ticket":
         """The cell of another sparsity."""
-        return replace(self, sparsity=canonical_decimal(float(sparsity)))
+        return replace(self, sparsity=Sparsity.of(float(sparsity)).canonical)
 
     @property
     def of_any_sparsity(self) -> "Ticket":
         """What tickets that differ only in sparsity have in common."""
         return replace(self, sparsity="")
-
-
-def canonical_decimal(sparsity: float) -> str:
-    """A sparsity as the shortest plain decimal: 0.5 and 0.50 are one sparsity and one file name."""
-    return format((Decimal(repr(sparsity)) + 0).normalize(), "f")  # + 0: of -0.0 too
 
 
 def evaluated_texts(config: Config) -> list[str]:
@@ -201,4 +197,4 @@ def _cells(config: Config, model: str | None) -> Iterator[Ticket]:
         seeds = grid["seeds"] if criterion in CRITERIA and CRITERIA[criterion].stochastic else [NO_SEED]
         own = own_sparsity(scope)
         for seed, sparsity in product(seeds, grid["sparsities"] if own is None else [own]):
-            yield Ticket(name, data, criterion, scope, str(seed), canonical_decimal(sparsity))
+            yield Ticket(name, data, criterion, scope, str(seed), Sparsity.of(sparsity).canonical)

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from ltpipe.analysis.bisection import bracket, middle, most_steps
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.pruning.scopes import exact_fraction, has_own_sparsity
+from ltpipe.pruning.scopes import has_own_sparsity
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.records import Record
 from ltpipe.workflow import grid
@@ -59,7 +60,7 @@ class Refinement(Record):
 def width(config: Config) -> str:
     """The width that brackets are to have at most, as a decimal; empty if they stay as they are."""
     refine = config["grid"] and config["grid"]["refine"]
-    return grid.canonical_decimal(refine["to"]) if refine else ""
+    return Sparsity.of(refine["to"]).canonical if refine else ""
 
 
 def control_seeds(config: Config) -> tuple[int, ...]:
@@ -78,7 +79,7 @@ def steps_at_most(config: Config) -> int:
     to = width(config)
     if not to or all(map(has_own_sparsity, config["grid"]["scopes"])):
         return 0
-    return most_steps(map(Decimal, map(grid.canonical_decimal, config["grid"]["sparsities"])), Decimal(to))
+    return most_steps((Decimal(str(each)) for each in config["grid"]["sparsities"]), Decimal(to))
 
 
 def tickets_at_most(config: Config, model: str) -> int:
@@ -121,7 +122,7 @@ def refinement(
     Raises:
         UserError: a file is missing or damaged, or not of this model, or `to` is no such fraction.
     """
-    if not LEAST <= exact_fraction(to) <= 1:
+    if not LEAST <= Sparsity.of(to).fraction <= 1:
         raise UserError(f"to: {to} is not allowed; allowed is a fraction from {float(LEAST)} to 1")
     curves: dict[grid.Ticket, dict[Decimal, bool]] = {}
     for path in tickets:

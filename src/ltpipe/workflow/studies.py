@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.training.record import NUMBERED
 from ltpipe.workflow import grid
 
@@ -49,7 +50,7 @@ def connectivities(config: Config) -> list[str]:
 def early_birds(config: Config) -> list[str]:
     """Names of all early-bird detections."""
     return [
-        f"{grid.EARLY_BIRD}.json".format(study=name, replicate=replicate, sparsity=grid.canonical_decimal(sparsity))
+        f"{grid.EARLY_BIRD}.json".format(study=name, replicate=replicate, sparsity=Sparsity.of(sparsity).canonical)
         for name, study in sorted(config["imp"].items())
         if study["early_bird"]
         for replicate in sorted(study["replicates"])

@@ -17,7 +17,7 @@ def lamp(request: Request) -> list[int]:
     """How many weights each tensor loses if all compete by their LAMP scores."""
     scores = lamp_keys(request.keys)
     counted = count_keys(scores, request.histogram.checkpoint, "lamp", None)
-    (cuts,) = exact_cuts(scores, counted, [groups("global", request.written, request.sizes)])
+    (cuts,) = exact_cuts(scores, counted, [groups("global", request.asked, request.sizes)])
     return [cut.pruned for cut in cuts]
 
 

@@ -1,0 +1,68 @@
+"""How much is pruned: an exact decimal fraction."""
+
+import re
+from dataclasses import dataclass, field
+from decimal import Context, Decimal
+from fractions import Fraction
+
+from ltpipe.runtime.errors import UserError
+
+_DECIMALS = 40
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
+_EXACT = Context(prec=2 * _DECIMALS)
+_ALLOWED = "allowed are fractions from 0 to 1"
+
+
+@dataclass(frozen=True, order=True)
+class Sparsity:
+    """A fraction of things to prune, exactly as it was written. Those of equal numbers are equal.
+
+    Attributes:
+        fraction: 0 to 1.
+        text: as written, `0.50` for example.
+    """
+
+    fraction: Fraction
+    text: str = field(compare=False)
+
+    @classmethod
+    def of(cls, value: "str | float | Sparsity") -> "Sparsity":
+        """Read a sparsity from a decimal number or its text.
+
+        Raises:
+            UserError: `value` is not a number from 0 to 1, or has too many decimals.
+        """
+        if isinstance(value, Sparsity):
+            return value
+        text = str(value)
+        if not _NUMBER.fullmatch(text):  # Decimal takes other digits and underscores too
+            raise UserError(f"sparsity {value!r}: {_ALLOWED}")
+        decimal = Decimal(text)
+        if not 0 <= decimal <= 1:
+            percent = f"; did you mean {_plain(decimal / 100)}?" if 2 <= decimal <= 100 else ""
+            raise UserError(f"sparsity {text}: {_ALLOWED}{percent}")
+        exponent = decimal.as_tuple().exponent
+        if isinstance(exponent, int) and exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
+            raise UserError(f"sparsity {text}: {_ALLOWED} with at most {_DECIMALS} decimals")
+        return cls(Fraction(decimal), text)
+
+    @property
+    def canonical(self) -> str:
+        """The shortest plain decimal, as in names of files: 0.5 and 0.50 are one sparsity and one file."""
+        return _plain(Decimal(self.text))
+
+    def count(self, total: int) -> int:
+        """How many of `total` things are pruned: `round(fraction * total)` in exact arithmetic, halves to even."""
+        return round(self.fraction * total)
+
+    def __float__(self) -> float:
+        """The nearest float."""
+        return float(self.fraction)
+
+    def __str__(self) -> str:
+        """As written."""
+        return self.text
+
+
+def _plain(decimal: Decimal) -> str:
+    return format(decimal.normalize(_EXACT).copy_abs(), "f")
