@@ -12,7 +12,7 @@ from ltpipe.analysis.validation import validate_files
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.pruning.allocations import allocation_names
 from ltpipe.pruning.masks import load_mask, pack, read_mask, unpack, write_whole_mask
-from ltpipe.pruning.scopes import own_sparsity, scopes
+from ltpipe.pruning.scopes import scope_named, scopes
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -165,7 +165,7 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
     made = []
     for scope in SCOPES:
         denser = None
-        for sparsity in SPARSITIES if own_sparsity(scope) is None else ("0.5",):
+        for sparsity in SPARSITIES if scope_named(scope).own_sparsity is None else ("0.5",):
             output = tmp_path / f"{scope}-{sparsity}"
             ask = {
                 "checkpoint": folder,

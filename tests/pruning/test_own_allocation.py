@@ -68,3 +68,12 @@ def test_only_files_of_the_folder_are_scopes(add):
     assert scope_named("mine-row").allocation == "mine"
     with pytest.raises(UserError, match=r"scope .yours. is unknown; allowed: .*mine, .*mine-row"):
         scope_named("yours")
+
+
+def test_an_allocation_that_takes_no_request_is_named_when_it_is_imported(add):
+    add(
+        "thrifty",
+        "from ltpipe.pruning.allocation import Allocation\ndef counts(): ...\nALLOCATION = Allocation(counts)\n",
+    )
+    with pytest.raises(UserError, match=r"^allocation 'thrifty': counts\(\) does not take the arguments \(request\)"):
+        scope_named("thrifty").nested  # noqa: B018

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.pruning.scopes import NOfM, Tiles, groups, own_sparsity, scope_named, scopes
+from ltpipe.pruning.scopes import NOfM, Tiles, groups, scope_named, scopes
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
@@ -80,7 +80,8 @@ def test_equal_numbers_are_one_sparsity_however_they_are_written() -> None:
 def test_names_with_numbers() -> None:
     assert scope_named("2of4") == NOfM(2, 4)
     assert scope_named("block16x8") == Tiles(16, 8)
-    assert [own_sparsity(name) for name in ("2of4", "1of4", "2of3", "row")] == [0.5, 0.75, 1 / 3, None]
+    own = [scope_named(name).own_sparsity for name in ("2of4", "1of4", "2of3", "row")]
+    assert own == [*map(Sparsity.of, (0.5, 0.75, 1 / 3)), None]
 
 
 @pytest.mark.parametrize(

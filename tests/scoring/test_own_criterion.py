@@ -1,6 +1,8 @@
 """The criteria of one's own in docs/criteria.md work as they are printed: one file, one word."""
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,53 @@ def test_a_criterion_without_its_method_is_refused(base, method, tmp_path, monke
     monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path)])
     with pytest.raises(UserError, match=f"has no method {method}; write it"):
         scored_criterion(name.replace("_", "-"))
+
+
+_ACTIVATION = "from ltpipe.scoring.criterion import ActivationCriterion\nclass Mine(ActivationCriterion):\n"
+_GRADIENT = "from ltpipe.scoring.criterion import GradientCriterion\nclass Mine(GradientCriterion):\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            f"{_ACTIVATION}    def combine(self, weight, norms): ...\nCRITERION = Mine\n",
+            "found `def combine(self, weight, norms)`; write `@staticmethod def combine(weight, norms)`",
+        ),
+        (
+            f"{_ACTIVATION}    @staticmethod\n    def combine(weight): ...\nCRITERION = Mine\n",
+            "found `@staticmethod def combine(weight)`; write `@staticmethod def combine(weight, norms)`",
+        ),
+        (
+            f"{_GRADIENT}    def add(self, gradient): ...\nCRITERION = Mine\n",
+            "found `def add(self, gradient)`; write `def add(self, weight, gradient)`",
+        ),
+        (
+            f"{_GRADIENT}    def add(self, w, g): ...\n    result = 3\nCRITERION = Mine\n",
+            "found `result = …`; write `def result(self)`",
+        ),
+        (f"{_GRADIENT}    def add(self, w, g): ...\n", "mine.py gives no CRITERION; end it with CRITERION = …"),
+        ("CRITERION = 3\n", "CRITERION is 3; make it a class that extends one of ltpipe.scoring.criterion"),
+        ("import zork\n", "mine.py cannot be imported (ModuleNotFoundError: No module named 'zork'); mend it"),
+        ("1 / 0\n", "mine.py cannot be imported (ZeroDivisionError: division by zero); mend it"),
+    ],
+)
+def test_a_damaged_criterion_is_named_when_it_is_imported(code, message, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, f"{criteria.__name__}.mine", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(UserError) as caught:
+        scored_criterion("mine")
+    assert str(caught.value).startswith("criterion 'mine': ")
+    assert str(caught.value).endswith(message)
+
+
+def test_other_names_and_more_arguments_with_defaults_are_a_criterions_own_affair(tmp_path, monkeypatch):
+    code = f"{_ACTIVATION}    @staticmethod\n    def combine(w, n, more=1): ...\nCRITERION = Mine\n"
+    (tmp_path / "free.py").write_text(code)
+    monkeypatch.setattr(criteria, "__path__", [*criteria.__path__, str(tmp_path)])
+    assert scored_criterion("free").__name__ == "Mine"
 
 
 @pytest.mark.parametrize("criterion", criterion_names())

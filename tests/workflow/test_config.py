@@ -11,9 +11,8 @@ import yaml
 
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.pruning.scopes import scopes
-from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.criterion import criterion_names
+from ltpipe.scoring.criterion import criterion_names, every_criterion
 from ltpipe.workflow.config import check_config, load_config, moved, sources
 from ltpipe.workflow.grid import evaluated_sequences, evaluated_texts, scored_criteria
 
@@ -113,7 +112,7 @@ def with_calibration(**changes: Any) -> dict[str, Any]:
 
 def test_every_criterion_can_be_asked_for():
     config = with_calibration(hybrids={"mix": {"magnitude": 1, "wanda": 0.5}})
-    config["grid"]["criteria"] = [*CRITERIA, *criterion_names(), "mix"]
+    config["grid"]["criteria"] = [*every_criterion(), "mix"]
     filled = check_config(config, SCHEMA)
     assert evaluated_texts(filled) == ["speeches"], "the calibration text is not evaluated"
     assert scored_criteria(filled) == criterion_names()

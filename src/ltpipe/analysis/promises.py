@@ -112,7 +112,7 @@ def _units(mask: Mask, promise: Promise, scope: Units, manifest: Manifest, confi
     except UserError as error:
         yield str(error)
         return
-    competing = [np.concatenate(kept)] if scope.kind == "blocks" else kept
+    competing = scope.competitions(kept)
     for index, units in enumerate(competing):
         gone, promised = int((~units).sum()), promise.pruned(units.size)
         if gone != promised:

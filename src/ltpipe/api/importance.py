@@ -26,12 +26,18 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import check_scores, score_keys
-from ltpipe.pruning.scores import CRITERIA, RankKeys
+from ltpipe.pruning.scores import RankKeys, criterion_named
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import options_of
-from ltpipe.scoring.criterion import Criterion, criterion_options, every_criterion, scored_criterion
+from ltpipe.scoring.criterion import (
+    Criterion,
+    criterion_options,
+    every_criterion,
+    ranks_weights,
+    scored_criterion,
+)
 from ltpipe.scoring.hybrid import Scored, combine, magnitudes
 from ltpipe.scoring.subject import Deliver
 from ltpipe.training.scores import LiveSubject
@@ -125,7 +131,7 @@ def compute_importance(
     """
     subject = _Model.of(model, preset, include, exclude)
     if criterion == "random":
-        keys = CRITERIA["random"].keys(subject.weights, subject.names, seed)
+        keys = criterion_named("random").keys(subject.weights, subject.names, seed)
         blocks = {name: np.concatenate([keys.values(block) for block in keys.blocks(name)]) for name in keys.names}
         return {name: torch.from_numpy(flat).view(subject.shape(name)) for name, flat in blocks.items()}
     _, scores = _scores(subject, criterion, dataloader, options)
@@ -189,9 +195,9 @@ def _keys(
     options: Mapping[str, Any],
 ) -> tuple[str, RankKeys]:
     """Return a criterion's name and its rank keys."""
-    if isinstance(criterion, str) and criterion in CRITERIA:
+    if isinstance(criterion, str) and ranks_weights(criterion):
         criterion_options(criterion, options, criterion)  # rejects options, as it has none
-        return criterion, CRITERIA[criterion].keys(subject.weights, subject.names, seed)
+        return criterion, criterion_named(criterion).keys(subject.weights, subject.names, seed)
     name, scores = _scores(subject, criterion, dataloader, options)
     return name, score_keys(scores, subject.names, scores.signed)
 

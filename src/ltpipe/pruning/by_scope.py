@@ -96,8 +96,8 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
 
 
 def _check_pattern(scope: str, pattern: NOfM, sparsity: Sparsity, keys: RankKeys, layout: Layout) -> None:
-    if float(sparsity) != pattern.sparsity:
-        raise UserError(f"scope '{scope}' prunes exactly {pattern.sparsity}, not {sparsity}; ask for that sparsity")
+    if float(sparsity) != float(pattern.own_sparsity):
+        raise UserError(f"scope '{scope}' prunes exactly {pattern.own_sparsity}, not {sparsity}; ask for that sparsity")
     for name, columns in zip(keys.names, _columns(keys, layout), strict=True):
         if columns % pattern.group:
             raise UserError(

@@ -94,8 +94,8 @@ def layout_of(architecture: str, scope: str) -> Layout:
     if layout is None or scope not in layout.scopes:
         allowed = [name for name, known in LAYOUTS.items() if scope in known.scopes]
         raise UserError(
-            f"scope '{scope}' does not know the units of {architecture}; it is allowed for {', '.join(allowed)}, and "
-            f"{architecture} allows {', '.join(['global', 'layer', *(layout.scopes if layout else ())])}"
+            f"scope '{scope}' does not know the units of {architecture}; it is allowed for {', '.join(allowed)}; "
+            f"of {architecture} {', '.join(layout.scopes) if layout else 'no'} units are known"
         )
     return layout
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from ltpipe.pruning.allocations import allocation_named, allocation_names
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
@@ -55,6 +57,11 @@ class Scope(ABC):
     def nested(self) -> bool:
         """Whether a mask keeps nothing that one of a smaller sparsity does not."""
         return True
+
+    @property
+    def own_sparsity(self) -> Sparsity | None:
+        """The one sparsity of a scope that has only one: its tickets are no curve."""
+        return None
 
     @abstractmethod
     def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:
@@ -142,9 +149,9 @@ class NOfM(Scope):
     group: int
 
     @property
-    def sparsity(self) -> float:
-        """The only one that the pattern has: the float nearest to 1 - keep / group."""
-        return (self.group - self.keep) / self.group
+    def own_sparsity(self) -> Sparsity:
+        """The float nearest to 1 - keep / group."""
+        return Sparsity.of((self.group - self.keep) / self.group)
 
     def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
         """See `Scope`."""
@@ -170,6 +177,14 @@ class Units(Scope):
 
     kind: Literal["heads", "channels", "blocks"]
     empties: ClassVar[bool] = True
+
+    def competitions(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What competes with each other: all blocks of the model, the heads or channels of each block.
+
+        Args:
+            units: of each block of the model, one value a unit.
+        """
+        return [np.concatenate(units)] if self.kind == "blocks" else list(units)
 
     def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
         """See `Scope`."""
@@ -213,20 +228,10 @@ def scope_named(name: str) -> Scope:
     )
 
 
-def own_sparsity(name: str) -> float | None:
-    """The one sparsity of a scope that has only one, None for every other scope.
-
-    Raises:
-        UserError: there is no scope of that name.
-    """
-    scope = scope_named(name)
-    return scope.sparsity if isinstance(scope, NOfM) else None
-
-
 def has_own_sparsity(name: str) -> bool:
     """Whether a scope has one sparsity only, so that its tickets are no curve; names of imported masks have not."""
     try:
-        return own_sparsity(name) is not None
+        return scope_named(name).own_sparsity is not None
     except UserError:
         return False
 

@@ -7,7 +7,7 @@ bit is ignored). Small keys are pruned first.
 Here are the criteria that need no more than a weight's own value. The others are in `ltpipe.scoring.criteria`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -98,8 +98,8 @@ class RankKeys:
         """
         if self.signed:
             raise UserError(
-                "this scope adds up scores, and those of this criterion have a sign; allowed are global, layer, row, "
-                "erk, erk-row and NofM"
+                "this scope adds up scores, and those of this criterion have a sign; choose a scope that only ranks "
+                "them, global for example"
             )
         magnitudes = block & block.dtype.type((1 << self.bits) - 1)
         if self.infinite == BFLOAT16_INFINITY:
@@ -145,29 +145,6 @@ class Criterion(Protocol):
         ...
 
 
-CRITERIA: dict[str, Criterion] = {}
-
-
-def register(criterion: type[Criterion]) -> type[Criterion]:
-    """Make a criterion known under its `name`."""
-    CRITERIA[criterion.name] = criterion()
-    return criterion
-
-
-def criterion_named(name: str) -> Criterion:
-    """Look a criterion up.
-
-    Raises:
-        UserError: there is none of that name that needs no score stage.
-    """
-    if name not in CRITERIA:
-        raise UserError(
-            f"criterion '{name}' needs a file of scores; without one known are {', '.join(sorted(CRITERIA))}"
-        )
-    return CRITERIA[name]
-
-
-@register
 class Magnitude(Criterion):
     """|w|, the criterion of Han et al. 2015 (1506.02626) and Frankle & Carbin 2019 (1803.03635)."""
 
@@ -197,7 +174,6 @@ class Magnitude(Criterion):
         return float32_rank_keys(weights, names, shapes)
 
 
-@register
 class Random(Criterion):
     """Independent uniform scores: the control that any criterion has to beat."""
 
@@ -216,6 +192,22 @@ class Random(Criterion):
             1 << 31,
             lambda name: _uniform(seed, name, prod(shapes[name])),
         )
+
+
+CRITERIA: Mapping[str, Criterion] = {criterion.name: criterion for criterion in (Magnitude(), Random())}
+
+
+def criterion_named(name: str) -> Criterion:
+    """Look up a criterion that ranks a weight's own value; `ltpipe.scoring.criterion` knows all criteria.
+
+    Raises:
+        UserError: there is none of that name that needs no score stage.
+    """
+    if name not in CRITERIA:
+        raise UserError(
+            f"criterion '{name}' needs a file of scores; without one known are {', '.join(sorted(CRITERIA))}"
+        )
+    return CRITERIA[name]
 
 
 def float32_rank_keys(weights: Weights, names: Sequence[str], shapes: tuple[tuple[int, ...], ...]) -> RankKeys:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ltpipe.pruning.scores import CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, NoOptions, options_of
+from ltpipe.runtime.plugins import check_methods, load
 
 if TYPE_CHECKING:
     import torch
@@ -71,17 +72,32 @@ def every_criterion() -> list[str]:
     return [*CRITERIA, *criterion_names()]
 
 
+def ranks_weights(name: str) -> bool:
+    """Whether a criterion ranks a weight's own value, and has no score stage."""
+    return name in CRITERIA
+
+
+def is_stochastic(name: str) -> bool:
+    """Whether a criterion depends on a seed; where none does, one mask serves all seeds."""
+    return name in CRITERIA and CRITERIA[name].stochastic
+
+
 def scored_criterion(name: str) -> type[Criterion]:
-    """Look a criterion up.
+    """Look up a criterion with a score stage.
 
     Raises:
-        UserError: there is none of that name, or its class leaves out a method that it has to have.
+        UserError: there is none of that name, its file is damaged, or its class leaves out a method that it has to
+            have or lets it be called in another way.
     """
     if name not in criterion_names():
         raise UserError(f"criterion '{name}' has no score stage; known are {', '.join(criterion_names())}")
-    found = import_module(f"{_FOLDER}.{name.replace('-', '_')}").CRITERION
+    what = f"criterion '{name}'"
+    found: type[Criterion] = load(f"{_FOLDER}.{name.replace('-', '_')}", "CRITERION", what)
+    if not (isinstance(found, type) and issubclass(found, Criterion)):
+        raise UserError(f"{what}: CRITERION is {found!r}; make it a class that extends one of {__name__}")
     if found.__abstractmethods__:
-        raise UserError(f"criterion '{name}' has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
+        raise UserError(f"{what} has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
+    check_methods(found, __name__, what)
     return found
 
 
@@ -96,7 +112,7 @@ def criterion_options(name: str, given: Given, key: str) -> Any:
     Raises:
         UserError: the criterion has no such option, or it cannot have this value.
     """
-    return options_of(NoOptions if name in CRITERIA else scored_criterion(name).options, given, key)
+    return options_of(NoOptions if ranks_weights(name) else scored_criterion(name).options, given, key)
 
 
 class GradientCriterion(Criterion):

@@ -10,6 +10,7 @@ from traceback import extract_tb
 from types import ModuleType
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.plugins import check_takes
 from ltpipe.training.examples import Examples
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.loop import Loss, Trainer
@@ -43,6 +44,7 @@ class Plugin:
         found = getattr(module, self._parts[1], None)
         if not callable(found):
             raise UserError(f"trainer_fn: module '{module.__name__}' has no function '{self._parts[1]}'")
+        check_takes(found, ("live", "examples", "loss", "until"), f"trainer_fn: {self.name}")
 
         def trainer(live: LiveTraining, examples: Examples, loss: Loss, until: int) -> None:
             try:

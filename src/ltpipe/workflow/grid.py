@@ -7,10 +7,9 @@ from itertools import product
 from typing import Any
 
 from ltpipe.evaluation.perturbation import stochastic
-from ltpipe.pruning.scopes import own_sparsity
-from ltpipe.pruning.scores import CRITERIA
+from ltpipe.pruning.scopes import scope_named
 from ltpipe.pruning.sparsity import Sparsity
-from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
 
 Config = dict[str, Any]
 
@@ -194,7 +193,7 @@ def _cells(config: Config, model: str | None) -> Iterator[Ticket]:
     for name, data, criterion, scope in product(
         _models(config, model), evaluated_texts(config), grid["criteria"], grid["scopes"]
     ):
-        seeds = grid["seeds"] if criterion in CRITERIA and CRITERIA[criterion].stochastic else [NO_SEED]
-        own = own_sparsity(scope)
+        seeds = grid["seeds"] if is_stochastic(criterion) else [NO_SEED]
+        own = scope_named(scope).own_sparsity
         for seed, sparsity in product(seeds, grid["sparsities"] if own is None else [own]):
             yield Ticket(name, data, criterion, scope, str(seed), Sparsity.of(sparsity).canonical)

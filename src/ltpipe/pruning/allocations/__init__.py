@@ -1,8 +1,9 @@
 """Layer allocations, one a file: `my_rule.py` gives the scopes `my-rule` and `my-rule-row`."""
 
-from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
+
+from ltpipe.runtime.plugins import check_takes, load
 
 if TYPE_CHECKING:
     from ltpipe.pruning.allocation import Allocation
@@ -14,5 +15,12 @@ def allocation_names() -> list[str]:
 
 
 def allocation_named(name: str) -> "Allocation":
-    """Look an allocation up, one of `allocation_names`; it is imported."""
-    return import_module(f"{__name__}.{name.replace('-', '_')}").ALLOCATION
+    """Look an allocation up, one of `allocation_names`; it is imported.
+
+    Raises:
+        UserError: its file is damaged, or its function cannot be called with a request.
+    """
+    what = f"allocation '{name}'"
+    found: Allocation = load(f"{__name__}.{name.replace('-', '_')}", "ALLOCATION", what)
+    check_takes(found.counts, ("request",), f"{what}: {getattr(found.counts, '__name__', 'it')}")
+    return found

@@ -1,0 +1,86 @@
+"""Files that add something by being there, a criterion for example: loaded, or refused in one line."""
+
+import logging
+from collections.abc import Callable
+from importlib import import_module
+from inspect import getattr_static, signature
+from types import FunctionType
+from typing import Any
+
+from ltpipe.runtime.errors import UserError
+
+logger = logging.getLogger("ltpipe")
+
+_KINDS = (FunctionType, staticmethod, classmethod)
+
+
+def load(module: str, attribute: str, what: str) -> Any:
+    """What a file gives under a name that all files of its kind share.
+
+    Args:
+        module: full name of the file's module.
+        attribute: `CRITERION` for example.
+        what: it is, for messages.
+
+    Raises:
+        UserError: the file cannot be imported, or gives nothing of that name.
+    """
+    try:
+        found = import_module(module)
+    except Exception as error:
+        logger.debug("%s", what, exc_info=True)
+        reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+        raise UserError(f"{what}: {module.rpartition('.')[2]}.py cannot be imported ({reason}); mend it") from error
+    if not hasattr(found, attribute):
+        raise UserError(f"{what}: {found.__file__} gives no {attribute}; end it with {attribute} = …")
+    return getattr(found, attribute)
+
+
+def check_methods(found: type, like: str, what: str) -> None:
+    """Refuse a class that changes how a method of its bases is called.
+
+    Args:
+        found: the class.
+        like: module of the bases whose methods count; those that begin with `_` do not.
+        what: the class is, for messages.
+
+    Raises:
+        UserError: naming the method, as it is and as it has to be.
+    """
+    bases = [base for base in found.__mro__ if base.__module__ == like]
+    wanted = {name: member for base in reversed(bases) for name, member in vars(base).items() if name[0] != "_"}
+    for name, member in wanted.items():
+        own = getattr_static(found, name)
+        if isinstance(member, _KINDS) and own is not member and not _called_alike(own, member):
+            raise UserError(f"{what}: found {_shown(name, own)}; write {_shown(name, member)}")
+
+
+def check_takes(found: Callable[..., object], parameters: tuple[str, ...], what: str) -> None:
+    """Raise UserError, calling the function `what`, unless it can be called with so many arguments by position."""
+    if not _binds(found, len(parameters)):
+        raise UserError(f"{what}{signature(found)} does not take the arguments ({', '.join(parameters)}); write it so")
+
+
+def _called_alike(own: Any, wanted: Any) -> bool:
+    return type(own) is type(wanted) and _binds(_function(own), len(signature(_function(wanted)).parameters))
+
+
+def _binds(function: Callable[..., object], count: int) -> bool:
+    try:
+        signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _function(member: Any) -> Callable[..., object]:
+    function: Callable[..., object] = getattr(member, "__func__", member)
+    return function
+
+
+def _shown(name: str, member: Any) -> str:
+    """The first lines of a method, as code on one line."""
+    kind = f"@{type(member).__name__} " if isinstance(member, staticmethod | classmethod) else ""
+    if not callable(_function(member)):
+        return f"`{name} = …`"
+    return f"`{kind}def {name}({', '.join(signature(_function(member)).parameters)})`"
