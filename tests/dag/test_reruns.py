@@ -330,7 +330,6 @@ slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is no
         slow_case("src/ltpipe/pruning/build.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         slow_case("src/ltpipe/streaming/blocks.py", EVERYTHING),
         ("src/ltpipe/evaluation/loss.py", EVALUATIONS),
-        slow_case("src/ltpipe/evaluation/metrics.schema.json", EVALUATIONS),
         ("src/ltpipe/analysis/overlap_tables.py", {"overlap overlap/tiny"} | REPORT),
         slow_case("src/ltpipe/analysis/structure.py", {"validation validation/tiny"} | REPORT),
         ("src/ltpipe/analysis/confidence.py", TABLES),

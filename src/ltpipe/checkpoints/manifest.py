@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.files import check_file
 from ltpipe.runtime.jsonfiles import read_record, write_record
+from ltpipe.runtime.records import STRICT, typed
 
 FORMAT = 3
 
@@ -43,6 +44,13 @@ class TensorEntry:
     matrices: tuple[int, int, int] | None = None
     inputs_first: bool = False
     left_out: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the dtype is not known, or the matrices are not of the shape."""
+        if self.dtype not in STORAGE:
+            raise ValueError(f"dtype {self.dtype}")
+        if self.matrices is not None and prod(self.matrices) != self.size:
+            raise ValueError(f"matrices {list(self.matrices)} of a tensor of shape {list(self.shape)}")
 
     @property
     def size(self) -> int:
@@ -88,6 +96,8 @@ class Manifest:
         files: SHA-256 of the files beside the weights that other tools read too, by name.
         walks: how the model may be walked.
     """
+
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
 
     architecture: str
     source: str
@@ -170,33 +180,10 @@ class Manifest:
             raise DamagedFileError(
                 f"{path}: manifest format {version}, this version of ltpipe reads format {FORMAT}; {MEND}"
             )
-        try:
-            tensors = {name: _entry(entry) for name, entry in content.pop("tensors").items()}
-            walks, further = Walks(**content.pop("walks")), tuple(content.pop("further"))
-            manifest = cls(tensors=tensors, further=further, walks=walks, **content)
-            reasons = (walks.forward, walks.backward, walks.gradients, walks.head)
-            words = (manifest.architecture, manifest.source, manifest.blocks, *further, *reasons)
-            if not all(isinstance(word, str) for word in (*words, *manifest.tied.values(), *manifest.files.values())):
-                raise TypeError("a value that is not text")
-            found = manifest.fingerprint
-        except (TypeError, KeyError, AttributeError) as error:
-            raise DamagedFileError(f"{path}: not a checkpoint manifest ({error}); {MEND}") from None
-        if found != fingerprint:
+        manifest = typed(cls, content, path, "checkpoint manifest")
+        if manifest.fingerprint != fingerprint:
             raise DamagedFileError(f"{path}: contents do not match the fingerprint; {MEND}")
         return manifest
-
-
-def _entry(content: Mapping[str, Any]) -> TensorEntry:
-    entry = TensorEntry(**{**content, "shape": tuple(content["shape"])})
-    return entry if entry.matrices is None else replace(entry, matrices=_three(entry))
-
-
-def _three(entry: TensorEntry) -> tuple[int, int, int]:
-    """Number, rows and columns of the matrices of an entry, checked against its shape."""
-    matrices = tuple(entry.matrices or ())
-    if len(matrices) != 3 or prod(matrices) != entry.size:
-        raise TypeError(f"matrices {list(matrices)} of a tensor of shape {list(entry.shape)}")
-    return matrices
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:

@@ -128,11 +128,11 @@ def evaluate_checkpoint(
         agreement=compared.agreement() if compared else None,
         kl_top_k=compared.divergence() if compared else None,
         top_k=observer.k if observer else None,
-        protocol=inputs.protocol,
-        bos=inputs.bos,
+        protocol=inputs.protocol,  # type: ignore[arg-type]  # words are checked when they are written
+        bos=inputs.bos,  # type: ignore[arg-type]
         windows=count,
         tokens=losses.losses.numel(),
-        precision=here.precision,
+        precision=here.precision,  # type: ignore[arg-type]
         device=", ".join(map(str, here.devices)),
         execution=model.execution,
         super_batch=sizes.super_batch,

@@ -1,17 +1,25 @@
 """What an evaluation found, as a small JSON file that says where it comes from."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.jsonfiles import read_record, write_record
+from annotated_types import Ge, MinLen, Predicate
 
-FORMAT = 5
+from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.records import Amount, Count, Positive, Record, Share, Word
+
+
+def _is_canonical(text: str) -> bool:
+    try:
+        return Sparsity.of(text).canonical == text
+    except UserError:
+        return False
+
+
+CanonicalSparsity = Annotated[str, Predicate(_is_canonical)]
+"""A sparsity as it stands in names of files."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,11 @@ class SequenceTotals:
         kl_sum: summed `kl_top_k`, nats; None if it was not compared.
     """
 
-    loss_sum: list[float]
-    correct: list[int]
-    tokens: list[int]
-    agree: list[int] | None = None
-    kl_sum: list[float] | None = None
+    loss_sum: Annotated[list[Amount], MinLen(1)]
+    correct: Annotated[list[Count], MinLen(1)]
+    tokens: Annotated[list[Count], MinLen(1)]
+    agree: Annotated[list[Count], MinLen(1)] | None = None
+    kl_sum: Annotated[list[Amount], MinLen(1)] | None = None
 
 
 def memory_line(planned: int, measured: int, device: str) -> str:
@@ -46,7 +54,7 @@ def memory_line(planned: int, measured: int, device: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics:
+class Metrics(Record):
     """Metrics of a dense model or of a ticket on one text.
 
     Attributes:
@@ -88,47 +96,55 @@ class Metrics:
         provenance: versions, commit, input hashes, settings.
     """
 
-    model: str
-    data: str
-    criterion: str | None
-    scope: str | None
-    seed: int | None
-    sparsity: str | None
-    perturbation: str | None = None
-    perturbation_seed: int | None = None
-    kept: int | None
-    total: int | None
-    parameters: int
-    vocabulary: int
-    loss: float
-    perplexity: float | None
-    accuracy: float
-    performance_retention: float
-    agreement: float | None = None
-    kl_top_k: float | None = None
-    top_k: int | None = None
-    protocol: str = "documents"
-    bos: str = "never"
-    windows: int
-    tokens: int
-    precision: str
-    device: str
-    execution: str
-    super_batch: int
-    micro_batch: int
-    chunk: int
-    out_of_memory: list[str]
-    threads: int
-    planned_bytes: int
-    planned_parts: Mapping[str, int]
+    KIND: ClassVar[str] = "set of metrics"
+    FORMAT: ClassVar[int] = 5
+
+    model: Word
+    data: Word
+    criterion: Word | None
+    scope: Word | None
+    seed: Count | None
+    sparsity: CanonicalSparsity | None
+    perturbation: Word | None = None
+    perturbation_seed: Count | None = None
+    kept: Count | None
+    total: Count | None
+    parameters: Count
+    vocabulary: Positive
+    loss: Amount
+    perplexity: Annotated[float, Ge(1)] | None
+    accuracy: Share
+    performance_retention: Amount
+    agreement: Share | None = None
+    kl_top_k: Amount | None = None
+    top_k: Positive | None = None
+    protocol: Literal["documents", "wikitext2"] = "documents"
+    bos: Literal["each window", "first window", "never"] = "never"
+    windows: Positive
+    tokens: Positive
+    precision: Literal["float32", "bfloat16", "float16"]
+    device: Word
+    execution: Word
+    super_batch: Positive
+    micro_batch: Positive
+    chunk: Positive
+    out_of_memory: list[Word]
+    threads: Positive
+    planned_bytes: Count
+    planned_parts: Mapping[str, Count]
     measured_bytes: int
-    peak_host_bytes: int
-    peak_host_private_bytes: int
-    peak_device_bytes: int | None
-    peak_device_reserved_bytes: int | None
-    seconds: float
+    peak_host_bytes: Count
+    peak_host_private_bytes: Count
+    peak_device_bytes: Count | None
+    peak_device_reserved_bytes: Count | None
+    seconds: Amount
     sequences: SequenceTotals
     provenance: Mapping[str, Any]
+
+    @classmethod
+    def head(cls) -> dict[str, Any]:
+        """See `Record`; metrics do not say their kind."""
+        return {"format": cls.FORMAT}
 
     def __str__(self) -> str:
         """One line for people."""
@@ -154,35 +170,3 @@ class Metrics:
         for what, fingerprint in hashes.items():
             if self.provenance["inputs"].get(what) != fingerprint:
                 raise UserError(f"{where}: baseline of other {what}; evaluate the dense model on the same {what}")
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, floats at full precision."""
-        content = {"format": FORMAT, **asdict(self)}
-        _check(content, path)
-        write_record(path, content)
-
-    @classmethod
-    def read(cls, path: Path) -> "Metrics":
-        """Read what `write` wrote.
-
-        Raises:
-            DamagedFileError: the file does not follow the schema.
-        """
-        content = read_record(path)
-        _check(content, path)
-        content.pop("format")
-        return cls(**{**content, "sequences": SequenceTotals(**content["sequences"])})
-
-
-@cache
-def _validator() -> Any:
-    from jsonschema import Draft202012Validator
-
-    schema = files("ltpipe.evaluation").joinpath("metrics.schema.json").read_text(encoding="utf-8")
-    return Draft202012Validator(json.loads(schema))
-
-
-def _check(content: dict[str, Any], path: Path) -> None:
-    for error in _validator().iter_errors(content):
-        where = ".".join(str(part) for part in error.absolute_path) or "metrics"
-        raise DamagedFileError(f"{path}: {where}: {error.message}; {MEND}")

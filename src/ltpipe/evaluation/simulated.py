@@ -1,13 +1,10 @@
 """What a simulation of iterative magnitude pruning found, as a small JSON file."""
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from ltpipe.runtime.errors import MEND, DamagedFileError
-from ltpipe.runtime.jsonfiles import read_record, write_record
+from ltpipe.runtime.records import Record
 
-FORMAT, KIND = 2, "simulation of iterative pruning"
 BASELINE_BATCHES, TICKET_BATCHES = 10, 5
 """The dense model is measured on at most so many batches, a ticket on the first few of them."""
 
@@ -46,7 +43,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class Simulation:
+class Simulation(Record):
     """What a simulation of iterative magnitude pruning found.
 
     Attributes:
@@ -59,6 +56,8 @@ class Simulation:
         note: what a simulation is.
     """
 
+    KIND: ClassVar[str] = "simulation of iterative pruning"
+
     model: str
     data: str
     baseline_loss: float
@@ -69,22 +68,3 @@ class Simulation:
     best: int
     provenance: dict[str, Any]
     note: str = SIMULATION
-
-    def write(self, path: Path) -> None:
-        """Write as JSON, floats at full precision."""
-        write_record(path, {"format": FORMAT, "kind": KIND, **asdict(self)})
-
-    @classmethod
-    def read(cls, path: Path) -> "Simulation":
-        """Read what `write` wrote.
-
-        Raises:
-            DamagedFileError: the file is something else.
-        """
-        content = read_record(path)
-        if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, KIND):
-            raise DamagedFileError(f"{path}: not a {KIND} of format {FORMAT}; {MEND}")
-        try:
-            return cls(**{**content, "iterations": [Iteration(**entry) for entry in content["iterations"]]})
-        except (TypeError, KeyError) as error:
-            raise DamagedFileError(f"{path}: damaged {KIND} ({error}); {MEND}") from None

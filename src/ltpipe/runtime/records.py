@@ -1,70 +1,120 @@
-"""Small JSON files of one dataclass each, read strictly: anything `Record.write` did not write is rejected."""
+"""JSON files of one dataclass each, read strictly: anything its `write` did not write is rejected."""
 
-import sys
-import types
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
+
+from annotated_types import Ge, Interval, MinLen
 
 from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.jsonfiles import read_record, write_record
 
-FORMAT = 2
-_MOST = sys.float_info.max  # the comparison also rejects NaN and integers too large for a float
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
+
+Word = Annotated[str, MinLen(1)]
+Count = Annotated[int, Ge(0)]
+Positive = Annotated[int, Ge(1)]
+Amount = Annotated[float, Ge(0)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+"""Types of fields: what a file may hold there. All numbers are finite."""
+
+STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+"""For pydantic, as `__pydantic_config__` of a dataclass; those inside it follow."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Base of a dataclass of numbers, strings, tuples and dicts that is stored as a file.
+    """Base of a dataclass of JSON values, tuples and dataclasses of such that is kept as a file.
 
     The dataclass's `__post_init__` raises ValueError if its fields are inconsistent.
     """
 
+    __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     KIND: ClassVar[str]
-    """The file's kind, for example `learning record`, which is stored in it."""
+    """What the file is, `learning record` for example."""
+    FORMAT: ClassVar[int] = 2
+
+    @classmethod
+    def head(cls) -> dict[str, Any]:
+        """What the file begins with."""
+        return {"format": cls.FORMAT, "kind": cls.KIND}
 
     def write(self, path: Path) -> None:
-        """Write as JSON, floats at full precision."""
-        write_record(path, {"format": FORMAT, "kind": self.KIND, **asdict(self)})
+        """Write as JSON, floats at full precision.
+
+        Raises:
+            DamagedFileError: a field has a value that it cannot have.
+        """
+        content = asdict(self)
+        typed(type(self), content, path, self.KIND)
+        write_record(path, {**self.head(), **content})
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a file that `write` wrote: exactly the dataclass's fields, each of its type, numbers finite.
+        """Read what `write` wrote: every field has to be there, no other one, each of its type.
 
         Raises:
             UserError: there is no such file.
             DamagedFileError: the file is not such a record.
         """
         content = read_record(path)
-        try:
-            if (content.pop("format", None), content.pop("kind", None)) != (FORMAT, cls.KIND):
-                raise ValueError(f"expected kind '{cls.KIND}' in format {FORMAT}")
-            names = {field.name for field in fields(cls)}
-            if names != content.keys():
-                raise ValueError(f"keys missing or unknown: {', '.join(sorted(names ^ content.keys()))}")
-            hints = get_type_hints(cls)
-            return cls(**{name: _checked(value, hints[name], name) for name, value in content.items()})
-        except ValueError as error:
-            article = "an" if cls.KIND[0] in "aeiou" else "a"
-            raise DamagedFileError(f"{path}: not {article} {cls.KIND}, or damaged ({error}); {MEND}") from None
+        if {key: content.pop(key, None) for key in cls.head()} != cls.head():
+            raise _damaged(path, cls.KIND, f"expected kind '{cls.KIND}' in format {cls.FORMAT}")
+        return typed(cls, content, path, cls.KIND)
 
 
-def _checked(value: Any, wanted: Any, name: str) -> Any:
-    """Convert a JSON value to a field's type: lists to tuples, integers to floats where the type asks for them."""
-    origin, arguments = get_origin(wanted), get_args(wanted)
-    if origin in (types.UnionType, Union):
-        (inner,) = (kind for kind in arguments if kind is not types.NoneType)
-        return None if value is None else _checked(value, inner, name)
-    if origin is tuple and isinstance(value, list):
-        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        if len(kinds) == len(value):
-            return tuple(_checked(item, kind, name) for item, kind in zip(value, kinds, strict=True))
-    if origin is Mapping and isinstance(value, dict):
-        return value
-    if wanted is float and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST:
-        return float(value)
-    # bool is a subclass of int, but here 1 is not a bool and true is not a number.
-    if type(value) is wanted and wanted is not float:
-        return value
-    raise ValueError(f"{name}: {str(value)[:50]!r} is not allowed")
+def typed(kind: type[T], content: Mapping[str, Any], path: Path, what: str) -> T:
+    """What a file holds as a dataclass: all fields of it and no others, as strictly as its configuration says.
+
+    Args:
+        kind: the dataclass.
+        content: of the file.
+        path: of the file, for messages.
+        what: the file is to be, for messages.
+
+    Raises:
+        DamagedFileError: naming the first field that is missing, not known, or has another value than it may have.
+    """
+    from pydantic import ValidationError
+
+    missing = {field.name for field in fields(kind)} - content.keys()  # type: ignore[arg-type]
+    if missing:
+        raise _damaged(path, what, f"{min(missing)}: missing")
+    try:
+        # JSON has no tuples: lists stand for them.
+        found: T = _adapter(kind).validate_json(json.dumps(content))  # type: ignore[arg-type]
+        return found
+    except ValidationError as error:
+        raise _damaged(path, what, problem(error)) from None
+
+
+def problem(error: "ValidationError") -> str:
+    """The first thing that is wrong, as one line: where, what is there, what may be."""
+    first = error.errors(include_url=False)[0]
+    where, words = ".".join(map(str, first["loc"])), first["msg"]
+    match first["type"]:
+        case "missing":
+            return f"{where}: missing"
+        case "unexpected_keyword_argument":
+            return f"{where}: not known"
+        case "value_error":
+            return words.removeprefix("Value error, ")
+    return f"{where}: ".removeprefix(": ") + f"{str(first['input'])[:50]!r} is not allowed: {words}"
+
+
+def _damaged(path: Path, what: str, problem: str) -> DamagedFileError:
+    article = "an" if what[0] in "aeiou" else "a"
+    return DamagedFileError(f"{path}: not {article} {what}, or damaged ({problem}); {MEND}")
+
+
+@cache
+def _adapter(kind: type[Any]) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 from torch.nn import functional
-from typeguard import TypeCheckError, check_type
 
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = "2"
 KIND = "task"
 _FOLDER = "ltpipe.training.tasks"
+_AS_IT_IS = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
 class Task(ABC):
@@ -168,9 +169,10 @@ def _check_options(kind: type[ConfiguredTask], name: str, options: Mapping[str, 
     hints = get_type_hints(kind.prepare)
     for option, value in options.items():
         try:
-            check_type(value, hints[option])
-        except TypeCheckError as error:
-            raise UserError(f"{key}.{option}: {str(value)[:50]!r} is not allowed ({error})") from None
+            TypeAdapter(hints[option], config=_AS_IT_IS).validate_python(value)
+        except ValidationError as error:
+            reasons = " or ".join(dict.fromkeys(each["msg"] for each in error.errors()))
+            raise UserError(f"{key}.{option}: {str(value)[:50]!r} is not allowed: {reasons}") from None
 
 
 def write_task(path: Path, name: str, task: Task) -> None:
