@@ -186,7 +186,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT, root / "source", ignore=shutil.ignore_patterns(".*", "results", "tests", "docs", "benchmarks")
     )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    run(root, *pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "source", "--wheel-dir", root)
+    run(root, *pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", root / "source", "--wheel-dir", root)
     run(root, sys.executable, "-m", "venv", "--without-pip", "environment")
     (site,) = (root / "environment/lib").glob("python*/site-packages")
     ours = [path for path in sys.path if path.endswith("site-packages")]

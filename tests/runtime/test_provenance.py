@@ -53,3 +53,11 @@ def test_a_study_of_ones_own_beside_the_code_is_no_change(clone):
 def test_without_a_repository_there_is_no_commit(clone):
     shutil.rmtree(clone / ".git")
     assert said(clone) == "None"
+
+
+def test_a_repository_of_other_code_that_it_is_installed_in_has_no_commit_of_it(clone):
+    git(clone, "rm", "-rq", "--cached", ".")
+    (clone / "study.yaml").touch()
+    git(clone, "add", "study.yaml")
+    git(clone, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "two")
+    assert said(clone) == "None"

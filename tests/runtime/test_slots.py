@@ -16,8 +16,9 @@ from checkouts import ROOT, SNAKEMAKE
 
 from ltpipe.runtime import slots
 from ltpipe.runtime.errors import UserError
+from ltpipe.workflow.jobs import WITH_DEVICES
 
-SLOTS = [sys.executable, "-S", "-m", "ltpipe.runtime.slots"]
+SLOTS = [sys.executable, "-P", "-S", slots.__file__]
 
 LOG_INTERVAL = """
 import os, sys, time
@@ -277,8 +278,7 @@ rule job:
 
 def test_two_snakemakes_of_one_user_share_the_devices(tmp_path):
     """Each would run two jobs at a time on two devices."""
-    common = (ROOT / "workflow/rules/common.smk").read_text()
-    (prefix,) = (line for line in common.splitlines() if line.startswith("WITH_DEVICES = "))
+    prefix = f"WITH_DEVICES = {WITH_DEVICES!r}"
     devices, log = ids(2), tmp_path / "log"
     (tmp_path / "job.py").write_text(LOG_INTERVAL)
     running = []
@@ -287,7 +287,8 @@ def test_two_snakemakes_of_one_user_share_the_devices(tmp_path):
         folder.mkdir()
         values = f"JOB, LOG = {str(tmp_path / 'job.py')!r}, {str(log)!r}"
         (folder / "Snakefile").write_text(f"{prefix}\n{values}\n{WORKFLOW}")
-        env = environment(devices) | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        env = environment(devices) | {"LTPIPE_PACKAGE": str(ROOT / "src/ltpipe")}
+        env |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         command = [SNAKEMAKE, "--cores", "4", "--resources", "gpu=2", "--quiet"]
         running.append(subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True))
     for process in running:

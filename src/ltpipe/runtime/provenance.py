@@ -36,7 +36,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the running code; None outside a git clone.
+    """Return the commit of the running code; None outside a git clone, and in a clone of other code.
 
     It ends with `+changes` if tracked files differ from it or the clone has untracked code.
     """
@@ -49,6 +49,7 @@ def _git_commit() -> str | None:
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")
         added = git("ls-files", "--others", "--exclude-standard", *_CODE)
-        return git("rev-parse", "HEAD") + ("+changes" if changed or added else "")
+        commit, _ = git("rev-parse", "HEAD", f"HEAD:./{Path(__file__).name}").split()
+        return commit + ("+changes" if changed or added else "")
     except (OSError, subprocess.SubprocessError):
         return None
