@@ -40,7 +40,9 @@ def check_workflow(folder: Path) -> None:
 
 def snakemake() -> list[str]:
     """The command that runs this workflow, for a study in any folder."""
-    return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    # The profile by its place: Snakemake takes any folder `default` for one.
+    profile = ["--workflow-profile", str(ROOT / "profiles/default")]
+    return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *profile]
 
 
 def shell_prefix() -> str:
