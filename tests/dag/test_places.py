@@ -238,6 +238,6 @@ def test_a_wheel_and_an_empty_folder_give_a_page(installed: Path, tmp_path: Path
     run(tmp_path, *command, "--", "--touch", env=environment)
     stale = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert stale.returncode == 1
-    assert "tickets.csv: made with evaluate.num_sequences 4, but the configuration asks for all" in stale.stderr
+    assert "made with evaluate.num_sequences 4, but the configuration asks for all" in stale.stderr
     assert files_below(site) == before
     assert {path.name for path in study.iterdir()} == {"models", "texts", "my.yaml", "results", ".snakemake"}

@@ -32,7 +32,7 @@ def write_config(folder: Path, **changes: object) -> None:
     (folder / "config/config.yaml").write_text(yaml.safe_dump({"imp": {"small": study}}))
 
 
-REPORT = {"report tickets"}
+REPORT = {"report findings"}
 TASK = {"task small/task"}
 
 

@@ -16,7 +16,7 @@ from checkouts import ROOT, SNAKEMAKE
 
 from ltpipe.runtime import slots
 from ltpipe.runtime.errors import UserError
-from ltpipe.workflow.jobs import WITH_DEVICES
+from ltpipe.workflow.commands import WITH_DEVICES
 
 SLOTS = [sys.executable, "-P", "-S", slots.__file__]
 

@@ -5,18 +5,17 @@ from ltpipe.scoring.criterion import criterion_names
 from ltpipe.workflow import grid, studies
 from ltpipe.workflow import report as reported
 from ltpipe.workflow.code import shell_prefix
-from ltpipe.workflow.jobs import (
+from ltpipe.workflow.commands import (
     COMPUTING,
     EVALUATION,
     TOLD,
     WITH_DEVICES,
-    Jobs,
-    any_of,
     evaluation_options,
     given,
     listed,
     seed_option,
 )
+from ltpipe.workflow.jobs import Jobs, any_of
 
 shell.prefix(shell_prefix())
 jobs = Jobs.of(config, folder, workflow)

@@ -1,11 +1,11 @@
-"""What the rules declare of their jobs: input files, settings, threads, memory, time, and words of their commands.
+"""What the rules declare of their jobs: input files, settings, threads, memory and time.
 
 Functions whose first argument is `wildcards` are for Snakemake to call, with those of its own arguments that they name.
 """
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -19,37 +19,14 @@ from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import scored_criterion
 from ltpipe.workflow import grid, refinement, resources
-from ltpipe.workflow.arguments import as_options, braced
 from ltpipe.workflow.closure import module_closure
 from ltpipe.workflow.code import SCHEMA
+from ltpipe.workflow.commands import Named, Param
 from ltpipe.workflow.config import Config, check_config, moved
 from ltpipe.workflow.configfile import read_config
 from ltpipe.workflow.rules import level_mask_of, prunes_trained, rewinds_weights
 from ltpipe.workflow.settings import Settings
 from ltpipe.workflow.study import as_text
-
-Named = Any
-"""Snakemake's list of which some have names: wildcards, input and output files."""
-Param = Callable[..., Any]
-
-TOLD = "LTPIPE_LOG={log:q} LTPIPE_MADE_WITH={params.settings[made_with]:q} "
-"""Begins the command of every stage: where it writes its log to, and what its results are made with."""
-
-WITH_DEVICES = 'python -P -S "$LTPIPE_PACKAGE/runtime/slots.py" {resources.gpu} -- '
-"""Begins the command of a job that computes on devices: it gets some of its own (docs/gpus.md)."""
-
-COMPUTING = "{params.settings[options]} --device-memory {resources.device_memory} --threads {resources.compute_threads}"
-"""Options of a stage that walks a model."""
-
-EVALUATION = (
-    TOLD
-    + WITH_DEVICES
-    + 'python "$LTPIPE/scripts/evaluate.py" --checkpoint {params.folder} --sequences {input.sequences} {params.given}'
-    + " --model {wildcards.model} --data {wildcards.data} "
-    + COMPUTING
-    + " --output {output.metrics}"
-)
-"""The command of every evaluation, with `evaluation_options` as the param `given`."""
 
 
 @contextmanager
@@ -323,41 +300,9 @@ class Jobs:
         return self.config["imp"][wildcards.study]
 
 
-def given(*names: str) -> Param:
-    """A param: options of a command that are called as the input files that they name; none of files that are not."""
-    return lambda wildcards, input: as_options({name: input.get(name) or None for name in names})  # noqa: ARG005
-
-
-def listed(name: str) -> Param:
-    """A param: the input files of that name as one shell command can take them, thousands of them too."""
-    return lambda wildcards, input: braced(input.get(name, []))  # noqa: ARG005
-
-
-def seed_option(wildcards: Named, output: Named) -> str:  # noqa: ARG001
-    """A param: the option that says a criterion's seed; none where nothing is drawn."""
-    return as_options({"seed": _seed(wildcards.seed)})
-
-
-def evaluation_options(wildcards: Named, input: Named, output: Named) -> str:
-    """A param: what an evaluation is given beside the dense model and a text, as far as its rule has it."""
-    return as_options(
-        {
-            "mask": input.get("mask"),
-            "baseline": input.get("baseline"),
-            "top_tokens": input.get("top_tokens") or output.get("top_tokens") or None,
-            "perturbation": wildcards.get("perturbation"),
-            "perturbation_seed": _seed(wildcards.get("perturbation_seed", grid.NO_SEED)),
-        }
-    )
-
-
 def any_of(names: Iterable[str]) -> str:
     """Regular expression of one of some names, or of nothing if there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
-
-
-def _seed(seed: str) -> str | None:
-    return None if seed == grid.NO_SEED else seed
 
 
 def _round(model: str, number: int) -> list[str]:
