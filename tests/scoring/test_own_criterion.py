@@ -54,7 +54,7 @@ def test_the_printed_criterion_of_activations_scores(canonical_folder, calibrati
     folder, scores = canonical_folder("llama"), {}
     for name in ("wanda", "root-wanda"):
         path = tmp_path / name
-        score_checkpoint(folder, name, path, Selection(), calibration("llama"), Settings(device="cpu"))
+        score_checkpoint(Checkpoint.open(folder), name, path, Selection(), calibration("llama"), Settings(device="cpu"))
         scores[name] = ScoreFile(path)
     tensor = scores["wanda"].names[0]
     weight = plain("llama").get_parameter(tensor).abs().detach().numpy()
@@ -65,7 +65,9 @@ def test_the_printed_criterion_of_activations_scores(canonical_folder, calibrati
 @pytest.mark.usefixtures("printed")
 def test_the_printed_criterion_of_weights_scores_without_data(canonical_folder, plain, tmp_path):
     path = tmp_path / "scores"
-    score_checkpoint(canonical_folder("llama"), "relative", path, Selection(), None, Settings(device="cpu"))
+    score_checkpoint(
+        Checkpoint.open(canonical_folder("llama")), "relative", path, Selection(), None, Settings(device="cpu")
+    )
     found = ScoreFile(path)
     weight = plain("llama").get_parameter(found.names[0]).abs().detach().numpy()
     expected = weight / weight.mean()
