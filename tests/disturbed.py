@@ -127,7 +127,7 @@ class Run:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if "python" in process.name() and process.cwd() == str(self.folder):
-                    found += [process] if any(part.startswith("scripts/") for part in process.cmdline()) else []
+                    found += [process] if any("/scripts/" in part for part in process.cmdline()) else []
         return found
 
     def temporaries(self) -> list[Path]:

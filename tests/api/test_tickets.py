@@ -140,8 +140,8 @@ def test_a_ticket_is_judged_as_the_validation_stage_judges_it(canonical_folder, 
     }.items():
         mask = change(ltpipe.create_mask(model, 0.5))
         ltpipe.save_mask(mask, tmp_path / name, model)
-        model = Checkpoint.open(folder)
-        expected = validate(read_mask(tmp_path / name), model.manifest, model.config)
+        checkpoint = Checkpoint.open(folder)
+        expected = validate(read_mask(tmp_path / name), checkpoint.manifest, checkpoint.config)
         for form in (mask, tmp_path / name):
             found = ltpipe.validate_ticket(model, form)
             assert found["valid"]

@@ -25,7 +25,7 @@ RUNS_CODE = {
 }  # fmt: skip
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "runpy"}
 IMPORTERS = {
-    "src/ltpipe/__init__.py", "src/ltpipe/pruning/allocations/__init__.py", "src/ltpipe/runtime/sources.py",
+    "src/ltpipe/__init__.py", "src/ltpipe/runtime/plugins.py", "src/ltpipe/runtime/sources.py",
     "src/ltpipe/scoring/criterion.py", "src/ltpipe/training/plugin.py", "src/ltpipe/training/task.py",
 }  # fmt: skip
 

@@ -97,4 +97,4 @@ def test_metrics_hold_planned_beside_measured(evaluate):
     assert metrics.planned_bytes > 0
     assert metrics.measured_bytes >= 0
     assert metrics.peak_host_private_bytes <= metrics.peak_host_bytes
-    assert f"planned {metrics.planned_bytes / 2**20:,.0f}" in str(metrics)
+    assert f"{metrics.planned_bytes / 2**20:,.0f} MiB planned" in str(metrics)

@@ -116,7 +116,8 @@ def test_files(tmp_path):
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """The kind of source that docs/extending.md prints, and a folder for it."""
-    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[-1]
+    section = PAGE.read_text(encoding="utf-8").partition("## A kind of source\n")[2]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
     (tmp_path / "own").mkdir()
     (tmp_path / "own/shelf.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(places, "__path__", [*places.__path__, str(tmp_path / "own")])
