@@ -159,7 +159,7 @@ CONFIGURATIONS = {
     "hybrid-name-above": changed("score/hybrids", {"../x": {"snip": 1, "taylor": 1}}, "score.hybrids: "),
     "source-empty": changed("models/tiny/source", "", "models.tiny.source: ''"),
     "source-is-a-number": changed("models/tiny/source", 3, "models.tiny.source: 3"),
-    "source-of-a-shell": changed("models/tiny/source", "$(touch x)", "models.tiny.source: ", "$(touch x)' does not exist"),
+    "source-of-a-shell": changed("models/tiny/source", "$(touch x)", "$(touch x)' does not exist"),
     "source-of-a-very-long-name": changed("data/words/source", "x" * 5000, "data.words.source: ", "does not exist"),
     "hub-of-a-shell": changed("models/tiny/source", "hub:a/b;touch x", "models.tiny.source: ", "Hub repository"),
     "hub-above": changed("models/tiny/source", "hub:../x", "models.tiny.source: ", "Hub repository"),
