@@ -21,7 +21,7 @@ def command(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProc
 
 def test_help_teaches():
     shown = command("--help").stdout
-    for code in ("0 done", "1 an input is wrong", "2 wrong usage", "70 an error of ltpipe", "143 ended by SIGTERM"):
+    for code in ("0 success", "1 invalid input", "2 wrong usage", "70 an internal error", "143 stopped by SIGTERM"):
         assert code in shown
 
 

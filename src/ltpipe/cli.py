@@ -1,4 +1,4 @@
-"""The `ltpipe` command. What it says of itself is documented in docs/cli.md."""
+"""The `ltpipe` command. docs/cli.md documents its output."""
 
 import sys
 from math import inf
@@ -12,12 +12,12 @@ from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.start import init, passed_on, run
 
-_ABOUT = """Looks at what ltpipe's pipeline has written, plans what it will need, and takes tickets elsewhere.
+_ABOUT = """Runs studies, plans what they need, inspects their results, and exports tickets to other tools.
 
-The pipeline itself is run with snakemake (or make run); see README.md. ltpipe COMMAND --help has a command's options.
+ltpipe run runs the pipeline with Snakemake; see README.md. ltpipe COMMAND --help shows the options of a command.
 
-Exit codes: 0 done; 1 an input is wrong (one line on standard error says which, and what to do); 2 wrong usage, or
-a plan that does not fit; 70 an error of ltpipe (a traceback); 130 stopped by Ctrl-C; 143 ended by SIGTERM.
+Exit codes: 0 success; 1 invalid input (one line on standard error says what is wrong and how to fix it); 2 wrong usage,
+or a plan that does not fit; 70 an internal error (with a traceback); 130 stopped by Ctrl-C; 143 stopped by SIGTERM.
 """
 
 
@@ -28,19 +28,19 @@ def plan(
     teraflops: float | None = None,
     output: Path | None = None,
 ) -> None:
-    """Say what a study will need, from its configuration and the shapes of its models: no weights, no accelerator.
+    """Show what a study will need, from its configuration and the shapes of its models: no weights, no accelerator.
 
-    Prints, for each stage and model, the peaks of device and main memory, the disk space, and the batch sizes that
-    fit. Ends with status 2 if something does not fit.
+    Prints, for each stage and model, peak device memory, peak main memory, disk space, and the batch sizes that fit.
+    Exits with status 2 if something does not fit.
 
     For example:
       ltpipe plan --config my.yaml --device-memory 24
 
     Args:
-        config: of the study.
-        device_memory: GiB that tensors may take on the card; without it, what the configuration says.
-        teraflops: 10^12 operations a second that the device does, for an estimate of hours. A finished evaluation shows
-            it: 2 * parameters * tokens / seconds of `results/baselines/….json`.
+        config: configuration of the study.
+        device_memory: GiB that tensors may take on the GPU; by default the configuration's value.
+        teraflops: speed of the device in 10^12 operations per second, for an estimate of hours. A finished evaluation
+            shows it: 2 * parameters * tokens / seconds of `results/baselines/….json`.
         output: JSON file to write the plan to as well.
     """
     from ltpipe.planning.cost import cost, cost_line
@@ -50,9 +50,9 @@ def plan(
     from ltpipe.workflow.config import load_config
 
     if device_memory is not None and not 0 < device_memory < inf:
-        raise UserError(f"device_memory: {device_memory} is not allowed; allowed is a number of GiB above 0")
+        raise UserError(f"device_memory: {device_memory} is not allowed; use a number of GiB above 0")
     if teraflops is not None and not 0 < teraflops < inf:
-        raise UserError(f"teraflops: {teraflops} is not allowed; allowed is a number above 0")
+        raise UserError(f"teraflops: {teraflops} is not allowed; use a number above 0")
     checked = load_config(config)
     if device_memory is not None:
         checked["evaluate"]["device_memory"] = device_memory
@@ -66,16 +66,16 @@ def plan(
 
 
 def check(*, config: Path = Path("config/config.yaml")) -> None:
-    """Check the configuration of a study, and run nothing; status 0 says that it is sound.
+    """Check the configuration of a study without running anything; the exit status is 0 if it is valid.
 
-    Snakemake reads a `--configfile` before it reads ltpipe: it takes the last of two equal keys, and evaluates a file
-    that asks for it as Python. This command does neither.
+    Snakemake reads a `--configfile` before ltpipe does: it keeps the last of two equal keys, and evaluates a file as
+    Python if the file asks for it. This command does neither.
 
     For example:
       ltpipe check --config my.yaml
 
     Args:
-        config: of the study.
+        config: configuration of the study.
     """
     from ltpipe.planning.lengths import check_lengths
     from ltpipe.workflow.config import load_config
@@ -84,18 +84,18 @@ def check(*, config: Path = Path("config/config.yaml")) -> None:
 
 
 def clean(configs: Positional[tuple[Path, ...]] = (Path("config/config.yaml"),), /, *, delete: bool = False) -> None:
-    """List the artefacts in this folder that no configuration names any more, and delete them if asked to.
+    """List the artefacts in this folder that no configuration names any more; --delete deletes them.
 
-    Name every configuration whose results are to stay. Only files that are named like artefacts of ltpipe are looked
-    at; logs, the report and the plan stay. While Snakemake runs here, nothing is done.
+    Name every configuration whose results you want to keep. Only files that are named like ltpipe's artefacts are
+    listed; logs, the report and the plan stay. The command refuses to run while Snakemake runs in this folder.
 
     For example:
       ltpipe clean config/config.yaml my.yaml
       ltpipe clean config/config.yaml my.yaml --delete
 
     Args:
-        configs: of all studies in this folder.
-        delete: delete what is listed.
+        configs: configurations of all studies in this folder.
+        delete: delete the listed files.
     """
     from ltpipe.workflow import unused
 
@@ -104,24 +104,24 @@ def clean(configs: Positional[tuple[Path, ...]] = (Path("config/config.yaml"),),
         print(f"{file.size / 2**20:10,.1f} MiB  {file.path}")
     if delete:
         unused.delete(found)
-    done = "deleted" if delete else "nothing deleted; --delete does"
+    done = "deleted" if delete else "nothing deleted; add --delete to delete them"
     stage.say(f"{len(found):,} files, {sum(file.size for file in found) / 2**20:,.1f} MiB; {done}")
 
 
 def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: bool = False) -> None:
-    """Say what a file is and what it holds: any artefact of ltpipe, known by its content.
+    """Show what a file is and what it contains: any artefact of ltpipe, recognised by its content.
 
-    Masks (also of other tools), metrics, checkpoints, histograms, scores, token sequences, likeliest tokens, trained
-    states, tasks, records, plans, simulations, refinements, tables, exported tickets.
+    Recognises masks (including those of other tools), metrics, checkpoints, histograms, scores, token sequences, top-k
+    tokens, trained states, tasks, records, plans, simulations, refinements, tables and exported tickets.
 
     For example:
       ltpipe inspect results/masks/m/magnitude/global/seed-none/0.5.safetensors
       ltpipe inspect results/tickets/m/text/magnitude/global/seed-none/0.5.json --json
 
     Args:
-        file: file, or checkpoint folder.
-        checkpoint: canonical folder of a mask's model, to judge the mask on: dead rows, heads and blocks.
-        json: print one JSON object, for machines.
+        file: file or checkpoint folder.
+        checkpoint: canonical checkpoint folder of a mask's model; adds dead rows, heads and blocks to the verdict.
+        json: print one JSON object for other programs.
     """
     from ltpipe.inspection.recognise import describe
 
@@ -129,18 +129,18 @@ def inspect(file: Positional[Path], /, *, checkpoint: Path | None = None, json: 
 
 
 def compare(a: Positional[Path], b: Positional[Path], /, *, json: bool = False) -> None:
-    """Say how much two masks have in common, and how much they would by chance: in all, and tensor by tensor.
+    """Show how much two masks overlap and how much they would by chance, in total and per tensor.
 
-    Jaccard index (kept by both / kept by any) and Hamming distance (share of weights that one of them keeps), each
-    with what two random masks of these densities have.
+    Prints the Jaccard index (kept by both / kept by either) and the Hamming distance (fraction of weights that only
+    one of them keeps), each with the value for two random masks of the same densities.
 
     For example:
       ltpipe compare one.safetensors other.safetensors
 
     Args:
-        a: mask of ours, or safetensors file of bool tensors or of a state dict of torch.nn.utils.prune.
-        b: the other.
-        json: print one JSON object, for machines.
+        a: ltpipe mask, or a safetensors file with bool tensors or a state dict of torch.nn.utils.prune.
+        b: the other mask.
+        json: print one JSON object for other programs.
     """
     from ltpipe.inspection.masks import describe_pair
 
@@ -155,23 +155,23 @@ def export(
     kind: Annotated[Format, arg(name="format")] = "hf",
     checkpoint: Path | None = None,
 ) -> None:
-    """Write a ticket, or without a mask the dense model, in a format that other tools read, and say sizes.
+    """Write a ticket in a format that other tools read, and print its size; without a mask, write the dense model.
 
     - hf: Hugging Face checkpoint with zeros, for plain from_pretrained and lm-evaluation-harness; it does not shrink.
-    - bool: the mask alone, bool tensors.
+    - bool: the mask alone, as bool tensors.
     - torch-prune: state dict with weight_orig and weight_mask.
-    - compressed-tensors: sparse-bitmask checkpoint (needs that library).
+    - compressed-tensors: sparse-bitmask checkpoint (requires that library).
     - smaller: physically smaller checkpoint, for masks of scope heads, channels or blocks.
 
-    docs/export.md shows how each is read. For example:
+    docs/export.md shows how to read each format. For example:
       ltpipe export mask.safetensors --checkpoint results/checkpoints/m --output ticket
       ltpipe export --checkpoint results/checkpoints/m --output dense
 
     Args:
-        mask: mask file; without one the dense model is written, as hf.
+        mask: mask file; without one, the dense model is written as hf.
         output: file (bool, torch-prune) or folder to write.
-        kind: of what is written.
-        checkpoint: canonical folder of the mask's model; bool needs none.
+        kind: format to write.
+        checkpoint: canonical checkpoint folder of the mask's model; not needed for bool.
     """
     from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.exporting.formats import export_ticket
@@ -181,20 +181,21 @@ def export(
 
 
 def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criterion: str | None = None) -> None:
-    """Make a mask of ours from a mask of another tool.
+    """Convert a mask of another tool to an ltpipe mask.
 
-    That is a safetensors file of bool tensors, True where a weight is kept, or of a state dict of torch.nn.utils.prune.
+    The file is a safetensors file with bool tensors, True where a weight is kept, or with a state dict of
+    torch.nn.utils.prune.
 
-    Names and shapes are checked against the checkpoint. Weight matrices without a mask are named; they stay dense.
+    Names and shapes are checked against the checkpoint. Weight matrices without a mask are listed and stay dense.
 
     For example:
       ltpipe import theirs.safetensors --checkpoint results/checkpoints/m --output mask.safetensors
 
     Args:
-        file: of tensors by parameter name.
+        file: safetensors file with tensors by parameter name.
         checkpoint: canonical checkpoint folder that the mask is for.
         output: mask file to write.
-        criterion: what the mask's criterion is to be called.
+        criterion: name to record as the mask's criterion.
     """
     from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.exporting.plain import import_plain
@@ -203,14 +204,14 @@ def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criter
 
 
 def report(folders: Positional[tuple[Path, ...]], /, *, output: Path) -> None:
-    """Put the tickets of several finished studies on one page and in one table, with a column that says whose they are.
+    """Put the tickets of several finished studies on one page and in one table, whose column `study` names the study.
 
     For example:
       ltpipe report last-week today --output both
 
     Args:
-        folders: in which the studies ran, or of their reports.
-        output: new folder to write tickets.csv, tickets.parquet, the figure and index.html to.
+        folders: folders in which the studies ran, or folders of their reports.
+        output: new folder for tickets.csv, tickets.parquet, the figure and index.html.
     """
     from ltpipe.reporting.side_by_side import write_side_by_side
 

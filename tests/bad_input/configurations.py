@@ -79,14 +79,14 @@ CONFIGURATIONS = {
     "yaml-utf16": raw("models: {a: 1}".encode("utf-16"), HERE + "not YAML"),
     "yaml-of-nul-bytes": raw(bytes(100), HERE + "not YAML"),
     "yaml-of-control-characters": raw("models: \x07", HERE + "not YAML"),
-    "yaml-empty": raw("", HERE + "holds no mapping"),
-    "yaml-is-a-list": raw("[1, 2]", HERE + "holds no mapping"),
-    "yaml-is-a-word": raw("models", HERE + "holds no mapping"),
+    "yaml-empty": raw("", HERE + "not a mapping"),
+    "yaml-is-a-list": raw("[1, 2]", HERE + "not a mapping"),
+    "yaml-is-a-word": raw("models", HERE + "not a mapping"),
     "yaml-of-two-documents": raw("models: {}\n---\ndata: {}\n", HERE + "not YAML", "another document"),
     "yaml-of-an-unknown-anchor": raw("models: *x", HERE + "not YAML", "undefined alias"),
-    "yaml-of-a-key-twice": raw("threads: 1\nthreads: 2\n", HERE + "not YAML", "'threads' is there twice", "line 2"),
+    "yaml-of-a-key-twice": raw("threads: 1\nthreads: 2\n", HERE + "not YAML", "'threads' appears twice", "line 2"),
     "yaml-of-a-key-twice-below": raw(
-        "grid:\n  seeds: [0]\n  seeds: [1]\n", HERE + "not YAML", "'seeds' is there twice", "line 3"
+        "grid:\n  seeds: [0]\n  seeds: [1]\n", HERE + "not YAML", "'seeds' appears twice", "line 3"
     ),
     "yaml-of-code": raw("models: !!python/object/apply:os.system ['true']", HERE + "not YAML", "python/object"),
     "yaml-of-a-python-name": raw("models: !!python/name:os.system", HERE + "not YAML", "python/name"),
@@ -99,15 +99,15 @@ CONFIGURATIONS = {
     "yaml-of-a-date": written("threads", "2020-01-01", HERE, "threads: '2020-01-01' is a date", "quotes"),
     "yaml-of-bytes": written("threads", "!!binary aGk=", HERE, "threads: ", "bytes"),
     "yaml-of-a-set": written("threads", "!!set {a, b}", HERE, "threads: ", "set"),
-    "yaml-of-number-keys": written("data2", "{1: 2}", "1", "is a key that is no text"),
-    "yaml-of-a-null-key": written("data2", "{~: 2}", "is a key that is no text"),
+    "yaml-of-number-keys": written("data2", "{1: 2}", "1", "is a key that is not text"),
+    "yaml-of-a-null-key": written("data2", "{~: 2}", "is a key that is not text"),
     "yaml-of-a-list-for-a-key": raw("? [1, 2]\n: 3\n", HERE + "not YAML"),
     "yaml-of-nul-in-text": written("data2", '"a\\0b"', "data2: ", "NUL"),
     "yaml-of-half-a-surrogate": written("data2", '"\\uD800"', "data2: ", "surrogate"),
     "yaml-of-a-huge-number": written("threads", "9" * 5000, HERE),
     "yaml-of-merged-keys-that-are-unknown": raw("a: &a {zork: 1}\ngrid: {<<: *a}\n", "unknown key 'a'"),
     "json-truncated": raw('{"models": {"a": ', HERE + "not YAML"),
-    "key-unknown": changed("zork", 1, "configuration: unknown key 'zork'", "allowed: data, evaluate"),
+    "key-unknown": changed("zork", 1, "configuration: unknown key 'zork'", "use data, evaluate"),
     "key-misspelt": changed("grid/sparsity", [1], "grid: unknown key 'sparsity'", "did you mean 'sparsities'"),
     "section-is-a-list": changed("models", [1], "models: [1] is not allowed"),
     "section-is-text": changed("grid", "all", "grid: 'all' is not allowed"),
@@ -117,7 +117,7 @@ CONFIGURATIONS = {
     "sparsity-5e-1-is-text-to-yaml": Case(
         "ltpipe",
         CHECK,
-        ("grid.sparsities[0]: '5e-1' is not allowed; YAML reads it as text, write 0.5;", "numbers from 0 to 1"),
+        ("grid.sparsities[0]: '5e-1' is not allowed (YAML reads it as text; write 0.5)", "numbers from 0 to 1"),
         lambda here, study: (here / "c.yaml").write_text(
             yaml.safe_dump({**sound(study), "grid": {"criteria": ["magnitude"], "sparsities": ["X"]}}).replace(
                 "X", "5e-1"
@@ -129,7 +129,7 @@ CONFIGURATIONS = {
     "sparsity-is-true": changed("grid/sparsities", [True], "grid.sparsities[0]: True", "numbers from 0 to 1"),
     "sparsity-of-300-decimals": changed("grid/sparsities", [1e-300], "grid.sparsities[0]: ", "at most 40 decimals"),
     "sparsity-denormal": changed("grid/sparsities", [5e-324], "grid.sparsities[0]: ", "at most 40 decimals"),
-    "sparsity-twice-in-two-forms": changed("grid/sparsities", [0.5, 0.50], "grid.sparsities: 0.5 is there twice"),
+    "sparsity-twice-in-two-forms": changed("grid/sparsities", [0.5, 0.50], "grid.sparsities: 0.5 appears twice"),
     "sparsity-zero-and-minus-zero": changed("grid/sparsities", [0.0, -0.0], "grid.sparsities: ", "twice"),
     "sparsity-is-a-list": changed("grid/sparsities", [[0.5]], "grid.sparsities[0]: [0.5]"),
     "sparsities-are-a-number": changed("grid/sparsities", 0.5, "grid.sparsities: 0.5 is not allowed"),

@@ -86,7 +86,7 @@ STAGES = {
         ("@tables/tickets.parquet and @tables/tickets.parquet: two rows of one cell (model ", "different names"),
     ),
     "refine-a-mask": Case("refine", "--to 0.01 --tickets @llama.mask", ("@llama.mask: not valid JSON",)),
-    "refine-a-dense-model": Case("refine", "--to 0.01 --tickets @text.baseline", ("@text.baseline: not of a ticket",)),
+    "refine-a-dense-model": Case("refine", "--to 0.01 --tickets @text.baseline", ("not the metrics of a ticket",)),
     "refine-to-nothing": Case("refine", "--to 0 --tickets @ticket", ("to: 0 is not allowed", "from 0.001 to 1")),
     "refine-after-a-ticket": Case(
         "refine", "--to 0.01 --tickets @ticket --before @ticket", ("@ticket: not a refinement",)

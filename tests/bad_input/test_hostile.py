@@ -84,8 +84,8 @@ def test_a_brace_in_a_name_is_refused_in_one_line(name, tmp_path):
 
 REFUSED = {
     "brace": ({"data": {"d": {"source": "{d}.txt"}}}, "data.d.source: '{d}.txt' has a brace in its name"),
-    "twice": ("threads: 1\nthreads: 2\n", "c.yaml: not YAML (the key 'threads' is there twice"),
-    "program": ("__use_yte__: true\nthreads: ?1+1\n", "c.yaml: the key __use_yte__ makes the file a program"),
+    "twice": ("threads: 1\nthreads: 2\n", "c.yaml: not YAML (the key 'threads' appears twice"),
+    "program": ("__use_yte__: true\nthreads: ?1+1\n", "c.yaml: the key __use_yte__ turns the file into a program"),
     "unknown": ("zork: 1\n", "configuration: unknown key 'zork'"),
 }
 

@@ -257,13 +257,13 @@ def test_a_partition_that_there_is_not_is_said_to_be(slurm: Slurm, disturbed: Di
 def test_a_plan_for_another_configuration_is_not_used_and_named(slurm: Slurm, disturbed: Disturbed, undisturbed: Path):
     """Memory then follows from the sizes of files."""
     fitting = slurm.run(disturbed.folder, "--dry-run")
-    assert "is not for this configuration" not in fitting.stdout + fitting.stderr
+    assert "does not match the configuration" not in fitting.stdout + fitting.stderr
     foresee(undisturbed, host=2**30)
     config = {**CONFIG, "evaluate": {**CONFIG["evaluate"], "num_sequences": 5}}
     (undisturbed / "config/config.yaml").write_text(yaml.safe_dump(config))
     done = slurm.run(undisturbed, "--dry-run", "--forceall")
     said = done.stdout + done.stderr
-    assert "results/plan/plan.json is not for this configuration of the model tiny (evaluate changed)" in said
+    assert "results/plan/plan.json does not match the configuration of model tiny (evaluate changed)" in said
     (checkpoint,) = re.findall(r"rule checkpoint:\n(?:    .*\n)*?    resources: .*mem_mb=(\d+)", said)
     assert int(checkpoint) == memory_mb("checkpoint", None, 0, 0, 1)
 

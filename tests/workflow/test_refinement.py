@@ -126,7 +126,7 @@ def test_what_was_found_for_another_configuration_is_not_known(tmp_path):
 
 def test_what_is_no_ticket_of_the_model_or_no_width_is_refused(tmp_path):
     (ticket, *_) = measure(tmp_path, grid.tickets(study(), "tiny"))
-    with pytest.raises(UserError, match="not of a ticket of model 'other'"):
+    with pytest.raises(UserError, match="not the metrics of a ticket of model 'other'"):
         refinement("other", [ticket], "0.01")
     for to in ("0", "0.0001", "2", "x"):
         with pytest.raises(UserError, match=to):

@@ -92,5 +92,5 @@ def test_nothing_is_said_while_snakemake_runs():
 @pytest.mark.usefixtures("folder")
 def test_configuration_that_cannot_be_run_is_an_error():
     Path("bad.yaml").write_text(yaml.safe_dump({**CONFIG, "models": {"tiny": {"source": "nowhere"}}}))
-    with pytest.raises(UserError, match=r"bad\.yaml: what it names cannot be listed \(models.tiny.source: .*nowhere"):
+    with pytest.raises(UserError, match=r"bad\.yaml: cannot list .* \(models.tiny.source: .*nowhere"):
         unused_artefacts([Path("config/config.yaml"), Path("bad.yaml")])

@@ -1,7 +1,7 @@
-"""Where the workflow's code lies, and the digest of what a script runs. Neither depends on the working directory.
+"""The location of the workflow's code, and the digest of what a script runs; independent of the working directory.
 
-In a checkout, `Snakefile`, `workflow/` and `scripts/` lie at the top and the package in `src/`. An installed package
-carries them in a folder of its own.
+In a checkout, `Snakefile`, `workflow/` and `scripts/` are at the top and the package is in `src/`. An installed package
+contains them in a folder of its own.
 """
 
 import shlex
@@ -19,37 +19,37 @@ ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 """Folder of the Snakefile, of `workflow/`, `scripts/`, `profiles/` and `config/`."""
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PLACES = sorted((PACKAGE / "runtime/places").glob("*.py"))
-"""Modules that find sources, which stages import by the names in the configuration."""
+"""Modules that find sources; stages import them by the names in the configuration."""
 
 
 def check_workflow(folder: Path) -> None:
-    """Refuse a Snakefile whose rules and scripts would run with the Python code of another place.
+    """Refuse a Snakefile whose rules and scripts would run with Python code from elsewhere.
 
     Args:
-        folder: of the Snakefile; a place that is not on this machine is no other place.
+        folder: folder of the Snakefile; one that is not on this machine is accepted.
 
     Raises:
-        UserError: it is not that of the package that Python imports.
+        UserError: the package that Python imports is not this Snakefile's.
     """
     if folder.is_dir() and folder.resolve() != ROOT.resolve():
         raise UserError(
-            f"{folder}/Snakefile: this environment runs the ltpipe of {ROOT}; run {ROOT}/Snakefile, or let this one's "
-            f"code come first: PYTHONPATH={folder}/src"
+            f"{folder}/Snakefile: this environment runs the ltpipe of {ROOT}; run {ROOT}/Snakefile, or put this one's "
+            f"code first with PYTHONPATH={folder}/src"
         )
 
 
 def snakemake() -> list[str]:
-    """The command that runs this workflow, for a study in any folder."""
-    # The profile by its place: Snakemake takes any folder `default` for one.
+    """Return the command that runs this workflow, for a study in any folder."""
+    # A full path, since Snakemake would take any folder named `default` as the profile.
     profile = ["--workflow-profile", str(ROOT / "profiles/default")]
     return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *profile]
 
 
 def shell_prefix() -> str:
-    """What precedes the command of every job, with braces doubled, as `shell.prefix` takes it.
+    """Return the prefix of every job's command, with braces doubled, as `shell.prefix` takes it.
 
     Jobs run this code with the Python that runs snakemake, whatever the caller's PATH says. Snakemake does not record
-    it, so that code that has moved reruns nothing.
+    the prefix, so moving the code reruns nothing.
     """
     variables = {"LTPIPE": str(ROOT), "LTPIPE_PACKAGE": str(PACKAGE)}
     if ROOT != INSTALLED:
@@ -61,11 +61,11 @@ def shell_prefix() -> str:
 
 @cache  # the same for every job of a rule
 def code_digest(script: str, *modules: Path) -> str:
-    """Digest of a script and the modules that it runs: editing one of them reruns the script's stage and what follows.
+    """Return the digest of a script and the modules it runs: editing one reruns the script's stage and what follows.
 
     Args:
         script: name of a file in `scripts/`.
-        modules: of the package that the script finds by name, which no import statement says.
+        modules: further modules of the package that the script imports by name, without an import statement.
     """
     own = ROOT / "scripts" / script
     found = {path for file in (own, *modules) for path in import_closure(file, PACKAGE)}
@@ -73,17 +73,17 @@ def code_digest(script: str, *modules: Path) -> str:
 
 
 def criterion_module(criterion: str) -> Path:
-    """The module of a criterion with a score stage."""
+    """Return the module of a criterion with a score stage."""
     return _module("scoring/criteria", criterion)
 
 
 def task_module(kind: str) -> Path:
-    """The module of a kind of task."""
+    """Return the module of a kind of task."""
     return _module("training/tasks", kind)
 
 
 def allocation_modules(scope: str) -> list[Path]:
-    """The module of a scope's allocation, for scopes that have one."""
+    """Return the module of a scope's allocation, for scopes that have one."""
     name = getattr(scope_named(scope), "allocation", None)
     return [_module("pruning/allocations", name)] if name else []
 

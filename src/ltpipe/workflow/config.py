@@ -1,4 +1,4 @@
-"""The configuration: checked against its schema, defaults filled in, errors in one line."""
+"""The configuration: checked against its schema, with defaults filled in; every error is one line."""
 
 import os
 import re
@@ -27,12 +27,12 @@ Config = dict[str, Any]
 
 
 def _whole(_checker: TypeChecker, value: Any) -> bool:
-    """JSON takes 2.0 for a whole number; artefact names and command lines do not."""
+    """Return whether a value is an integer. JSON counts 2.0 as one; artefact names and command lines do not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _whole_pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
-    """Python's `$` takes a line break at the end for the end."""
+    """Match a pattern against a whole string. Python's `$` also matches before a final line break."""
     if isinstance(instance, str) and not re.fullmatch(pattern, instance, re.DOTALL):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
@@ -45,27 +45,27 @@ _Validator = validators.extend(
 
 
 def load_config(path: Path) -> Config:
-    """The checked configuration of a file, its sources relative to the working directory.
+    """Read and check a configuration file; sources become relative to the working directory.
 
     Raises:
-        UserError: naming the file or the key, value and what is allowed.
+        UserError: the configuration is invalid; names the file or the key, the value and what is accepted.
     """
     return check_config(read_config(path), read_config(SCHEMA), path.parent)
 
 
 def check_config(config: Config, schema: dict[str, Any], folder: Path = Path()) -> Config:
-    """A configuration that holds all its keys and can be run.
+    """Check that a configuration can be run, and fill in its defaults.
 
     Args:
-        config: as read from YAML.
+        config: the configuration as read from YAML.
         schema: JSON schema of the configuration, with defaults.
-        folder: that the paths of its sources are relative to.
+        folder: folder that the paths of its sources are relative to.
 
     Returns:
         A copy with every default filled in, and sources relative to the working directory.
 
     Raises:
-        UserError: naming key, value and what is allowed.
+        UserError: the configuration is invalid; names the key, the value and what is accepted.
     """
     check_plain(config)
     errors = sorted(_Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
@@ -89,12 +89,12 @@ def check_config(config: Config, schema: dict[str, Any], folder: Path = Path()) 
 
 
 def sources(config: Config) -> Iterator[Source]:
-    """Every source that the configuration names."""
+    """Return every source that the configuration names."""
     return (Source(holder[name], f"{key}.{name}") for key, holder, name in _sources(config))
 
 
 def moved(config: Config, old: Path, new: Path) -> Config:
-    """A copy in which the paths of sources are relative to another folder; all as it is if that is the same."""
+    """Return a copy whose source paths are relative to another folder; the configuration itself if it is the same."""
     if (start := os.path.abspath(old)) == (end := os.path.abspath(new)):  # noqa: PTH100 (Path keeps ..)
         return config
     config = deepcopy(config)
@@ -105,7 +105,7 @@ def moved(config: Config, old: Path, new: Path) -> Config:
 
 
 def _sources(config: Config) -> Iterator[tuple[str, Config, str]]:
-    """Where sources stand: key and content of what holds one, and its name there."""
+    """Yield where sources are: the key and content of the section that has one, and the source's name there."""
     for name, model in config["models"].items():
         yield from ((f"models.{name}", model, key) for key in ("source", "tokenizer") if model[key])
     for name, text in config["data"].items():
@@ -119,14 +119,14 @@ def _check_complete(config: Config, schema: dict[str, Any]) -> None:
     for key in ("models", "data", "grid"):
         if not config[key]:
             holds = schema["properties"][key]["description"]
-            raise UserError(f"configuration: the key '{key}' is missing or empty; it holds {holds}")
+            raise UserError(f"configuration: the key '{key}' is missing or empty; expected: {holds}")
 
 
 def _check_names(config: Config) -> None:
     known = sorted(config["data"])
     for index, name in enumerate(config["evaluate"]["data"] or []):
         if name not in known:
-            raise UserError(f"evaluate.data[{index}]: '{name}' is no text; allowed: {', '.join(known)}")
+            raise UserError(f"evaluate.data[{index}]: '{name}' is not a text; use {', '.join(known)}")
     for index, name in enumerate(config["grid"]["scopes"]):
         try:
             scope_named(name)
@@ -135,7 +135,7 @@ def _check_names(config: Config) -> None:
     options = config["grid"]["scope_options"]
     if unused := sorted(options.keys() - set(config["grid"]["scopes"])):
         allowed = ", ".join(config["grid"]["scopes"])
-        raise UserError(f"grid.scope_options: '{unused[0]}' is none of grid.scopes; allowed: {allowed}")
+        raise UserError(f"grid.scope_options: '{unused[0]}' is not in grid.scopes; use {allowed}")
     config["grid"]["scope_options"] = {
         name: _scope_options(name, options.get(name, {})) for name in config["grid"]["scopes"]
     }
@@ -147,35 +147,35 @@ def _check_names(config: Config) -> None:
 
 
 def _scope_options(name: str, given: Config) -> Config:
-    """Those that are not the scope's defaults. An allocation is imported only where some are given."""
+    """Return the options that differ from the scope's defaults. An allocation is imported only if options are given."""
     kind = scope_named(name).options if given else NoOptions
     return beyond_defaults(options_of(kind, given, f"grid.scope_options.{name}"))
 
 
 def _check_protocols(config: Config) -> None:
-    """The protocol of the literature leaves nothing to choose, and is one of evaluations."""
+    """Refuse protocol wikitext2 with a separator or for calibration: it fixes everything and is for evaluation only."""
     for name, text in config["data"].items():
         if text["protocol"] != "wikitext2":
             continue
         if text["separator"] != JOINT:
             raise UserError(
-                f"data.{name}.separator: {text['separator']!r}; protocol wikitext2 joins documents with two newlines, "
-                "leave the key out"
+                f"data.{name}.separator: {text['separator']!r} is not allowed; protocol wikitext2 joins documents with "
+                "two newlines, so remove the key"
             )
         if name == config["score"]["data"]:
             raise UserError(
-                f"score.data: '{name}' has protocol wikitext2, which is one of evaluations; name the source a second "
-                "time under data, with protocol documents"
+                f"score.data: '{name}' has protocol wikitext2, which is for evaluation only; add the source again "
+                "under data, with protocol documents"
             )
 
 
 def _check_device(evaluate: Config) -> None:
-    """A job has devices of its own, whose numbers begin at 0."""
+    """Refuse a device number: each job has its own devices, numbered from 0."""
     kind, _, number = evaluate["device"].partition(":")
     if number:
         raise UserError(
-            f"evaluate.device: '{evaluate['device']}' names one device, and each job is given one that is free; "
-            f"write {kind}, and let the run see device {number} only: CUDA_VISIBLE_DEVICES={number}"
+            f"evaluate.device: '{evaluate['device']}' names one device, but each job gets a free one; use {kind}, "
+            f"and make only device {number} visible: CUDA_VISIBLE_DEVICES={number}"
         )
 
 
@@ -184,14 +184,14 @@ def _check_criteria(config: Config) -> None:
     own = set(every_criterion())
     for name, parts in hybrids.items():
         if name in own:
-            raise UserError(f"score.hybrids.{name}: a criterion of its own has this name; choose another")
+            raise UserError(f"score.hybrids.{name}: a criterion already has this name; choose another")
         for part in parts:
             if part != "magnitude" and part not in criterion_names():
                 allowed = ", ".join(["magnitude", *criterion_names()])
-                raise UserError(f"score.hybrids.{name}: '{part}' cannot be part of a hybrid; allowed: {allowed}")
+                raise UserError(f"score.hybrids.{name}: '{part}' cannot be part of a hybrid; use {allowed}")
     options = config["score"]["options"]
     if unknown := sorted(options.keys() - set(criterion_names())):
-        raise UserError(f"score.options: '{unknown[0]}' has no options; allowed: {', '.join(criterion_names())}")
+        raise UserError(f"score.options: '{unknown[0]}' has no options; use {', '.join(criterion_names())}")
     config["score"]["options"] = {
         name: as_given(criterion_options(name, options.get(name, {}), f"score.options.{name}"))
         for name in criterion_names()
@@ -200,35 +200,35 @@ def _check_criteria(config: Config) -> None:
     for index, name in enumerate(config["grid"]["criteria"]):
         if name not in known:
             close = get_close_matches(name, known, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise UserError(f"grid.criteria[{index}]: '{name}' is no criterion{hint}; allowed: {', '.join(known)}")
+            hint = f" (did you mean '{close[0]}'?)" if close else ""
+            raise UserError(f"grid.criteria[{index}]: '{name}' is not a criterion{hint}; use {', '.join(known)}")
 
 
 def _check_calibration(config: Config) -> None:
-    """Calibration data must be there for those who need it, and apart from what is evaluated."""
+    """Refuse missing calibration data, and calibration data that overlaps with evaluated texts."""
     name, texts = config["score"]["data"], config["data"]
     if name is not None and name not in texts:
-        raise UserError(f"score.data: '{name}' is no text; allowed: {', '.join(sorted(texts))}")
+        raise UserError(f"score.data: '{name}' is not a text; use {', '.join(sorted(texts))}")
     criteria = needs_calibration(config)
     if name is None and criteria:
-        raise UserError(f"score.data: criterion '{criteria[0]}' needs calibration data; name a text under data")
+        raise UserError(f"score.data: criterion '{criteria[0]}' needs calibration data; set it to a text under data")
     evaluated = evaluated_texts(config)
     if not evaluated:
-        raise UserError("data: there is no text to evaluate on beside that of score.data; add one")
+        raise UserError("data: there is no text to evaluate on other than that of score.data; add one")
     if name is not None and criteria:
         for other in evaluated:
             if other == name or not _apart(texts[name], texts[other]):
                 raise UserError(
                     f"score.data: '{name}' shares documents with the evaluated text '{other}'; give them different "
-                    "sources, or documents: calibration and documents: evaluation"
+                    "sources, or set documents: calibration and documents: evaluation"
                 )
 
 
 def _apart(text: Config, other: Config) -> bool:
-    """Whether two texts have no document in common, as far as places tell.
+    """Return whether two texts have no document in common, as far as their sources show.
 
-    Of one place, the two parts have none. A file or folder inside the other's folder names its documents differently,
-    so that parts say nothing there.
+    The two parts of one source have none in common. If one source lies inside the other's folder, their documents have
+    different names, so parts prove nothing.
     """
     one, two = Source(text["source"]), Source(other["source"])
     if one.is_hub or two.is_hub:
@@ -248,32 +248,33 @@ def _one_line(error: ValidationError, schema: dict[str, Any]) -> str:
         known = sorted(error.schema.get("properties", {}))
         unknown = next(key for key in error.instance if key not in known)
         close = get_close_matches(str(unknown), known, 1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"{where}: unknown key '{unknown}'{hint} allowed: {', '.join(known)}".replace("? allowed", "? Allowed")
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        return f"{where}: unknown key '{unknown}'{hint}; use {', '.join(known)}"
     if error.validator == "required":
         missing = next(key for key in error.validator_value if key not in error.instance)
-        return f"{where}: the key '{missing}' is missing; it holds {error.schema['properties'][missing]['description']}"
+        expected = error.schema["properties"][missing]["description"]
+        return f"{where}: the key '{missing}' is missing; expected: {expected}"
     if error.validator == "uniqueItems":
         twice = next(item for index, item in enumerate(error.instance) if item in error.instance[:index])
-        return f"{where}: {twice!r} is there twice; allowed: {allowed}"
+        return f"{where}: {twice!r} appears twice; expected: {allowed}"
     if "sparsities" in error.absolute_path and error.validator in ("minimum", "maximum"):
         try:
             Sparsity.of(error.instance)
         except UserError as refused:
             return f"{where}: {refused}"
     hint = _hint(error.instance) if error.validator == "type" and isinstance(error.instance, str) else ""
-    return f"{where}: {error.instance!r} is not allowed{hint}; allowed: {allowed}"
+    return f"{where}: {error.instance!r} is not allowed{hint}; expected: {allowed}"
 
 
 def _hint(text: str) -> str:
-    """What may be meant by text where YAML should have found something else."""
+    """Return a hint at what is meant by text where another type is expected."""
     if re.fullmatch(r"[+-]?[0-9.]+([eE][+-]?[0-9]{1,2})?", text) and text.count(".") < 2:
-        return f"; YAML reads it as text, write {float(text)}"
-    return "; is a space missing behind its ':'?" if re.search(r"\w:\S", text) else ""
+        return f" (YAML reads it as text; write {float(text)})"
+    return " (is a space missing after ':'?)" if re.search(r"\w:\S", text) else ""
 
 
 def _parent_description(error: ValidationError, schema: dict[str, Any]) -> str:
-    """The description nearest above an error: items of a list are described by the list."""
+    """Return the nearest description above an error: a list describes its items."""
     path = list(error.absolute_schema_path)[:-1]
     nearest = ""
     node: Any = schema
@@ -301,7 +302,7 @@ def _with_defaults(value: Any, node: dict[str, Any], schema: dict[str, Any]) -> 
     node = _resolved(node, schema)
     if not isinstance(value, dict):
         return value
-    # Where a key says which other keys there are, the first branch that fits has their defaults.
+    # If a key decides which other keys there are, the branches that match have their defaults.
     fitting = [each["then"] for each in node.get("allOf", []) if _Validator(each["if"]).is_valid(value)]
     nodes = [node, *(_resolved(each, schema) for each in fitting)]
     known = {key: _resolved(child, schema) for each in nodes for key, child in each.get("properties", {}).items()}

@@ -72,8 +72,8 @@ class Jobs:
     def outdated(self) -> list[str]:
         """Warnings that the plan is not for this configuration."""
         return [
-            f"{grid.PLAN}/plan.json is not for this configuration of the model {model} ({', '.join(sections)} "
-            "changed): what its jobs ask a cluster for is estimated from file sizes; make plan says it again"
+            f"{grid.PLAN}/plan.json does not match the configuration of model {model} ({', '.join(sections)} "
+            "changed): its jobs request resources estimated from file sizes; run make plan to update it"
             for model, sections in self.plan.outdated.items()
         ]
 

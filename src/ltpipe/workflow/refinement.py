@@ -50,7 +50,7 @@ class Refinement(Record):
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.model}: {len(self.tickets)} tickets beside the grid narrow brackets to {self.to}"
+        return f"{self.model}: {len(self.tickets)} tickets beyond the grid narrow brackets to {self.to}"
 
     def fits(self, config: Config) -> bool:
         """Whether it was made for this configuration."""
@@ -123,12 +123,12 @@ def refinement(
         UserError: a file is missing or damaged, or not of this model, or `to` is no such fraction.
     """
     if not LEAST <= Sparsity.of(to).fraction <= 1:
-        raise UserError(f"to: {to} is not allowed; allowed is a fraction from {float(LEAST)} to 1")
+        raise UserError(f"to: {to} is not allowed; use a fraction from {float(LEAST)} to 1")
     curves: dict[grid.Ticket, dict[Decimal, bool]] = {}
     for path in tickets:
         found = Metrics.read(path)
         if found.model != model or found.sparsity is None or found.criterion is None or found.scope is None:
-            raise UserError(f"{path}: not of a ticket of model '{model}'")
+            raise UserError(f"{path}: not the metrics of a ticket of model '{model}'; give only those")
         if not has_own_sparsity(found.scope):
             seed = grid.NO_SEED if found.seed is None else str(found.seed)
             cell = grid.Ticket(model, found.data, found.criterion, found.scope, seed, found.sparsity)

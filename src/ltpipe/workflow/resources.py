@@ -143,7 +143,7 @@ def read_plan(path: Path, config: Config) -> Plan:
             place = stage["model"], stage["stage"]
             host[place] = max(host.get(place, 0), int(stage["host"]))
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: not a plan of this version of ltpipe; delete it, or make it again") from None
+        raise UserError(f"{path}: not a plan of this version of ltpipe; delete it, or run make plan") from None
     outdated = {}
     for model in config["models"]:
         now, then = memory_settings(config, model), settings.get(model, {})

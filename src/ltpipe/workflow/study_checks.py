@@ -1,4 +1,4 @@
-"""What no schema can say about a study of iterative magnitude pruning."""
+"""Checks of iterative magnitude pruning that a schema cannot express."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ def check_studies(config: Config) -> None:
     """Refuse studies that cannot be run, and fill in the options of their criteria.
 
     Raises:
-        UserError: naming key, value and what is allowed.
+        UserError: a study cannot be run; names the key, the value and what is accepted.
     """
     for name, study in config["imp"].items():
         where = f"imp.{name}"
         _check_steps(where, study)
         if (kind := study["task"]["kind"]) not in task_names():
-            raise UserError(f"{where}.task.kind: '{kind}' is no task; allowed: {', '.join(task_names())}")
+            raise UserError(f"{where}.task.kind: '{kind}' is not a task; use {', '.join(task_names())}")
         _check_start(f"{where}.task", study["task"], config["models"])
         _check_criterion(where, study["prune"]["criterion"])
         chosen = criterion_options(study["prune"]["criterion"], study["prune"]["options"], f"{where}.prune.options")
@@ -29,15 +29,15 @@ def check_studies(config: Config) -> None:
         _check_donors(where, name, config["imp"])
         levels = study["branches"]["levels"]
         if levels != "all" and (beyond := [level for level in levels if level > study["levels"]]):
-            raise UserError(f"{where}.branches.levels: {beyond[0]}; allowed are 0 to {study['levels']}, or all")
+            raise UserError(f"{where}.branches.levels: {beyond[0]} is not allowed; use 0 to {study['levels']}, or all")
 
 
 def _check_steps(where: str, study: Config) -> None:
     train, iterations = study["train"], study["train"]["iterations"]
     if study["rewind"]["step"] >= iterations:
         raise UserError(
-            f"{where}.rewind.step: {study['rewind']['step']}; training ends at {iterations}, allowed are 0 to "
-            f"{iterations - 1}"
+            f"{where}.rewind.step: {study['rewind']['step']} is not allowed, since training ends at {iterations}; "
+            f"use 0 to {iterations - 1}"
         )
     try:
         Settings(seed=0, **{name: value for name, value in train.items() if name != "trainer_fn"})
@@ -45,38 +45,39 @@ def _check_steps(where: str, study: Config) -> None:
         raise UserError(f"{where}.train.{error}") from None
     if train["batch_size"] % study["compute"]["processes"]:
         raise UserError(
-            f"{where}.train.batch_size: {train['batch_size']}; allowed are multiples of the "
+            f"{where}.train.batch_size: {train['batch_size']} is not allowed; use a multiple of the "
             f"{study['compute']['processes']} processes of compute.processes"
         )
     gradual, bird = study["branches"]["gradual"], study["early_bird"]
     if gradual and not study["rewind"]["step"] <= gradual["begin"] < gradual["end"] <= iterations:
         raise UserError(
-            f"{where}.branches.gradual: begin {gradual['begin']}, end {gradual['end']}; allowed is begin before end, "
-            f"both from {study['rewind']['step']} to {iterations}"
+            f"{where}.branches.gradual: begin {gradual['begin']}, end {gradual['end']} is not allowed; use a begin "
+            f"before the end, both from {study['rewind']['step']} to {iterations}"
         )
     if bird and bird["every"] > iterations:
-        raise UserError(f"{where}.early_bird.every: {bird['every']}; allowed are 1 to {iterations}")
+        raise UserError(f"{where}.early_bird.every: {bird['every']} is not allowed; use 1 to {iterations}")
 
 
 def _check_start(where: str, task: Config, models: Config) -> None:
     if task["kind"] == "images" and task["source"].startswith("hub:"):
-        raise UserError(f"{where}.source: '{task['source']}'; images come from a folder, a file or package:…, fetch it")
+        raise UserError(f"{where}.source: '{task['source']}' is not allowed; use a folder, a file or package:…")
     if task["kind"] != "text":
         return
     pretrained = task["pretrained"]
     if (pretrained is None) == (task["architecture"] is None):
         raise UserError(
-            f"{where}: give one of architecture (random weights) and pretrained (a model), not both or none"
+            f"{where}: both or neither of architecture and pretrained is given; set either architecture (random "
+            "weights) or pretrained (a model)"
         )
     if pretrained is not None and pretrained not in models:
-        known = ", ".join(sorted(models)) or "none yet; add it under models"
-        raise UserError(f"{where}.pretrained: '{pretrained}' is no model; allowed: {known}")
+        known = ", ".join(sorted(models)) or "one that you add under models"
+        raise UserError(f"{where}.pretrained: '{pretrained}' is not a model; use {known}")
 
 
 def _check_criterion(where: str, criterion: str) -> None:
     if criterion not in every_criterion():
         allowed = ", ".join(every_criterion())
-        raise UserError(f"{where}.prune.criterion: '{criterion}' is no criterion; allowed: {allowed}")
+        raise UserError(f"{where}.prune.criterion: '{criterion}' is not a criterion; use {allowed}")
 
 
 def _check_donors(where: str, name: str, studies: Config) -> None:
@@ -84,9 +85,9 @@ def _check_donors(where: str, name: str, studies: Config) -> None:
     for index, donor in enumerate(study["branches"]["transplanted"]):
         key = f"{where}.branches.transplanted[{index}]"
         if donor not in studies:
-            raise UserError(f"{key}: '{donor}' is no study; allowed: {', '.join(sorted(studies))}")
+            raise UserError(f"{key}: '{donor}' is not a study; use {', '.join(sorted(studies))}")
         if donor == name and len(study["replicates"]) < 2:
-            raise UserError(f"{key}: the study has one replicate; name another study, or give it a second replicate")
+            raise UserError(f"{key}: the study has one replicate; use another study, or add a second replicate")
         giving = studies[donor]
         if giving["levels"] < study["levels"] or not set(study["replicates"]) <= set(giving["replicates"]):
-            raise UserError(f"{key}: '{donor}' has fewer levels or other replicates than {where}; give it as many")
+            raise UserError(f"{key}: '{donor}' lacks levels or replicates of {where}; add them")

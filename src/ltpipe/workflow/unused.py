@@ -1,4 +1,4 @@
-"""Artefacts that no configuration names any more: those of settings that have been changed, added and removed again."""
+"""Artefacts that no configuration names any more, left by settings that have been changed or removed."""
 
 import os
 import re
@@ -15,20 +15,20 @@ from ltpipe.workflow.configfile import read_config
 
 _RESULTS = Path("results")
 _BESIDE = (".sha256", ".resume")
-"""What stages write beside an artefact, and Snakemake does not know of."""
+"""Suffixes of files that stages write beside an artefact and Snakemake does not know."""
 
 _FOLDERS = (grid.CHECKPOINT, grid.SMALLER, grid.TABLES)
 _WHOLE = (grid.REPORT, grid.PLAN)
-"""Folders whose files come and go together: each new report takes the place of the one before."""
+"""Folders whose files come and go together: each new report replaces the previous one."""
 
 
 @dataclass(frozen=True)
 class Unused:
-    """A file that is an artefact and that no configuration names.
+    """An artefact that no configuration names.
 
     Attributes:
-        path: relative to the working folder.
-        size: bytes.
+        path: path relative to the working folder.
+        size: size in bytes.
     """
 
     path: Path
@@ -36,13 +36,13 @@ class Unused:
 
 
 def unused_artefacts(configs: Iterable[Path]) -> list[Unused]:
-    """The artefacts in the working folder that none of some configurations names, by path.
+    """Return the artefacts in the working folder that none of the configurations names, sorted by path.
 
-    Snakemake itself says what a configuration names, refined sparsities included. What is asked for by name only, a
-    physically smaller checkpoint, belongs to its mask. Anything that is not named as an artefact of ltpipe is left out.
+    Snakemake itself says what a configuration names, including refined sparsities. A physically smaller checkpoint,
+    which is made only on request, belongs to its mask. Files that are not named like ltpipe's artefacts are left out.
 
     Raises:
-        UserError: Snakemake is at work in this folder, or cannot read a configuration.
+        UserError: Snakemake is running in this folder, or cannot read a configuration.
     """
     locks = Path(".snakemake/locks")
     if locks.is_dir() and any(locks.iterdir()):
@@ -54,25 +54,25 @@ def unused_artefacts(configs: Iterable[Path]) -> list[Unused]:
 
 
 def named_files(config: Path) -> set[str]:
-    """Every output of a configuration's jobs, whether it is there or not.
+    """Return every output of a configuration's jobs, whether it exists or not.
 
     Raises:
-        UserError: Snakemake cannot read it.
+        UserError: Snakemake cannot read the configuration.
     """
-    read_config(config)  # says what is wrong better than Snakemake does
+    read_config(config)  # its errors are clearer than Snakemake's
     command = [*snakemake(), "--cores", "1", "--summary", "--configfile", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     head, *rows = done.stdout.splitlines() or [""]
     columns = head.split("\t")
     if done.returncode or "output_file" not in columns:
-        said = done.stderr.strip().splitlines() or ["no word"]
+        said = done.stderr.strip().splitlines() or ["no message"]
         reason = next((line for line in said if line.startswith("error: ")), said[-1]).removeprefix("error: ")
-        raise UserError(f"{config}: what it names cannot be listed ({reason}); nothing was deleted")
+        raise UserError(f"{config}: cannot list the artefacts that it names ({reason}); fix it, nothing was deleted")
     return {row.split("\t")[columns.index("output_file")] for row in rows}
 
 
 def delete(files: Iterable[Unused]) -> None:
-    """Delete files, and the folders that are empty then."""
+    """Delete files and the folders that this leaves empty."""
     for file in files:
         file.path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
@@ -83,7 +83,7 @@ def delete(files: Iterable[Unused]) -> None:
 
 
 def _artefacts() -> Iterator[Path]:
-    """Files below the results folder that are named like artefacts; links are none of ours."""
+    """Yield the files below the results folder that are named like artefacts, except links."""
     pattern = re.compile("|".join(_patterns()))
     for folder, _, files in os.walk(_RESULTS):
         for file in files:
@@ -93,7 +93,7 @@ def _artefacts() -> Iterator[Path]:
 
 
 def _patterns() -> Iterator[str]:
-    """Regular expressions of the names of artefacts, from the names of the grid."""
+    """Yield regular expressions for artefact names, made from the patterns in `grid`."""
     names = (value for name, value in vars(grid).items() if name.isupper() and name[0] != "_")
     for pattern in names:
         if isinstance(pattern, str) and pattern.startswith(f"{_RESULTS}/") and pattern not in _WHOLE:
@@ -103,7 +103,7 @@ def _patterns() -> Iterator[str]:
 
 
 def _belongs(path: str, named: Collection[str]) -> bool:
-    """Whether an artefact is named, or goes with one that is."""
+    """Return whether an artefact is named, or belongs to one that is."""
     path = _without_suffix(path)
     smaller = re.match(r"results/smaller/(.+)/[^/]+$", path)
     owner = f"results/masks/{smaller[1]}.safetensors" if smaller else path
