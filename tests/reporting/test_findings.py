@@ -42,7 +42,8 @@ def test_all_hold_where_tickets_are_like_the_papers():
             for weights in ("21.1%", "13.5%")
             for claim in ("stop earlier", "are more accurate")
         ),
-        "Trainings from one rewinding point in other data orders are linearly connected (barrier below 2%), at level 0",
+        "Trainings from one rewinding point with different data orders are linearly connected (barrier below 2%), "
+        "at level 0",
     ]
 
 

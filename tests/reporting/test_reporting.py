@@ -129,7 +129,7 @@ def test_a_lucky_seed_is_told_from_a_configuration_that_wins():
     assert (verdict.winner.seed, verdict.seeds, verdict.seeds_winning, verdict.randoms) == (2, 3, 2, 2)
     text = page(lucky).text
     assert "2 of its 3 seeds reach a retention of 0.9" in text
-    assert "itself a random mask" in text
+    assert "a random mask itself" in text
     assert "beats" not in text
 
 
@@ -138,7 +138,7 @@ def test_masks_that_remove_nothing_and_losses_that_are_no_numbers_win_nothing():
     assert (verdict.winner, verdict.closest.performance_retention) == (None, 0.7)
     diverged = frame(ticket(math.nan))
     assert judged(diverged)[0].closest is None
-    assert "None of the 1 tickets both removes weights and has a loss that is a number" in page(diverged).text
+    assert "None of the 1 tickets both removes weights and has a loss other than NaN" in page(diverged).text
 
 
 def test_each_model_and_text_has_its_own_verdict():
@@ -165,18 +165,20 @@ def test_the_critical_sparsity_is_that_of_the_curve_that_falls_last(tickets):
     assert verdicts(tickets, curves_frame(data="other"), comparisons_frame())[0].critical is None
     text = page(tickets, curves=falls).text
     assert "lies between 50% and 70% , the last winning and the first losing ticket." in text
-    assert "gives an estimate of 51.0% [48.0%, 53.0%]; in brackets how it would vary with other text" in text
+    assert "gives an estimate of 51.0% [48.0%, 53.0%]; the brackets show how it would vary with other text" in text
     assert "falls:" not in text
     assert "the first of 2 falls" in page(tickets, curves=falls.assign(crossings=2)).text
     unsure = falls.assign(last_winning_distinct=False, last_winning_kept=432_100)
-    assert "between 50% (prunes 56.8%), not told apart from 0.9 and 70%" in page(tickets, curves=unsure).text
+    assert (
+        "between 50% (prunes 56.8%), not significantly different from 0.9 and 70%" in page(tickets, curves=unsure).text
+    )
     text = page(tickets, curves=holds).text
     assert "its critical sparsity is at least 70% , the sparsest ticket of the curve." in text
     assert "[48" not in page(tickets, curves=falls.assign(area_low=math.nan)).text
 
 
 def test_tickets_that_change_nothing_are_an_alarm():
-    words = "alarm: 1 of 3 tickets prune half of the weights or more and have the dense model's loss to the bit"
+    words = "alarm: 1 of 3 tickets prune half of the weights or more and have exactly the dense model's loss"
     for retention, sparsity, said in ((1.0, 0.5, True), (1.0, 0.4, False), (0.999, 0.5, False)):
         table = frame(ticket(retention, sparsity=sparsity), *seeds([0.5, 0.6], sparsity=sparsity))
         assert (words in "\n".join(verdict_lines(judged(table)[0]))) == said
@@ -210,18 +212,18 @@ def test_a_ticket_wins_only_beside_a_control_and_over_a_dense_model_that_knows_s
 def test_no_verdict_is_said_on_the_page_and_in_the_terminal(tickets):
     guessing = tickets.assign(baseline_loss=10.81, baseline_loss_low=10.7, baseline_loss_high=10.9)
     parsed = page(guessing)
-    assert "No verdict: the dense model is not told apart from a uniform guess." in parsed.text
+    assert "No verdict: the dense model is not significantly better than a uniform guess." in parsed.text
     assert "10.8100 nats/token (95% interval 10.7000 to 10.9000)" in parsed.text
-    assert "alike gives 10.8027" in parsed.text
+    assert "has a loss of 10.8027" in parsed.text
     assert "sparsest winning" not in parsed.text
     assert "was chosen" not in parsed.text
     assert not any("win" in cell.get("class", "").split() for cell in parsed.attributes("td"))
     bare = tickets[tickets.criterion != "random"]
     text = page(bare).text
-    assert "No verdict: there is no control, no random ticket that removes 50%" in text
+    assert "No verdict: there is no control, that is, no random ticket that removes 50%" in text
     for table, words in (
-        (guessing, "no verdict: the dense model (loss 10.8100 nats/token) is not told apart from a uniform guess"),
-        (bare, "no verdict: no random ticket removes 50%; the sparsest that would win: magnitude, global, 50%"),
+        (guessing, "no verdict: the dense model (loss 10.8100 nats/token) is not significantly better than"),
+        (bare, "no verdict: no random ticket removes 50%; the sparsest ticket that would win: magnitude, global, 50%"),
         (tickets, "sparsest winning ticket: magnitude, global, 50%, retention 0.920"),
     ):
         lines = "\n".join(verdict_lines(judged(table)[0]))
@@ -239,22 +241,25 @@ def test_a_winner_is_named_with_those_that_it_is_not_told_apart_from():
     rivals = frame(ticket(0.92), ticket(0.915, criterion="taylor"), ticket(0.85, criterion="snip"), *seeds([0.3]))
     (verdict,) = judged(rivals)
     assert [one.criterion for one in verdict.beside] == ["taylor"]
-    assert "Not told apart from it at this sparsity: taylor , scope global (retention 0.9150)." in page(rivals).text
-    assert "  not told apart from taylor, global" in list(verdict_lines(verdict))
+    assert (
+        "Not significantly different from it at this sparsity: taylor , scope global (retention 0.9150)."
+        in page(rivals).text
+    )
+    assert "  no significant difference from taylor, global" in list(verdict_lines(verdict))
     many = frame(*(ticket(0.92 - index / 1000, criterion=name) for index, name in enumerate("abcdef")), *seeds([0.3]))
     assert "(retention 0.9170) and 2 more." in page(many).text
-    assert "told apart from it" not in page(rivals.assign(sequences=1)).text, "one sequence tells nothing apart"
+    assert "different from it" not in page(rivals.assign(sequences=1)).text, "one sequence tells nothing apart"
 
 
 def test_a_winner_near_the_threshold_is_said_to_be():
     near = frame(ticket(0.905), *seeds([0.3]))
-    assert "It is not told apart from a retention of 0.9" in page(near).text
-    assert "  it is not told apart from a retention of 0.9" in list(verdict_lines(judged(near)[0]))
-    assert "told apart from a retention" not in page(frame(ticket(0.95), *seeds([0.3]))).text
+    assert "Its retention does not differ significantly from 0.9" in page(near).text
+    assert "  its retention does not differ significantly from 0.9" in list(verdict_lines(judged(near)[0]))
+    assert "differ significantly from" not in page(frame(ticket(0.95), *seeds([0.3]))).text
 
 
 def test_the_winner_of_many_is_said_to_be_chosen_on_the_text_it_is_measured_on(tickets):
-    assert "chosen among them by this very text" in page(tickets).text
+    assert "chosen on this same text" in page(tickets).text
     assert "chosen among them" not in page(frame(ticket(0.95))).text
 
 
@@ -334,27 +339,25 @@ def test_the_page_says_what_was_measured_and_its_limits(tickets):
     text = page(tickets, origin).text
     assert "org/small (1,200,000 weights, 1,000,000 of them prunable) on wiki: 16,368 predicted tokens" in text
     assert "in 16 windows (protocol documents), float32, streamed on cpu." in text
-    assert "A mask makes nothing faster by itself" in text
+    assert "A mask alone makes nothing faster" in text
     assert "windows of one document are not independent" in text
     assert "in nats/token; lower is better" in text
     assert "git checkout abc123 snakemake --cores all --resources gpu=1 --configfile config.yaml" in text
     assert "models: {}" in text
     assert "checkpoint f00" in text
-    assert "The code was not that of the commit" not in text
-    assert "The code was not that of the commit" in page(tickets, replace(origin, changed=True)).text
+    assert "The code had uncommitted changes" not in text
+    assert "The code had uncommitted changes" in page(tickets, replace(origin, changed=True)).text
     unknown = page(tickets, replace(origin, commit=None)).text
     assert "git checkout" not in unknown
-    assert "is not known" in unknown
+    assert "is unknown" in unknown
     assert (
-        text.index("sparsest winning")
-        < text.index("What the numbers are measured on")
-        < text.index("make this page again")
+        text.index("sparsest winning") < text.index("How the numbers were measured") < text.index("reproduce this page")
     )
 
 
 def test_sections_and_columns_without_content_do_not_show(tickets):
     parsed = page(tickets[tickets.criterion != "random"])
-    for absent in ("make this page again", "For papers", "agreement", "seed", "The language model whose"):
+    for absent in ("reproduce this page", "For papers", "agreement", "seed", "The language model whose"):
         assert absent not in parsed.text
     assert not parsed.attributes("figure")
     more = tickets.assign(agreement=0.5, agreement_low=0.4, agreement_high=0.6, model=["a", *"b" * 10])
@@ -375,7 +378,7 @@ def test_long_lists_are_told_of_and_lie_beside_the_page(tickets):
     assert "the first" not in whole.text
     assert f"row-{SHOWN - 1}" in part.text
     assert f"row-{SHOWN} " not in part.text
-    assert "These are the first 1,000 of 1,001 rows; pairs.csv has all." in part.text
+    assert "The first 1,000 of 1,001 rows; pairs.csv has all of them." in part.text
     assert {"href": "pairs.csv"} in part.attributes("a")
 
 

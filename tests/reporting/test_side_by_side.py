@@ -56,7 +56,7 @@ def test_studies_are_named_by_as_many_folders_as_tell_them_apart(tmp_path):
     assert names([tmp_path / place for place in ("a/results/report", "b/results/report")]) == ["a", "b"]
     assert names([tmp_path / "x" / place for place in ("a/results/report", "b/results/report/a")]) == ["x/a", "b/a"]
     assert names([tmp_path / place for place in ("b/results/report", "b/results/report/today")]) == ["b", "today"]
-    with pytest.raises(UserError, match="given twice"):
+    with pytest.raises(UserError, match="appears twice"):
         names([tmp_path / "a", tmp_path / "b/../a"])
 
 
@@ -76,7 +76,7 @@ def test_what_is_no_sound_report_is_refused_by_name(studies, tmp_path):
         (broken, DamagedFileError, "broken/results/report/tickets.csv: damaged: does not match"),
         (lost, DamagedFileError, "lost/results/report/curves.parquet: missing"),
         (other, DamagedFileError, "other/results/report/tickets.csv: not a table of tickets"),
-        (trained, UserError, "trained: a report without tickets"),
+        (trained, UserError, "trained: the report has no tickets"),
     ):
         with pytest.raises(error, match=words):
             write_side_by_side((studies[0], folder), tmp_path / "both")

@@ -200,7 +200,7 @@ def test_what_was_written_is_read(tmp_path):
     assert both.dtypes.astype(str).to_dict() == dtypes(LAYERS)
     assert both["model"].value_counts().to_dict() == {"a": 16, "b": 16}
     write_csv(pd.DataFrame({"other": [1]}), tmp_path / "other.csv")
-    for path, words in (("other.csv", "not a table that a report is made of"), ("absent.parquet", "no such file")):
+    for path, words in (("other.csv", "not a table of a report"), ("absent.parquet", "no such file")):
         with pytest.raises(UserError, match=words):
             read_tables([tmp_path / path])
 
@@ -245,7 +245,7 @@ def test_a_large_report_shows_the_best_tickets_and_says_so():
         Content(table, curves_frame().iloc[:0], comparisons_frame(), [], [long], Origin(None, False, "", {}))
     )
     assert f"40 of {len(table):,} tickets" in html
-    assert f'the first 1,000 of {len(table):,} rows; <a href="long.csv">' in html
+    assert f'The first 1,000 of {len(table):,} rows; <a href="long.csv">' in html
     assert html.count("<tr") < 1100
 
 

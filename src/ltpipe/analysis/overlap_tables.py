@@ -14,7 +14,7 @@ from ltpipe.runtime.frames import Column, Columns, Frame, count, frame, number, 
 from ltpipe.runtime.progress import track
 
 AXES = ("criterion", "scope", "seed", "sparsity")
-"""What tells the masks of a model apart."""
+"""Axes that identify the masks of a model."""
 
 _PAIR: dict[str, Column] = {
     "model": word("name of the model"),
@@ -33,9 +33,9 @@ _COUNTS = {
 }
 _CHANCE = {
     "jaccard": number("Jaccard index: kept by both / kept by either"),
-    "jaccard_chance": number("that of independent masks of the same densities"),
-    "hamming": number("Hamming distance: share of weights that one of them keeps"),
-    "hamming_chance": number("that of independent masks of the same densities"),
+    "jaccard_chance": number("Jaccard index of independent masks with the same densities"),
+    "hamming": number("Hamming distance: fraction of weights that only one of them keeps"),
+    "hamming_chance": number("Hamming distance of independent masks with the same densities"),
 }
 _LAYERWISE = {
     "jaccard_chance_layerwise": number("Jaccard index of independent masks with the same densities in every tensor"),
@@ -44,10 +44,10 @@ _LAYERWISE = {
 _SPEARMAN = {"spearman": number("Spearman's rank correlation of the masks; 0 by chance")}
 
 OVERLAP: Columns = {**_PAIR, **_COUNTS, **_CHANCE, **_LAYERWISE, **_SPEARMAN}
-"""Columns of the overlap table, one row a pair of masks: fractions of all their weights."""
+"""Columns of the overlap table, one row per pair of masks, over all their weights."""
 
 LAYERS: Columns = {**_PAIR, "tensor": word("name of the tensor"), **_COUNTS, **_CHANCE, **_SPEARMAN}
-"""Columns of the overlap table by tensor."""
+"""Columns of the overlap table per tensor."""
 
 
 def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[Frame, Frame]:
@@ -99,7 +99,9 @@ def related(masks: Sequence[Opened]) -> Iterator[tuple[Opened, Opened, str]]:
     for first, second in combinations(sorted(masks, key=lambda opened: (_order(opened[1]), str(opened[0]))), 2):
         a, b = _order(first[1]), _order(second[1])
         if a == b:
-            raise UserError(f"{second[0]}: says of itself what {first[0]} says too; give each mask once")
+            raise UserError(
+                f"{second[0]}: has the criterion, scope, seed and sparsity of {first[0]}; give each mask once"
+            )
         differing = [
             axis
             for axis, x, y in zip(AXES, a, b, strict=True)

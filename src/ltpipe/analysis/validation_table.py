@@ -13,24 +13,24 @@ _MASK: Columns = {
     "model": word("name of the model"),
     "criterion": word("what ranks the weights"),
     "scope": word("which weights are ranked against each other"),
-    "seed": count("seed of a criterion that draws at random"),
-    "sparsity": number("share of the prunable weights that the mask is to remove"),
+    "seed": count("seed of a stochastic criterion"),
+    "sparsity": number("fraction of the prunable weights that the mask is to prune"),
 }
 
 VALIDATION: Columns = {
     **_MASK,
-    "verdict": word("sound, warnings (something in the model is cut off) or broken (not what the mask says it is)"),
-    "reasons": word("what is broken, and what is warned of"),
+    "verdict": word("sound, warnings (part of the model is cut off) or broken (not what the mask claims to be)"),
+    "reasons": word("reasons for broken, and warnings"),
     "kept": count("prunable weights that the mask keeps"),
     "total": count("prunable weights"),
-    "dead_tensors": count("tensors of which nothing is kept"),
-    "dead_blocks": count("blocks of which nothing is kept"),
+    "dead_tensors": count("tensors without a kept weight"),
+    "dead_blocks": count("blocks without a kept weight"),
     "rows": count("rows of all prunable tensors"),
-    "dead_rows": count("rows of which nothing is kept"),
+    "dead_rows": count("rows without a kept weight"),
     "heads": count("attention heads"),
-    "dead_heads": count("heads of which nothing is kept"),
+    "dead_heads": count("heads without a kept weight"),
 }
-"""Columns of the validation table, one row a mask."""
+"""Columns of the validation table, one row per mask."""
 
 LAYERS: Columns = {
     **{
@@ -38,14 +38,14 @@ LAYERS: Columns = {
         for name, column in _MASK.items()
     },
     "tensor": Column("category", "name of the tensor"),
-    "weights": count("its weights"),
-    "kept": count("those that the mask keeps"),
+    "weights": count("weights of the tensor"),
+    "kept": count("weights that the mask keeps"),
 }
-"""Columns of the layers table, one row a mask and tensor; names are repeated, hence categories."""
+"""Columns of the layers table, one row per mask and tensor; names repeat, hence categories."""
 
 
 def validation_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
-    """One row a mask, as the masks come."""
+    """Return one row per mask, in the order given."""
     rows = []
     for verdict in verdicts:
         mask, found = verdict.mask, verdict.structure
@@ -68,7 +68,7 @@ def validation_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
 
 
 def layers_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
-    """One row a mask and tensor, as the masks come and their tensors stand."""
+    """Return one row per mask and tensor, in the order given."""
     import pandas as pd
 
     # A column at a time: thousands of masks have millions of rows.

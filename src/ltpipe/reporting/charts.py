@@ -223,7 +223,7 @@ def groups(table: pd.DataFrame, by: str | list[str], what: str) -> tuple[list[tu
         what: several groups, in words.
     """
     found = list(table.groupby(by))
-    return found[:VIEWS], f" Drawn are the first {VIEWS} of {len(found)} {what}." if len(found) > VIEWS else ""
+    return found[:VIEWS], f" Only the first {VIEWS} of {len(found)} {what} are drawn." if len(found) > VIEWS else ""
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

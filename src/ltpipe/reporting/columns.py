@@ -1,4 +1,4 @@
-"""The columns of the ticket table as people see them: headings, definitions, and how values read."""
+"""The columns of the ticket table as readers see them: headings, definitions and formats."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ def percent(value: float, decimals: int | None = None) -> str:
 
 
 def perplexity(value: float) -> str:
-    """Show a perplexity (exp of nats/token): digits as long as they say something, then its magnitude."""
+    """Show a perplexity (exp of nats/token), with fewer digits the larger it is."""
     return f"{value:,.{2 if value < 1e4 else 0}f}" if value < 1e6 else f"{value:.1e}"
 
 
@@ -35,11 +35,11 @@ class Column:
     Attributes:
         key: column of the tickets frame.
         title: heading.
-        definition: what the value is, with its unit, as a sentence for a reader who sees it first.
-        show: turns one value that is present into text; text as it is for a column of words.
-        unit: unit to put beside the heading; empty where the value shows it or has none.
+        definition: a sentence that defines the value, with its unit, for a new reader.
+        show: function that formats a present value; `str` for words.
+        unit: unit beside the heading; empty if the formatted value shows it or there is none.
         numeric: whether values are aligned and sorted as numbers.
-        interval: whether the frame has bounds of it, in columns with `_low` and `_high` at their end.
+        interval: whether the frame has interval bounds, in columns that end in `_low` and `_high`.
     """
 
     key: str
@@ -52,43 +52,43 @@ class Column:
 
 
 COLUMNS = (
-    Column("study", "study", "The study, by its folder.", numeric=False),
+    Column("study", "study", "Folder name of the study.", numeric=False),
     Column("model", "model", "The language model whose weights are masked.", numeric=False),
     Column("data", "text", "The text that the tickets are evaluated on.", numeric=False),
     Column(
         "criterion",
         "criterion",
-        "What ranks the weights; the lowest ranked are pruned. “dense” is the model without a mask.",
+        "What ranks the weights; the lowest-ranked are pruned. “dense” is the model without a mask.",
         numeric=False,
     ),
     Column(
         "scope",
         "scope",
-        "Which weights are ranked against each other: all (global) or those of each layer (layer).",
+        "Which weights are ranked against each other: all (global) or those of each weight tensor (layer).",
         numeric=False,
     ),
-    Column("seed", "seed", "Seed of a criterion that draws at random; none for deterministic criteria."),
-    Column("sparsity", "sparsity", "Requested share of the prunable weights, or units, set to zero.", percent),
-    Column("kept", "kept", "Prunable weights that stay, as a count.", "{:,}".format),
+    Column("seed", "seed", "Seed of a stochastic criterion; none for deterministic criteria."),
+    Column("sparsity", "sparsity", "Requested fraction of the prunable weights, or units, to set to zero.", percent),
+    Column("kept", "kept", "Number of prunable weights kept.", "{:,}".format),
     Column(
         "loss",
         "loss",
-        "Mean cross-entropy of the next token over all predicted tokens, in nats/token; lower is better.",
+        "Mean cross-entropy of next-token prediction over all predicted tokens, in nats/token; lower is better.",
         "{:.4f}".format,
         "nats/token",
     ),
-    Column("perplexity", "perplexity", "exp(loss), without unit; lower is better.", perplexity),
+    Column("perplexity", "perplexity", "exp(loss), dimensionless; lower is better.", perplexity),
     Column(
         "accuracy",
         "accuracy",
-        "Share of predicted tokens whose most probable prediction is right (top-1); higher is better.",
+        "Fraction of predicted tokens whose most probable prediction is correct (top-1); higher is better.",
         lambda value: percent(value, 2),
     ),
     Column(
         "performance_retention",
         "retention",
-        "Dense loss / ticket loss, without unit: 1 is no loss of performance. "
-        f"A ticket with at least {WINNING_RETENTION} is a winning ticket. In brackets its 95% interval.",
+        "Dense loss / ticket loss, dimensionless: 1 means no loss of performance. "
+        f"A ticket with at least {WINNING_RETENTION} is a winning ticket. Brackets contain the 95% interval.",
         "{:.4f}".format,
         interval=True,
     ),
@@ -111,15 +111,15 @@ COLUMNS = (
     Column(
         "agreement",
         "agreement",
-        "Share of predicted tokens whose most probable prediction is that of the dense model; higher is better.",
+        "Fraction of predicted tokens whose most probable prediction is the dense model's; higher is better.",
         lambda value: percent(value, 2),
         interval=True,
     ),
     Column(
         "kl_top_k",
         "KL",
-        "Kullback-Leibler divergence from the dense model's predictions, over its likeliest tokens and all others "
-        "as one (a lower bound), in nats/token; lower is better.",
+        "KL divergence from the dense model's predictions, over its top-k tokens and all others taken as one (a lower "
+        "bound), in nats/token; lower is better.",
         "{:.4f}".format,
         "nats/token",
         interval=True,
@@ -134,11 +134,11 @@ DIFFERENCES = (
         for bound in ("", "_low", "_high")
     ),
 )  # fmt: skip
-"""What a dense model, compared with itself, has none of."""
+"""Columns that a dense model lacks, since it would be compared with itself."""
 
 
 def cell(column: Column, row: Mapping[str, Any]) -> str:
-    """Text of one table cell, with the interval where there is one; a dash where there is no value."""
+    """Return the text of a table cell, with the interval if there is one; a dash if there is no value."""
     value = row[column.key]
     if is_missing(value):
         return MISSING
@@ -147,7 +147,7 @@ def cell(column: Column, row: Mapping[str, Any]) -> str:
 
 
 def wins(row: Mapping[str, Any]) -> bool:
-    """Whether a row is of a winning ticket, of a dense model that is told apart from a uniform guess."""
+    """Return whether a row is a winning ticket of a dense model that is significantly better than a uniform guess."""
     return (
         row["criterion"] != "dense"
         and row["performance_retention"] >= WINNING_RETENTION
@@ -156,21 +156,20 @@ def wins(row: Mapping[str, Any]) -> bool:
 
 
 def shown_columns(tickets: Frame) -> list[Column]:
-    """Columns that say something: model and text if there are several, others if any ticket has a value."""
+    """Return the columns worth showing: model and text if there are several, others if any ticket has a value."""
     values, least = tickets.nunique(), {"model": 2, "data": 2}
     return [column for column in COLUMNS if values.get(column.key, 0) >= least.get(column.key, 1)]
 
 
 def places(tickets: Frame) -> list[str]:
-    """What tells the models and texts of a table apart: of several studies, the study too."""
+    """Return the columns that identify a model and text in a table, with the study if the table has several."""
     return [axis for axis in ("study", "model", "data") if axis in tickets]
 
 
 def best_tickets(tickets: Frame, room: int) -> Frame:
-    """Tickets that there is room to show.
+    """Return the tickets that there is room to show.
 
-    All of them; if they are more than that, of each model, text and sparsity the one that retains most, and of those
-    the first.
+    If not all fit, these are the first of the tickets with the highest retention for each model, text and sparsity.
     """
     if len(tickets) <= room:
         return tickets
@@ -180,10 +179,10 @@ def best_tickets(tickets: Frame, room: int) -> Frame:
 
 
 def with_baselines(tickets: Frame) -> Frame:
-    """Tickets by model, text, sparsity, criterion, scope and seed, the dense model of each text first.
+    """Sort tickets by model, text, sparsity, criterion, scope and seed, the dense model of each text first.
 
-    Tickets of one model and text that were compared with different baselines (say of another precision) get a
-    dense row for each.
+    Tickets of one model and text that were compared with several baselines (of different precision, for example) get
+    a dense row for each.
     """
     import pandas as pd
 

@@ -12,7 +12,7 @@ MEBI = 2**20
 
 
 def costs_figure(costs: pd.DataFrame) -> Figure:
-    """Draw the time that stages took, and their memory, planned and measured.
+    """Draw the time that stages took, and their planned and measured memory.
 
     Args:
         costs: the costs table, at least one row.
@@ -23,7 +23,7 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
         model if pd.isna(data) else f"{model} on {data}"
         for model, data in zip(costs["model"], costs["data"], strict=True)
     ]
-    if len(set(places)) == 1:  # said once, it leaves the bars more room
+    if len(set(places)) == 1:  # in the title it leaves the bars more room
         title, names = f"{title}, {places[0]}", costs["stage"]
     else:
         names = [f"{stage}, {place}" for stage, place in zip(costs["stage"], places, strict=True)]
@@ -40,14 +40,14 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
     memory = ""
     if rows["planned"].notna().any():
         memory = (
-            " Below: the largest peak of memory of all its runs, bars measured, ticks planned before the run, for "
-            "tensors alone."
+            " Below: the largest memory peak of all its runs. Bars are measured; ticks were planned before the run, "
+            "for tensors alone."
         )
         panels.append(_memory(base).properties(title="Memory", **size))
     return Figure(
         "costs",
         "Time and memory",
-        "Wall time of all runs of a stage together." + memory,
+        "Total wall time of all runs of a stage." + memory,
         (View(title, alt.concat(*panels, columns=1, data=rows)),),
     )
 
@@ -74,7 +74,7 @@ def _memory(base: alt.Chart) -> Panel:
     known = base.transform_filter("isValid(datum.measured)")
     return alt.layer(
         known.mark_bar(height={"band": 0.55}).encode(
-            x=alt.X("measured:Q", title="MiB at the peak", axis=alt.Axis(format=",~r", tickCount=6)), tooltip=tooltip
+            x=alt.X("measured:Q", title="peak memory (MiB)", axis=alt.Axis(format=",~r", tickCount=6)), tooltip=tooltip
         ),
         known.mark_tick(thickness=3, height={"band": 0.9}, opacity=1, style="planned").encode(
             x="planned:Q", tooltip=tooltip

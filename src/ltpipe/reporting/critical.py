@@ -1,4 +1,4 @@
-"""Where a curve of tickets stops winning, as people read it."""
+"""Where a curve of tickets stops winning, in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from ltpipe.runtime.frames import is_missing
 
 NOTE = (
     f"The critical sparsity, where retention falls below {WINNING_RETENTION}, lies between the last winning and the "
-    "first losing ticket: these are measured. The estimate between them is interpolated by a straight line. Its 95% "
-    "interval says how it would vary with other text of this kind, and nothing of the error of the straight line, "
-    "which only the bracket bounds; grid.refine narrows that. Of a curve that falls several times the first fall "
-    "counts."
+    "first losing ticket, which are measured. The estimate between them is interpolated linearly. Its 95% interval "
+    "shows how it would vary with other text of this kind; it does not include the error of interpolating, which only "
+    "the bracket bounds. grid.refine narrows the bracket. If a curve falls several times, the first fall counts."
 )
 
 
@@ -22,9 +21,9 @@ class End:
     """One end of a bracket.
 
     Attributes:
-        sparsity: that was asked for, a fraction.
+        sparsity: the requested sparsity, a fraction.
         kept: prunable weights kept; None for the dense model.
-        distinct: whether the interval of its retention excludes that of a winning ticket; None if it has none.
+        distinct: whether the interval of its retention excludes the winning threshold; None if it has no interval.
     """
 
     sparsity: float
@@ -37,14 +36,14 @@ class CriticalSparsity:
     """A row of the curves table.
 
     Attributes:
-        criterion, scope, seed: of the curve.
+        criterion, scope, seed: the curve's axes.
         total: prunable weights.
-        last_winning: the end of the bracket that wins; the dense model where all tickets lose.
-        first_losing: the other one; None where all tickets win.
-        estimate, low, high: interpolated, with its interval over samples of text; None where beyond `largest`.
+        last_winning: the winning end of the bracket; the dense model if all tickets lose.
+        first_losing: the losing end; None if all tickets win.
+        estimate, low, high: interpolated estimate and its interval over samples of text; None beyond `largest`.
         largest: sparsity of the sparsest ticket.
         crossings: how often the curve falls.
-        has_intervals: a single sequence gives none.
+        has_intervals: whether there are intervals; a single sequence gives none.
     """
 
     criterion: str
@@ -62,7 +61,7 @@ class CriticalSparsity:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
-        """From a row of the curves table."""
+        """Read a row of the curves table."""
         value = {key: None if is_missing(found) else found for key, found in row.items()}
 
         def end(name: str) -> End | None:
@@ -86,17 +85,17 @@ class CriticalSparsity:
 
     @property
     def winning_text(self) -> str:
-        """The end that wins."""
+        """The winning end, in words."""
         return "dense model" if self.last_winning.kept is None else self._text(self.last_winning)
 
     @property
     def losing_text(self) -> str:
-        """The end that loses."""
+        """The losing end, in words."""
         return f"none up to {percent(self.largest)}" if self.first_losing is None else self._text(self.first_losing)
 
     @property
     def estimate_text(self) -> str:
-        """The estimate with its interval; a dash where the bracket has no end."""
+        """The estimate with its interval; a dash if all tickets win."""
         if self.first_losing is None:
             return MISSING
         value, low, high = (self._beyond(found) for found in (self.estimate, self.low, self.high))
@@ -106,8 +105,8 @@ class CriticalSparsity:
         return f"≥ {percent(self.largest)}" if value is None else percent(value, 1)
 
     def _text(self, end: End) -> str:
-        """Its sparsity; the share that it really prunes where that is another; whether the threshold is as likely."""
+        """Return its sparsity, the fraction actually pruned if that differs, and whether it is close to the limit."""
         text = percent(end.sparsity)
         if end.kept is not None and abs(1 - end.kept / self.total - end.sparsity) > max(0.0005, 1 / self.total):
             text += f" (prunes {percent(1 - end.kept / self.total, 1)})"
-        return text if end.distinct is not False else f"{text}, not told apart from {WINNING_RETENTION}"
+        return text if end.distinct is not False else f"{text}, not significantly different from {WINNING_RETENTION}"

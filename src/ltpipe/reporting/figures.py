@@ -1,4 +1,4 @@
-"""One-shot tickets as figures: what sparsity costs, and where it costs too much."""
+"""Figures of one-shot tickets: what sparsity costs, and where it costs too much."""
 
 from dataclasses import dataclass
 from math import inf
@@ -31,26 +31,26 @@ FIRST_SCOPES = ("global", "layer")
 LOG_SCALE_RATIO = 4.0
 CONTROL = "random"
 SQUASHED, HEADROOM = 2.0, 0.25
-"""Controls leave a panel that they would make so many times as high as all others need; these have some room above."""
+"""Controls leave a panel that they would make `SQUASHED` times as high; the others keep `HEADROOM` above them."""
 FEW_DIGITS = 100
 POINTS = 2000
-"""Tickets that all views of a figure have room for together."""
+"""Number of tickets that all views of a figure together have room for."""
 ROW = 22
 """Height of a row of dots, in pixels."""
-SPARSITY = "sparsity (share of prunable weights removed)"
+SPARSITY = "sparsity (fraction of prunable weights removed)"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a panel shows of every ticket.
+    """A measure that a panel shows of every ticket.
 
     Attributes:
         key: column, with bounds in `_low` and `_high`.
         title: heading.
-        unit: of the axis.
-        form: of numbers in tooltips.
-        axis: of numbers at the axis.
-        positive: whether a wide range asks for a logarithmic scale.
+        unit: unit of the axis.
+        form: number format in tooltips.
+        axis: number format at the axis.
+        positive: whether a wide range gets a logarithmic scale.
         dense: column of the dense model's value.
     """
 
@@ -74,10 +74,10 @@ MEASURES = (
 def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
     """Draw retention, loss, perplexity and accuracy against sparsity, one view for each model and text.
 
-    Of very many tickets those of the criteria and scopes that retain most are drawn, as far as there is room.
+    If there are too many tickets, only the criteria and scopes with the highest retention are drawn.
 
     Args:
-        tickets: one row a ticket, at least one; loss in nats/token, sparsity as a fraction.
+        tickets: one row per ticket, at least one; loss in nats/token, sparsity as a fraction.
     """
     criteria, scopes = first(tickets["criterion"], *FIRST_CRITERIA), first(tickets["scope"], *FIRST_SCOPES)
     views = []
@@ -92,11 +92,11 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
     return Figure(
         "tradeoff",
         "What sparsity costs",
-        "Points are tickets, vertical bars their 95% intervals (paired bootstrap over sequences; those of loss, "
-        "perplexity and accuracy are of the difference from the dense model). Lines are means over seeds and begin at "
-        f"the dense model. Dashed: the dense model; solid grey: a retention of {WINNING_RETENTION}, from which a "
-        "ticket wins. Random tickets far above all others leave the panels of loss and perplexity: a triangle at the "
-        f"top marks each, and the panel says their range.{more}",
+        "Points are tickets; vertical bars are 95% intervals (paired bootstrap over sequences; for loss, perplexity "
+        "and accuracy, intervals of the difference from the dense model). Lines are means over seeds and start at the "
+        f"dense model. Dashed: the dense model; solid grey: a retention of {WINNING_RETENTION}, from which a ticket "
+        "wins. Random tickets far above all others are off the scale in the panels of loss and perplexity: a triangle "
+        f"at the top marks each, and the panel gives their range.{more}",
         tuple(views),
     )
 
@@ -118,16 +118,16 @@ def critical_figure(curves: pd.DataFrame) -> Figure:
     return Figure(
         "critical",
         "Critical sparsity",
-        f"Where retention falls below {WINNING_RETENTION}: broad bars go from the last winning to the first losing "
-        "ticket, between which it lies. Dots are estimates inside, interpolated by a straight line; their thin bars "
-        "are 95% intervals over samples of text, which know nothing of the error of that line. A triangle: no ticket "
-        f"falls below it, the critical sparsity is at least the largest one evaluated.{more}",
+        f"Where retention falls below {WINNING_RETENTION}: broad bars extend from the last winning to the first losing "
+        "ticket, and the critical sparsity lies between them. Dots are linearly interpolated estimates; their thin "
+        "bars are 95% intervals over samples of text, which do not include the error of interpolating. Triangles: no "
+        f"ticket falls below it, so the critical sparsity is at least the largest one evaluated.{more}",
         tuple(views),
     )
 
 
 def _leading(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
-    """Tickets of one model and text that there is room for, whole curves as far as one fits."""
+    """Return the tickets of one model and text that there is room for, as whole curves if at least one fits."""
     if len(tickets) <= room:
         return tickets
     pairs = ["criterion", "scope"]
@@ -142,7 +142,7 @@ def _tokens(tickets: pd.DataFrame) -> str:
 
 
 def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
-    """What the panels show of tickets of one model and text, with the bounds of all measures."""
+    """Return the panels' values for tickets of one model and text, with the bounds of all measures."""
     table = tickets[["criterion", "scope", "seed", "sparsity", "loss", "perplexity", "accuracy"]].astype(
         {"loss": float, "perplexity": float}
     )
@@ -161,7 +161,7 @@ def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
 
 
 def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
-    """One measure against sparsity: bars of intervals, a mean line, points."""
+    """Draw one measure against sparsity: interval bars, a mean line, points."""
     key, top = measure.key, _top(measure, rows)
     shown = rows[~(rows[key] > top)]
     y_axis = _axis(measure, pd.concat([shown[key], rows[measure.dense]]).dropna(), top)
@@ -219,7 +219,7 @@ def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
 
 
 def _top(measure: Measure, rows: pd.DataFrame) -> float:
-    """Where the axis of a loss ends, so that random controls do not squash all others; infinite where they do not."""
+    """Return where a loss axis ends so that random controls do not squash the rest; infinite if they do not."""
     others = rows[rows["criterion"] != CONTROL]
     low, high = rows[measure.dense].min(), others[measure.key].max()
     if not measure.positive or not high > low or rows[measure.key].max() - low <= SQUASHED * (high - low):
@@ -228,7 +228,7 @@ def _top(measure: Measure, rows: pd.DataFrame) -> float:
 
 
 def _beginnings(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """The line of each criterion and scope from the dense model, at sparsity 0, to the mean at its least sparsity."""
+    """Return each criterion and scope's line from the dense model (sparsity 0) to the mean at its lowest sparsity."""
     pairs = ["criterion", "scope"]
     least = rows[rows["sparsity"] == rows.groupby(pairs)["sparsity"].transform("min")]
     means = least.groupby([*pairs, "sparsity"], as_index=False)[[measure.key, measure.dense]].mean()
@@ -237,7 +237,7 @@ def _beginnings(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 
 
 def _axis(measure: Measure, values: pd.Series, top: float) -> dict[str, Any]:
-    """The vertical axis of a measure with these values, up to `top`: logarithmic where they span more than fourfold."""
+    """Return a measure's vertical axis for these values, up to `top`; logarithmic if they span more than fourfold."""
     low, high = values.min(), values.max()
     end: dict[str, Any] = {} if top == inf else {"domainMax": top}
     if measure.positive and high > LOG_SCALE_RATIO * low > 0:
@@ -251,7 +251,7 @@ def _axis(measure: Measure, values: pd.Series, top: float) -> dict[str, Any]:
 
 
 def _critical(curves: pd.DataFrame) -> pd.DataFrame:
-    """Rows of dots: named, and with the largest sparsity in place of what lies beyond it."""
+    """Return named rows of dots, with the largest sparsity in place of anything beyond it."""
     names = [_name(*key) for key in zip(curves["criterion"], curves["scope"], curves["seed"], strict=True)]
     shown = curves[["criterion", "scope"]].assign(
         name=names,
@@ -295,7 +295,7 @@ def _dots(rows: pd.DataFrame, axes: Axes) -> Panel:
             tooltip=[
                 "name:N",
                 alt.Tooltip("bracket:N", title="last winning to first losing"),
-                alt.Tooltip("shown:N", title="estimate inside"),
+                alt.Tooltip("shown:N", title="estimate"),
                 alt.Tooltip("interval:N", title="95% interval over text"),
             ],
         )
@@ -306,5 +306,5 @@ def _dots(rows: pd.DataFrame, axes: Axes) -> Panel:
 
 
 def _silent(axes: Axes) -> dict[str, Any]:
-    """The colours without a legend: rows say their names."""
+    """Return the colours without a legend, since rows are labelled."""
     return {"shorthand": "criterion:N", "scale": axes.colour["scale"], "legend": None}

@@ -36,6 +36,6 @@ def read_tables(paths: Iterable[Path]) -> dict[str, list[tuple[str, Frame]]]:
         check_table(path, "a table of ltpipe", "tables")
         table = table_of(path)
         if table is None:
-            raise DamagedFileError(f"{path}: not a table that a report is made of; {MEND}")
+            raise DamagedFileError(f"{path}: not a table of a report; {MEND}")
         found.setdefault(table.name, []).append((str(path), table.parsed(path)))
     return found

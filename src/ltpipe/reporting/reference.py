@@ -10,10 +10,10 @@ from ltpipe.runtime.files import atomic_write
 
 _HEAD = """# Tables of the report
 
-Every table that a report can have, with the dtypes that pandas gives their columns. A report has
-the tables of what ran. `_low` and `_high` end the names of a 95 % interval's bounds.
+Every table that a report can have, with the pandas dtypes of its columns. A report has the tables
+of what ran. Columns that end in `_low` and `_high` are the bounds of a 95 % interval.
 
-Made from the declarations in `src/ltpipe/reporting/tables` by `make reference`.
+`make reference` makes this page from the declarations in `src/ltpipe/reporting/tables`.
 """
 
 

@@ -80,7 +80,9 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
     trained = Trained(Trainings(records), tuple(lines), tuple(birds))
     tables = _tables(sources, trained)
     if "tickets" not in tables and (dense or not records):
-        raise UserError("tables: that of at least one model's tickets is needed, or the record of a training")
+        raise UserError(
+            "tables: no table of tickets is given; give that of at least one model, or the record of a training"
+        )
     content = page_content(tables, origin(dense, records, config), trained.trainings)
     files = [table_files(table, tables[table.name]) for table in TABLES if table.name in tables]
     files += [{CONFIG: config.encode()} if config else {}, page_files(content)]

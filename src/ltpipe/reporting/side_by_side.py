@@ -1,4 +1,4 @@
-"""The tickets of several finished studies on one page and in one table, whose column `study` says whose each is."""
+"""The tickets of several finished studies on one page and in one table, whose column `study` names the study."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from ltpipe.runtime.sums import FOLDER
 REPORT = Path("results/report")
 """Where the report of a study is, in the folder that it ran in."""
 
-_STUDY: Columns = {"study": word("the study, by its folder")}
+_STUDY: Columns = {"study": word("folder name of the study")}
 TABLE = Table(
     name="tickets",
     of="tickets of several studies",
@@ -48,7 +48,7 @@ def write_side_by_side(folders: Sequence[Path], output: Path) -> int:
         DamagedFileError: a report is damaged, or of another version.
     """
     if len(folders) < 2:
-        raise UserError("folders: one study alone; name at least two, results/report has the page of one")
+        raise UserError("folders: only one study; name at least two, results/report has the page of one")
     reports = [ReportFolder(folder / REPORT if (folder / REPORT / FOLDER).exists() else folder) for folder in folders]
     studies = dict(zip(names([report.path for report in reports]), reports, strict=True))
     content = _content(studies)
@@ -62,7 +62,7 @@ def names(reports: Sequence[Path]) -> list[str]:
     places = [[part for part in path.resolve().parts if part not in REPORT.parts] or ["/"] for path in reports]
     for place, path in zip(places, reports, strict=True):
         if places.count(place) > 1:
-            raise UserError(f"{path}: given twice; name each study once")
+            raise UserError(f"{path}: appears twice; name each study once")
     for depth in range(1, max(map(len, places)) + 1):
         found = ["/".join(place[-depth:]) for place in places]
         if len(set(found)) == len(found):
@@ -85,7 +85,7 @@ def _rows(table: Table, studies: Mapping[str, ReportFolder]) -> pd.DataFrame:
     for study, report in studies.items():
         part = report.table(table)
         if table is tickets.TABLE and part.empty:
-            raise UserError(f"{report.path}: a report without tickets; name studies that have a grid")
+            raise UserError(f"{report.path}: the report has no tickets; name studies that have a grid")
         part.insert(0, "study", study)
         parts.append(part)
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
@@ -101,8 +101,8 @@ def _losses(every: pd.DataFrame) -> Section | None:
     shared["seed"] = shared["seed"].replace(-1, pd.NA)
     return section(
         "Study by study",
-        "Losses in nats/token of the tickets that several of the studies have. Each was measured by itself: nothing "
-        "here says whether two of them differ significantly.",
+        "Losses in nats/token of the tickets that several of the studies have. The studies were measured separately: "
+        "nothing here shows whether two losses differ significantly.",
         shared.rename(columns={study: f"loss of {study}" for study in studies}),
         {
             "model": as_it_is("model"),

@@ -16,7 +16,7 @@ from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.columns import best_tickets, cell, percent, shown_columns, wins, with_baselines
 from ltpipe.reporting.verdicts import Verdict, named, verdicts
 
-# Most terminals are 80 characters wide: there, short headings and the columns that matter most.
+# Most terminals are 80 characters wide: show short headings and the most important columns.
 TERMINAL: dict[str, dict[str, Any]] = {
     "perplexity": {"title": "ppl"},
     "accuracy": {"title": "acc."},
@@ -30,17 +30,17 @@ ROOM = 200
 
 
 def print_tickets(tickets: pd.DataFrame) -> None:
-    """Print the table of tickets on standard output, if they are very many that of the best."""
+    """Print the table of tickets on standard output; if there are very many, only the best ones."""
     console = Console()
     shown = best_tickets(tickets, ROOM)
     console.print(summary_table(shown))
     if len(shown) < len(tickets):
-        console.print(Text(f"{len(shown)} of {len(tickets):,} tickets, the best at their sparsity"), soft_wrap=True)
+        console.print(Text(f"{len(shown)} of {len(tickets):,} tickets, the best at each sparsity"), soft_wrap=True)
     console.print(Text(largest_memory(tickets)), soft_wrap=True)
 
 
 def print_verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> None:
-    """Print the verdict on each model and text, as the page has it, in a few lines."""
+    """Print the page's verdict on each model and text in a few lines."""
     console = Console()
     for verdict in verdicts(tickets, curves, comparisons):
         lines = [f"\n{verdict.model} on {verdict.data}", *verdict_lines(verdict)]
@@ -53,14 +53,14 @@ def print_page(page: Path) -> None:
 
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
-    """What a verdict says, a sentence or two a line."""
+    """Yield a verdict's lines, each a sentence or two."""
     best, standing = verdict.winner or verdict.closest, verdict.standing
     if verdict.untouched:
         yield f"  {untouched_line(verdict)}"
     if standing == "chance":
         yield (
-            f"  no verdict: the dense model (loss {verdict.dense.loss:.4f} nats/token) is not told apart from a "
-            f"uniform guess ({verdict.dense.uniform:.4f})"
+            f"  no verdict: the dense model (loss {verdict.dense.loss:.4f} nats/token) is not significantly "
+            f"better than a uniform guess ({verdict.dense.uniform:.4f})"
         )
         return
     if best is None or standing == "none":
@@ -68,18 +68,20 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     else:
         found = f"{named(best)}, {percent(best.sparsity)}, retention {best.performance_retention:.3f}"
         yield {
-            "uncontrolled": f"  no verdict: no random ticket removes {percent(best.sparsity)}; the sparsest that "
-            f"would win: {found}",
-            "control": f"  not told apart from a random mask: {found}",
+            "uncontrolled": f"  no verdict: no random ticket removes {percent(best.sparsity)}; the sparsest ticket "
+            f"that would win: {found}",
+            "control": f"  not significantly better than a random mask: {found}",
             "won": f"  sparsest winning ticket: {found}",
         }[standing]
         if verdict.sequences > 1 and not best.is_distinct:
-            yield f"  it is not told apart from a retention of {WINNING_RETENTION}"
+            yield f"  its retention does not differ significantly from {WINNING_RETENTION}"
         if verdict.sequences > 1 and verdict.beside:
             others = len(verdict.beside) - 1
-            yield f"  not told apart from {named(verdict.beside[0])}" + (f" and {others} more" if others else "")
+            yield f"  no significant difference from {named(verdict.beside[0])}" + (
+                f" and {others} more" if others else ""
+            )
     if critical := verdict.critical:
-        inside = "" if critical.first_losing is None else f"; estimate inside: {critical.estimate_text}"
+        inside = "" if critical.first_losing is None else f"; estimate: {critical.estimate_text}"
         yield (
             f"  critical sparsity of {named(critical)}: last winning {critical.winning_text}, first losing "
             f"{critical.losing_text}{inside}"
@@ -87,24 +89,24 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
 
 
 def untouched_line(verdict: Verdict) -> str:
-    """What is said of tickets that prune much and change nothing."""
+    """Return the alarm about tickets that prune much and change nothing."""
     return (
-        f"alarm: {verdict.untouched} of {verdict.evaluated} tickets prune half of the weights or more and have the "
-        "dense model's loss to the bit; these weights were zeros before, or the model does not compute with them"
+        f"alarm: {verdict.untouched} of {verdict.evaluated} tickets prune half of the weights or more and have "
+        "exactly the dense model's loss; either these weights were already zero, or the model does not use them"
     )
 
 
 def largest_memory(tickets: pd.DataFrame) -> str:
-    """The largest planned peak of tensors, in bytes, and the largest measured one."""
+    """Return a line with the largest planned and the largest measured peak of tensors."""
     planned, measured = (int(tickets[key].max()) for key in ("planned_bytes", "measured_bytes"))
     return memory_line(planned, measured, "cpu" if (tickets["device"] == "cpu").all() else "")
 
 
 def summary_table(tickets: pd.DataFrame) -> Table:
-    """Table of all tickets for a terminal, dense models first, winning retentions in green.
+    """Return a table of all tickets for a terminal, dense models first, winning retentions in green.
 
     Args:
-        tickets: one row a ticket; loss in nats/token, sparsity and accuracy as fractions.
+        tickets: one row per ticket; loss in nats/token, sparsity and accuracy as fractions.
     """
     columns = [
         replace(column, **TERMINAL.get(column.key, {}))
@@ -114,17 +116,17 @@ def summary_table(tickets: pd.DataFrame) -> Table:
     shown = {column.key for column in columns}
     names = [str(tickets[key].iloc[0]) for key in ("model", "data") if len(tickets) and key not in shown]
     table = Table(
-        # Text, not str: names come from the user and may hold what rich would take for markup.
+        # Text, not str: names come from the user and may look like rich's markup.
         title=Text(" on ".join(names)) if names else None,
         caption=f"loss in nats/token; ppl: perplexity; acc.: top-1 accuracy;\n"
-        f"retention = dense loss / ticket loss, winning from {WINNING_RETENTION}; [95% interval]",
+        f"retention = dense loss / ticket loss, at least {WINNING_RETENTION} wins; [95% interval]",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,
     )
     for column in columns:
         justify: Literal["left", "right"] = "right" if column.numeric else "left"
-        # Where it gets narrow, names fold; a number must never lose digits.
+        # In narrow terminals names wrap; a number must never lose digits.
         table.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in with_baselines(tickets).to_dict("records"):
         dense = row["criterion"] == "dense"
@@ -132,7 +134,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         if dense:
             table.add_section()
         else:
-            # Long names stand once, on the dense row that leads their tickets.
+            # Long names appear once, on the dense row above their tickets.
             cells.update(dict.fromkeys(shown & {"model", "data"}, Text()))
             if wins(row):
                 cells["performance_retention"].stylize("green")

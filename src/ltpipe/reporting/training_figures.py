@@ -1,6 +1,6 @@
-"""Trainings as figures: accuracy and speed against weights remaining, lines between children, early birds.
+"""Figures of trainings: accuracy and speed against weights remaining, lines between trainings, early birds.
 
-Each figure has one view a study.
+Each figure has one view per study.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from ltpipe.reporting.trainings import label
 from ltpipe.training.record import KINDS, TICKET
 
 OWN = "own mask"
-"""In place of a donor, for branches without one."""
+"""Stands for the donor of branches without one."""
 PANELS = (
     ("test_accuracy", "Test accuracy at early stop", "test accuracy", ".2%", "~%"),
     ("early_stop_iteration", "Early-stop iteration", "iteration", ",.0f", "~s"),
 )
-"""Column, title, unit, and the forms of numbers in tooltips and at the axis."""
+"""Column, title, unit, and number formats in tooltips and at the axis."""
 TICKS = 9
-"""Neighbouring ticks of weights remaining are at least this part of the axis apart, so that their labels are."""
+"""Neighbouring ticks of weights remaining are at least 1 / `TICKS` of the axis apart, so that labels do not overlap."""
 BESIDE = 0.24
-"""Part of the distance between two levels over which the branches of one are spread."""
+"""Fraction of the distance between two levels over which the branches of one are spread."""
 STAR = (
     "M0,-1L0.235,-0.324L0.951,-0.309L0.38,0.124L0.588,0.809L0,0.4L-0.588,0.809L-0.38,0.124L-0.951,-0.309L-0.235,-0.324Z"
 )
-"""A five-pointed star, which Vega has not."""
+"""A five-pointed star, which Vega lacks."""
 
 
 def levels_figure(levels: pd.DataFrame) -> Figure:
-    """Test accuracy at early stop, and the early-stop iteration, against weights remaining.
+    """Draw test accuracy at early stop, and the early-stop iteration, against weights remaining.
 
-    One line a branch kind, the mean over replicates, with 95 % intervals where there are several; the dense model's
+    Each branch kind has one line, the mean over replicates, with 95 % intervals if there are several; the dense model's
     mean is a horizontal line with a band.
 
     Args:
@@ -53,16 +53,18 @@ def levels_figure(levels: pd.DataFrame) -> Figure:
     return Figure(
         "levels",
         "Accuracy and speed of training",
-        "Means over replicates, bars their 95% intervals (Student's t); branches of one level stand side by side. "
-        "Accuracy is that of test data, with the weights at the early-stop iteration, the first minimum of the "
-        "validation loss. Dashed: the dense model, with its interval."
+        "Points are means over replicates, bars their 95% intervals (Student's t); branches of one level are drawn "
+        "side by side. Accuracy is measured on test data with the weights at the early-stop iteration, the first "
+        "minimum of the validation loss. Dashed: the dense model, with its interval."
         f"{more}",
         tuple(views),
     )
 
 
 def connectivity_figure(points: pd.DataFrame) -> Figure:
-    """Error along the line between two children, one colour a level: thin lines are replicates, thick ones their mean.
+    """Draw the error along the line between two trainings, one colour per level.
+
+    Thin lines are replicates, thick ones their mean.
 
     Args:
         points: the connectivity table, at least one row.
@@ -96,14 +98,16 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
         "connectivity",
         "Error between two trainings",
         "Test error along the straight line between the weights of two trainings from one rewinding point that saw "
-        "the data in other orders. Thin lines are replicates, thick ones their mean."
+        "the data in different orders. Thin lines are replicates, thick lines their mean."
         f"{more}",
         tuple(views),
     )
 
 
 def early_birds_figure(masks: pd.DataFrame) -> Figure:
-    """The rule's value in the window by iteration, one colour a sparsity, one line a replicate; a star: converged.
+    """Draw the rule's value in the window by iteration, one colour per sparsity, one line per replicate.
+
+    A star marks convergence.
 
     Args:
         masks: the early-bird table, at least one row.
@@ -142,15 +146,15 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
     return Figure(
         "early_birds",
         "Early birds",
-        "How much masks drawn while the dense model trains still change, one line a replicate. Dashed: the threshold; "
-        "a star: the first mask that counts as converged."
+        "How much masks drawn while the dense model trains still change, one line per replicate. Dashed: the "
+        "threshold; star: the first mask that counts as converged."
         f"{more}",
         tuple(views),
     )
 
 
 def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
-    """What the panels show of a study's levels; the dense model apart, by a flag."""
+    """Return the panels' values for a study's levels; a flag marks the dense model."""
     columns = ["level", "weights_remaining", "replicates"]
     measures = [f"{key}{bound}" for key in ("test_accuracy", "early_stop_iteration") for bound in ("", "_low", "_high")]
     donors = levels["donor"].isna()
@@ -167,7 +171,7 @@ def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
 
 
 def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str, str, str, str]) -> Panel:
-    """A column of the levels table against weights remaining, with intervals."""
+    """Draw a column of the levels table against weights remaining, with intervals."""
     key, title, unit, form, axis = panel
     ticks = _ticks(rows["weights_remaining"].tolist())
     x = alt.X(
@@ -210,7 +214,7 @@ def _branches(rows: pd.DataFrame, axes: Axes, number: int, panel: tuple[str, str
 
 
 def _beside(rows: pd.DataFrame) -> pd.Series:
-    """Where branches stand: near their weights remaining, side by side, so that none hides another's interval."""
+    """Return where branches are drawn: side by side near their weights remaining, so that no interval is hidden."""
     lines = pd.factorize(rows["branch"] + rows["mask"])[0]
     levels = sorted(rows["weights_remaining"].unique())
     step = min((high / low for low, high in pairwise(levels)), default=2.0)
@@ -218,14 +222,14 @@ def _beside(rows: pd.DataFrame) -> pd.Series:
 
 
 def _span(rows: pd.DataFrame) -> list[float]:
-    """The domain of an axis of weights remaining; one value alone has neighbours."""
+    """Return the domain of an axis of weights remaining; a single value gets some room on both sides."""
     places = rows[["weights_remaining", "beside"]]
     low, high = float(places.min(axis=None)), float(places.max(axis=None))
     return [low, high] if low < high else [low / 2, high]
 
 
 def _ticks(remaining: Sequence[float]) -> list[float]:
-    """Levels for an axis of weights remaining, far enough apart for their labels."""
+    """Return levels for an axis of weights remaining, far enough apart for their labels."""
     ticks: list[float] = []
     least = (max(remaining) / min(remaining)) ** (1 / TICKS)
     for weights in sorted(set(remaining), reverse=True):
@@ -240,7 +244,7 @@ def _single(study: str, rows: pd.DataFrame, layers: Sequence[alt.Chart], replica
 
 
 def _graded(column: str, values: pd.Series, **legend: Any) -> alt.Color:
-    """Ordered values from the first colour to the last."""
+    """Return a colour encoding that maps ordered values from the first colour to the last."""
     known = sorted(values.unique().tolist())
     return alt.Color(f"{column}:O", scale=alt.Scale(domain=known, range="ordinal"), legend=alt.Legend(**legend))
 

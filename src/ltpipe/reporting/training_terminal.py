@@ -1,4 +1,4 @@
-"""The levels of studies, and what they found, in a terminal."""
+"""The levels and findings of studies, in a terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,9 +25,9 @@ def print_studies(levels: pd.DataFrame, findings: pd.DataFrame) -> None:
 
 
 def levels_summary(study: str, levels: pd.DataFrame) -> Table:
-    """A study's levels for a terminal of 80 characters: means, and in brackets half the width of 95 % intervals."""
+    """Return a study's levels for a terminal of 80 characters: means, and ± half the width of 95 % intervals."""
     table = Table(
-        # Text, not str: names come from the user and may hold what rich would take for markup.
+        # Text, not str: names come from the user and may look like rich's markup.
         title=Text(f"{study}, iterative magnitude pruning"),
         caption="weights remaining; n: replicates; test accuracy at early stop, and\n"
         "minus the dense model's in points, paired; ±: half a 95% interval",
@@ -54,7 +54,7 @@ def levels_summary(study: str, levels: pd.DataFrame) -> Table:
 
 
 def finding_lines(findings: pd.DataFrame) -> Iterator[Text]:
-    """Each finding, whether it holds, and the numbers that say so."""
+    """Yield each finding, whether it holds, and its evidence."""
     for row in findings.to_dict("records"):
         holds = (row["holds"], STYLES.get(row["holds"], ""))
         yield Text.assemble("\n", holds, f": {row['study']}: {row['finding']}.\n  {row['evidence']}")

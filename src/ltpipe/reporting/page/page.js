@@ -3,12 +3,12 @@
   const root = document.documentElement;
   const { looks, views } = JSON.parse(document.getElementById("data").textContent);
 
-  // Theme: that of the system until someone chooses; the choice is kept where a browser allows it.
+  // Theme: the system's until the user chooses one; the choice is kept if the browser allows it.
   const systemDark = matchMedia("(prefers-color-scheme: dark)");
   const toggle = document.getElementById("theme");
   const KEY = "ltpipe-theme";
   const remembered = () => { try { return localStorage.getItem(KEY); } catch { return null; } };
-  const remember = (theme) => { try { localStorage.setItem(KEY, theme); } catch { /* a file may not store anything */ } };
+  const remember = (theme) => { try { localStorage.setItem(KEY, theme); } catch { /* browsers may forbid storage to local files */ } };
   const theme = () => root.dataset.theme || (systemDark.matches ? "dark" : "light");
   function show() {
     toggle.textContent = theme() === "dark" ? "Light theme" : "Dark theme";
@@ -21,9 +21,9 @@
   });
   systemDark.addEventListener("change", show);
 
-  // Charts: drawn when they come near the window, and again when the theme or the width of their place has changed.
+  // Charts: drawn when they come near the viewport, and again when the theme or their container's width changes.
   const charts = window.vegaEmbed ? [...document.querySelectorAll(".chart")] : [];
-  const drawn = new Map();  // of a place: theme and width that it was drawn for, and how to forget it
+  const drawn = new Map();  // by place: the theme and width it was drawn for, and a function that discards it
   const NARROW = 640, LEAST = 120, WIDEST = 1.7, GUESS = 80;
   function fitted(spec, width, excess) {
     const columns = width < NARROW ? 1 : Math.min(spec.columns || 1, spec.concat.length);
@@ -35,7 +35,7 @@
     const config = looks[theme()];
     const legend = { ...config.legend, columns: Math.max(1, Math.floor(width / 190)) };
     const names = { ...config.axisYDiscrete, labelLimit: Math.min(config.axisYDiscrete.labelLimit, 0.36 * width) };
-    // Expressions are interpreted, which needs no eval; nothing is ever loaded.
+    // ast: expressions are interpreted, which needs no eval; nothing is ever loaded.
     return vegaEmbed(place, fitted(views[place.dataset.view], width, excess), {
       renderer: "svg", actions: false, ast: true, defaultStyle: false, config: { ...config, legend, axisYDiscrete: names },
       tooltip: { disableDefaultStyle: true },
@@ -47,7 +47,7 @@
     drawn.get(place)?.forget?.();
     drawn.set(place, { look });
     let made = await embed(place, width);
-    // How much room axes take is known only now.
+    // Only now is the width of the axes known.
     const excess = place.querySelector("svg").getBoundingClientRect().width - width;
     const panels = views[place.dataset.view].concat, most = WIDEST * Math.max(...panels.map((panel) => panel.width));
     if (excess > 0 || (excess < -8 && width < most)) {
@@ -58,11 +58,11 @@
     place.querySelectorAll(".role-legend-symbol > *").forEach(typed);
     place.dataset.drawn = theme();
   }
-  // Legends that can be clicked can be reached and pressed by keys; Escape is the click beside them that shows all.
+  // Clickable legends also work from the keyboard; Escape shows all, like a click beside the legend.
   function typed(symbol) {
     const item = symbol.__data__;
     if (!item?.mark?.interactive) return;
-    symbol.closest(".role-legend").setAttribute("role", "group");  // to Vega an image, which may hold no buttons
+    symbol.closest(".role-legend").setAttribute("role", "group");  // Vega makes it an image, which may not contain buttons
     symbol.setAttribute("tabindex", "0");
     symbol.setAttribute("role", "button");
     symbol.setAttribute("aria-label", `Show ${item.datum.label} alone`);
@@ -81,7 +81,7 @@
   let waiting;
   addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(() => charts.forEach(redraw), 150); });
 
-  // Tables: sorted by their headings, filtered by words, a page at a time; all rows stand in the document.
+  // Tables: sorted by their headings, filtered by words, shown a page at a time; the document contains all rows.
   const PAGE = 25;
   const text = (cell) => cell.dataset.value ?? cell.textContent.trim();
   const number = (words) => words === "inf" ? Infinity : parseFloat(words.replace(/,/g, "").replace(/−/g, "-").replace(/^[≥\s]+/, ""));
@@ -90,7 +90,7 @@
     return (a, b) => {
       const [x, y] = [a, b].map((row) => text(row.cells[index]));
       const [none, missing] = [x, y].map((words) => words === "" || words === "–");
-      if (none || missing) return none - missing;  // no value: last, whichever the direction
+      if (none || missing) return none - missing;  // missing values come last in either direction
       return sign * (numeric ? number(x) - number(y) || 0 : x.localeCompare(y, undefined, { numeric: true }));
     };
   }
@@ -99,7 +99,7 @@
     let rows = [...body.rows], found = rows, first = 0;
     const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
     const tools = element("div", { className: "tools" });
-    const label = element("label", {}, "Filter"), filter = element("input", { type: "search", placeholder: "words, all of them" });
+    const label = element("label", {}, "Filter"), filter = element("input", { type: "search", placeholder: "rows with all these words" });
     const count = element("output"), save = element("button", { type: "button" }, "Download CSV");
     const back = element("button", { type: "button" }, "Previous"), next = element("button", { type: "button" }, "Next");
     label.append(filter);

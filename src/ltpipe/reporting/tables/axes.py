@@ -7,11 +7,11 @@ TEXT: Columns = {"model": word("name of the model"), "data": word("name of the t
 CURVE: Columns = {
     "criterion": word("what ranks the weights"),
     "scope": word("which weights are ranked against each other"),
-    "seed": count("seed of a criterion that draws at random"),
+    "seed": count("seed of a stochastic criterion"),
 }
-SPARSITY: Columns = {"sparsity": number("share of the prunable weights, or units, that is to be removed")}
+SPARSITY: Columns = {"sparsity": number("fraction of the prunable weights, or units, to be pruned")}
 TICKET: Columns = {**TEXT, **CURVE, **SPARSITY}
-"""What a ticket is told apart by."""
+"""Columns that identify a ticket."""
 
 STUDY: Columns = {
     "study": word("name of the study"),
@@ -25,5 +25,5 @@ BRANCH: Columns = {
 
 
 def curve_of(ticket: Metrics, side: str = "") -> dict[str, object]:
-    """Criterion, scope and seed of a ticket, in columns whose names end in `side`."""
+    """Return criterion, scope and seed of a ticket, in columns whose names end in `side`."""
     return {f"{axis}{side}": getattr(ticket, axis) for axis in CURVE}

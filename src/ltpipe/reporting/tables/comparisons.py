@@ -1,4 +1,4 @@
-"""One row a pair of tickets of one sparsity."""
+"""One row per pair of tickets of one sparsity."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -28,12 +28,12 @@ _PAIR: Columns = {
 COLUMNS: Columns = {
     **_PAIR,
     **measured("loss_difference", "loss of ticket a minus that of ticket b, nats/token"),
-    "distinct": truth("whether 0 lies outside the interval: the two are told apart"),
+    "distinct": truth("whether the interval excludes 0: the two differ significantly"),
 }
 
 
 def comparisons_table(samples: Sequence[Sample]) -> Frame:
-    """One row a pair of tickets of the same model, text and sparsity, each pair once, in the order of the tickets."""
+    """Return one row per pair of tickets of the same model, text and sparsity, in the order of the tickets."""
     rows = []
     for sample in samples:
         for a, b in track(list(combinations(sample.tickets, 2)), "comparing", "pair"):
@@ -59,8 +59,9 @@ def comparisons_table(samples: Sequence[Sample]) -> Frame:
 def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Tickets against tickets",
-        "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. They are told "
-        "apart where 0 lies outside, each pair by itself: of twenty pairs of equals, about one looks different.",
+        "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. Two tickets differ "
+        "significantly if the interval excludes 0. Each pair is tested by itself: of twenty pairs of equal tickets, "
+        "about one looks different.",
         table,
         {
             "model": as_it_is("model"),
@@ -69,7 +70,7 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "first": ticket_name("_a"),
             "second": ticket_name("_b"),
             "difference": with_interval("loss_difference", "{:+.4f}"),
-            "told apart": lambda row: "yes" if row["distinct"] else "no",
+            "significant": lambda row: "yes" if row["distinct"] else "no",
         },
         file="comparisons",
         figure=figure,

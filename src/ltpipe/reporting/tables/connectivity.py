@@ -1,4 +1,4 @@
-"""Lines between two trainings: one row a point of a line."""
+"""Lines between two trainings: one row per point of a line."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,16 +17,16 @@ COLUMNS: Columns = {
     **STUDY,
     **LEVEL,
     "first": word("branch at the line's end"),
-    "second": word("branch at its beginning"),
-    "alpha": number("place on the line, from 0, the second training, to 1, the first"),
-    "error": number("test error there, a fraction"),
-    "barrier": number("largest error on the line minus the mean of its ends, a fraction"),
+    "second": word("branch at the line's start"),
+    "alpha": number("position on the line, from 0 (the second training) to 1 (the first)"),
+    "error": number("test error at that position, a fraction"),
+    "barrier": number("largest error on the line minus the mean error of its ends, a fraction"),
     "stable": truth("whether the barrier is small enough for stability"),
 }
 
 
 def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
-    """One row a point of a line, by study, replicate, level, branches and place."""
+    """Return one row per point of a line, by study, replicate, level, branches and position."""
     ordered = sorted(lines, key=lambda line: (line.study, line.replicate, line.level, line.branches))
     rows = [
         {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
@@ -41,7 +41,7 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Linear mode connectivity",
         "Test error along the line between two trainings from one rewinding point that saw the data in "
-        "different orders. Barrier: the largest error on it minus the mean of its ends. "
+        "different orders. Barrier: the largest error on the line minus the mean error of its ends. "
         f"Stable: below {percent(STABLE)}.",
         table.drop_duplicates(["study", "replicate", "level", "first", "second"]),
         {

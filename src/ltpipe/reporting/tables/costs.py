@@ -1,4 +1,4 @@
-"""What stages took of time and memory, as a tidy table."""
+"""Time and memory of stages, as a tidy table."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
-    "stage": word("kind of run; stages whose artefacts say nothing of their time have no row"),
-    "model": word("the model, or the study that trains"),
-    "data": word("the text"),
-    "runs": count("how many there were"),
-    "seconds": number("wall time of all together, without start-up"),
+    "stage": word("kind of run; stages whose artefacts do not record their time have no row"),
+    "model": word("name of the model, or of the study that trains"),
+    "data": word("name of the text"),
+    "runs": count("number of runs"),
+    "seconds": number("total wall time of all runs, without start-up"),
     "median_seconds": number("wall time of the median run"),
     "longest_seconds": number("wall time of the longest run"),
     "planned_bytes": count("largest planned peak of any run"),
     "measured_bytes": count("largest measured peak of any run"),
-    "device": word("where they ran"),
+    "device": word("device that they ran on"),
 }
 
 STAGES = ("dense evaluation", "ticket evaluation", "evaluation of changed weights", "training")
-"""Whose artefacts say what they took."""
+"""Stages whose artefacts record time and memory."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,18 @@ class _Run:
 
 
 def evaluation_costs(baselines: Iterable[Metrics], tickets: Iterable[Metrics], perturbed: Iterable[Metrics]) -> Frame:
-    """One row a kind of evaluation, model and text, in the order of `STAGES`."""
+    """Return one row per kind of evaluation, model and text, in the order of `STAGES`."""
     found = zip(STAGES, (baselines, tickets, perturbed), strict=False)
     return _table(_evaluated(stage, metrics) for stage, evaluated in found for metrics in evaluated)
 
 
 def training_costs(records: Iterable[LearningRecord]) -> Frame:
-    """One row a study."""
+    """Return one row per study."""
     return _table(_Run(STAGES[-1], record.study, None, record.seconds) for record in records)
 
 
 def arranged(costs: Frame) -> Frame:
-    """The order of `STAGES`, whatever that of the models was."""
+    """Sort rows in the order of `STAGES`, whatever the order of the models was."""
     return costs.sort_values("stage", key=lambda stages: stages.map(STAGES.index), kind="stable", ignore_index=True)
 
 
@@ -94,8 +94,8 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Time and memory",
         "Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the CPU "
-        "by how much private memory grew, with what allocator and libraries add to the tensors that were planned. "
-        "Only evaluations and trainings record what they took in their artefacts; other stages have it in their logs.",
+        "the growth of private memory, which includes what allocator and libraries add to the planned tensors. Only "
+        "evaluations and trainings record time and memory in their artefacts; other stages log them.",
         table,
         {
             "stage": as_it_is("stage"),

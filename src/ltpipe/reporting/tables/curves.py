@@ -1,8 +1,8 @@
 """One row for all tickets that differ only in sparsity: where they stop winning.
 
-The critical sparsity lies between the last winning ticket, the dense model of sparsity 0 where all lose, and the first
-losing one, missing where all win. The estimate is interpolated between the two. It and its bounds, which are over
-samples of text and know no error of interpolating, are missing where they are at least the largest sparsity.
+The critical sparsity lies between the last winning ticket (the dense model, of sparsity 0, if all lose) and the first
+losing one (missing if all win). The estimate is interpolated between the two. Its bounds are over samples of text and
+do not include the error of interpolating. Estimate and bounds are missing where they reach the largest sparsity.
 """
 
 from collections.abc import Sequence
@@ -25,28 +25,28 @@ from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number
 if TYPE_CHECKING:
     from ltpipe.reporting.charts import Figure
 
-_DISTINCT = "whether the interval of its retention excludes that of a winning ticket"
+_DISTINCT = "whether the interval of its retention excludes the winning threshold"
 COLUMNS: Columns = {
     **TEXT,
     **CURVE,
     "total": count("prunable weights"),
     "largest_sparsity": number("sparsity of the sparsest ticket"),
-    "last_winning_sparsity": number("sparsity of the last winning ticket; 0, the dense model, where all lose"),
+    "last_winning_sparsity": number("sparsity of the last winning ticket; 0, the dense model, if all lose"),
     "last_winning_kept": count("weights that it keeps"),
     "last_winning_distinct": truth(_DISTINCT),
-    "first_losing_sparsity": number("sparsity of the first losing ticket; missing where all win"),
+    "first_losing_sparsity": number("sparsity of the first losing ticket; missing if all win"),
     "first_losing_kept": count("weights that it keeps"),
     "first_losing_distinct": truth(_DISTINCT),
-    "crossings": count("how often retention falls below that of a winning ticket"),
+    "crossings": count("how often retention falls below the winning threshold"),
     **measured("critical_sparsity_estimate", "interpolated between the two; missing beyond the largest sparsity"),
     **measured("area", "area under retention up to the largest sparsity"),
 }
 
 
 def curves_table(samples: Sequence[Sample]) -> Frame:
-    """One row for all tickets that differ only in sparsity: where they stop winning, and the area under their curve.
+    """Return one row for all tickets that differ only in sparsity: where they stop winning, and the area under them.
 
-    A scope with a sparsity of its own gives no curve.
+    A scope with its own sparsity gives no curve.
     """
     rows = []
     for sample in samples:
@@ -83,7 +83,7 @@ def curves_table(samples: Sequence[Sample]) -> Frame:
 
 
 def _end(name: str, curve: Curve, tickets: Sequence[Evaluated], index: int | None) -> dict[str, Any]:
-    """One end of a curve's bracket."""
+    """Return one end of a curve's bracket."""
     if index is None:
         return {}
     return {
@@ -96,8 +96,8 @@ def _end(name: str, curve: Curve, tickets: Sequence[Evaluated], index: int | Non
 def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Critical sparsity",
-        f"{NOTE} Area: under straight lines from the dense model to the largest sparsity, which it equals if "
-        "nothing is lost, with its interval over text.",
+        f"{NOTE} Area: the area under straight lines from the dense model to the largest sparsity, with its interval "
+        "over text; it equals the largest sparsity if nothing is lost.",
         table,
         {
             "model": as_it_is("model"),

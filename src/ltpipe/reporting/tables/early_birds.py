@@ -1,4 +1,4 @@
-"""Masks drawn while the dense model trains: one row a mask."""
+"""Masks drawn while the dense model trains: one row per mask."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 COLUMNS: Columns = {
     **STUDY,
-    "sparsity": number("share of the prunable weights that the mask removes"),
+    "sparsity": number("fraction of the prunable weights that the mask removes"),
     "rule": word("how two masks are compared"),
     "threshold": number("distance below which masks count as alike"),
-    "window": count("masks that each is compared with"),
-    "patience": count("how many masks in a row have to be alike"),
-    "chance_corrected": truth("whether distances are in parts of that of independent masks"),
+    "window": count("number of masks that each mask is compared with"),
+    "patience": count("number of masks in a row that must be alike"),
+    "chance_corrected": truth("whether distances are relative to the distance of independent masks"),
     "iteration": count("iteration of the dense training at which the mask was drawn"),
     "distance": number("largest distance to the masks in the window"),
-    "converged": count("iteration of the first mask that had converged; missing if none had"),
+    "converged": count("iteration of the first converged mask; missing if there is none"),
 }
 
 
 def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
-    """One row a mask that was drawn, by study, replicate, sparsity and iteration."""
+    """Return one row per mask drawn, by study, replicate, sparsity and iteration."""
     ordered = sorted(birds, key=lambda bird: (bird.study, bird.replicate, float(bird.sparsity)))
     rows = [
         {name: getattr(bird, name) for name in COLUMNS if hasattr(bird, name)}

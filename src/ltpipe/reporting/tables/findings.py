@@ -1,15 +1,15 @@
 """Which findings of Frankle & Carbin 2019 (1803.03635) and Frankle et al. 2020 (1912.05671) hold in a study.
 
-A finding holds ("yes") only where the 95 % interval over replicates lies on its side altogether, does not ("no") only
-where the interval lies on the other side altogether, and is "undecided" else: always with a single replicate. Those of
-tickets are of differences paired by replicate, seeds of a control averaged within theirs; that of barriers is of the
-barrier itself. Nothing is corrected for the number of findings or levels.
+A finding holds ("yes") only if the 95 % interval over replicates lies entirely on its side, does not hold ("no") only
+if the interval lies entirely on the other side, and is "undecided" otherwise, as always with a single replicate.
+Findings about tickets use differences paired by replicate, with a control's seeds averaged within each replicate; the
+finding about barriers uses the barrier itself. There is no correction for the number of findings or levels.
 
-That tickets are no worse than the dense model is a claim of non-inferiority: their difference in accuracy lies above
--0.2 points. It is "yes" only if every level down to 8.7 % shows it, and "no" if any one of these levels excludes it.
+That tickets are no worse than the dense model is a non-inferiority claim: their difference in accuracy lies above -0.2
+points. It is "yes" only if every level down to 8.7 % shows it, and "no" if any of these levels excludes it.
 
-Where the dense model has learned nothing, since its accuracy is not told apart from that of naming the most frequent
-label always, every finding of the study is "undecided".
+If the dense model has learned nothing, that is, its accuracy is not significantly better than that of always naming the
+most frequent label, every finding of the study is "undecided".
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,21 +34,21 @@ COLUMNS: Columns = {
     "study": word("name of the study"),
     "finding": word("what a paper found"),
     "holds": word("yes, no or undecided"),
-    "evidence": word("the numbers that say so"),
+    "evidence": word("the numbers behind it"),
 }
 
 MARGIN = 0.002
-"""By how much accuracy, as a fraction, a ticket may be worse and still count as no worse."""
+"""Loss of accuracy, as a fraction, up to which a ticket counts as no worse."""
 DOWN_TO = 0.087
 COMPARED_AT = (0.211, 0.135)
-"""Weights remaining for which the papers state their findings."""
+"""Weights remaining at which the papers state their findings."""
 NEAR = 0.05
-"""Relative distance up to which a level of the study is one of these."""
+"""Relative distance up to which a level of the study counts as one of these."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding: what it says, whether it holds in a study, and the numbers that say so."""
+    """A finding, whether it holds in a study, and the evidence."""
 
     study: str
     finding: str
@@ -57,7 +57,7 @@ class Finding:
 
 
 def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> Frame:
-    """One row a study and finding; a finding whose trainings or lines are not in the study has none."""
+    """Return one row per study and finding; a finding without trainings or lines in the study has no row."""
     studies = sorted({*trainings.studies, *(line.study for line in lines)})
     found = [
         _at_chance(finding, dense) if (dense := trainings.treatment(study, 0)) and not dense.beats_chance else finding
@@ -68,10 +68,10 @@ def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> Frame
 
 
 def _at_chance(finding: Finding, dense: Treatment) -> Finding:
-    """Nothing is found of a model that has learned nothing."""
+    """Make a finding undecided because the dense model has learned nothing."""
     learned = (
-        "The dense model is not told apart from naming the most frequent label always: difference in accuracy "
-        f"{_points(dense.over_majority)}. "
+        "The dense model is not significantly better than always naming the most frequent label: difference in "
+        f"accuracy {_points(dense.over_majority)}. "
     )
     return replace(finding, holds="undecided", evidence=learned + finding.evidence)
 
@@ -93,7 +93,7 @@ def _findings(study: str, trainings: Trainings, lines: Sequence[Connectivity]) -
 
 
 def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Iterator[Finding]:
-    """At every level down to 8.7 % of the weights; how far it goes is told beyond that."""
+    """Judge every level down to 8.7 % of the weights; the evidence also says how much further the claim holds."""
     reference = dense.values("test_accuracy")
     levels = [
         (ticket, difference)
@@ -105,7 +105,7 @@ def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Ite
         return
     shown = [difference.above(-MARGIN) for _, difference in levels]
     first = next((index for index, one in enumerate(shown) if one != "yes"), len(levels))
-    # The last level that shows it, the first that does not, and those of the claim that show the contrary.
+    # The last level that shows it, the first that does not, and the claim's levels that show the contrary.
     told = {first - 1, first, *(index for index in range(claimed) if shown[index] == "no")}
     parts = [
         f"shown down to {_where(levels[first - 1][0])}" if first else "shown at no level",
@@ -125,7 +125,7 @@ def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Ite
 
 
 def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterator[Finding]:
-    """Faster, and better, than a control of the same level."""
+    """Judge whether tickets stop earlier and are more accurate than a control of the same level."""
     claims: tuple[tuple[str, str, str, Callable[[Estimate], Holds], Callable[[Estimate], str]], ...] = (
         ("stop earlier", "early_stop_iteration", "early stop", lambda found: found.below(0), _iterations),
         ("are more accurate", "test_accuracy", "test accuracy", lambda found: found.above(0), _points),
@@ -152,7 +152,7 @@ def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterato
 
 
 def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Treatment | None) -> Finding:
-    """The barrier between two children of one rewinding point."""
+    """Judge the barrier between two trainings from one rewinding point."""
     barrier = estimate(list(averaged((line.replicate, line.barrier) for line in lines).values()))
     where = f"level {level}"
     if ticket:
@@ -161,7 +161,7 @@ def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Tr
         where += f", {percent(ticket.weights_remaining, 1)} of the weights, {step}"
     return Finding(
         study,
-        f"Trainings from one rewinding point in other data orders are linearly connected (barrier below "
+        f"Trainings from one rewinding point with different data orders are linearly connected (barrier below "
         f"{percent(STABLE)}), at level {level}",
         barrier.below(STABLE),
         _sentence([f"{where}: barrier {_points(barrier, sign='')}"]),
@@ -173,7 +173,7 @@ def _where(ticket: Treatment) -> str:
 
 
 def _compared(tickets: Sequence[Treatment]) -> list[tuple[Treatment, float]]:
-    """The levels that the papers state their findings for, by their weights remaining; without one, the nearest."""
+    """Return the levels at which the papers state their findings, by weights remaining; else the nearest level."""
     found = [(ticket, remaining) for remaining in COMPARED_AT if (ticket := _nearest(tickets, remaining))]
     if found or not tickets:
         return found
@@ -182,7 +182,7 @@ def _compared(tickets: Sequence[Treatment]) -> list[tuple[Treatment, float]]:
 
 
 def _nearest(tickets: Sequence[Treatment], remaining: float) -> Treatment | None:
-    """The level nearest a share of the weights, if it is near at all."""
+    """Return the level nearest to a fraction of the weights, if it is close enough."""
     near = [ticket for ticket in tickets if abs(ticket.weights_remaining / remaining - 1) <= NEAR]
     return min(near, key=lambda ticket: abs(ticket.weights_remaining - remaining), default=None)
 
@@ -204,7 +204,7 @@ def _iterations(found: Estimate) -> str:
 
 
 def _with_interval(found: Estimate, show: Callable[[float], str], unit: str) -> str:
-    """A mean with its interval, or why it has none, and its replicates."""
+    """Format a mean with its interval, or why there is none, and the number of replicates."""
     replicates = f"{found.replicates} replicate{'s' if found.replicates > 1 else ''}"
     low, high = found.interval.low, found.interval.high
     if low != low:  # NaN
@@ -220,8 +220,8 @@ def _sentence(parts: Sequence[str]) -> str:
 def _section(table: Frame, _: "Figure | None") -> Section:
     return section(
         "Findings",
-        "What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only "
-        "where the 95% interval over replicates says so, else undecided. Differences are paired by replicate.",
+        "What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only if the "
+        "95% interval over replicates shows it, otherwise undecided. Differences are paired by replicate.",
         table,
         {key: as_it_is(key) for key in ("study", "finding", "holds", "evidence")},
         file="findings",

@@ -1,4 +1,4 @@
-"""What each tensor of a mask keeps, as the stage `validation` counted it."""
+"""What each tensor of a mask keeps, as counted by the stage `validation`."""
 
 from ltpipe.analysis.validation_table import LAYERS
 from ltpipe.reporting.sections import pictured

@@ -1,4 +1,4 @@
-"""One row a study, level and kind of branch: means and differences over replicates, with Student's t intervals.
+"""One row per study, level and kind of branch: means and differences over replicates, with Student's t intervals.
 
 Differences are paired by replicate. A single replicate has no interval.
 """
@@ -33,8 +33,8 @@ COLUMNS: Columns = {
     "study": STUDY["study"],
     **LEVEL,
     **BRANCH,
-    "weights_remaining": number("share of the prunable weights that stay"),
-    "replicates": count("replicates that the means are over"),
+    "weights_remaining": number("fraction of the prunable weights that remain"),
+    "replicates": count("number of replicates in the means"),
     **{
         name: column
         for measure, meaning in MEASURES.items()
@@ -45,9 +45,10 @@ COLUMNS: Columns = {
 
 
 def levels_table(trainings: Trainings) -> Frame:
-    """One row a study, level and branch kind, and donor of transplanted masks: means and differences over replicates.
+    """Return one row per study, level, branch kind and donor of transplanted masks, with means over replicates.
 
-    The dense model, a ticket of level 0, has no differences from itself, nor has a ticket from itself.
+    Differences are over replicates too. Neither the dense model (the ticket of level 0) nor a ticket has differences
+    from itself.
     """
     rows = []
     for treatment in trainings:
@@ -76,9 +77,9 @@ def _columns(name: str, found: Estimate | None) -> dict[str, float]:
 def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Levels of iterative magnitude pruning",
-        "Means over replicates, in brackets 95% intervals (Student's t; none where replicates show no spread, "
-        "as a single one). Accuracy is that of test data with the weights at the early-stop iteration, the "
-        "first minimum of the validation loss; differences in points, paired by replicate.",
+        "Means over replicates, with 95% intervals in brackets (Student's t; none if replicates show no spread, as "
+        "with a single one). Accuracy is measured on test data with the weights at the early-stop iteration, the "
+        "first minimum of the validation loss; differences are in points, paired by replicate.",
         table,
         {
             "study": as_it_is("study"),

@@ -1,4 +1,4 @@
-"""A pair of masks that differ in one respect, one a row, as the stage `overlap` found them."""
+"""One row per pair of masks that differ in one axis, as written by the stage `overlap`."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Overlap of masks",
-        "Masks that differ in one respect. In brackets the level of independent masks of the same densities; for "
+        "Masks that differ in one axis. Brackets contain the value for independent masks of the same densities; for "
         "Spearman it is 0.",
         table,
         {
@@ -34,7 +34,7 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
 TABLE = Table(
     name="overlap",
     of="overlap of masks",
-    row="a pair of masks that differ in one respect",
+    row="a pair of masks that differ in one axis",
     columns=OVERLAP,
     stage="overlap",
     section=_section,

@@ -1,4 +1,4 @@
-"""What perturbed weights cost, dense models and tickets: one row a perturbed model."""
+"""What perturbed weights cost dense models and tickets: one row per perturbed model."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 COLUMNS: Columns = {
     **TEXT,
-    "perturbation": word("how the weights are perturbed: noise-X, or rounding to B bits, intB"),
+    "perturbation": word("how the weights are perturbed: noise-X (noise), or intB (rounding to B bits)"),
     "perturbation_seed": count("seed of the noise"),
     **CURVE,
     **SPARSITY,
     "loss": number("loss of the perturbed model, nats/token"),
     "perplexity": number("exp(loss)"),
-    "accuracy": number("its accuracy, a fraction"),
-    **measured("performance_retention", "dense loss / loss, against the dense model as it is"),
-    **measured("loss_difference", "what the perturbation adds to the model's own loss, nats/token"),
-    "agreement": number("share of tokens predicted as by the dense model"),
+    "accuracy": number("accuracy, a fraction"),
+    **measured("performance_retention", "loss of the unperturbed dense model / loss"),
+    **measured("loss_difference", "loss that the perturbation adds to that of the same model, nats/token"),
+    "agreement": number("fraction of tokens predicted as by the dense model"),
     "kl_top_k": number("KL divergence from the dense model's predictions, nats/token"),
-    "unperturbed_loss": number("loss of the same model or ticket with its weights as they are, nats/token"),
+    "unperturbed_loss": number("loss of the same model or ticket without perturbation, nats/token"),
     "perturbed_dense_loss": number("loss of the dense model under the same perturbation, nats/token"),
-    "baseline_loss": number("loss of the dense model as it is, nats/token"),
+    "baseline_loss": number("loss of the unperturbed dense model, nats/token"),
 }
 
 _AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
@@ -40,15 +40,15 @@ _DENSE = {"criterion": None, "scope": None, "seed": None, "sparsity": None}
 
 
 def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], perturbed: Sequence[Metrics]) -> Frame:
-    """One row a perturbed model, in a fixed order, beside three other losses.
+    """Return one row per perturbed model, in a fixed order, with three other losses.
 
-    `unperturbed_loss` is that of the same model or ticket with its weights as they are, `perturbed_dense_loss` that of
-    the dense model under the same perturbation, `baseline_loss` that of the dense model as it is, against which
+    `unperturbed_loss` is the loss of the same model or ticket without perturbation, `perturbed_dense_loss` that of the
+    dense model under the same perturbation, and `baseline_loss` that of the unperturbed dense model, against which
     retention is measured. `loss_difference` is what the perturbation adds to the model's own loss. The dense model has
     no criterion and a sparsity of 0.
 
     Raises:
-        UserError: one of these was not given, or is of another checkpoint or other sequences, or two are of one cell.
+        UserError: one of these is missing, belongs to another checkpoint or other sequences, or is given twice.
     """
     check_once("perturbed", perturbed)
     known = {_cell(metrics): metrics for metrics in (*baselines, *tickets, *perturbed)}
@@ -57,7 +57,7 @@ def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], p
         where = f"{metrics.model} on {metrics.data}, {metrics.perturbation}"
         other = known.get(_cell(replace(metrics, **axes)))
         if other is None:
-            raise UserError(f"{where}: what a perturbed model is compared with was not given")
+            raise UserError(f"{where}: the metrics that a perturbed model is compared with are missing; give them too")
         inputs = metrics.provenance["inputs"]
         other.check_measured_on({what: inputs.get(what) for what in ("checkpoint", "sequences")}, where)
         return other
@@ -81,7 +81,7 @@ def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], p
 
 
 def _intervals(metrics: Metrics, itself: Metrics, dense: Metrics) -> dict[str, float]:
-    """Bounds of what the perturbation adds to the loss, and of retention."""
+    """Return the bounds of what the perturbation adds to the loss, and of retention."""
     changed, unchanged, baseline = resample([found.sequences for found in (metrics, itself, dense)])
     count = len(metrics.sequences.tokens)
     return bounds("loss_difference", interval(loss_difference(changed, unchanged), count)) | bounds(
@@ -96,17 +96,17 @@ def _cell(metrics: Metrics) -> tuple[object, ...]:
 def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Robustness",
-        "Losses in nats/token with changed weights: noise-X adds Gaussian noise of X times the root mean square of "
-        "a tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the dense model as it is.",
+        "Losses in nats/token with perturbed weights: noise-X adds Gaussian noise of X times the root mean square of a "
+        "tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the unperturbed dense model.",
         table,
         {
             "model": as_it_is("model"),
             "text": as_it_is("data"),
             "ticket": lambda row: "dense" if is_missing(row["criterion"]) else ticket_name("", sparsity=True)(row),
-            "change": as_it_is("perturbation"),
+            "perturbation": as_it_is("perturbation"),
             "loss": lambda row: f"{row['loss']:.4f}",
-            "more than unchanged": with_interval("loss_difference", "{:+.4f}"),
-            "dense, changed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
+            "loss − unperturbed": with_interval("loss_difference", "{:+.4f}"),
+            "dense, perturbed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
             "retention": with_interval("performance_retention", "{:.4f}"),
         },
         file="robustness",

@@ -1,4 +1,4 @@
-"""Simulations of iterative pruning: one row an iteration."""
+"""Simulations of iterative pruning: one row per iteration."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,14 +18,14 @@ COLUMNS: Columns = {
     **TEXT,
     "iteration": count("number of the iteration, from 1"),
     **SPARSITY,
-    "kept": count("prunable weights that stay"),
+    "kept": count("prunable weights kept"),
     "total": count("prunable weights"),
     "loss": number("loss of the ticket, nats/token"),
-    "accuracy": number("its accuracy, a fraction"),
+    "accuracy": number("accuracy of the ticket, a fraction"),
     "performance_retention": number("dense loss on the same sequences / loss"),
-    "winning": truth("whether that is enough for a winning ticket"),
+    "winning": truth("whether the ticket wins"),
     "best": truth("whether it is the best ticket of the simulation"),
-    "baseline_loss": number("loss of the dense model, of more sequences than the tickets', nats/token"),
+    "baseline_loss": number("loss of the dense model, on more sequences than the tickets', nats/token"),
     "baseline_sequences": count("sequences that the dense model is measured on"),
     "ticket_sequences": count("sequences that a ticket is measured on"),
     "peak_host_private_bytes": count("peak of main memory without pages of mapped files, bytes"),
@@ -34,7 +34,7 @@ COLUMNS: Columns = {
 
 
 def simulations_table(simulations: Sequence[Simulation]) -> Frame:
-    """One row an iteration, in the order of the simulations."""
+    """Return one row per iteration, in the order of the simulations."""
     rows = [
         asdict(found) | asdict(entry) | {"best": entry.iteration == found.best}
         for found in simulations

@@ -1,4 +1,4 @@
-"""One row a ticket."""
+"""One row per ticket."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ _MEANINGS = {column.key: column.definition for column in SHOWN}
 
 
 def _as_shown(*names: str) -> Columns:
-    """Columns that the page shows, with its definitions."""
+    """Return columns with the definitions that the page shows."""
     return {name: number(_MEANINGS[name]) for name in names}
 
 
 COLUMNS: Columns = {
     **TICKET,
-    "kept": count("prunable weights that stay"),
+    "kept": count("prunable weights kept"),
     "total": count("prunable weights"),
     "parameters": count("all weights of the model"),
     **_as_shown("loss", "perplexity", "accuracy", "performance_retention"),
@@ -30,29 +30,29 @@ COLUMNS: Columns = {
     **_as_shown("loss_difference"), **bounds_of("loss_difference"),
     **_as_shown("accuracy_difference"), **bounds_of("accuracy_difference"),
     "baseline_loss": number("loss of the dense model, nats/token"), **bounds_of("baseline_loss"),
-    "uniform_loss": number("loss of a uniform guess among the vocabulary, nats/token"),
+    "uniform_loss": number("loss of a uniform guess over the vocabulary, nats/token"),
     "baseline_perplexity": number("perplexity of the dense model"),
     "baseline_accuracy": number("accuracy of the dense model, a fraction"),
     "tokens": count("predicted tokens"),
-    "sequences": count("sequences that they lie in"),
-    "protocol": word("how the text became sequences"),
-    "precision": word("number format of the evaluation"),
-    "device": word("where it was evaluated"),
-    "execution": word("streamed, block by block, or resident"),
-    "planned_bytes": count("peak of tensors on the device (main memory on the CPU), planned, bytes"),
-    "measured_bytes": count("what became of it; on the CPU, by how much private memory grew, bytes"),
-    "peak_host_bytes": count("peak of main memory, pages of mapped files included, bytes"),
+    "sequences": count("evaluation sequences"),
+    "protocol": word("protocol by which the text was cut into sequences"),
+    "precision": word("dtype of the computation"),
+    "device": word("device of the evaluation"),
+    "execution": word("streamed (block by block) or resident"),
+    "planned_bytes": count("planned peak of tensors on the device (in main memory on the CPU), bytes"),
+    "measured_bytes": count("measured peak of the same; on the CPU, the growth of private memory, bytes"),
+    "peak_host_bytes": count("peak of main memory, including pages of mapped files, bytes"),
     "peak_host_private_bytes": count("peak of main memory without pages of mapped files, bytes"),
     "peak_device_bytes": count("peak of tensors on the accelerator, bytes"),
-    "peak_device_reserved_bytes": count("peak of what its allocator held for them, bytes"),
+    "peak_device_reserved_bytes": count("peak of memory reserved by the accelerator's allocator, bytes"),
     "seconds": number("wall time of the evaluation"),
 }  # fmt: skip
 
 
 def tickets_table(samples: Sequence[Sample]) -> Frame:
-    """One row a ticket, beside its dense model's loss, perplexity and accuracy, in a fixed order.
+    """Return one row per ticket, with its dense model's loss, perplexity and accuracy, in a fixed order.
 
-    Every difference from the dense model has its paired interval of 95 %.
+    Every difference from the dense model has a paired 95 % interval.
     """
     rows = []
     for sample in samples:
@@ -77,7 +77,7 @@ def tickets_table(samples: Sequence[Sample]) -> Frame:
 
 
 def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:
-    """What a ticket gains or loses, with intervals."""
+    """Return the differences of a ticket from its dense model, with intervals."""
     dense = sample.dense
     compared = {"agreement": ticket.resampled.agreement, "kl_top_k": ticket.resampled.kl}
     return {

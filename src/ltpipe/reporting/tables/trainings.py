@@ -1,4 +1,4 @@
-"""One row a training."""
+"""One row per run of a training."""
 
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import BRANCH, LEVEL, STUDY
@@ -10,24 +10,24 @@ COLUMNS: Columns = {
     **STUDY,
     **LEVEL,
     "branch": BRANCH["branch"],
-    "branch_seed": count("number of the control, of those there are several of"),
+    "branch_seed": count("number of the control, for kinds with several"),
     "donor": BRANCH["donor"],
     "kept": count("prunable weights that are trained"),
     "total": count("prunable weights"),
     "weights_remaining": number("kept / total"),
     "early_stop_iteration": count("iteration of the first minimum of the validation loss"),
-    "validation_loss": number("loss of validation data at that iteration, nats per label"),
-    "validation_accuracy": number("accuracy of validation data at that iteration, a fraction"),
-    "test_loss": number("loss of test data at that iteration, nats per label"),
-    "test_accuracy": number("accuracy of test data at that iteration, a fraction"),
-    "final_test_loss": number("loss of test data at the end, nats per label"),
-    "final_test_accuracy": number("accuracy of test data at the end, a fraction"),
+    "validation_loss": number("loss on validation data at that iteration, nats per label"),
+    "validation_accuracy": number("accuracy on validation data at that iteration, a fraction"),
+    "test_loss": number("loss on test data at that iteration, nats per label"),
+    "test_accuracy": number("accuracy on test data at that iteration, a fraction"),
+    "final_test_loss": number("loss on test data at the end, nats per label"),
+    "final_test_accuracy": number("accuracy on test data at the end, a fraction"),
     "seconds": number("wall time of the training"),
 }
 
 
 def trainings_table(trainings: Trainings) -> Frame:
-    """One row a training, by study, replicate, level and branch."""
+    """Return one row per training, by study, replicate, level and branch."""
     rows = []
     for record in trainings.records:
         branch = Branch.named(record.branch)

@@ -1,4 +1,4 @@
-"""A mask, one a row, as the stage `validation` found them."""
+"""One row per mask, as written by the stage `validation`."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def _section(table: Frame, figure: "Figure | None") -> Section:
     return section(
         "Validation of masks",
-        "Broken: not what the mask says it is. Warnings: as promised, but something in the model is cut off.",
+        "Broken: the mask is not what it claims to be. Warnings: it is, but it cuts off part of the model.",
         table,
         {
             "model": as_it_is("model"),
