@@ -56,10 +56,11 @@ rule baseline:
         **DENSE,
         sequences=rules.sequences.output,
     output:
+        **jobs.top_tokens,
         metrics=grid.BASELINE,
-        top_tokens=jobs.top_tokens,
     log:
         "results/logs/baseline/{model}/{data}.log",
+    cache: True
     threads: jobs.threads
     resources:
         **jobs.needs("baseline"),
@@ -76,10 +77,10 @@ rule baseline:
 rule ticket:
     input:
         **DENSE,
+        **jobs.top_tokens,
         sequences=rules.sequences.output,
         mask=rules.mask.output,
         baseline=rules.baseline.output.metrics,
-        top_tokens=rules.baseline.output.top_tokens,
     output:
         metrics=grid.TICKET,
     log:

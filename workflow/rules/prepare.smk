@@ -11,6 +11,7 @@ rule checkpoint:
         tokenizer_config=f"{grid.CHECKPOINT}/tokenizer_config.json",
     log:
         "results/logs/checkpoint/{model}.log",
+    cache: True
     resources:
         **jobs.needs("checkpoint"),
     params:
@@ -37,6 +38,7 @@ rule sequences:
         grid.SEQUENCES,
     log:
         "results/logs/sequences/{model}/{data}.log",
+    cache: True
     resources:
         **jobs.needs("sequences"),
     params:

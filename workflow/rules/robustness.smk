@@ -2,9 +2,9 @@
 rule perturbed_dense:
     input:
         **DENSE,
+        **jobs.top_tokens,
         sequences=rules.sequences.output,
         baseline=rules.baseline.output.metrics,
-        top_tokens=rules.baseline.output.top_tokens,
     output:
         metrics=grid.PERTURBED_DENSE,
     log:

@@ -21,6 +21,7 @@ rule score:
         "results/logs/score/{model}/{criterion}.log",
     wildcard_constraints:
         criterion=any_of(criterion_names()),
+    cache: True
     threads: jobs.threads
     resources:
         **jobs.needs("score"),
@@ -49,6 +50,7 @@ rule hybrid:
         "results/logs/score/{model}/{criterion}.log",
     wildcard_constraints:
         criterion=any_of(config["score"]["hybrids"]),
+    cache: True
     resources:
         **jobs.needs("hybrid"),
     params:

@@ -222,9 +222,9 @@ class Jobs:
         return [part for part in self.parts(wildcards) if "/" in part]
 
     @property
-    def top_tokens(self) -> list[str]:
-        """The file of a dense model's top tokens; none where tickets are not compared with them."""
-        return [grid.TOP_TOKENS] if self.config["evaluate"]["top_k"] else []
+    def top_tokens(self) -> dict[str, str]:
+        """The file of a dense model's top tokens, by name; none where tickets are not compared with them."""
+        return {"top_tokens": grid.TOP_TOKENS} if self.config["evaluate"]["top_k"] else {}
 
     def tickets_after(self, model: str, number: int) -> list[grid.Ticket]:
         """The tickets of a model that are known of after so many rounds of refinement, those of the grid with none.

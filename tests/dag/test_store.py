@@ -1,0 +1,97 @@
+"""Studies that share a store (Snakemake's cache between workflows) share work, and never each other's results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from checkouts import checkout, snakemake
+from tiny import save_tiny
+
+CONFIG: dict[str, Any] = {
+    "models": {"one": {"source": "../models/llama"}, "two": {"source": "../models/gpt2"}},
+    "data": {"words": {"source": "../texts/a.txt"}, "more": {"source": "../texts/b.txt"}, "third": {"source": "../texts/c.txt"}},
+    "grid": {"criteria": ["wanda", "snip", "mixed"], "scopes": ["layer"], "sparsities": [0.5]},
+    "score": {
+        "data": "third",
+        "sequence_length": 8,
+        "num_sequences": 4,
+        "hybrids": {"mixed": {"snip": 1.0, "magnitude": 2.0}},
+    },
+    "evaluate": {"data": ["words", "more"], "sequence_length": 16, "num_sequences": 4, "top_k": 4},
+}
+"""Two models, texts, criteria: each a pair of jobs of one rule, which Snakemake's cache has to tell apart."""
+
+SWAPPED: dict[str, Any] = {
+    **CONFIG,
+    "models": {"one": {"source": "../models/gpt2"}, "two": {"source": "../models/llama", "prunable": {"exclude": ["*mlp*"]}}},
+    "data": {"words": {"source": "../texts/b.txt"}, "more": {"source": "../texts/a.txt"}, "third": {"source": "../texts/c.txt"}},
+    "score": {
+        "data": "third",
+        "sequence_length": 4,
+        "num_sequences": 8,
+        "hybrids": {"mixed": {"snip": 2.0, "magnitude": 1.0}},
+    },
+    "evaluate": {"data": ["words", "more"], "sequence_length": 4, "num_sequences": 16, "top_k": 4},
+}
+"""The same names for other things, and numbers that have changed places."""
+
+SHARED = ("checkpoints", "sequences", "calibration", "scores", "baselines")
+
+
+def study(folder: Path, config: dict[str, Any]) -> Path:
+    checkout(folder)
+    for model in ("llama", "gpt2"):
+        save_tiny(model, folder / "models" / model)
+    (folder / "texts").mkdir()
+    for name, step in (("a", 7), ("b", 5), ("c", 3)):
+        words = (f"w{(step * number) ** 2 % 93}" for number in range(500))
+        (folder / f"texts/{name}.txt").write_text(" ".join(words))
+    (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def artefacts(folder: Path) -> dict[str, Any]:
+    """What studies may share, by path; of metrics without what is measured of the run."""
+    found: dict[str, Any] = {}
+    for kind in SHARED:
+        for path in sorted((folder / "results" / kind).rglob("*")):
+            if not path.is_file():
+                continue
+            content: Any = path.read_bytes()
+            if kind == "baselines" and path.suffix == ".json":
+                metrics = json.loads(content)
+                content = {name: metrics[name] for name in ("model", "data", "loss", "sequences", "made_with")}
+                content["inputs"] = metrics["provenance"]["inputs"]
+            found[str(path.relative_to(folder))] = content
+    return found
+
+
+@pytest.mark.slow
+def test_studies_share_work_but_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    alone = artefacts_of_a_run(study(tmp_path / "alone", SWAPPED))
+    store = tmp_path / "store"
+    store.mkdir()
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(store))
+    first = artefacts_of_a_run(study(tmp_path / "first", CONFIG), "--cache")
+    entries = len(list(store.iterdir()))
+    told_apart = [str(content) for path, content in first.items() if "tokenizer" not in path and "generation" not in path]
+    assert len(set(told_apart)) == len(told_apart)
+
+    assert artefacts_of_a_run(study(tmp_path / "swapped", SWAPPED), "--cache") == alone
+
+    made = len(list(store.iterdir()))
+    assert made > entries
+    again = study(tmp_path / "again", CONFIG)
+    assert artefacts_of_a_run(again, "--cache") == first
+    assert len(list(store.iterdir())) == made, "nothing is made twice"
+    for rule in ("checkpoint", "score", "baseline"):
+        assert not list((again / "results/logs" / rule).rglob("*.log")), f"{rule} ran again"
+    assert "Nothing to be done" in snakemake(again, "--cache", "--dry-run")
+    assert "Nothing to be done" in snakemake(again, "--dry-run"), "what comes from the store is no other result"
+
+
+def artefacts_of_a_run(folder: Path, *options: str) -> dict[str, Any]:
+    snakemake(folder, *options, "--until", "score", "hybrid", "baseline")
+    return artefacts(folder)
