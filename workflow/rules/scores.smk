@@ -4,6 +4,7 @@ use rule sequences as calibration with:
         grid.CALIBRATION,
     log:
         "results/logs/calibration/{model}/{data}.log",
+    cache: True
     resources:
         **jobs.needs("calibration"),
     params:
