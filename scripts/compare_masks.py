@@ -1,4 +1,4 @@
-"""Say how much the masks of a model have in common, and how much they would by chance."""
+"""Measure how much the masks of a model overlap, and how much they would by chance."""
 
 from pathlib import Path
 
@@ -8,13 +8,13 @@ from ltpipe.runtime.frames import write_csv, write_parquet
 
 
 def main(*, masks: tuple[Path, ...], output: Path, layers: Path, model: str = "model") -> None:
-    """Say how much the masks of a model have in common, and how much they would by chance.
+    """Measure how much the masks of a model overlap, and how much they would by chance.
 
     Args:
-        masks: mask files of one model; those that differ in one of criterion, scope, seed, sparsity are compared.
-        output: CSV file to write, one row a pair.
-        layers: Parquet file to write, one row a pair and tensor.
-        model: what the tables call the model.
+        masks: mask files of one model; masks that differ in one of criterion, scope, seed and sparsity are compared.
+        output: CSV file to write, one row per pair.
+        layers: Parquet file to write, one row per pair and tensor.
+        model: name of the model in the tables.
     """
     pairs, by_tensor = overlap_tables(model, masks)
     write_parquet(by_tensor, layers)

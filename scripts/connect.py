@@ -1,4 +1,4 @@
-"""Follow the error along the line between two trainings of a level."""
+"""Measure the test error along the line between two trainings of a level."""
 
 from pathlib import Path
 
@@ -22,18 +22,18 @@ def main(
     branches: tuple[str, str] = ("ticket", "order-1"),
     computing: Computing = Computing(),  # noqa: B008
 ) -> None:
-    """Follow the error along the line between two trainings of a level.
+    """Measure the test error along the line between two trainings of a level.
 
     Args:
-        task: file of the task.
-        first: final state of one.
-        second: final state of the other.
+        task: task file, written by prepare_task.py.
+        first: final state of the first training.
+        second: final state of the second training.
         output: JSON file to write.
-        study: that they belong to.
-        replicate: that they belong to.
-        level: that they belong to.
-        branches: their names.
-        computing: how to compute.
+        study: name of their study.
+        replicate: their replicate.
+        level: their level.
+        branches: names of their branches.
+        computing: device, precision and threads.
     """
     line = line_between(read_task(task), read_state(first), read_state(second), computing)
     Connectivity.of(study, replicate, level, branches, line).write(output)

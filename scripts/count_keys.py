@@ -1,4 +1,4 @@
-"""Count the scores of all prunable weights, once for every sparsity and scope."""
+"""Count the scores of all prunable weights, once for all sparsities and scopes."""
 
 from pathlib import Path
 
@@ -22,18 +22,18 @@ def main(
     exclude: tuple[str, ...] = (),
     threads: int = 0,
 ) -> int:
-    """Count the scores of all prunable weights, once for every sparsity and scope.
+    """Count the scores of all prunable weights, once for all sparsities and scopes.
 
     Args:
         checkpoint: canonical checkpoint folder.
-        criterion: magnitude, random, or that of the scores.
+        criterion: magnitude, random, or the criterion of the scores.
         output: safetensors file to write.
-        seed: of a stochastic criterion.
-        scores: what the score stage wrote, if the criterion has one.
-        preset: linear or all-weights.
-        include: patterns of further tensors to prune.
-        exclude: patterns of tensors to leave alone.
-        threads: CPU threads; 0 takes all.
+        seed: seed of a stochastic criterion.
+        scores: file that the score stage wrote, if the criterion has a score stage.
+        preset: linear or all-weights: which tensors to prune.
+        include: patterns of additional tensors to prune.
+        exclude: patterns of tensors to leave dense.
+        threads: number of CPU threads; 0 uses all.
     """
     kernels.use_threads(available_threads(threads))
     histogram = count_checkpoint(

@@ -1,4 +1,4 @@
-"""Find where masks, in the order given, have stopped changing."""
+"""Find where a sequence of masks stops changing."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +10,12 @@ from ltpipe.runtime.jsonfiles import write_record
 
 
 def main(*, masks: tuple[Path, ...], output: Path, detector: Detector = Detector()) -> None:  # noqa: B008
-    """Find where masks, in the order given, have stopped changing.
+    """Find where a sequence of masks stops changing.
 
     Args:
-        masks: mask files of one model, or files of bool tensors, the earliest first.
+        masks: mask files of one model, or files of bool tensors, earliest first.
         output: JSON file to write.
-        detector: when they count as converged.
+        detector: when masks count as converged.
     """
     found = detect(map(read_any_mask, masks), detector)
     settings = {**asdict(detector), "threshold": detector.limit, "window": detector.masks}

@@ -1,4 +1,4 @@
-"""Evaluate a model on token sequences: dense, or masked if a mask is given, and perturbed if asked for."""
+"""Evaluate a model on token sequences: dense or masked, with or without perturbed weights."""
 
 from pathlib import Path
 
@@ -28,23 +28,23 @@ def main(
     exclude: tuple[str, ...] = (),
     settings: Settings = Settings(),  # noqa: B008
 ) -> int | None:
-    """Evaluate a model on token sequences: dense, or masked if a mask is given, and perturbed if asked for.
+    """Evaluate a model on token sequences: dense or masked, with or without perturbed weights.
 
     Args:
         checkpoint: canonical checkpoint folder.
         sequences: token sequences made with its tokenizer.
         output: JSON file to write.
-        model: what the metrics call the model.
-        data: what the metrics call the text.
-        mask: mask made from the checkpoint.
-        baseline: metrics of the dense model on the same sequences; needed with a mask or a perturbation.
-        top_tokens: file of the dense model's likeliest tokens; read with a baseline, else written.
-        top_k: how many of them to keep of each prediction, 0 for none.
-        perturbation: change of the prunable weights, noise-X or intB.
-        perturbation_seed: of noise.
-        preset: linear or all-weights; what is perturbed without a mask.
-        include: patterns of further tensors.
-        exclude: patterns of tensors to leave alone.
+        model: name of the model in the metrics.
+        data: name of the text in the metrics.
+        mask: mask made from the checkpoint; without one, the dense model is evaluated.
+        baseline: metrics of the dense model on the same sequences; required with a mask or a perturbation.
+        top_tokens: file of the dense model's top-k tokens; read if a baseline is given, otherwise written.
+        top_k: number of top tokens to keep per prediction; 0 for none.
+        perturbation: perturbation of the prunable weights, noise-X or intB.
+        perturbation_seed: seed of the noise.
+        preset: linear or all-weights: which tensors to perturb if there is no mask.
+        include: patterns of additional tensors to perturb.
+        exclude: patterns of tensors not to perturb.
         settings: how to evaluate.
     """
     selection = Selection(preset, include, exclude)

@@ -12,8 +12,8 @@ def main(*, checkpoint: Path, mask: Path, output: Path) -> None:
 
     Args:
         checkpoint: canonical checkpoint folder.
-        mask: mask of scope heads, channels or blocks, made from it.
-        output: folder to write, absent or empty.
+        mask: mask of scope heads, channels or blocks, made from this checkpoint.
+        output: new or empty folder to write.
     """
     stage.say(str(export_smaller(Checkpoint.open(checkpoint), mask, output)))
 

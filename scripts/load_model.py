@@ -22,9 +22,9 @@ def main(
     Args:
         source: hub:owner/name@revision, package:module/path/inside, or the path of a folder or .gguf file.
         output: folder to write.
-        name: what the configuration calls the model, for messages.
-        tokenizer: source of the tokenizer, if it does not lie beside the model.
-        dtype: auto, float32, bfloat16 or float16.
+        name: the model's name in the configuration, for messages.
+        tokenizer: source of the tokenizer, if it is not beside the model.
+        dtype: dtype to store the weights in; auto keeps the source's (GGUF gives float32).
     """
     words = Source(tokenizer, f"models.{name}.tokenizer") if tokenizer else None
     manifest = load_checkpoint(Source(source, f"models.{name}.source"), words, dtype, output, judge)

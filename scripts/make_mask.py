@@ -1,4 +1,4 @@
-"""Make one mask, exact to the last weight."""
+"""Make one mask with exact weight counts."""
 
 from pathlib import Path
 
@@ -20,21 +20,21 @@ def main(
     options: dict[str, str] = {},  # noqa: B006
     threads: int = 0,
 ) -> int:
-    """Make one mask, exact to the last weight.
+    """Make one mask with exact weight counts.
 
     Args:
         checkpoint: canonical checkpoint folder.
-        histogram: scores counted on it; says criterion, seed and prunable weights.
-        scope: where weights compete and in what pattern, global for example (docs/scopes.md).
-        sparsity: fraction to prune, 0 to 1; an N:M pattern has one of its own.
+        histogram: histogram of its scores; it determines criterion, seed and prunable weights.
+        scope: where weights compete and in which pattern, for example global (docs/scopes.md).
+        sparsity: fraction to prune, 0 to 1; an N:M pattern has its own.
         output: safetensors file to write.
-        scores: what the score stage wrote, if the criterion has one.
-        options: of the scope, names and values (docs/scopes.md).
-        threads: CPU threads; 0 takes all.
+        scores: file that the score stage wrote, if the criterion has a score stage.
+        options: names and values of the scope's options (docs/scopes.md).
+        threads: number of CPU threads; 0 uses all.
     """
     kernels.use_threads(available_threads(threads))
     made = make_mask(Checkpoint.open(checkpoint), histogram, scope, sparsity, output, scores, options)
-    ties = f"; only their place told {made.tied:,} of them apart" if made.tied else ""
+    ties = f"; {made.tied:,} tied weights were separated by position" if made.tied else ""
     stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights{ties}")
     return made.planned_bytes
 

@@ -1,4 +1,4 @@
-"""Gather tickets and trainings in tables, figures and a page."""
+"""Write the report on tickets and trainings: tables, figures and a page."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from ltpipe.runtime import stage
 
 
 def main(*, sources: Sources, output: Path, config: str = "") -> None:
-    """Gather tickets and trainings in tables, figures and a page.
+    """Write the report on tickets and trainings: tables, figures and a page.
 
     Args:
         sources: files to report on.
-        output: folder to write tables, figures and index.html to.
-        config: the study as YAML, for the page to say and others to run again.
+        output: folder for tables, figures and index.html.
+        config: the study as YAML, which the page shows so that others can run it again.
     """
     tickets = write_report(sources, output, config)
     stage.say(f"report: {tickets:,} tickets, {len(sources.records):,} trainings in {output}")

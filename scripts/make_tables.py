@@ -1,4 +1,4 @@
-"""Put what was measured of a model and its tickets in tables, with all intervals."""
+"""Write tables of the measurements of a model and its tickets, with all intervals."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from ltpipe.runtime.frames import write_parquet
 
 
 def main(*, files: Files, output: Path) -> None:
-    """Put what was measured of a model and its tickets in tables, with all intervals.
+    """Write tables of the measurements of a model and its tickets, with all intervals.
 
     Args:
-        files: files of one model, or of several.
-        output: folder to write the tables to, as Parquet.
+        files: files of one or several models.
+        output: folder for the Parquet tables.
     """
     tables = one_shot_tables(files)
     for name, table in tables.items():

@@ -1,4 +1,4 @@
-"""Say what every stage of a study will need, and write it as JSON."""
+"""Plan what every stage of a study will need, and write the plan as JSON."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ltpipe.workflow.configfile import read_config
 
 
 def main(*, study: str, output: Path) -> None:
-    """Say what every stage of a study will need, and write it as JSON.
+    """Plan what every stage of a study will need, and write the plan as JSON.
 
     Args:
         study: checked configuration, with all defaults, as JSON.
@@ -26,7 +26,7 @@ def main(*, study: str, output: Path) -> None:
     try:
         config = read_object(study)
     except ValueError as error:
-        raise UserError(f"study: no JSON ({error})") from None
+        raise UserError(f"study: not JSON ({error})") from None
     checked = check_config(config, read_config(SCHEMA))
     plan = plan_study(checked)
     write_plan(plan, checked, output)

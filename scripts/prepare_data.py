@@ -30,21 +30,21 @@ def main(
     """Cut a text into fixed token sequences.
 
     Args:
-        source: .txt, .jsonl, .json (each also with .gz) or .parquet file, folder of them, package:module/path/inside,
-            or hub:owner/name@revision.
+        source: .txt, .jsonl, .json (each also with .gz) or .parquet file, folder of such files,
+            package:module/path/inside, or hub:owner/name@revision.
         tokenizer: tokenizer.json of a canonical checkpoint folder.
-        sequence_length: tokens a sequence.
+        sequence_length: tokens per sequence.
         output: safetensors file to write.
-        num_sequences: how many, at even distances over the whole text, or all.
-        name: what the configuration calls the text, for messages.
+        num_sequences: number of sequences, evenly spaced over the whole text, or all.
+        name: the text's name in the configuration, for messages.
         files: pattern of the files to read in a folder.
-        field: key or column that holds the text, or chat messages, in .jsonl, .json and .parquet.
-        documents: all documents or those of one part.
-        separator: text put after each document.
-        protocol: documents, each tokenised by itself; or wikitext2, that of the literature: joined and tokenised once,
-            all windows.
-        bos: whether windows begin as the tokenizer begins a text, with BOS for most: each window, never, or auto, as
-            the model's tokenizer and the protocol have it.
+        field: key or column with the text, or chat messages, in .jsonl, .json and .parquet.
+        documents: all documents, or those of one part.
+        separator: text placed after each document.
+        protocol: documents (each tokenised by itself) or wikitext2 (the protocol of the literature: joined, tokenised
+            once, all windows).
+        bos: whether windows start with the tokenizer's special tokens, BOS for most: each window, never, or auto (as
+            the model's tokenizer and the protocol do).
     """
     check_file(tokenizer)
     checkpoint = Checkpoint.open(tokenizer.parent)

@@ -1,4 +1,4 @@
-"""Read the examples of a task, split them, and keep them with the description of the model in one file."""
+"""Read and split the examples of a task, and write them and the model's description to one file."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from ltpipe.training.task import prepared_task, write_task
 
 
 def main(*, task: str, options: str, output: Path, study: str = "study", checkpoint: Path | None = None) -> None:
-    """Read the examples of a task, split them, and keep them with the description of the model in one file.
+    """Read and split the examples of a task, and write them and the model's description to one file.
 
     Args:
-        task: images or text, or a task of your own.
-        options: of the task, as JSON; the keys are those of the configuration.
+        task: images, text, or the name of your own task.
+        options: options of the task as JSON, with the configuration's keys.
         output: safetensors file to write.
-        study: what the configuration calls the study, for messages.
-        checkpoint: canonical checkpoint folder whose weights training begins with, for tasks that can.
+        study: the training's name in the configuration, for messages.
+        checkpoint: canonical checkpoint folder whose weights training starts from, for tasks that support it.
     """
     given = _read(options) | ({} if checkpoint is None else {"checkpoint": str(checkpoint)})
     made = prepared_task(task, given, f"imp.{study}.task")
@@ -29,7 +29,7 @@ def _read(options: str) -> dict[str, object]:
     try:
         return dict(read_object(options))
     except (ValueError, TypeError) as error:
-        raise UserError(f"options: '{options[:100]}' is no mapping in JSON ({error})") from None
+        raise UserError(f"options: '{options[:100]}' is not a JSON object ({error})") from None
 
 
 if __name__ == "__main__":

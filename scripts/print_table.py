@@ -1,4 +1,4 @@
-"""Print the tables of tickets and of trained levels, verdicts and findings, and where the page is."""
+"""Print tables of tickets and trained levels, verdicts, findings, and the path of the page."""
 
 from pathlib import Path
 
@@ -19,15 +19,15 @@ def main(
     report: Path | None = None,
     config: Path | None = None,
 ) -> None:
-    """Print the tables of tickets and of trained levels, verdicts and findings, and where the page is.
+    """Print tables of tickets and trained levels, verdicts, findings, and the path of the page.
 
     Args:
-        report: folder of the report; without it, that of the configuration.
-        config: what the report is to be of; one that was made with other settings is refused.
+        report: folder of the report; by default that of the configuration.
+        config: configuration of the report's study; a report made with other settings is refused.
     """
     study = load_config(config) if config else None
     if report is None and study is None:
-        raise UserError("report: name the folder of a report, or config, the study that it is of")
+        raise UserError("report: missing; name the folder of a report with --report, or its study with --config")
     folder = ReportFolder(report or Path(report_folder(study)))
     if study:
         check_made_with(folder.sums.path, folder.sums.made_with, Settings(study).made_with("report", {}))

@@ -1,4 +1,4 @@
-"""Prune a fraction of what is left of a model, trained or not: the mask of the next level."""
+"""Make the mask of the next level: prune a fraction of the weights that remain."""
 
 from pathlib import Path
 
@@ -20,16 +20,16 @@ def main(
     rule: PruningRule = PruningRule(),  # noqa: B008
     computing: Computing = Computing(),  # noqa: B008
 ) -> None:
-    """Prune a fraction of what is left of a model, trained or not: the mask of the next level.
+    """Make the mask of the next level: prune a fraction of the weights that remain.
 
     Args:
-        task: file of the task.
-        ranked: final state of the level before, or the state at the rewinding step.
+        task: task file, written by prepare_task.py.
+        ranked: final state of the previous level, or the state at the rewinding step.
         output: mask file to write.
-        mask: of the level before, for a state at the rewinding step.
-        replicate: seed of what is drawn at random.
-        rule: what is pruned.
-        computing: how to compute; scores are computed on the CPU.
+        mask: mask of the previous level, for a state at the rewinding step.
+        replicate: seed of random draws.
+        rule: what to prune.
+        computing: device, precision and threads; scores are computed on the CPU.
     """
     before = load_mask(mask) if mask else {}
     made = prune_level(read_task(task), read_state(ranked), rule, replicate, computing, before)

@@ -1,4 +1,4 @@
-"""Say which tickets narrow the brackets in which curves stop winning."""
+"""Find the tickets that narrow the brackets in which curves stop winning."""
 
 from pathlib import Path
 
@@ -15,14 +15,14 @@ def main(
     before: Path | None = None,
     model: str = "model",
 ) -> None:
-    """Say which tickets narrow the brackets in which curves stop winning.
+    """Find the tickets that narrow the brackets in which curves stop winning.
 
     Args:
-        tickets: metrics of the tickets of one model, of the grid and of the rounds before.
-        to: how near the last winning and the first losing ticket are to be, a fraction from 0.001 to 1.
+        tickets: metrics of all tickets of one model, from the grid and earlier rounds.
+        to: wanted distance between the last winning and the first losing ticket, a fraction from 0.001 to 1.
         output: JSON file to write.
-        controls: seeds of random tickets, to stand beside the last winning tickets.
-        before: what the round before has written.
+        controls: seeds of random tickets to add at the last winning tickets.
+        before: file that the previous round wrote.
         model: name of the model.
     """
     found = refinement(model, tickets, to, controls, before)

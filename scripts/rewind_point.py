@@ -1,4 +1,4 @@
-"""Train from the initial weights to step k: the state that levels are rewound to."""
+"""Train from the initial weights to step k, the state that levels are rewound to."""
 
 from pathlib import Path
 
@@ -21,16 +21,16 @@ def main(
     save_every: int = 1000,
     computing: Computing = Computing(),  # noqa: B008
 ) -> None:
-    """Train from the initial weights to step k: the state that levels are rewound to.
+    """Train from the initial weights to step k, the state that levels are rewound to.
 
     Args:
-        task: file of the task.
+        task: task file, written by prepare_task.py.
         output: safetensors file to write.
-        settings: of the training; its seed is the replicate's.
-        step: k.
-        trainer_fn: module:function of a training loop of your own.
-        save_every: iterations between two files that a killed training goes on from.
-        computing: how to compute.
+        settings: settings of the training; its seed is the replicate's.
+        step: the step k.
+        trainer_fn: module:function of your own training loop.
+        save_every: iterations between saves that a killed training can resume from.
+        computing: device, precision and threads.
     """
     learned = read_task(task)
     start = start_of(learned.start(settings.seed))

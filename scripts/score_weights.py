@@ -1,4 +1,4 @@
-"""Score all prunable weights by one criterion, once for every sparsity and scope."""
+"""Score all prunable weights by one criterion, once for all sparsities and scopes."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ def main(
     options: dict[str, str] = {},  # noqa: B006
     settings: Settings = Settings(),  # noqa: B008
 ) -> int | None:
-    """Score all prunable weights by one criterion, once for every sparsity and scope.
+    """Score all prunable weights by one criterion, once for all sparsities and scopes.
 
     Args:
         checkpoint: canonical checkpoint folder.
-        criterion: one with a score stage, fisher or wanda for example.
+        criterion: a criterion with a score stage, for example fisher or wanda.
         output: safetensors file to write.
         sequences: calibration sequences made with the checkpoint's tokenizer, if the criterion needs data.
-        preset: linear or all-weights.
-        include: patterns of further tensors to prune.
-        exclude: patterns of tensors to leave alone.
-        options: of the criterion, names and values (docs/criteria.md).
+        preset: linear or all-weights: which tensors to prune.
+        include: patterns of additional tensors to prune.
+        exclude: patterns of tensors to leave dense.
+        options: names and values of the criterion's options (docs/criteria.md).
         settings: how to compute.
     """
     selection = Selection(preset, include, exclude)

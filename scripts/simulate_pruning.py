@@ -1,4 +1,4 @@
-"""Simulate iterative magnitude pruning: a schedule of one-shot tickets, and no training."""
+"""Simulate iterative magnitude pruning: a schedule of one-shot tickets, without training."""
 
 from pathlib import Path
 
@@ -24,19 +24,19 @@ def main(
     data: str = "text",
     settings: Settings = Settings(),  # noqa: B008
 ) -> None:
-    """Simulate iterative magnitude pruning: a schedule of one-shot tickets, and no training.
+    """Simulate iterative magnitude pruning: a schedule of one-shot tickets, without training.
 
     Args:
         checkpoint: canonical checkpoint folder.
-        histogram: of its magnitudes.
+        histogram: histogram of its magnitudes.
         sequences: token sequences made with its tokenizer.
         output: JSON file to write.
         ticket: safetensors file to write the best mask to.
-        target_sparsity: of the last iteration, 0 to below 1.
-        iterations: how many, each pruning the same fraction of what is left.
-        batch: sequences a batch; the dense model sees at most 10 batches, a ticket the first 5.
-        model: what the result calls the model.
-        data: what the result calls the text.
+        target_sparsity: sparsity of the last iteration, 0 to below 1.
+        iterations: number of iterations; each prunes the same fraction of the remaining weights.
+        batch: sequences per batch; the dense model sees at most 10 batches, a ticket the first 5.
+        model: name of the model in the result.
+        data: name of the text in the result.
         settings: how to evaluate.
     """
     kernels.use_threads(available_threads(settings.threads))

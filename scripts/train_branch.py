@@ -1,4 +1,4 @@
-"""Train one branch of a level to the end: a ticket, a control, or a child with another data order."""
+"""Train one branch of a level to the end: a ticket, a control, or a ticket with another data order."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,24 +34,24 @@ def main(
     computing: Computing = Computing(),  # noqa: B008
     named: Named = Named(),  # noqa: B008
 ) -> None:
-    """Train one branch of a level to the end: a ticket, a control, or a child with another data order.
+    """Train one branch of a level to the end: a ticket, a control, or a ticket with another data order.
 
     Args:
-        task: file of the task.
+        task: task file, written by prepare_task.py.
         point: state at the rewinding step.
-        output: safetensors file to write the final state to.
-        record: JSON file to write what was learned to.
-        settings: of the training; its seed is the replicate's.
-        mask: of the level; level 0 has none.
-        trained: final state of the level before, for rewinding modes that keep its weights.
-        teacher: final state of the dense model, for the branch distilled.
-        rewind: what goes back to the rewinding step.
-        trainer_fn: module:function of a training loop of your own.
-        save_every: iterations between two files that a killed training goes on from.
-        gradual: when the branch gradual prunes.
-        teaching: how the branch distilled learns.
-        computing: how to compute.
-        named: which training this is.
+        output: safetensors file for the final state.
+        record: JSON file for the learning record.
+        settings: settings of the training; its seed is the replicate's.
+        mask: mask of the level; level 0 has none.
+        trained: final state of the previous level, for rewinding modes that keep its weights.
+        teacher: final state of the dense model, for branch distilled.
+        rewind: what is rewound to the rewinding step.
+        trainer_fn: module:function of your own training loop.
+        save_every: iterations between saves that a killed training can resume from.
+        gradual: when branch gradual prunes.
+        teaching: how branch distilled learns.
+        computing: device, precision and threads.
+        named: study, replicate, level and branch of this training.
     """
     level = Level(
         read_task(task),

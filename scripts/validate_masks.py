@@ -1,4 +1,4 @@
-"""Check that the masks of a model are what they say they are, and what they have emptied."""
+"""Check that the masks of a model are what they claim to be, and find what they have emptied."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,15 +18,15 @@ def main(
     config: Path | None = None,
     model: str = "model",
 ) -> None:
-    """Check that the masks of a model are what they say they are, and what they have emptied.
+    """Check that the masks of a model are what they claim to be, and find what they have emptied.
 
     Args:
-        masks: mask files meant for the model.
+        masks: mask files for the model.
         manifest: manifest.json of its canonical checkpoint.
-        output: CSV file to write, one row a mask.
-        layers: Parquet file to write, one row a mask and tensor: what each keeps.
-        config: config.json of the checkpoint, which tells the size of attention heads.
-        model: what the table calls the model.
+        output: CSV file to write, one row per mask.
+        layers: Parquet file to write, one row per mask and tensor, with the weights it keeps.
+        config: config.json of the checkpoint, which gives the size of attention heads.
+        model: name of the model in the table.
     """
     verdicts = validate_files(masks, manifest, config)
     if layers:

@@ -1,4 +1,4 @@
-"""Train a dense model until the masks that would be drawn from it have stopped changing."""
+"""Train a dense model until masks drawn from it stop changing."""
 
 from pathlib import Path
 
@@ -24,17 +24,17 @@ def main(
     detector: Detector = Detector(),  # noqa: B008
     computing: Computing = Computing(),  # noqa: B008
 ) -> None:
-    """Train a dense model until the masks that would be drawn from it have stopped changing.
+    """Train a dense model until masks drawn from it stop changing.
 
     Args:
-        task: file of the task.
-        output: JSON file to write what the detector saw to.
-        ticket: safetensors file to write the last mask to.
-        settings: of the training; its seed is the replicate's.
-        drawing: which masks are drawn.
-        study: that the training belongs to.
-        detector: when they count as converged.
-        computing: how to compute.
+        task: task file, written by prepare_task.py.
+        output: JSON file for the detection.
+        ticket: safetensors file for the last mask.
+        settings: settings of the training; its seed is the replicate's.
+        drawing: which masks to draw.
+        study: name of the study.
+        detector: when masks count as converged.
+        computing: device, precision and threads.
     """
     learned = read_task(task)
     training = Training(learned, settings, start_of(learned.start(settings.seed)), computing)

@@ -56,9 +56,9 @@ TRAINING = {
         "architecture", task="text", architecture={"model_type": "llama", "hidden_size": "wide"}
     ),
     "text-option-of-one-document": options("1 documents", task="text", source="@text.txt"),
-    "options-are-empty": Case("prepare_task", "--task images --options ''", ("options: ", "is no mapping")),
+    "options-are-empty": Case("prepare_task", "--task images --options ''", ("options: ", "is not a JSON object")),
     "options-are-nested-deeply": Case(
-        "prepare_task", "--task images --options " + "[" * 30_000, ("options: ", "is no mapping")
+        "prepare_task", "--task images --options " + "[" * 30_000, ("options: ", "is not a JSON object")
     ),
     "options-of-nan": Case("prepare_task", """--task images --options '{"validation": NaN}'""", ("options: ", "NaN")),
     "options-of-a-key-twice": Case(

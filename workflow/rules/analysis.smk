@@ -1,7 +1,7 @@
 from ltpipe.reporting.one_shot import TABLES as ONE_SHOT
 
 
-# Say which tickets narrow the brackets in which curves stop winning.
+# Find the tickets that narrow the brackets in which curves stop winning.
 checkpoint refinement:
     input:
         tickets=jobs.known_tickets,
@@ -44,7 +44,7 @@ rule overlap:
         " --layers {output.layers}"
 
 
-# Check that the masks of a model are what they say they are.
+# Check that the masks of a model are what they claim to be.
 rule validation:
     input:
         masks=jobs.every_mask,
@@ -69,7 +69,7 @@ rule validation:
         " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
 
 
-# Put what was measured of a model and its tickets in tables, with all intervals.
+# Write tables of the measurements of a model and its tickets, with all intervals.
 rule tables:
     input:
         baselines=lambda wildcards: grid.baselines(config, wildcards.model),

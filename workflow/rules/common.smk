@@ -1,4 +1,4 @@
-"""What all rules share: the jobs of the checked configuration, and the code that they run. No rules."""
+"""Shared by all rules: the jobs of the checked configuration, and the code that they run. Contains no rules."""
 
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.scoring.criterion import criterion_names
@@ -28,7 +28,7 @@ KINDS = {".csv": "table", ".svg": "figure", ".html": "page"}
 
 
 def report_file(name: str, category: str):
-    """A file of the report; with a category it is in Snakemake's own report too."""
+    """Return a file of the report; with a category, it also appears in Snakemake's own report."""
     path = Path(reported.folder(config), name)
     if not category:
         return str(path)

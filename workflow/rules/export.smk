@@ -1,4 +1,4 @@
-# Write a structured ticket as a physically smaller checkpoint, where asked for: snakemake results/smaller/…/config.json.
+# Write a structured ticket as a physically smaller checkpoint, on request: snakemake results/smaller/…/config.json.
 rule smaller:
     input:
         **DENSE,

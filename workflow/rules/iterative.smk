@@ -1,4 +1,4 @@
-# Simulate iterative magnitude pruning: a schedule of one-shot tickets, and no training.
+# Simulate iterative magnitude pruning: a schedule of one-shot tickets, without training.
 rule simulation:
     input:
         **DENSE,

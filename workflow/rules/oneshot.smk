@@ -1,4 +1,4 @@
-# Count a criterion's scores over all prunable weights: one pass for every sparsity and scope.
+# Count a criterion's scores over all prunable weights: one pass for all sparsities and scopes.
 rule histogram:
     input:
         weights=rules.checkpoint.output.weights,
@@ -73,7 +73,7 @@ rule baseline:
         EVALUATION
 
 
-# Evaluate one ticket: the model with a mask, against the dense model.
+# Evaluate one ticket: the masked model, compared with the dense model.
 rule ticket:
     input:
         **DENSE,

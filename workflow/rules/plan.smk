@@ -1,13 +1,13 @@
 import json
 
 
-# Say what every stage will need, before any of them runs: snakemake plan.
+# Plan what every stage will need before any of them runs: snakemake plan.
 rule plan:
     output:
         f"{grid.PLAN}/plan.json",
     log:
         "results/logs/plan.log",
-    localrule: True  # a cluster is not needed to say what a job on it will need
+    localrule: True  # planning a cluster's jobs does not need the cluster
     resources:
         **jobs.needs("plan"),
     params:

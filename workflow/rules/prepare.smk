@@ -1,4 +1,4 @@
-# Load a model from its source and keep it as a canonical checkpoint.
+# Load a model from its source and store it as a canonical checkpoint.
 rule checkpoint:
     input:
         files=jobs.model_files,
@@ -22,7 +22,7 @@ rule checkpoint:
         + 'python "$LTPIPE/scripts/load_model.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
 
 
-# What every stage reads that walks a model.
+# Input of every stage that runs a model.
 DENSE = {
     name: rules.checkpoint.output[name] for name in ("weights", "manifest", "config", "tokenizer")
 }

@@ -1,4 +1,4 @@
-# Gather every ticket, every training, and what the analyses say, in tables, figures and a page.
+# Write the report on all tickets, trainings and analyses: tables, figures and a page.
 rule report:
     input:
         baselines=grid.baselines(config),
@@ -14,7 +14,7 @@ rule report:
     resources:
         **jobs.needs("report"),
     params:
-        # What was asked for, in words: however it is written, the same study is the same text.
+        # The study as normalised YAML: the same study gives the same text, however it is written.
         settings=jobs.settings("report", config=jobs.study_text(reported.folder(config))),
         folder=subpath(output.sums, parent=True),
         baselines=listed("baselines"),

@@ -1,4 +1,4 @@
-# Evaluate the dense model with perturbed weights, against itself.
+# Evaluate the dense model with perturbed weights, compared with the unperturbed model.
 rule perturbed_dense:
     input:
         **DENSE,
@@ -21,7 +21,7 @@ rule perturbed_dense:
         EVALUATION
 
 
-# Evaluate one ticket with perturbed weights, against the dense model as it is.
+# Evaluate one ticket with perturbed weights, compared with the unperturbed dense model.
 use rule ticket as perturbed_ticket with:
     output:
         metrics=grid.PERTURBED_TICKET,

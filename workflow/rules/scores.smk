@@ -11,7 +11,7 @@ use rule sequences as calibration with:
         settings=jobs.settings("calibration"),
 
 
-# Score every prunable weight by one criterion: one pass for every sparsity and scope.
+# Score every prunable weight by one criterion: one pass for all sparsities and scopes.
 rule score:
     input:
         **DENSE,

@@ -1,4 +1,4 @@
-# Iterative magnitude pruning: train, prune a fraction of what remains, rewind, train again; with controls.
+# Iterative magnitude pruning: train, prune a fraction of the remaining weights, rewind, train again; with controls.
 
 
 # Read and split the examples of a study.
@@ -50,7 +50,7 @@ rule rewind_point:
         " {params.settings[options]} --save-every {resources.save_every} --output {output}"
 
 
-# Prune a fraction of the weights that the level before has left.
+# Prune a fraction of the weights that the previous level kept.
 rule level_mask:
     input:
         task=grid.TASK,
@@ -103,7 +103,7 @@ rule training:
         " --save-every {resources.save_every} --output {output.state} --record {output.record}"
 
 
-# Follow the error along the line from a ticket to one that saw the data in another order.
+# Measure the test error along the line from a ticket to one that saw the data in another order.
 rule connectivity:
     input:
         task=grid.TASK,
@@ -126,7 +126,7 @@ rule connectivity:
         " --branches ticket order-{wildcards.order} {params.settings[options]} --output {output}"
 
 
-# Train a dense model until the masks that would be drawn from it have stopped changing.
+# Train a dense model until masks drawn from it stop changing.
 rule early_bird:
     input:
         task=grid.TASK,
