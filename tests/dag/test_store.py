@@ -9,9 +9,10 @@ import yaml
 from checkouts import checkout, snakemake
 from tiny import save_tiny
 
+THIRD = {"third": {"source": "../texts/c.txt"}}
 CONFIG: dict[str, Any] = {
     "models": {"one": {"source": "../models/llama"}, "two": {"source": "../models/gpt2"}},
-    "data": {"words": {"source": "../texts/a.txt"}, "more": {"source": "../texts/b.txt"}, "third": {"source": "../texts/c.txt"}},
+    "data": {"words": {"source": "../texts/a.txt"}, "more": {"source": "../texts/b.txt"}, **THIRD},
     "grid": {"criteria": ["wanda", "snip", "mixed"], "scopes": ["layer"], "sparsities": [0.5]},
     "score": {
         "data": "third",
@@ -25,8 +26,11 @@ CONFIG: dict[str, Any] = {
 
 SWAPPED: dict[str, Any] = {
     **CONFIG,
-    "models": {"one": {"source": "../models/gpt2"}, "two": {"source": "../models/llama", "prunable": {"exclude": ["*mlp*"]}}},
-    "data": {"words": {"source": "../texts/b.txt"}, "more": {"source": "../texts/a.txt"}, "third": {"source": "../texts/c.txt"}},
+    "models": {
+        "one": {"source": "../models/gpt2"},
+        "two": {"source": "../models/llama", "prunable": {"exclude": ["*mlp*"]}},
+    },
+    "data": {"words": {"source": "../texts/b.txt"}, "more": {"source": "../texts/a.txt"}, **THIRD},
     "score": {
         "data": "third",
         "sequence_length": 4,
@@ -37,9 +41,10 @@ SWAPPED: dict[str, Any] = {
 }
 """The same names for other things, and numbers that have changed places."""
 
+MODELS = ("one", "two")
 TARGETS = [
-    *(f"results/scores/{model}/{criterion}.safetensors" for model in ("one", "two") for criterion in ("wanda", "mixed")),
-    *(f"results/baselines/{model}/{text}.json" for model in ("one", "two") for text in ("words", "more")),
+    *(f"results/scores/{model}/{criterion}.safetensors" for model in MODELS for criterion in ("wanda", "mixed")),
+    *(f"results/baselines/{model}/{text}.json" for model in MODELS for text in ("words", "more")),
 ]
 SHARED = ("checkpoints", "sequences", "calibration", "scores", "baselines")
 
@@ -80,8 +85,8 @@ def test_studies_share_work_but_no_results(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(store))
     first = artefacts_of_a_run(study(tmp_path / "first", CONFIG), "--cache")
     entries = len(list(store.iterdir()))
-    told_apart = [str(content) for path, content in first.items() if "tokenizer" not in path and "generation" not in path]
-    assert len(set(told_apart)) == len(told_apart)
+    different = [str(first[path]) for path in first if "tokenizer" not in path and "generation" not in path]
+    assert len(set(different)) == len(different)
 
     assert artefacts_of_a_run(study(tmp_path / "swapped", SWAPPED), "--cache") == alone
 
