@@ -108,7 +108,7 @@ def test_masks_are_looked_at_as_they_come_and_only_a_window_is_kept():
 
 @pytest.mark.parametrize("wrong", [{"window": 1}, {"patience": 0}, {"threshold": 1.5}, {"threshold": -0.1}])
 def test_what_cannot_work_is_refused(wrong):
-    with pytest.raises(UserError, match=f"{next(iter(wrong))}: .*allowed is"):
+    with pytest.raises(UserError, match=f"{next(iter(wrong))}: .*is not allowed; use"):
         Detector(**wrong)
     with pytest.raises(UserError, match="different weights"):
         detect([*moving([0]), mask_of({"w": np.ones(9, bool)})], Detector())

@@ -63,7 +63,7 @@ def test_masks_that_keep_changing_are_watched_to_the_end():
 
 
 def test_a_step_that_is_never_reached_is_refused():
-    with pytest.raises(UserError, match="allowed are 1 to 40"):
+    with pytest.raises(UserError, match="is not allowed; use 1 to 40"):
         watch_training(training(), Drawing("0.5", "layer", 41), Detector(), NAMED)
 
 

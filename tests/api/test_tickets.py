@@ -126,7 +126,7 @@ def test_the_detector_as_the_reference_shows_it():
     for options, message in refused:
         with pytest.raises(UserError, match=message):
             ltpipe.EarlyBirdDetector(**options)
-    with pytest.raises(UserError, match="rule: 'cosine'; allowed are hamming, spearman, jaccard"):
+    with pytest.raises(UserError, match="rule: 'cosine' is not allowed; use hamming, spearman, jaccard"):
         ltpipe.EarlyBirdDetector(rule="cosine")
     with pytest.raises(UserError, match="masks of different weights"):
         detector.update({"a.weight": mask["a.weight"]})

@@ -68,7 +68,7 @@ STAGES = {
     "report-of-no-validation": Case("make_report", on(REPORT, tables="@absent"), ("@absent: no such file",)),
     "report-of-metrics": Case("make_report", on(REPORT, tables="@ticket"), ("@ticket: not a table of ltpipe",)),
     "report-of-masks-alone": Case("make_report", on(REPORT, tables="@overlap @validation"), ("tables: ", "tickets")),
-    "report-of-a-table-by-tensor": Case("make_report", on(REPORT, tables="@layers"), ("@layers: not a table that",)),
+    "report-of-a-table-by-tensor": Case("make_report", on(REPORT, tables="@layers"), ("not a table of a report",)),
     "no-tickets": Case("make_tables", "--baselines @text.baseline --tickets", ("tickets: ",)),
     "no-tickets-beside-trainings": Case(
         "make_report", "--baselines @text.baseline --records @record", ("tables: ",)

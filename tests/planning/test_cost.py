@@ -54,5 +54,5 @@ def test_the_page_has_the_sums(model):
 def test_the_line_for_people():
     assert cost([]) == Cost()
     spent = Cost(3, 2**30, 72 * 10**15)
-    assert cost_line(spent) == "in all: 3 jobs, 1.00 GiB of disk, 7.2e+16 operations"
-    assert cost_line(spent, 10).endswith("about 2.00 device hours at 10 tera-operations a second")
+    assert cost_line(spent) == "total: 3 jobs, 1.00 GiB of disk, 7.2e+16 operations"
+    assert cost_line(spent, 10).endswith("about 2.00 device hours at 10 tera-operations per second")

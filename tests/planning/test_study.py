@@ -157,7 +157,7 @@ def test_a_folder_with_a_configuration_is_enough(text, source_folder, tmp_path):
 def test_unknown_shapes_are_refused_in_one_line(text, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/config.json").write_text('{"model_type": "no such"}')
-    with pytest.raises(UserError, match=r"models\.m\.source: the shapes of '.*/model' are not known") as caught:
+    with pytest.raises(UserError, match=r"models\.m\.source: cannot find the shapes of '.*/model'") as caught:
         plan_study(study(str(tmp_path / "model"), text))
     assert "\n" not in str(caught.value)
 

@@ -172,7 +172,7 @@ def gathered(table: Table, paths):
 
 
 def test_tickets_without_their_dense_model_are_refused():
-    with pytest.raises(UserError, match="no baseline of model 'm' on text 'd'"):
+    with pytest.raises(UserError, match="no metrics of model 'm' on text 'd'"):
         samples([], TICKETS)
     other = replace(DENSE, provenance={"inputs": {"checkpoint": "c", "sequences": "z"}})
     with pytest.raises(UserError, match="baseline of other sequences"):

@@ -107,10 +107,10 @@ _GRADIENT = "from ltpipe.scoring.criterion import GradientCriterion\nclass Mine(
             f"{_GRADIENT}    def add(self, w, g): ...\n    result = 3\nCRITERION = Mine\n",
             "found `result = …`; write `def result(self)`",
         ),
-        (f"{_GRADIENT}    def add(self, w, g): ...\n", "mine.py gives no CRITERION; end it with CRITERION = …"),
+        (f"{_GRADIENT}    def add(self, w, g): ...\n", "mine.py does not define CRITERION; end it with CRITERION = …"),
         ("CRITERION = 3\n", "CRITERION is 3; make it a class that extends one of ltpipe.scoring.criterion"),
-        ("import zork\n", "mine.py cannot be imported (ModuleNotFoundError: No module named 'zork'); mend it"),
-        ("1 / 0\n", "mine.py cannot be imported (ZeroDivisionError: division by zero); mend it"),
+        ("import zork\n", "mine.py cannot be imported (ModuleNotFoundError: No module named 'zork'); fix it"),
+        ("1 / 0\n", "mine.py cannot be imported (ZeroDivisionError: division by zero); fix it"),
     ],
 )
 def test_a_damaged_criterion_is_named_when_it_is_imported(code, message, tmp_path, monkeypatch):

@@ -1,11 +1,11 @@
 """Confidence intervals: the paired bootstrap over sequences (Efron & Tibshirani 1993, chapters 8 and 13).
 
-Sequences are drawn with replacement, as many as there are, 10,000 times. The draws depend on nothing but the number of
-sequences and the seed, so that the dense model and every ticket see the same ones: the interval of a difference is
-paired, and what makes a text hard for all of them cancels out.
+Each of 10,000 resamples draws as many sequences as there are, with replacement. The draws depend only on the number of
+sequences and the seed, so the dense model and every ticket see the same ones: the interval of a difference is paired,
+and what makes a text hard for all of them cancels out.
 
-Intervals are percentile intervals of 95 %. With as few as 16 sequences they are approximate, on the narrow side, and
-windows of one document are not independent, which no resampling of windows can know.
+Intervals are 95 % percentile intervals. With as few as 16 sequences they are approximate and tend to be too narrow.
+Windows of one document are not independent, which no resampling of windows can account for.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,27 +24,27 @@ _BLOCK = 1 << 22  # draws made at a time
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of an interval; both NaN where a single sequence says nothing about the spread."""
+    """Bounds of an interval; both NaN if a single sequence gives no spread."""
 
     low: float
     high: float
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside."""
+        """Return whether `value` lies outside."""
         return value < self.low or value > self.high
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """What a model scores on every resample, weighted by tokens: float64 [resamples].
+    """A model's measures on every resample, weighted by tokens: float64 [resamples].
 
     Arrays of two models with the same number of sequences and the same seed are paired, element by element.
 
     Attributes:
         loss: nats/token.
         accuracy: fraction.
-        agreement: with the dense model, fraction; None if they were not compared.
-        kl: divergence from the dense model, nats/token; None if they were not compared.
+        agreement: agreement with the dense model, fraction; None if they were not compared.
+        kl: KL divergence from the dense model, nats/token; None if they were not compared.
     """
 
     loss: np.ndarray
@@ -54,9 +54,9 @@ class Resampled:
 
 
 def draws(sequences: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
-    """How often each sequence is drawn in each resample, in blocks of rows: float64 [rows, sequences].
+    """Yield how often each sequence is drawn in each resample, in blocks of rows: float64 [rows, sequences].
 
-    Every row sums to `sequences`. The rows are the same however they are cut into blocks.
+    Every row sums to `sequences`. The rows do not depend on the size of the blocks.
     """
     generator = np.random.Generator(np.random.PCG64(stable_seed(seed, "bootstrap", str(sequences))))
     rows = max(1, _BLOCK // sequences)
@@ -66,7 +66,7 @@ def draws(sequences: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.
 
 
 def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = RESAMPLES) -> list[Resampled]:
-    """Loss (sum of losses / sum of tokens) and all else of several models on the same resamples.
+    """Return the loss (sum of losses / sum of tokens) and other measures of several models on the same resamples.
 
     Raises:
         UserError: the models were not evaluated on the same numbers of tokens.
@@ -93,7 +93,7 @@ def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = R
 
 
 def interval(values: np.ndarray, sequences: int) -> Interval:
-    """Percentile interval of a statistic's values on the resamples of so many sequences."""
+    """Return the percentile interval of a statistic's values on resamples of `sequences` sequences."""
     if sequences < 2:
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -101,22 +101,22 @@ def interval(values: np.ndarray, sequences: int) -> Interval:
 
 
 def bounds(name: str, found: Interval) -> dict[str, float]:
-    """The bounds of an interval as they stand in tables."""
+    """Return the bounds of an interval by their column names."""
     return {f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def loss_difference(a: Resampled, b: Resampled) -> np.ndarray:
-    """Loss of `a` minus that of `b`, ticket minus dense or ticket minus ticket, on every resample."""
+    """Return the loss of `a` minus that of `b`, ticket minus dense or ticket minus ticket, on every resample."""
     return a.loss - b.loss
 
 
 def accuracy_difference(a: Resampled, b: Resampled) -> np.ndarray:
-    """Accuracy of `a` minus that of `b` on every resample."""
+    """Return the accuracy of `a` minus that of `b` on every resample."""
     return a.accuracy - b.accuracy
 
 
 def retention(ticket: Resampled, dense: Resampled) -> np.ndarray:
-    """Performance retention on every resample, with the convention for a loss of 0 of `performance_retention`."""
+    """Return performance retention on every resample; a loss of 0 is treated as in `performance_retention`."""
     zero = ticket.loss == 0
     ratio = dense.loss / np.where(zero, 1.0, ticket.loss)
     return np.where(zero, np.where(dense.loss == 0, 1.0, 0.0), ratio)

@@ -18,15 +18,15 @@ class Detector:
     """When a sequence of masks counts as converged.
 
     Attributes:
-        rule: what the newest mask is compared by. `hamming`: at most 0.1 to each of the 4 masks before it, the rule
-            of You et al. 2020. `spearman`: a rank correlation of at least 0.95 with the mask before it. `jaccard`: an
-            index of at least 0.9 with each of the 4 masks before it.
-        threshold: another limit; None takes the rule's.
-        window: another number of masks, the newest included; None takes the rule's.
-        patience: the rule has to hold for so many masks in a row.
-        chance_corrected: measure the distance from chance: Hamming / chance, (Jaccard - chance) / (1 - chance).
-            Spearman is corrected as it is. The plain Hamming rule fires for any masks, random ones too, whose
-            sparsity lies below 0.05 or above 0.95: they cannot differ more.
+        rule: how the newest mask is compared with earlier ones. `hamming`: distance of at most 0.1 to each of the 4
+            previous masks, the rule of You et al. 2020. `spearman`: rank correlation of at least 0.95 with the
+            previous mask. `jaccard`: index of at least 0.9 with each of the 4 previous masks.
+        threshold: limit of the rule; None takes the rule's own.
+        window: number of masks compared, including the newest; None takes the rule's own.
+        patience: number of masks in a row for which the rule must hold.
+        chance_corrected: measure relative to chance: Hamming / chance, (Jaccard - chance) / (1 - chance). Spearman
+            needs no correction. The plain Hamming rule fires for any masks, even random ones, with a sparsity below
+            0.05 or above 0.95: they cannot differ more.
     """
 
     rule: Rule = "hamming"
@@ -36,30 +36,30 @@ class Detector:
     chance_corrected: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what could never, or always, fire."""
+        """Refuse settings with which the rule never, or always, fires."""
         if self.rule not in get_args(Rule):
-            raise UserError(f"rule: '{self.rule}'; allowed are {', '.join(get_args(Rule))}")
+            raise UserError(f"rule: '{self.rule}' is not allowed; use {', '.join(get_args(Rule))}")
         if self.window is not None and self.window < 2:
-            raise UserError(f"window: {self.window} masks; a mask is compared with others, allowed is 2 or more")
+            raise UserError(f"window: {self.window} is not allowed; use 2 or more, to compare masks with others")
         if self.patience < 1:
-            raise UserError(f"patience: {self.patience} masks in a row; allowed is 1 or more")
+            raise UserError(f"patience: {self.patience} is not allowed; use 1 mask in a row or more")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UserError(f"threshold: {self.threshold}; allowed is 0 to 1")
+            raise UserError(f"threshold: {self.threshold} is not allowed; use 0 to 1")
 
     @property
     def limit(self) -> float:
-        """The threshold that holds."""
+        """The threshold in effect."""
         return (
             {"hamming": 0.1, "spearman": 0.95, "jaccard": 0.9}[self.rule] if self.threshold is None else self.threshold
         )
 
     @property
     def masks(self) -> int:
-        """The window that holds."""
+        """The window in effect."""
         return {"hamming": 5, "spearman": 2, "jaccard": 5}[self.rule] if self.window is None else self.window
 
     def value(self, overlap: Overlap) -> float | None:
-        """What the rule looks at; None where it is 0 / 0, which is no evidence of convergence."""
+        """Return the rule's measure; None if it is 0 / 0, which is no evidence of convergence."""
         if self.rule == "spearman":
             return overlap.spearman
         value, chance = (
@@ -74,14 +74,14 @@ class Detector:
         return (value - chance) / (1 - chance) if chance < 1 else None
 
     def worst(self, values: Sequence[float | None]) -> float | None:
-        """The value of a full window that is furthest from converged; None if it is not full or one is 0 / 0."""
+        """Return the value of a full window furthest from converged; None if it is not full or a value is 0 / 0."""
         known = [value for value in values if value is not None]
         if len(known) < self.masks - 1:
             return None
         return max(known) if self.rule == "hamming" else min(known)
 
     def holds(self, values: Iterable[float | None]) -> bool:
-        """Whether every value is on the right side of the limit."""
+        """Return whether every value is on the right side of the limit."""
         if self.rule == "hamming":
             return all(value is not None and value <= self.limit for value in values)
         return all(value is not None and value >= self.limit for value in values)
@@ -89,13 +89,13 @@ class Detector:
 
 @dataclass(frozen=True)
 class Step:
-    """What one mask of the sequence showed.
+    """The result for one mask of the sequence.
 
     Attributes:
-        index: of the mask, from 0.
-        values: the rule's metric to each mask of the window before it, the nearest first.
-        held: masks in a row, up to this one, for which the rule held; 0 while the window is not full.
-        converged: whether these are as many as patience asks for.
+        index: index of the mask, from 0.
+        values: the rule's measure between this mask and each earlier mask of the window, the nearest first.
+        held: number of masks in a row, up to this one, for which the rule held; 0 while the window is not full.
+        converged: whether `held` reaches the patience.
     """
 
     index: int
@@ -106,14 +106,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Detection:
-    """The index of the first mask at which the sequence has converged, None if it never has, and every step."""
+    """The index of the first mask at which the sequence had converged (None if it never did), and every step."""
 
     converged: int | None
     history: tuple[Step, ...]
 
 
 class Watch:
-    """Looks at masks as they come; no more than a window of them is kept."""
+    """Checks masks as they arrive and keeps no more than one window of them."""
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
@@ -121,10 +121,10 @@ class Watch:
         self._seen = self._held = 0
 
     def look(self, mask: Mask) -> Step:
-        """What the next mask shows.
+        """Return the result for the next mask.
 
         Raises:
-            UserError: it is of other weights than the one before it.
+            UserError: the mask covers other weights than the previous one.
         """
         detector = self._detector
         values = tuple(detector.value(total(compare(mask, other).values())) for other in reversed(self._earlier))
@@ -136,7 +136,7 @@ class Watch:
 
 
 def detect(masks: Iterable[Mask], detector: Detector) -> Detection:
-    """Find where a sequence of masks, one an epoch for example, has converged."""
+    """Find where a sequence of masks, for example one per epoch, has converged."""
     watch = Watch(detector)
     history = tuple(map(watch.look, masks))
     return Detection(next((step.index for step in history if step.converged), None), history)
@@ -144,16 +144,16 @@ def detect(masks: Iterable[Mask], detector: Detector) -> Detection:
 
 @dataclass(frozen=True)
 class EarlyBird(Record):
-    """Where masks that were drawn while a dense model trained have stopped changing.
+    """Where masks drawn while a dense model trained stopped changing.
 
     Attributes:
-        study, replicate: of the dense model.
-        sparsity: of the masks, as it stands in the artefact's name.
-        rule, threshold, window, patience, chance_corrected: of the `Detector`, as they held.
-        iterations: where masks were drawn.
-        distances: at each of them the rule's worst value in the window, the one furthest from converged (largest for
-            `hamming`, smallest for the other rules); None while the window is not full, or where it is 0 / 0.
-        converged: the first iteration at which the masks had converged; None if they never had.
+        study, replicate: the dense model's study and replicate.
+        sparsity: sparsity of the masks, as written in the artefact's name.
+        rule, threshold, window, patience, chance_corrected: the `Detector`'s settings in effect.
+        iterations: iterations at which masks were drawn.
+        distances: for each of them, the rule's worst value in the window, the one furthest from converged (largest for
+            `hamming`, smallest for the other rules); None while the window is not full, or if the value is 0 / 0.
+        converged: first iteration at which the masks had converged; None if they never did.
     """
 
     KIND: ClassVar[str] = "early-bird detection"
@@ -171,11 +171,11 @@ class EarlyBird(Record):
     converged: int | None
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the fields cannot be those of one detection."""
+        """Raise ValueError if the fields are inconsistent."""
         if self.rule not in get_args(Rule):
-            raise ValueError(f"rule: '{self.rule}'; allowed are {', '.join(get_args(Rule))}")
+            raise ValueError(f"rule: '{self.rule}' is not allowed; use {', '.join(get_args(Rule))}")
         if not 0 <= float(self.sparsity) <= 1:
-            raise ValueError(f"sparsity: {self.sparsity}")
+            raise ValueError(f"sparsity: {self.sparsity} is not a fraction from 0 to 1")
         if len(self.iterations) != len(self.distances):
             raise ValueError("iterations and distances differ in length")
         if self.converged is not None and self.converged not in self.iterations:

@@ -1,4 +1,4 @@
-"""Watching masks while a dense model trains, and stopping when they have stopped changing (1909.11957)."""
+"""Watches masks while a dense model trains, and stops the training when they stop changing (1909.11957)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -21,16 +21,16 @@ from ltpipe.training.run import Named, Training
 
 @dataclass(frozen=True)
 class Drawing:
-    """Which masks are drawn from the model of the moment, by magnitude.
+    """Which masks to draw from the current model, by magnitude.
 
     Attributes:
         sparsity: fraction to prune.
-        scope: where weights compete: each tensor's (layer) or all (global).
-        every: iterations between two masks, those of an epoch for example.
-        of: prunable weights, or channels: the scales of batch normalisation, ranked over all layers, as in the paper
-            (network slimming, Liu et al. 2017, 1708.06519).
-        slimming: λ of a penalty λ Σ|scale| that is added to the loss, so that channels part into used and unused ones;
-            0.0001 in the codes of both papers.
+        scope: where weights compete: in each tensor (layer) or all together (global).
+        every: iterations between two masks, for example one epoch.
+        of: what to prune: weights, or channels. Channels are ranked over all layers by their scales of batch
+            normalisation, as in the paper (network slimming, Liu et al. 2017, 1708.06519).
+        slimming: λ of a penalty λ Σ|scale| added to the loss, which separates used from unused channels; 0.0001 in
+            the code of both papers.
     """
 
     sparsity: str
@@ -44,25 +44,23 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
     """Train until the masks have converged, or to the end.
 
     Args:
-        training: of the dense model.
-        drawing: of masks.
-        detector: when they count as converged.
+        training: training of the dense model.
+        drawing: which masks to draw.
+        detector: when masks count as converged.
         named: study and replicate.
 
     Returns:
         What the detector saw, and the last mask drawn: the early-bird ticket, if it converged.
 
     Raises:
-        UserError: no mask is ever drawn, or the model has no channels to draw masks of.
+        UserError: no mask would ever be drawn, or the model has no batch normalisation to rank channels by.
     """
     if not 1 <= drawing.every <= training.settings.iterations:
-        raise UserError(
-            f"early_bird.every: {drawing.every} iterations; allowed are 1 to {training.settings.iterations}"
-        )
+        raise UserError(f"early_bird.every: {drawing.every} is not allowed; use 1 to {training.settings.iterations}")
     model = training.task.build(0)
     scales = _scales(model)
     if not scales and (drawing.of == "channels" or drawing.slimming):
-        raise UserError("early_bird: the model has no batch normalisation, whose scales say what channels are worth")
+        raise UserError("early_bird: the model has no batch normalisation, whose scales rank channels; use weights")
     channels = drawing.of == "channels"
     kinds: dict[str, Kind] = dict.fromkeys(scales, "hidden") if channels else training.task.kinds(model)
     everything = dense_mask(training.start.weights, kinds)
@@ -119,7 +117,7 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
 
 
 def _scales(model: nn.Module) -> list[str]:
-    """Names of the scales of batch normalisation, in canonical order; none where layers have no scale."""
+    """Return the names of batch normalisation scales, in canonical order; layers without scales have none."""
     kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, kinds) and layer.affine}
     return sorted((f"{name}.weight" for name in layers), key=str.encode)

@@ -10,13 +10,13 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import is_missing
 
 ONCE = "give each cell once; models of two studies go together under different names"
-"""What to do about two results of one cell: nothing says which of them is meant."""
+"""How to fix two results of one cell, which would be ambiguous."""
 _AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A dense model or a ticket: what was measured, and the same on every resample."""
+    """A dense model or a ticket: its measurements, and the same on every resample."""
 
     metrics: Metrics
     resampled: Resampled
@@ -24,9 +24,9 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sample:
-    """A dense model and its tickets on one text: what they gained or lost is paired, sequence by sequence.
+    """A dense model and its tickets on one text, paired sequence by sequence.
 
-    Tickets come by criterion, scope, seed and sparsity.
+    Tickets are sorted by criterion, scope, seed and sparsity.
     """
 
     dense: Evaluated
@@ -39,14 +39,14 @@ class Sample:
 
 
 def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sample]:
-    """Put the tickets of each model and text with their dense model, by model and text.
+    """Group the tickets of each model and text with their dense model.
 
     Raises:
-        UserError: a ticket's dense model, on the same sequences, is not among the baselines, or two metrics are of one
-            cell of the grid.
+        UserError: a ticket's dense model, on the same sequences, is not among the baselines, or a cell of the grid
+            appears twice.
     """
     if not tickets or any(ticket.sparsity is None for ticket in tickets):
-        raise UserError("tickets: metrics of at least one ticket are needed, and none of a dense model")
+        raise UserError("tickets: none, or a dense model among them; give metrics of at least one ticket only")
     check_once("baselines", baselines)
     check_once("tickets", tickets)
     dense = {(baseline.model, baseline.data): baseline for baseline in baselines}
@@ -54,7 +54,7 @@ def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sa
     for ticket in sorted(tickets, key=_order):
         baseline = dense.get((ticket.model, ticket.data))
         if baseline is None:
-            raise UserError(f"no baseline of model '{ticket.model}' on text '{ticket.data}' was given")
+            raise UserError(f"baselines: no metrics of model '{ticket.model}' on text '{ticket.data}'; give them too")
         measured = {what: ticket.provenance["inputs"].get(what) for what in ("checkpoint", "sequences")}
         baseline.check_measured_on(measured, f"{ticket.model} on {ticket.data}")
         groups.setdefault((ticket.model, ticket.data), []).append(ticket)
@@ -62,12 +62,12 @@ def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sa
 
 
 def cell_named(cell: Mapping[str, Any]) -> str:
-    """A cell of the grid in words, from the values of its axes."""
+    """Return a cell of the grid in words, from the values of its axes."""
     return "one cell (" + ", ".join(f"{axis} {value}" for axis, value in cell.items() if not is_missing(value)) + ")"
 
 
 def check_once(what: str, measured: Sequence[Metrics]) -> None:
-    """Raise UserError if two metrics are of one cell: they would pass for seeds."""
+    """Raise UserError if a cell appears twice: the two would pass for seeds."""
     found: set[tuple[Any, ...]] = set()
     for metrics in measured:
         cell = {axis: getattr(metrics, axis) for axis in _AXES}

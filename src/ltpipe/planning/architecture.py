@@ -22,17 +22,17 @@ _FACTS = "ltpipe.planning.architectures"
 
 
 def known_architectures() -> list[str]:
-    """Hub repositories whose shapes come with ltpipe, so that planning them needs no network."""
+    """Return the Hub repositories whose shapes come with ltpipe, so that planning them needs no network."""
     names = (entry.name for entry in files(_FACTS).iterdir())
     return sorted(name.removesuffix(".json").replace("--", "/") for name in names if name.endswith(".json"))
 
 
 def architecture(source: Source) -> "PretrainedConfig":
-    """The configuration of a model: from its folder or GGUF header, from ltpipe, from the Hub's local cache or the Hub.
+    """Return a model's configuration from its folder or GGUF header, from ltpipe, the Hub's local cache or the Hub.
 
     Raises:
-        UserError: it is none of these, the Hub cannot be reached, or it reads images or sound too and transformers has
-            no class for its language model alone.
+        UserError: the source is none of these, the Hub cannot be reached, or the model also reads images or sound and
+            transformers has no class for its language model alone.
     """
     from transformers import AutoConfig
 
@@ -44,21 +44,21 @@ def architecture(source: Source) -> "PretrainedConfig":
         config = AutoConfig.from_pretrained(
             place.parent if where else place, local_files_only=True, trust_remote_code=False, **where
         )
-    except Exception as error:  # transformers raises anything about a configuration that is not one
+    except Exception as error:  # transformers raises all kinds of errors for invalid configurations
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"{source.key}: the shapes of '{source.text}' are not known ({reason}); allowed are a folder with "
-            f"{CONFIG}, a .gguf file and a repository of the Hub"
+            f"{source.key}: cannot find the shapes of '{source.text}' ({reason}); use a folder with {CONFIG}, a "
+            ".gguf file or a repository of the Hub"
         ) from None
     return of_text(config, source.text, source.key)
 
 
 def foreseen(config: "PretrainedConfig", dtype: torch.dtype) -> tuple[nn.Module, Manifest]:
-    """The skeleton of a model, parameters without storage, and the manifest that its checkpoint will have.
+    """Return a model's skeleton, whose parameters have no storage, and the manifest that its checkpoint will have.
 
     Args:
-        config: of the model.
-        dtype: in which the checkpoint will be kept.
+        config: configuration of the model.
+        dtype: dtype in which the checkpoint will be stored.
     """
     skeleton = skeleton_of(config, dtype)
     return skeleton, manifest_of(skeleton, "foreseen")

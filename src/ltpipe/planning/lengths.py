@@ -1,4 +1,4 @@
-"""Whether sequences are too long for a model, as far as its configuration is at hand."""
+"""Checks that sequences are not too long for models whose configuration is available."""
 
 import torch
 
@@ -13,12 +13,12 @@ from ltpipe.workflow.config import Config
 
 
 def check_lengths(config: Config) -> None:
-    """Refuse sequences of more tokens than a model has positions, for models whose folder is there.
+    """Refuse sequences with more tokens than a model has positions, for models whose folder exists.
 
-    Transformers is only asked where a configuration says less: models with rotary positions take more than it says.
+    Transformers is consulted only if the configuration states fewer positions: rotary models accept more than stated.
 
     Raises:
-        UserError: naming the model, what is asked for, and what it takes.
+        UserError: sequences are too long; names the model, the requested length and the model's limit.
     """
     if not config["grid"]:
         return

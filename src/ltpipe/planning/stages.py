@@ -1,4 +1,4 @@
-"""What the plan says of one stage."""
+"""The plan of one stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from ltpipe.runtime.simulation import Peak
 
 @dataclass(frozen=True)
 class StagePlan:
-    """What one stage takes for one model or study, and for one text where it reads one.
+    """What one stage needs for one model or training, and for one text if it reads one.
 
     Attributes:
-        stage, model, data: which; `model` is the name of a study of trainings too.
-        jobs: how many of them the study has.
+        stage, model, data: names of the stage, of the model or training, and of the text.
+        jobs: number of such jobs in the study.
         sizes: batch sizes of an evaluation.
-        device: peak of tensors on the device, bytes by kind; nothing for stages that use none.
-        host: private main memory of the process at its peak, bytes; pages of mapped files come on top, but only as
-            far as there is room.
-        disk: bytes of all that the jobs write.
-        problem: why it cannot run; empty if it can.
-        unforeseen: why the device is not planned; empty where it is.
-        operations: floating-point operations of all the jobs on the device, about: 2 a parameter and token forward,
-            8 for scores from gradients, whose walk back runs each block forward once more. Attention between
-            positions is not in it. Of trainings they are counted, one operation after the other.
+        device: peak of tensors on the device, bytes by kind; empty for stages that use no device.
+        host: peak private main memory of the process, bytes; pages of mapped files are extra, but only use memory
+            that is free.
+        disk: bytes that all the jobs write.
+        problem: why the stage cannot run; empty if it can.
+        unforeseen: why the device is not planned; empty if it is.
+        operations: approximate floating-point operations of all the jobs on the device: 2 per parameter and token for
+            a forward pass, 8 for scores from gradients, whose backward pass runs each block forward once more.
+            Attention between positions is not included. For trainings, every operation is counted.
         iterations: optimizer steps of all the jobs.
-        examples: that all the jobs train on, each as often as it is.
+        examples: examples that all the jobs train on, counting repeats.
     """
 
     stage: str
@@ -44,5 +44,5 @@ class StagePlan:
 
 
 def fits(plan: Sequence[StagePlan]) -> bool:
-    """Whether every stage can run."""
+    """Return whether every stage can run."""
     return not any(stage.problem for stage in plan)

@@ -1,4 +1,4 @@
-"""A plan for people: a table of stages, and one line that says whether it fits."""
+"""A plan for readers: a table of stages, and one line that says whether it fits."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,14 +21,14 @@ FORMAT = 2
 
 
 def write_plan(plan: Sequence[StagePlan], config: Config, path: Path) -> None:
-    """Write a study's plan as JSON, sizes in bytes, with the settings that it is for."""
+    """Write a study's plan as JSON, sizes in bytes, with the settings that it depends on."""
     settings = {model: memory_settings(config, model) for model in config["models"] if config["grid"]}
     stages = [asdict(stage) for stage in plan]
     write_record(path, {"format": FORMAT, "fits": fits(plan), "settings": settings, "stages": stages})
 
 
 def print_plan(plan: Sequence[StagePlan]) -> None:
-    """Print a plan on standard output: the stages of each model and study, what fills the device, the verdict."""
+    """Print a plan on standard output: the stages of each model and training, what fills the device, the verdict."""
     console = Console()
     for model, stages in groupby(plan, key=attrgetter("model")):
         listed = list(stages)
@@ -44,7 +44,7 @@ def print_plan(plan: Sequence[StagePlan]) -> None:
 
 
 def stages_table(model: str, plan: Sequence[StagePlan]) -> Table:
-    """One row a stage of a model or study, memory and disk in MiB (2^20 bytes)."""
+    """Return a table with one row per stage of a model or training, memory and disk in MiB (2^20 bytes)."""
     table = Table(title=Text(model), box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage", overflow="fold")
     trained = any(stage.iterations for stage in plan)
@@ -66,7 +66,7 @@ def stages_table(model: str, plan: Sequence[StagePlan]) -> Table:
 
 
 def verdict(plan: Sequence[StagePlan]) -> str:
-    """Whether the study can run, in one line, and what stands against it."""
+    """Return one line that says whether the study can run, and if not, why."""
     peak = max(stage.device.total for stage in plan) / 2**30
     host = max(stage.host for stage in plan) / 2**30
     disk = sum(stage.disk for stage in plan) / 2**30
@@ -82,7 +82,7 @@ def _name(stage: StagePlan) -> str:
 
 
 def _parts(peak: Peak) -> str:
-    """What fills the device, the largest first."""
+    """Return what fills the device, the largest part first."""
     largest = sorted(peak.parts.items(), key=lambda part: -part[1])
     return " + ".join(f"{size / 2**20:,.1f} {label}" for label, size in largest if size >= 2**20 / 20)
 

@@ -1,4 +1,4 @@
-"""The plan of trainings: two steps of one are run on tensors without contents, and its operations are counted."""
+"""The plan of trainings: runs two steps on tensors without contents and counts their operations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ class Step:
     """What one step of a training takes.
 
     Attributes:
-        peak: of tensors, bytes by kind.
-        weights, optimizer, prunable: elements of parameters and buffers, of the optimizer's state, and of the tensors
-            that a mask covers.
+        peak: peak of tensors, bytes by kind.
+        weights, optimizer, prunable: number of elements in parameters and buffers, in the optimizer's state, and in the
+            tensors that a mask covers.
         operations: floating-point operations of the step.
-        looking: of one example that is only looked at.
+        looking: floating-point operations to evaluate one example.
     """
 
     peak: Peak
@@ -60,13 +60,13 @@ def plan_trainings(config: Config) -> Iterator[StagePlan]:
 
 
 def step_of(task: Task, settings: Settings, mixed_precision: str, processes: int) -> Step:
-    """Run two steps, since the first makes what the optimizer keeps, on tensors without contents.
+    """Run two steps on tensors without contents; the first creates the optimizer's state.
 
     Args:
-        task: of which only shapes are looked at.
-        settings: of the training.
+        task: the task; only shapes matter.
+        settings: settings of the training.
         mixed_precision: `no` or `bf16`.
-        processes: that share a batch.
+        processes: number of processes that share a batch.
     """
     counter = ByteCounter(torch.device("cpu"))
     with fake(), counter:
@@ -116,7 +116,7 @@ def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[St
         step = step_of(task, settings, compute["mixed_precision"], compute["processes"])
     except CONTENTS as error:
         raise UserError(
-            f"imp.{name}: cannot be planned: what its model computes depends on what tensors contain "
+            f"imp.{name}: cannot be planned: its model's computation depends on the contents of tensors "
             f"({type(error).__name__})"
         ) from None
     base, replicates = private_host_bytes(), len(study["replicates"])
@@ -164,7 +164,7 @@ def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[St
 
 
 def _pretrained(config: Config, study: dict[str, Any]) -> Any:
-    """The configuration of the model that training begins with; None where it begins with random weights."""
+    """Return the configuration of the model that training starts from; None if it starts from random weights."""
     name = study["task"].get("pretrained")
     return None if name is None else architecture(Source(config["models"][name]["source"], f"models.{name}.source"))
 
@@ -174,6 +174,6 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _stored(task: Task) -> int:
-    """Bytes of a task's examples on disk: one a pixel, four a token."""
+    """Return the bytes of a task's examples on disk: one per pixel, four per token."""
     parts = (task.train, task.validation, task.test)
     return sum(_bytes(part.inputs) // (4 if part.inputs.is_floating_point() else 2) for part in parts)

@@ -1,4 +1,4 @@
-"""Files that add something by being there, a criterion for example: loaded, or refused in one line."""
+"""Files that add something by being present, for example a criterion: loaded, or refused with one line."""
 
 import logging
 from collections.abc import Callable
@@ -15,37 +15,37 @@ _KINDS = (FunctionType, staticmethod, classmethod)
 
 
 def load(module: str, attribute: str, what: str) -> Any:
-    """What a file gives under a name that all files of its kind share.
+    """Import a file and return the attribute that all files of its kind define.
 
     Args:
         module: full name of the file's module.
-        attribute: `CRITERION` for example.
-        what: it is, for messages.
+        attribute: name of the attribute, for example `CRITERION`.
+        what: what the file is, for messages.
 
     Raises:
-        UserError: the file cannot be imported, or gives nothing of that name.
+        UserError: the file cannot be imported, or does not define the attribute.
     """
     try:
         found = import_module(module)
     except Exception as error:
         logger.debug("%s", what, exc_info=True)
         reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
-        raise UserError(f"{what}: {module.rpartition('.')[2]}.py cannot be imported ({reason}); mend it") from error
+        raise UserError(f"{what}: {module.rpartition('.')[2]}.py cannot be imported ({reason}); fix it") from error
     if not hasattr(found, attribute):
-        raise UserError(f"{what}: {found.__file__} gives no {attribute}; end it with {attribute} = …")
+        raise UserError(f"{what}: {found.__file__} does not define {attribute}; end it with {attribute} = …")
     return getattr(found, attribute)
 
 
 def check_methods(found: type, like: str, what: str) -> None:
-    """Refuse a class that changes how a method of its bases is called.
+    """Refuse a class that changes the signature of a method of its bases.
 
     Args:
         found: the class.
-        like: module of the bases whose methods count; those that begin with `_` do not.
-        what: the class is, for messages.
+        like: module of the bases whose methods count, except those that begin with `_`.
+        what: what the class is, for messages.
 
     Raises:
-        UserError: naming the method, as it is and as it has to be.
+        UserError: a signature differs; shows the method as it is and as it must be.
     """
     bases = [base for base in found.__mro__ if base.__module__ == like]
     wanted = {name: member for base in reversed(bases) for name, member in vars(base).items() if name[0] != "_"}
@@ -56,7 +56,7 @@ def check_methods(found: type, like: str, what: str) -> None:
 
 
 def check_takes(found: Callable[..., object], parameters: tuple[str, ...], what: str) -> None:
-    """Raise UserError, calling the function `what`, unless it can be called with so many arguments by position."""
+    """Raise UserError, naming the function `what`, unless it accepts these parameters as positional arguments."""
     if not _binds(found, len(parameters)):
         raise UserError(f"{what}{signature(found)} does not take the arguments ({', '.join(parameters)}); write it so")
 
@@ -79,7 +79,7 @@ def _function(member: Any) -> Callable[..., object]:
 
 
 def _shown(name: str, member: Any) -> str:
-    """The first lines of a method, as code on one line."""
+    """Return the signature of a method as one line of code."""
     kind = f"@{type(member).__name__} " if isinstance(member, staticmethod | classmethod) else ""
     if not callable(_function(member)):
         return f"`{name} = …`"

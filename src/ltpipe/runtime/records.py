@@ -1,4 +1,4 @@
-"""JSON files of one dataclass each, read strictly: anything its `write` did not write is rejected."""
+"""JSON files of one dataclass each, read strictly: anything that its `write` did not write is rejected."""
 
 import json
 from collections.abc import Mapping
@@ -22,34 +22,34 @@ Count = Annotated[int, Ge(0)]
 Positive = Annotated[int, Ge(1)]
 Amount = Annotated[float, Ge(0)]
 Share = Annotated[float, Interval(ge=0, le=1)]
-"""Types of fields: what a file may hold there. All numbers are finite."""
+"""Field types: the values that a file may contain. All numbers are finite."""
 
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
-"""For pydantic, as `__pydantic_config__` of a dataclass; those inside it follow."""
+"""Settings for pydantic: the `__pydantic_config__` of a dataclass, which nested dataclasses inherit."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """Base of a dataclass of JSON values, tuples and dataclasses of such that is kept as a file.
+    """Base of dataclasses that are stored as files; fields are JSON values, or tuples or dataclasses of them.
 
     The dataclass's `__post_init__` raises ValueError if its fields are inconsistent.
     """
 
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     KIND: ClassVar[str]
-    """What the file is, `learning record` for example."""
+    """What the file is, for example `learning record`."""
     FORMAT: ClassVar[int] = 2
 
     @classmethod
     def head(cls) -> dict[str, Any]:
-        """What the file begins with."""
+        """Return the entries that the file begins with."""
         return {"format": cls.FORMAT, "kind": cls.KIND}
 
     def write(self, path: Path) -> None:
         """Write as JSON, floats at full precision.
 
         Raises:
-            DamagedFileError: a field has a value that it cannot have.
+            DamagedFileError: a field has an invalid value.
         """
         content = asdict(self)
         typed(type(self), content, path, self.KIND)
@@ -57,7 +57,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote: every field has to be there, no other one, each of its type.
+        """Read a file that `write` wrote; every field must be present, with its type, and there may be no others.
 
         Raises:
             UserError: there is no such file.
@@ -70,16 +70,16 @@ class Record:
 
 
 def typed(kind: type[T], content: Mapping[str, Any], path: Path, what: str) -> T:
-    """What a file holds as a dataclass: all fields of it and no others, as strictly as its configuration says.
+    """Convert a file's content to a dataclass: all of its fields and no others, as strictly as its settings say.
 
     Args:
         kind: the dataclass.
-        content: of the file.
-        path: of the file, for messages.
-        what: the file is to be, for messages.
+        content: content of the file.
+        path: path of the file, for messages.
+        what: what the file should be, for messages.
 
     Raises:
-        DamagedFileError: naming the first field that is missing, not known, or has another value than it may have.
+        DamagedFileError: a field is missing, unknown or invalid; names the first one.
     """
     from pydantic import ValidationError
 
@@ -87,7 +87,7 @@ def typed(kind: type[T], content: Mapping[str, Any], path: Path, what: str) -> T
     if missing:
         raise _damaged(path, what, f"{min(missing)}: missing")
     try:
-        # JSON has no tuples: lists stand for them.
+        # JSON has no tuples, only lists.
         found: T = _adapter(kind).validate_json(json.dumps(content))  # type: ignore[arg-type]
         return found
     except ValidationError as error:
@@ -95,14 +95,14 @@ def typed(kind: type[T], content: Mapping[str, Any], path: Path, what: str) -> T
 
 
 def problem(error: "ValidationError") -> str:
-    """The first thing that is wrong, as one line: where, what is there, what may be."""
+    """Return the first problem as one line: where, what was found, what is accepted."""
     first = error.errors(include_url=False)[0]
     where, words = ".".join(map(str, first["loc"])), first["msg"]
     match first["type"]:
         case "missing":
             return f"{where}: missing"
         case "unexpected_keyword_argument":
-            return f"{where}: not known"
+            return f"{where}: unknown"
         case "value_error":
             return words.removeprefix("Value error, ")
     return f"{where}: ".removeprefix(": ") + f"{str(first['input'])[:50]!r} is not allowed: {words}"

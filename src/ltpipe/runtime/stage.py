@@ -1,4 +1,4 @@
-"""The one way in which a stage's script becomes a command."""
+"""Turns a stage's script into a command."""
 
 import errno
 import logging
@@ -34,28 +34,28 @@ _TERMINATED, _INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 
 def say(message: str) -> None:
-    """Tell the user what a stage found, on the terminal and in its log."""
+    """Report a stage's result, on the terminal and in its log."""
     logger.info(message)
 
 
 Main = Callable[..., int | None]
-"""The function of a stage. It returns the bytes of main memory that it was foreseen to take, if anyone foresaw them."""
+"""The function of a stage. It returns its planned bytes of main memory, or None if there is no plan."""
 
 
 def run(main: Main | dict[str, Main], about: str | None = None) -> None:
     """Call `main` with arguments from the command line; its signature is the command's interface.
 
-    Of several functions by name, the first argument chooses one; `about` is what their help begins with.
+    If `main` is several functions by name, the first argument chooses one; `about` begins their help.
 
-    `LTPIPE_LOG` names a file that receives every message too, and what the stage took of main memory.
-    Errors that a user can mend are printed as one line and end the process with status 1; any other exception keeps
-    its traceback and ends it with status 70. SIGTERM ends it with status 143 and one line, Ctrl-C with status 130, its
-    temporary files removed.
+    `LTPIPE_LOG` names a file that also receives every message, and the main memory that the stage used. Errors that a
+    user can fix are printed as one line and end the process with status 1; any other exception keeps its traceback and
+    ends it with status 70. SIGTERM ends it with one line and status 143, Ctrl-C with status 130; temporary files are
+    removed.
     """
     for stop in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))  # an exception, so that files are tidied
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))  # an exception, so that files are cleaned up
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    logging.raiseExceptions = False  # no traceback for a log that cannot be written
     for terminal in logging.getLogger().handlers:
         terminal.setLevel(logging.INFO)
     logger.setLevel(logging.DEBUG)
@@ -73,7 +73,7 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
         if end.code == _TERMINATED:
             logger.error("error: stopped by SIGTERM; run again to go on")
         if end.code == _INTERRUPTED:
-            # Of the jobs of a pipeline Ctrl-C stops many at once; the pipeline says it, once.
+            # In a pipeline, Ctrl-C stops many jobs at once; the pipeline itself reports it once.
             level = logging.DEBUG if os.environ.get("LTPIPE_LOG") else logging.ERROR
             logger.log(level, "error: stopped by Ctrl-C; run again to go on")
         raise
@@ -90,10 +90,10 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
 
 
 def _peaks(memory: PrivateMemory, planned: int | None) -> str:
-    """What the stage was to take for its contents, and by how much the process grew.
+    """Return the memory that was planned for the stage's contents, and the growth of the process.
 
-    The two are not alike: the process also loads libraries on the way, and its allocator keeps gaps. What it loads is
-    some 100 MiB whatever the contents are.
+    The two differ: the process also loads libraries, about 100 MiB whatever the contents are, and its allocator leaves
+    gaps.
     """
     grown = f"the process grew by {_mebi(memory.peak - memory.before)} to {_mebi(memory.peak)} MiB private"
     foreseen = "" if planned is None else f"{_mebi(planned)} MiB planned for contents; "
@@ -105,7 +105,7 @@ def _mebi(size: int) -> str:
 
 
 def _keep_messages(log: str | None) -> None:
-    """Send all messages to a log file too, if asked for."""
+    """Also send all messages to a log file, if there is one."""
     if log:
         Path(log).parent.mkdir(parents=True, exist_ok=True)
         logging.getLogger().addHandler(logging.FileHandler(log, mode="w", encoding="utf-8"))
