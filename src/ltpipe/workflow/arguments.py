@@ -1,4 +1,4 @@
-"""Options and many files on one command line."""
+"""Formats options and many files for one command line."""
 
 import re
 import shlex
@@ -9,11 +9,11 @@ from typing import Any
 
 
 def as_options(values: Mapping[str, Any]) -> str:
-    """Values as a command's options, as words of a shell: `--top-k=8 --include 'a*' b`.
+    """Return values as a command's options, quoted for a shell: `--top-k=8 --include 'a*' b`.
 
     Args:
-        values: by the names of the command's arguments. What is None is left out; a list gives several words, a mapping
-            each name and its value, and a truth value `--name` or `--no-name`.
+        values: values by the names of the command's arguments. None is left out; a list gives several words, a mapping
+            each name and its value, and a bool `--name` or `--no-name`.
     """
     return " ".join(_option(name.replace("_", "-"), value) for name, value in values.items() if value is not None)
 
@@ -29,13 +29,13 @@ def _option(name: str, value: Any) -> str:
 
 
 def braced(paths: Iterable[str]) -> str:
-    """Paths in Bash's brace notation, which names each folder once: `a/{b/{1,2},c}` for a/b/1, a/b/2 and a/c.
+    """Return paths in Bash's brace notation, which names each folder once: `a/{b/{1,2},c}` for a/b/1, a/b/2 and a/c.
 
-    Linux takes a shell command of at most 128 KiB, some 1,500 files of a sweep by their whole names. Written so, it
-    is several times as many; Bash expands them in the order given, and a program then takes some 20,000 (2 MiB).
+    Linux limits a shell command to 128 KiB, about 1,500 files of a sweep by their full names. In brace notation several
+    times as many fit. Bash expands them in the order given, and a program then accepts about 20,000 (2 MiB).
 
     Args:
-        paths: of files, none twice.
+        paths: paths of files, without duplicates.
     """
     return _braced([path.split("/") for path in paths])
 
@@ -49,5 +49,5 @@ def _braced(paths: Sequence[list[str]]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name for Bash to take as it is, inside braces too, where a comma would divide it."""
+    """Quote a name for Bash, also inside braces, where a comma would split it."""
     return name if re.fullmatch(r"[\w.-]+", name, re.ASCII) else "'" + name.replace("'", "'\\''") + "'"

@@ -1,6 +1,6 @@
-"""Words of the rules' commands, and the params that give them.
+"""Parts of the rules' commands, and the params that supply them.
 
-Snakemake does not record params with an argument `input` or `output`; settings are the one that it does.
+Snakemake does not record params that take an argument `input` or `output`; `settings` is the only one that it records.
 """
 
 from collections.abc import Callable
@@ -10,17 +10,17 @@ from ltpipe.workflow import grid
 from ltpipe.workflow.arguments import as_options, braced
 
 Named = Any
-"""Snakemake's list of which some have names: wildcards, input and output files."""
+"""Snakemake's named lists: wildcards, input files and output files."""
 Param = Callable[..., Any]
 
 TOLD = "LTPIPE_LOG={log:q} LTPIPE_MADE_WITH={params.settings[made_with]:q} "
-"""Begins the command of every stage: where it writes its log to, and what its results are made with."""
+"""Start of every stage's command: its log file, and what its results are made with."""
 
 WITH_DEVICES = 'python -P -S "$LTPIPE_PACKAGE/runtime/slots.py" {resources.gpu} -- '
-"""Begins the command of a job that computes on devices: it gets some of its own (docs/gpus.md)."""
+"""Start of the command of a job that computes on devices, which gets its own devices (docs/gpus.md)."""
 
 COMPUTING = "{params.settings[options]} --device-memory {resources.device_memory} --threads {resources.compute_threads}"
-"""Options of a stage that walks a model."""
+"""Options of a stage that runs a model."""
 
 EVALUATION = (
     TOLD
@@ -34,22 +34,22 @@ EVALUATION = (
 
 
 def given(*names: str) -> Param:
-    """A param: options of a command that are called as the input files that they name; none of files that are not."""
+    """Return a param: options named after the input files that they pass; missing files have no option."""
     return lambda wildcards, input: as_options({name: input.get(name) or None for name in names})  # noqa: ARG005
 
 
 def listed(name: str) -> Param:
-    """A param: the input files of that name as one shell command can take them, thousands of them too."""
+    """Return a param: the input files of that name in a form that fits one shell command, even for thousands."""
     return lambda wildcards, input: braced(input.get(name, []))  # noqa: ARG005
 
 
 def seed_option(wildcards: Named, output: Named) -> str:  # noqa: ARG001
-    """A param: the option that says a criterion's seed; none where nothing is drawn."""
+    """Return a param: the option for a criterion's seed; empty if the criterion is deterministic."""
     return as_options({"seed": _seed(wildcards.seed)})
 
 
 def evaluation_options(wildcards: Named, input: Named, output: Named) -> str:
-    """A param: what an evaluation is given beside the dense model and a text, as far as its rule has it."""
+    """Return a param: an evaluation's options beyond the dense model and a text, as far as its rule has them."""
     return as_options(
         {
             "mask": input.get("mask"),

@@ -1,6 +1,6 @@
-"""What the rules declare of their jobs: input files, settings, threads, memory and time.
+"""What the rules declare about their jobs: input files, settings, threads, memory and time.
 
-Functions whose first argument is `wildcards` are for Snakemake to call, with those of its own arguments that they name.
+Snakemake calls the functions whose first argument is `wildcards`, with those of its arguments that they name.
 """
 
 import re
@@ -31,7 +31,7 @@ from ltpipe.workflow.study import as_text
 
 @contextmanager
 def ending_in_one_line() -> Iterator[None]:
-    """Ends the run with one line where the user is to mend something; a WorkflowError would add three of our files."""
+    """End the run with one line on a UserError; a WorkflowError would also name three of ltpipe's files."""
     try:
         yield
     except UserError as error:
@@ -43,8 +43,8 @@ class Jobs:
     """The jobs of a study.
 
     Attributes:
-        config: checked, with all defaults.
-        workflow: Snakemake's.
+        config: checked configuration, with all defaults.
+        workflow: Snakemake's workflow object.
     """
 
     config: Config
@@ -52,25 +52,25 @@ class Jobs:
 
     @classmethod
     def of(cls, config: Config, folder: Path, workflow: Any) -> "Jobs":
-        """Those of a configuration as Snakemake read it; ends the run with one line if it cannot be run.
+        """Create the jobs of a configuration as Snakemake read it; end the run with one line if it is invalid.
 
         Args:
-            config: not checked.
-            folder: that its sources are relative to.
-            workflow: Snakemake's.
+            config: unchecked configuration.
+            folder: folder that its sources are relative to.
+            workflow: Snakemake's workflow object.
         """
         with ending_in_one_line():
-            check_writable(Path("results"))  # snakemake would say it less clearly, or not in one line
+            check_writable(Path("results"))  # Snakemake's own error is less clear, or several lines
             return cls(check_config(config, read_config(SCHEMA), folder), workflow)
 
     @cached_property
     def plan(self) -> resources.Plan:
-        """What `ltpipe plan` has found out, where it has. No input of any job: a new plan must not rerun anything."""
+        """The plan of `ltpipe plan`, if there is one. Not an input of any job: a new plan must not rerun anything."""
         with ending_in_one_line():
             return resources.read_plan(Path(grid.PLAN, "plan.json"), self.config)
 
     def outdated(self) -> list[str]:
-        """Warnings that the plan is not for this configuration."""
+        """Return warnings that the plan does not match this configuration."""
         return [
             f"{grid.PLAN}/plan.json does not match the configuration of model {model} ({', '.join(sections)} "
             "changed): its jobs request resources estimated from file sizes; run make plan to update it"
@@ -78,20 +78,20 @@ class Jobs:
         ]
 
     def study_text(self, folder: str) -> str:
-        """The study as YAML, for a file in a folder: sources are relative to it."""
+        """Return the study as YAML for a file in a folder, with sources relative to that folder."""
         return as_text(moved(self.config, Path(), Path(folder)))
 
     # Params
 
     def settings(self, rule: str, **texts: str) -> Param:
-        """The one param that Snakemake records of a rule, which is all that a job is told, with the code that it runs.
+        """Return the only param that Snakemake records for a rule: everything that a job depends on, with its code.
 
-        A dict, since of several params Snakemake compares the set of their values: their names, order and number are
-        lost. What else stands under `params` is made of input and output, and such params are not recorded.
+        It is a dict, because Snakemake compares several params as a set of values, which loses their names, order and
+        number. All other params are made from input and output, and such params are not recorded.
 
         Args:
             rule: a name in `RULES`.
-            texts: that the rule is told besides.
+            texts: further values for the rule.
         """
         settings = self._settings
         return lambda wildcards: {**settings.of(rule, dict(wildcards.items())), **texts}
@@ -104,13 +104,13 @@ class Jobs:
 
     @property
     def on_cluster(self) -> bool:
-        """Whether jobs run on other machines than this, or this is such a job. Not known before there are jobs."""
+        """Whether jobs run on other machines, or this is such a job. Unknown before there are jobs."""
         return self.workflow.non_local_exec or self.workflow.remote_exec
 
     def threads(self, wildcards: Named) -> int:  # noqa: ARG002
-        """Processors that the scheduler sets aside for a job that computes.
+        """Return the processors that the scheduler reserves for a job that computes.
 
-        On a cluster `auto` is --max-threads, which jobs are told: how many processors their node has is not for them.
+        On a cluster, `auto` means --max-threads, which jobs receive, not the number of processors of their node.
         """
         if self.config["threads"] != "auto":
             return self.config["threads"]
@@ -118,22 +118,22 @@ class Jobs:
         return (settings.max_threads if self.on_cluster else settings.cores) or 1
 
     def compute_threads(self, wildcards: Named) -> int:
-        """Threads that such a job starts, 0 for all it may use. A resource, since it must not rerun anything."""
+        """Return the threads that such a job starts, 0 for all it may use. A resource, so that it reruns nothing."""
         return 0 if self.config["threads"] == "auto" and not self.on_cluster else self.threads(wildcards)
 
     def training_threads(self, wildcards: Named) -> int:
-        """Processors of a job of a training."""
+        """Return the processors of a training's job."""
         compute = self._study(wildcards)["compute"]
         return compute["threads"] * compute["processes"]
 
     def save_every(self, wildcards: Named) -> int:
-        """Iterations between two saved states of a training. A resource, since it changes no result."""
+        """Return the iterations between two saves of a training. A resource, since it changes no result."""
         return self._study(wildcards)["compute"]["save_every"]
 
     def needs(self, rule: str) -> dict[str, Any]:
-        """The resources of a rule: `mem_mb`, `runtime` (minutes), and devices where it computes on some."""
+        """Return the resources of a rule: `mem_mb`, `runtime` (minutes), and devices if it computes on any."""
 
-        # Files that are not there yet have a size when the job is submitted.
+        # Files that do not exist yet will have a size when the job is submitted.
         def memory(wildcards: Named, input: Named, attempt: int) -> int:
             planned = resources.planned_mb(self.plan, rule, wildcards)
             size = 0 if planned else _read_mb(input)
@@ -173,7 +173,7 @@ class Jobs:
     # Input files
 
     def model_files(self, wildcards: Named) -> list[str]:
-        """The files that a model comes from, and its tokenizer if that lies elsewhere."""
+        """Return a model's source files, and those of its tokenizer if it is elsewhere."""
         model = self.config["models"][wildcards.model]
         sources = [
             Source(model[key], f"models.{wildcards.model}.{key}") for key in ("source", "tokenizer") if model[key]
@@ -181,44 +181,44 @@ class Jobs:
         return [file for source in sources for file in _files_of(source, ".safetensors", ".json")]
 
     def text_files(self, wildcards: Named) -> list[str]:
-        """The files that a text comes from."""
+        """Return a text's source files."""
         source = self.config["data"][wildcards.data]["source"]
         return _files_of(Source(source, f"data.{wildcards.data}.source"), *LAST_SUFFIXES)
 
     def task_files(self, wildcards: Named) -> list[str]:
-        """The files that the examples of a task come from, for tasks that say so."""
+        """Return the source files of a task's examples, for tasks with a source."""
         source = self._study(wildcards)["task"].get("source")
         key = f"imp.{wildcards.study}.task.source"
         return _files_of(Source(source, key), *images.SUFFIXES, *LAST_SUFFIXES) if source else []
 
     def trainer_files(self, wildcards: Named) -> list[str]:
-        """The files of a user's training loop, if they lie in the working folder."""
+        """Return the files of a user's training loop, if they are in the working folder."""
         name = (self._study(wildcards)["train"]["trainer_fn"] or "").partition(":")[0]
         return [str(path) for path in module_closure(name)] if name else []
 
     def pretrained(self, wildcards: Named) -> list[str]:
-        """The model whose checkpoint training begins with, for tasks that begin with one."""
+        """Return the model whose checkpoint training starts from, for tasks that start from one."""
         model = self._study(wildcards)["task"].get("pretrained")
         return [model] if model else []
 
     def calibration(self, wildcards: Named) -> list[str]:
-        """The calibration sequences of a criterion that needs some."""
+        """Return the calibration sequences of a criterion that needs them."""
         needed = scored_criterion(wildcards.criterion).needs_data
         return [grid.CALIBRATION.format(model=wildcards.model, data=self.config["score"]["data"])] if needed else []
 
     def scores(self, wildcards: Named) -> list[str]:
-        """The scores that a criterion ranks by; none where it ranks the weights themselves."""
+        """Return the scores that a criterion ranks by; none if it ranks the weights themselves."""
         return [grid.SCORES] if grid.has_scores(self.config, wildcards.criterion) else []
 
     def parts(self, wildcards: Named) -> list[str]:
-        """What a hybrid adds up: score files, and the names of criteria that have none."""
+        """Return the parts of a hybrid: score files, and the names of criteria without one."""
         return [
             grid.SCORES.format(model=wildcards.model, criterion=part) if grid.has_scores(self.config, part) else part
             for part in self.config["score"]["hybrids"][wildcards.criterion]
         ]
 
     def part_files(self, wildcards: Named) -> list[str]:
-        """The score files of a hybrid's parts."""
+        """Return the score files of a hybrid's parts."""
         return [part for part in self.parts(wildcards) if "/" in part]
 
     @property
@@ -227,11 +227,11 @@ class Jobs:
         return {"top_tokens": grid.TOP_TOKENS} if self.config["evaluate"]["top_k"] else {}
 
     def tickets_after(self, model: str, number: int) -> list[grid.Ticket]:
-        """The tickets of a model that are known of after so many rounds of refinement, those of the grid with none.
+        """Return the tickets of a model that are known after `number` rounds of refinement; 0 means the grid alone.
 
-        Before that round has been, those that are known now: a checkpoint has what reads it asked again. It is read
-        here, not by `checkpoints.refinement.get`: of a job that waits for a checkpoint Snakemake looks at no param, so
-        that results without refinement would stay as they are.
+        Before that round has run, these are the tickets known so far; after it, Snakemake asks the checkpoint's
+        readers again. The file is read here, not through `checkpoints.refinement.get`: Snakemake ignores the params of a job
+        that waits for a checkpoint, so results without refinement would stay as they are.
         """
         if not number:
             return grid.tickets(self.config, model)
@@ -239,59 +239,59 @@ class Jobs:
             return refinement.refined(self.config, model, Path(grid.REFINEMENT.format(model=model, round=number)))
 
     def known_tickets(self, wildcards: Named) -> list[str]:
-        """The tickets that a round of refinement looks at."""
+        """Return the tickets that a round of refinement reads."""
         tickets = self.tickets_after(wildcards.model, int(wildcards.round) - 1)
         return [ticket.named(grid.TICKET) for ticket in tickets]
 
     def round_before(self, wildcards: Named) -> list[str]:
-        """What the round before has found; nothing before the first."""
+        """Return the result of the previous round; nothing before the first."""
         return _round(wildcards.model, int(wildcards.round) - 1)
 
     def last_round(self, wildcards: Named) -> list[str]:
-        """What the last round of refinement has found, where there is one."""
+        """Return the result of the last round of refinement, if there is one."""
         return _round(wildcards.model, refinement.rounds(self.config))
 
     def every_ticket(self, wildcards: Named) -> list[str]:
-        """All tickets of a model."""
+        """Return all tickets of a model."""
         return [ticket.named(grid.TICKET) for ticket in self._every(wildcards)]
 
     def every_mask(self, wildcards: Named) -> list[str]:
-        """All masks of a model."""
+        """Return all masks of a model."""
         return grid.masks(self._every(wildcards))
 
     def _every(self, wildcards: Named) -> list[grid.Ticket]:
         return self.tickets_after(wildcards.model, refinement.rounds(self.config))
 
     def ranked_state(self, wildcards: Named) -> str:
-        """What a level ranks: the trained weights of the level before, or those that training starts from."""
+        """Return what a level ranks: the previous level's trained weights, or those that training starts from."""
         if prunes_trained(self.config, wildcards):
             return _ticket_before(wildcards)
         return grid.POINT.format(study=wildcards.study, replicate=wildcards.replicate)
 
     def ranked_mask(self, wildcards: Named) -> list[str]:
-        """The mask of the level before, where the state that is ranked has none."""
+        """Return the mask of the previous level, if the ranked state has none."""
         level = int(wildcards.level) - 1
         if level == 0 or prunes_trained(self.config, wildcards):
             return []
         return [grid.LEVEL_MASK.format(study=wildcards.study, replicate=wildcards.replicate, level=level)]
 
     def branch_mask(self, wildcards: Named) -> list[str]:
-        """The mask of a level, or that of the study that it is transplanted from; level 0 has none."""
+        """Return the mask of a level, or of the study that it is transplanted from; level 0 has none."""
         mask = level_mask_of(self.config, wildcards)
         return [grid.LEVEL_MASK.format(**mask)] if mask else []
 
     def branch_trained(self, wildcards: Named) -> list[str]:
-        """The ticket of the level before, where its weights are kept."""
+        """Return the ticket of the previous level, if its weights are kept."""
         return [] if rewinds_weights(self.config, wildcards) else [_ticket_before(wildcards)]
 
     def branch_teacher(self, wildcards: Named) -> list[str]:
-        """The trained dense network, where a branch is distilled from it."""
+        """Return the trained dense network, if a branch is distilled from it."""
         return [_ticket_at(wildcards, 0)] if wildcards.branch == "distilled" else []
 
     # Words of commands
 
     def launch(self, wildcards: Named, input: Named) -> str:  # noqa: ARG002
-        """A param: the command that runs a training's script; several processes share every batch."""
+        """Return a param: the command that runs a training's script; several processes share every batch."""
         processes = self._study(wildcards)["compute"]["processes"]
         several = f" -m torch.distributed.run --standalone --nproc-per-node {processes}"
         return "python" + (several if processes > 1 else "")
@@ -301,7 +301,7 @@ class Jobs:
 
 
 def any_of(names: Iterable[str]) -> str:
-    """Regular expression of one of some names, or of nothing if there are none."""
+    """Return a regular expression that matches any of the names, or nothing if there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -318,13 +318,13 @@ def _ticket_before(wildcards: Named) -> str:
 
 
 def _files_of(source: Source, *suffixes: str) -> list[str]:
-    """The files of a source as inputs."""
+    """Return the files of a source as inputs."""
     with ending_in_one_line():
         return source.files(*suffixes)
 
 
 def _read_mb(files: Iterable[str]) -> float:
-    """Size of what a job reads, MB. `input.size_mb` says the same, and makes a large dry run half as slow again."""
+    """Return the size of a job's inputs, MB. `input.size_mb` is equal but makes a large dry run half as slow again."""
     return sum(map(_size, files)) / 2**20
 
 

@@ -1,4 +1,4 @@
-"""Keys of the configuration that the jobs of a rule depend on."""
+"""The configuration keys that the jobs of a rule depend on."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 
 Config = dict[str, Any]
 Axes = Mapping[str, str]
-"""Wildcards of a job, by name."""
+"""The wildcards of a job, by name."""
 KeyPath = tuple[str, ...]
-"""A key of the configuration, part by part: names may hold dots."""
+"""A configuration key as a tuple of parts, since names may contain dots."""
 
 
 def _always(_: Config, __: Axes) -> bool:
@@ -26,12 +26,13 @@ class Key:
 
     Attributes:
         pattern: the key, with wildcards for the names that a job has; `.*` at the end means all keys below.
-        when: whether the key says something to a job; where it does not, changing it reruns nothing.
-        options: of the command, from values by the last parts of their keys; usually options that are called so too.
-        rounding: the key changes no result beyond float rounding: jobs run again, but what is there is not refused.
-        without: of the keys below those that say nothing to the rule.
-        ordered: the value is a mapping whose order says something: it becomes a list of pairs.
-        axis: the value is a list whose order says nothing: it is sorted.
+        when: whether the key matters to a job; if not, changing it reruns nothing.
+        options: function that returns the command's options from values by the last parts of their keys; usually the
+            options have the same names.
+        rounding: the key changes results only by float rounding: jobs run again, but existing results are accepted.
+        without: keys below that do not matter to the rule.
+        ordered: the value is a mapping whose order matters: it becomes a list of pairs.
+        axis: the value is a list whose order does not matter: it is sorted.
     """
 
     pattern: str
@@ -43,7 +44,7 @@ class Key:
     axis: bool = False
 
     def values(self, config: Config, axes: Axes) -> Iterator[tuple[KeyPath, Any]]:
-        """The keys that a job depends on, with the wildcards filled in, and their values."""
+        """Yield the keys that a job depends on, with the wildcards filled in, and their values."""
         if not self.when(config, axes):
             return
         parts = self.pattern.split(".")
@@ -79,10 +80,10 @@ class Rule:
     """What the jobs of a rule depend on.
 
     Attributes:
-        script: that they run, in `scripts/`.
-        keys: that the rule itself depends on.
-        inputs: the jobs whose results a job reads; what they depend on it depends on too.
-        modules: that the script of a job finds by name, which no import statement says.
+        script: script that they run, in `scripts/`.
+        keys: keys that the rule itself depends on.
+        inputs: jobs whose results a job reads; it also depends on what they depend on.
+        modules: modules that a job's script imports by name, without an import statement.
     """
 
     script: str
@@ -92,7 +93,7 @@ class Rule:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it is compared: 2.0 is 2, and mappings are in the order of their keys."""
+    """Return a value in comparable form: 2.0 becomes 2, and mappings are sorted by their keys."""
     if isinstance(value, Mapping):
         return {name: _plain(value[name]) for name in sorted(value)}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""What a job asks a scheduler for: main memory and minutes. On a workstation these limit nothing.
+"""What a job requests from a scheduler: main memory and minutes. On a workstation these limit nothing.
 
-Memory comes from the plan of the study (`ltpipe plan`) where there is one, else from the sizes of a job's input files.
-All of it grows with every attempt.
+Memory comes from the study's plan (`ltpipe plan`) if there is one, otherwise from the sizes of a job's input files.
+Requests grow with every attempt.
 """
 
 from collections.abc import Mapping
@@ -17,28 +17,28 @@ from ltpipe.workflow import grid
 Config = dict[str, Any]
 
 GROWTH = 1.5
-"""By how much more a job asks for when it is tried again."""
+"""Factor by which a job's requests grow with each retry."""
 
 MARGIN = 1.2
-"""Of planned memory: the allocator's gaps and the libraries of another machine."""
+"""Factor on planned memory, for the allocator's gaps and the libraries of another machine."""
 
 SNAKEMAKE_MB = 400
-"""Of the two snakemakes that a job of the SLURM executor runs beside the stage."""
+"""Memory of the two Snakemake processes that a job of the SLURM executor runs beside the stage."""
 
 PYTHON_MB = 600
-"""Of a stage's Python with its libraries, where it is not planned."""
+"""Memory of a stage's Python with its libraries, if it is not planned."""
 
 CUDA_MB = 2000
-"""Of the CUDA libraries and context, for each accelerator. Assumed: nothing has measured it."""
+"""Memory of the CUDA libraries and context, for each accelerator. Assumed, not measured."""
 
 READ_MB_A_MINUTE = 3000
-"""Of input files, from a shared file system that is busy."""
+"""Reading speed for input files from a busy shared file system."""
 
 ACCELERATOR_FLOPS, THREAD_FLOPS = 5e12, 1e10
-"""Floating-point operations a second that even a slow accelerator, and a slow CPU thread, reach."""
+"""Floating-point operations per second that even a slow accelerator and a slow CPU thread reach."""
 
 ITERATIONS_A_MINUTE = 60
-"""Of a training, whatever it trains."""
+"""Speed of a training, whatever it trains."""
 
 
 @dataclass(frozen=True)
