@@ -42,7 +42,7 @@ class Detector:
         if self.window is not None and self.window < 2:
             raise UserError(f"window: {self.window} is not allowed; use 2 or more, to compare masks with others")
         if self.patience < 1:
-            raise UserError(f"patience: {self.patience} is not allowed; use 1 mask in a row or more")
+            raise UserError(f"patience: {self.patience} is not allowed; use 1 or more")
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UserError(f"threshold: {self.threshold} is not allowed; use 0 to 1")
 
