@@ -230,8 +230,8 @@ class Jobs:
         """Return the tickets of a model that are known after `number` rounds of refinement; 0 means the grid alone.
 
         Before that round has run, these are the tickets known so far; after it, Snakemake asks the checkpoint's
-        readers again. The file is read here, not through `checkpoints.refinement.get`: Snakemake ignores the params of a
-        job that waits for a checkpoint, so results without refinement would stay as they are.
+        readers again. The file is read here, not through `checkpoints.refinement.get`: Snakemake ignores the params of
+        a job that waits for a checkpoint, so results without refinement would stay as they are.
         """
         if not number:
             return grid.tickets(self.config, model)
