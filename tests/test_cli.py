@@ -50,7 +50,7 @@ def test_a_mask_from_export_to_import(canonical_folder, tmp_path, caplog, capsys
     assert [message.partition(": ")[0] for message in caplog.messages] == [
         str(tmp_path / name) for name in ("plain", "again")
     ]
-    assert "one byte a weight" in caplog.messages[0]
+    assert "one byte per weight" in caplog.messages[0]
     assert (tmp_path / "again").read_bytes() == mask.read_bytes()
     cli.compare(mask, tmp_path / "plain", json=True)
     assert json.loads(capsys.readouterr().out)["facts"]["Jaccard"] == 1.0

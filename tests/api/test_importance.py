@@ -176,7 +176,7 @@ def test_blocks_that_share_more_than_hidden_states_are_run_whole(token_ids, capl
     assert isinstance(model, LlamaForCausalLM)
     model.model.layers[0] = Shared(model.model.layers[0], {})
     found = ltpipe.compute_importance(model, "snip", [token_ids])
-    assert "the model is loaded whole: its blocks share more than hidden states" in caplog.text
+    assert "loading the whole model: its blocks share more than hidden states" in caplog.text
     assert len(found) == len(expected)
 
 
@@ -282,8 +282,8 @@ def test_padding_and_ignored_labels_have_no_gradient(token_ids):
         ),
         (lambda _: {"scope": "square"}, "scope 'square' is unknown"),
         (lambda _: {"scope": "2of4", "sparsity": 0.6}, "prunes exactly 0.5, not 0.6"),
-        (lambda _: {"sparsity": 1.5}, "fractions from 0 to 1"),
-        (lambda _: {"sparsity": math.nan}, "fractions from 0 to 1"),
+        (lambda _: {"sparsity": 1.5}, "fraction from 0 to 1"),
+        (lambda _: {"sparsity": math.nan}, "fraction from 0 to 1"),
         (lambda _: {"preset": "most"}, "preset: 'most' is not allowed; use linear or all-weights"),
         (lambda _: {"exclude": ["nothing*"]}, "'nothing.' matches no parameter"),
     ],
@@ -298,14 +298,14 @@ def test_what_is_refused_of_a_language_model(make, message, token_ids):
     ("make", "message"),
     [
         (lambda: (network(), {"scope": "heads"}), "scope 'heads' does not know the units of Sequential"),
-        (lambda: (network(), {"preset": "linear"}), "no weight of Sequential is left"),
+        (lambda: (network(), {"preset": "linear"}), "no weights of Sequential are selected"),
         (lambda: (network(), {"criterion": "synflow"}), "needs an example input of Sequential; pass a dataloader"),
         (
             lambda: (network(torch.bfloat16), {"criterion": "grasp", "dataloader": images()}),
             "computes in float32; cast the model with model.float",
         ),
         (lambda: (nn.Linear(3, 3, device="meta"), {}), "meta device"),
-        (lambda: (nn.ReLU(), {}), "no weight of ReLU is left"),
+        (lambda: (nn.ReLU(), {}), "no weights of ReLU are selected"),
         (lambda: (nn.Linear(3, 3).double(), {}), "set the model's dtype to float32"),
         (lambda: (nn.Linear(3, 3), {"criterion": "snip", "dataloader": [torch.ones(2, 3)]}), "returns no loss"),
     ],

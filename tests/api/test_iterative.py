@@ -38,7 +38,11 @@ def test_schedule():
     left = [1.0, *(1 - sparsity for sparsity in sparsities)]
     assert [b / a for a, b in pairwise(left)] == pytest.approx([0.1**0.1] * 10)
     assert exponential_schedule(0.5, 1) == [0.5]
-    for target, rounds, message in [(1.0, 3, "0 to below 1"), (-0.1, 3, "out of range"), (0.5, 0, "1 and more")]:
+    for target, rounds, message in [
+        (1.0, 3, "0 to below 1"),
+        (-0.1, 3, "is not allowed; use a fraction"),
+        (0.5, 0, "use 1 or more"),
+    ]:
         with pytest.raises(UserError, match=message):
             exponential_schedule(target, rounds)
 

@@ -130,11 +130,11 @@ def changed_table(change: Callable[[str], str]) -> Callable[[Path, Study], objec
 UP = "model.layers.1.mlp.up_proj.weight"
 
 ARTEFACTS = {
-    "mask-of-numbers": Case("evaluate", MASKED, ("%x: not a mask, its", "is F32; a mask is"), weights_as_mask),
-    "mask-of-bools-of-another-model": Case("evaluate", MASKED, ("%x: 'w' is no parameter of Llama",), plain_mask),
+    "mask-of-numbers": Case("evaluate", MASKED, ("%x: not a mask: '", "is F32; use a mask"), weights_as_mask),
+    "mask-of-bools-of-another-model": Case("evaluate", MASKED, ("%x: 'w' is not a parameter of Llama",), plain_mask),
     "mask-that-is-a-pickle": Case("evaluate", MASKED, ("%x: a pickle", "safetensors.torch.save_file"), pickled_mask),
     "histogram-of-the-users-own": Case(
-        "make_mask", CUT, ("%x: not a histogram, but another safetensors file, of 1",), plain_mask
+        "make_mask", CUT, ("%x: not a histogram but another safetensors file, with 1",), plain_mask
     ),
     "mask-is-a-fifo": Case("evaluate", MASKED, ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")),
     "mask-is-a-folder": Case("evaluate", MASKED, ("%x: is a folder",), lambda h, s: (h / "x").mkdir()),
@@ -142,7 +142,7 @@ ARTEFACTS = {
         "evaluate", MASKED, ("%x: no such file",), lambda h, s: (h / "x").symlink_to(h / "x")
     ),
     "mask-of-a-flipped-bit": Case("evaluate", MASKED, (*DAMAGED, "checksum"), flipped("llama.mask", -1)),
-    "mask-of-another-format": Case("evaluate", MASKED, ("%x: a mask of format 9",), said("llama.mask", format="9")),
+    "mask-of-another-format": Case("evaluate", MASKED, ("%x: a mask in format 9",), said("llama.mask", format="9")),
     "mask-without-shapes": Case("evaluate", MASKED, (*DAMAGED, "shapes"), said("llama.mask", shapes=None)),
     "mask-of-shapes-that-are-none": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes="[1, 2")),
     "mask-of-text-shapes": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes='{"a": "b"}')),

@@ -91,7 +91,7 @@ def gguf(content: bytes) -> Callable[[Path, Study], None]:
 
 LOAD = "--source %model"
 FILE = "%model/model.safetensors: "
-HEADER = (FILE, "safetensors header is not valid")
+HEADER = (FILE, "invalid safetensors header")
 
 
 def broken(damage: Damage, *words: str) -> Case:
@@ -106,7 +106,7 @@ SOUND_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)
 
 CHECKPOINTS = {
     "header-of-exabytes": broken(
-        lambda folder: (folder / WEIGHTS).write_bytes(b"\xff" * 8 + b"{}" * 100), FILE, "truncated in its header"
+        lambda folder: (folder / WEIGHTS).write_bytes(b"\xff" * 8 + b"{}" * 100), FILE, "or its header is truncated"
     ),
     "header-is-utf16": broken(reheaded(lambda header: json.dumps(header).encode("utf-16")), *HEADER),
     "header-of-a-duplicate-key": broken(
@@ -125,18 +125,18 @@ CHECKPOINTS = {
     "shape-of-exabytes": broken(entry(shape=[2**40, 2**40]), *HEADER, UP),
     "shape-is-text": broken(entry(shape="48"), *HEADER, UP),
     "shape-of-booleans": broken(entry(shape=[True, 48 * 32]), *HEADER),
-    "dtype-unknown": broken(entry(dtype="F7_E4M2"), FILE, UP, "F7_E4M2", "readable are"),
+    "dtype-unknown": broken(entry(dtype="F7_E4M2"), FILE, UP, "F7_E4M2", "cannot be read; use"),
     "dtype-is-a-list": broken(entry(dtype=["F32"]), *HEADER),
     "dtype-is-another": broken(entry(dtype="F64"), *HEADER, UP),
     "weights-nan-everywhere": Case(
         "count_keys",
         "--checkpoint @nan --criterion magnitude --include *lm_head* --output %out/x",
-        ("holds 1 weights that are infinite or not a number", "mend the model"),
+        ("has 1 weights that are infinite or not a number", "fix the model"),
     ),
-    "weights-are-a-folder": broken(replaced(WEIGHTS, Path.mkdir), "holds no model.safetensors"),
-    "weights-are-a-fifo": broken(replaced(WEIGHTS, os.mkfifo), "holds no model.safetensors"),
-    "weights-are-a-device": broken(replaced(WEIGHTS, device), "holds no model.safetensors"),
-    "weights-are-a-symlink-loop": broken(replaced(WEIGHTS, loop), "holds no model.safetensors"),
+    "weights-are-a-folder": broken(replaced(WEIGHTS, Path.mkdir), "has no model.safetensors"),
+    "weights-are-a-fifo": broken(replaced(WEIGHTS, os.mkfifo), "has no model.safetensors"),
+    "weights-are-a-device": broken(replaced(WEIGHTS, device), "has no model.safetensors"),
+    "weights-are-a-symlink-loop": broken(replaced(WEIGHTS, loop), "has no model.safetensors"),
     "weights-are-a-pickle-called-safetensors": broken(
         lambda folder: (folder / WEIGHTS).write_bytes(b"\x80\x04\x95" + bytes(200)), FILE, "not a safetensors file"
     ),
@@ -144,7 +144,9 @@ CHECKPOINTS = {
         lambda folder: (folder / WEIGHTS).rename(folder / "pytorch_model.bin"), "pickled weights are never read"
     ),
     "adapter-beside-the-model": broken(
-        lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter", "merge the adapter first"
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        "contains an adapter",
+        "merge the adapter first",
     ),
     "weights-of-another-name": broken(
         lambda folder: (folder / WEIGHTS).rename(folder / "consolidated.safetensors"), "but consolidated.safetensors"
@@ -167,19 +169,19 @@ CHECKPOINTS = {
         INDEX,
         "no metadata",
     ),
-    "shard-absent": broken(indexed("model-2.safetensors"), "lacks the shard model-2.safetensors"),
-    "shard-above-the-folder": broken(indexed("../outside.safetensors"), "'../outside.safetensors'", "beside its index"),
-    "shard-of-an-absolute-path": broken(indexed("/etc/hostname"), "'/etc/hostname'", "beside its index"),
-    "shard-is-the-folder": broken(indexed("."), "'.'", "beside its index"),
-    "shard-is-empty-text": broken(indexed(""), "''", "beside its index"),
+    "shard-absent": broken(indexed("model-2.safetensors"), "has no shard model-2.safetensors"),
+    "shard-above-the-folder": broken(indexed("../outside.safetensors"), "'../outside.safetensors'", "beside the index"),
+    "shard-of-an-absolute-path": broken(indexed("/etc/hostname"), "'/etc/hostname'", "beside the index"),
+    "shard-is-the-folder": broken(indexed("."), "'.'", "beside the index"),
+    "shard-is-empty-text": broken(indexed(""), "''", "beside the index"),
     "shard-is-a-number": broken(indexed(3), INDEX, "weight_map"),
-    "shard-of-a-nul": broken(indexed("a\0b"), "beside its index"),
+    "shard-of-a-nul": broken(indexed("a\0b"), "beside the index"),
     "shard-of-a-pickle": broken(indexed("pytorch_model.bin"), "pytorch_model.bin"),
     "index-is-utf16": broken(
         lambda f: ((f / WEIGHTS).unlink(), (f / INDEX).write_bytes("{}".encode("utf-16"))), INDEX, "not valid JSON"
     ),
-    "config-is-a-fifo": broken(replaced(CONFIG, os.mkfifo), "holds no config.json"),
-    "config-is-a-folder": broken(replaced(CONFIG, Path.mkdir), "holds no config.json"),
+    "config-is-a-fifo": broken(replaced(CONFIG, os.mkfifo), "has no config.json"),
+    "config-is-a-folder": broken(replaced(CONFIG, Path.mkdir), "has no config.json"),
     "config-is-latin-1": broken(
         lambda folder: (folder / CONFIG).write_bytes('{"model_type": "llämä"}'.encode("latin-1")),
         "%model/config.json: not valid JSON",
@@ -194,7 +196,9 @@ CHECKPOINTS = {
     "config-of-another-width": broken(edited(CONFIG, hidden_size=64), "mismatched keys"),
     "config-of-a-negative-width": broken(edited(CONFIG, hidden_size=-32), "models.model.source"),
     "config-of-a-million-layers": broken(edited(CONFIG, num_hidden_layers=10**6), "num_hidden_layers"),
-    "config-of-a-far-larger-model": broken(edited(CONFIG, hidden_size=10**6), "describes a model of", "does not fit"),
+    "config-of-a-far-larger-model": broken(
+        edited(CONFIG, hidden_size=10**6), "describes a model with", "does not match"
+    ),
     "config-of-exabytes": broken(edited(CONFIG, hidden_size=2**62), "models.model.source"),
     "config-of-nan": broken(edited(CONFIG, rms_norm_eps=float("nan")), "config.json", "NaN"),
     "config-of-an-unknown-activation": broken(edited(CONFIG, hidden_act="eval"), "models.model.source"),
@@ -232,7 +236,7 @@ CHECKPOINTS = {
     ),
     "gguf-of-text": Case("load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(b"not a model\n" * 9)),
     "gguf-is-a-folder": Case(
-        "load_model", "--source %model.gguf", ("holds no config.json",), lambda h, s: (h / "model.gguf").mkdir()
+        "load_model", "--source %model.gguf", ("has no config.json",), lambda h, s: (h / "model.gguf").mkdir()
     ),
     "hub-id-above": Case("load_model", "--source hub:../../etc/passwd", ("hub:../../etc/passwd",)),
     "hub-id-of-a-shell": Case("load_model", "--source 'hub:a/b;touch x'", ("hub:a/b;touch x",)),

@@ -113,7 +113,9 @@ CONFIGURATIONS = {
     "section-is-text": changed("grid", "all", "grid: 'all' is not allowed"),
     "section-is-null": changed("evaluate", None, "evaluate: None is not allowed"),
     "sparsity-is-text": changed("grid/sparsities", ["0.5"], "grid.sparsities[0]: '0.5'", "numbers from 0 to 1"),
-    "sparsity-in-percent": changed("grid/sparsities", [50], "grid.sparsities[0]: sparsity 50: ", "did you mean 0.5?"),
+    "sparsity-in-percent": changed(
+        "grid/sparsities", [50], "grid.sparsities[0]: sparsity 50 is not allowed; use", "did you mean 0.5?"
+    ),
     "sparsity-5e-1-is-text-to-yaml": Case(
         "ltpipe",
         CHECK,

@@ -21,8 +21,8 @@ STAGES = {
     **{
         f"{what}-{name}": Case(script, on(arguments, checkpoint=f"@{name}"), words)
         for name, words in {
-            "mixed-up": ("@mixed-up/model.safetensors: holds no tensor",),
-            "lacking": ("@lacking/model.safetensors: holds no tensor 'model.layers.1.mlp.up_proj.weight'",),
+            "mixed-up": ("@mixed-up/model.safetensors: has no tensor",),
+            "lacking": ("@lacking/model.safetensors: has no tensor 'model.layers.1.mlp.up_proj.weight'",),
             "edited-manifest": ("@edited-manifest/manifest.json: ", "fingerprint"),
             "absent": ("@absent/manifest.json: no such file",),
             "text.txt": ("@text.txt/manifest.json: ",),
@@ -39,7 +39,7 @@ STAGES = {
         f"{what}-{name}": Case(script, on(arguments, checkpoint=f"@{name}"), words)
         for name in ("nan", "inf", "minus-inf")
         for what, script, arguments, words in (
-            ("count", "count_keys", COUNT, ("'model.layers.1.mlp.up_proj.weight' holds 1 weights", *NO_NUMBER)),
+            ("count", "count_keys", COUNT, ("'model.layers.1.mlp.up_proj.weight' has 1 weights", *NO_NUMBER)),
             ("mask", "make_mask", MASK, ("'model.layers.1.mlp.up_proj.weight' changed", "histogram stage again")),
             ("evaluate", "evaluate", DENSE, ("token losses are", *NO_NUMBER, "float32")),
         )
@@ -50,9 +50,9 @@ STAGES = {
     "mask-of-another": Case("evaluate", on(TICKET, mask="@other.mask"), ("@other.mask: mask of another model",)),
     "mask-of-twin": Case("evaluate", on(TICKET, mask="@twin.mask"), ("@twin.mask: mask of another model",)),
     "baseline-of-other-text": Case(
-        "evaluate", on(TICKET, baseline="@poem.baseline"), ("@poem.baseline: baseline of other sequences",)
+        "evaluate", on(TICKET, baseline="@poem.baseline"), ("@poem.baseline: baseline does not match the sequences",)
     ),
-    "baseline-of-twin": Case("evaluate", on(TICKET, checkpoint="@twin", mask="@twin.mask"), ("of other checkpoint",)),
+    "baseline-of-twin": Case("evaluate", on(TICKET, checkpoint="@twin", mask="@twin.mask"), ("match the checkpoint",)),
     "baseline-is-a-ticket": Case("evaluate", on(TICKET, baseline="@ticket"), ("@ticket: metrics of a ticket", "dense")),
     "no-baseline": Case("evaluate", on(DENSE, mask="@llama.mask"), ("--baseline", "--mask")),
     "ticket-without-baseline": Case("make_tables", "--baselines @text.baseline --tickets @stranger", ("'stranger'",)),
@@ -186,7 +186,7 @@ STAGES = {
     "no-text-at-all": Case("prepare_data", on(DATA, source="@empty"), ("'@empty' is not a text", ".txt")),
     "bad-line": Case("prepare_data", on(DATA, source="@rows.jsonl"), ("@rows.jsonl: line 2", "'text' is int")),
     # sources that cannot be loaded; all of them are in tests/checkpoints/test_load.py
-    "missing-shard": Case("load_model", "--source @one-shard-less", ("'@one-shard-less' lacks the shard model-00003",)),
+    "missing-shard": Case("load_model", "--source @one-shard-less", ("'@one-shard-less' has no shard model-00003",)),
     "missing-tensor": Case("load_model", "--source @one-tensor-less", ("missing keys model.layers.1.mlp.up_proj",)),
-    "text-as-model": Case("load_model", "--source @text.txt", ("'@text.txt' is no model", ".gguf")),
+    "text-as-model": Case("load_model", "--source @text.txt", ("'@text.txt' is not a model", ".gguf")),
 }  # fmt: skip

@@ -22,7 +22,7 @@ VALUES = {
     "sparsity-of-unicode-digits": Case("make_mask", on(MASK, sparsity="٠.٥"), ("sparsity '٠.٥'", "0 to 1")),
     "sparsity-of-underscores": Case("make_mask", on(MASK, sparsity="0_0.5"), ("sparsity '0_0.5'", "0 to 1")),
     "sparsity-of-a-billion-decimals": Case(
-        "make_mask", on(MASK, sparsity="1e-999999999"), ("sparsity 1e-999999999: allowed", "at most 40 decimals")
+        "make_mask", on(MASK, sparsity="1e-999999999"), ("sparsity 1e-999999999 is not allowed", "at most 40 decimals")
     ),
     "sparsity-of-nan-with-a-payload": Case("make_mask", on(MASK, sparsity="nan123"), ("sparsity 'nan123'", "0 to 1")),
     "sparsity-of-a-signalling-nan": Case("make_mask", on(MASK, sparsity="sNaN"), ("sparsity 'sNaN'", "0 to 1")),
@@ -54,12 +54,12 @@ VALUES = {
     "perturbation-without-a-seed": Case("evaluate", on(PERTURB, perturbation="noise-0.1"), ("perturbation", "seed")),
     **{
         f"target-sparsity-{value}": Case(
-            "simulate_pruning", on(SIMULATE, target_sparsity=value), ("target sparsity", "allowed is 0 to below 1")
+            "simulate_pruning", on(SIMULATE, target_sparsity=value), ("target sparsity", "from 0 to below 1")
         )
         for value in ("nan", "1", "-0.5")
     },
     "simulation-of-no-iterations": Case("simulate_pruning", on(SIMULATE, iterations="0"),
-        ("0 iterations are not allowed",)),
+        ("iterations: 0 is not allowed",)),
     "simulation-of-no-batch": Case("simulate_pruning", on(SIMULATE, batch="0"), ("batch: 0",)),
     **{
         f"weights-{name}": Case("combine_scores", f"{HYBRID} --weights {value}", ("weight",))

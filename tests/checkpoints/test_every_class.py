@@ -63,7 +63,7 @@ def test_blocks_are_pruned_or_said_to_be_left_out(architecture, caplog):
         else small_model(architecture, **_EXPERTS | OTHERWISE.get(architecture, {}))
     )
     manifest = manifest_of(model, "made")
-    assert "could not be followed" not in caplog.text
+    assert "could not trace" not in caplog.text
     chosen = set(Selection().names(manifest))
     for name, entry in manifest.tensors.items():
         if manifest.block_of(name) and len(entry.shape) > 1 and not entry.buffer:

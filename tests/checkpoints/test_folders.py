@@ -42,7 +42,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "adapter": (
         "5GB",
         lambda d: (d / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}'),
-        (KEY, "holds an adapter", "merge the adapter first", "merge_and_unload"),
+        (KEY, "contains an adapter", "merge the adapter first", "merge_and_unload"),
     ),
     "compressed": (
         "5GB",
@@ -62,12 +62,12 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
             (d / "model.bf16.safetensors").write_bytes((d / WEIGHTS).read_bytes()),
             (d / WEIGHTS).rename(d / "model.fp16.safetensors"),
         ],
-        ("model.bf16.safetensors and model.fp16.safetensors", "leave one"),
+        ("model.bf16.safetensors and model.fp16.safetensors", "keep only one"),
     ),
     "other-name": (
         "5GB",
         lambda d: (d / WEIGHTS).rename(d / "consolidated.safetensors"),
-        ("no model.safetensors, but consolidated.safetensors", "allowed are"),
+        ("no model.safetensors but consolidated.safetensors", "use model.safetensors"),
     ),
     "codes-for-weights": ("5GB", lambda d: as_codes(d, torch.int8, UP), (KEY, f"'{UP}'", "I8", "unquantised")),
     "float8-with-scales": (

@@ -324,7 +324,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "garbage-header": (
         "one",
         lambda d: (d / WEIGHTS).write_bytes((64).to_bytes(8, "little") + b"\x93" * 4000),
-        ("{folder}/model.safetensors", "header is not valid"),
+        ("{folder}/model.safetensors", "invalid safetensors header"),
     ),
     "no-safetensors": ("one", lambda d: (d / WEIGHTS).write_bytes(b"PK\3\4" * 999), ("model.safetensors", "truncated")),
     "missing-tensor": ("one", lambda d: retensor(d / WEIGHTS, lambda t: t.pop(UP)), (KEY, f"missing keys {UP};")),
@@ -338,7 +338,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
         lambda d: edit(d / CONFIG, num_hidden_layers=4),
         (KEY, "missing keys model.layers.3.input_layernorm.weight, ", " …;"),
     ),
-    "missing-shard": ("many", lambda d: shard_of(d).unlink(), (KEY, "{folder}", "lacks the shard model-00003-of-")),
+    "missing-shard": ("many", lambda d: shard_of(d).unlink(), (KEY, "{folder}", "has no shard model-00003-of-")),
     "truncated-shard": ("many", lambda d: cut(shard_of(d), -1), ("{folder}/model-00003-of-", "truncated")),
     "index-without-map": (
         "many",
@@ -428,9 +428,9 @@ def test_code_of_a_checkpoint_is_never_run(model_type, source_folder, tmp_path):
     [
         ("{here}/absent", ("'{here}/absent' does not exist", "package:module/path/inside", "hub:owner/name")),
         ("{here}/absent.gguf", ("'{here}/absent.gguf' does not exist",)),
-        ("{here}/notes.txt", ("'{here}/notes.txt' is no model", ".gguf", "safetensors")),
-        ("{here}/weights.safetensors", ("is no model", ".gguf", "folder")),
-        ("{here}/empty", ("'{here}/empty' holds no config.json",)),
+        ("{here}/notes.txt", ("'{here}/notes.txt' is not a model", ".gguf", "safetensors")),
+        ("{here}/weights.safetensors", ("is not a model", ".gguf", "folder")),
+        ("{here}/empty", ("'{here}/empty' has no config.json",)),
         ("package:no_such_package/model.gguf", ("'no_such_package' is not installed", "pip install")),
         ("package:no.such/model.gguf", ("'no.such' is not installed",)),
         ("package:", ("'' is not installed",)),
@@ -451,7 +451,7 @@ def test_tensors_that_are_no_part_of_the_model_are_named(source_folder, tmp_path
     retensor(folder / WEIGHTS, lambda tensors: tensors.update(stranger=torch.ones(2)))
     read(folder, tmp_path / "canonical")
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
-        f"{KEY}: 1 tensors of '{folder}' are no part of the model and are left out: stranger"
+        f"{KEY}: 1 tensors of '{folder}' are not part of the model and are left out: stranger"
     ]
 
 

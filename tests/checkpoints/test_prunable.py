@@ -169,8 +169,8 @@ def test_patterns(include, exclude, change, llama):
         (Selection(include=("",)), ("prunable.include: ''",)),
         # one that matches does not hide one that does not
         (Selection(include=("lm_head.weight", "nope")), ("prunable.include: 'nope'",)),
-        (Selection(exclude=("*",)), ("no weight of LlamaForCausalLM is left", "exclude")),
-        (Selection("all-weights", (), ("*weight",)), ("no weight of LlamaForCausalLM is left",)),
+        (Selection(exclude=("*",)), ("no weights of LlamaForCausalLM are selected", "exclude")),
+        (Selection("all-weights", (), ("*weight",)), ("no weights of LlamaForCausalLM are selected",)),
     ],
 )
 def test_unusable_selections(selection, words, llama):

@@ -22,7 +22,7 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime.sources import Source
 
-_MIXING = "no matrix of a product (mul)"
+_MIXING = "not a matrix in a product (mul)"
 _UNUSED = "not used by the forward pass"
 
 # What stands out: tensors of blocks that are stacks or have their inputs first, and those that are left out, with `*`
@@ -66,8 +66,8 @@ ODD = {
             "model.layers.*.mlp.experts.down_proj": (4, 96, 64, True),
         },
         {
-            "model.layers.*.mlp.experts.gate_up_proj_bias": "no matrix of a product (add_)",
-            "model.layers.*.mlp.experts.down_proj_bias": "no matrix of a product (add_)",
+            "model.layers.*.mlp.experts.gate_up_proj_bias": "not a matrix in a product (add_)",
+            "model.layers.*.mlp.experts.down_proj_bias": "not a matrix in a product (add_)",
         },
     ),
     "llama4_text": (
@@ -84,8 +84,8 @@ ODD = {
         },
         {
             "model.layers.*.temporal_block.conv_1d.weight": "a convolution",
-            "model.layers.*.temporal_block.rg_lru.input_gate_bias": "no matrix of a product (baddbmm)",
-            "model.layers.*.temporal_block.rg_lru.recurrent_gate_bias": "no matrix of a product (baddbmm)",
+            "model.layers.*.temporal_block.rg_lru.input_gate_bias": "not a matrix in a product (baddbmm)",
+            "model.layers.*.temporal_block.rg_lru.recurrent_gate_bias": "not a matrix in a product (baddbmm)",
         },
     ),
     "mamba": (
@@ -236,9 +236,9 @@ def test_what_cannot_be_followed_is_taken_by_its_class_and_said(caplog):
     model.model.forward = lambda *_, **__: 1 / 0
     with caplog.at_level(logging.WARNING):
         found = parameter_uses(model)
-    assert "what AriaTextForCausalLM does with its weights could not be followed: division by zero" in caplog.text
+    assert "could not trace how AriaTextForCausalLM uses its weights: division by zero" in caplog.text
     linear = {name for name, use in followed.items() if use.matrices}
     routers = {name for name in linear if name.endswith("router.weight")}
     assert {name for name, use in found.items() if use.matrices} == linear - routers
     assert all(found[name] == followed[name] for name in linear - routers)
-    assert {found[name].otherwise for name in routers} == {"its use is not known"}
+    assert {found[name].otherwise for name in routers} == {"its use is unknown"}

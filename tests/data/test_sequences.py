@@ -267,10 +267,10 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "what"),
     [
-        (None, "another safetensors file, of 1 tensors"),
-        ({"kind": "mask", "format": "1"}, "not a set of token sequences, but a mask"),
-        ({"kind": "set of token sequences", "format": "2"}, "of format 2, this version of ltpipe reads 3"),
-        ({"kind": "set of token sequences"}, "of format None, this version of ltpipe reads 3"),
+        (None, "another safetensors file, with 1 tensors"),
+        ({"kind": "mask", "format": "1"}, "not a set of token sequences but a mask"),
+        ({"kind": "set of token sequences", "format": "2"}, "in format 2, but this version of ltpipe reads 3"),
+        ({"kind": "set of token sequences"}, "in format None, but this version of ltpipe reads 3"),
         ({"format": "1"}, "another safetensors file"),
     ],
 )
@@ -293,7 +293,7 @@ def test_damaged(tmp_path):
     header, payload = parts(whole)
     header["inpux_ids"] = header.pop("input_ids")
     path.write_bytes(sealed(header, payload))
-    with pytest.raises(DamagedFileError, match="holds no tensor 'input_ids'"):
+    with pytest.raises(DamagedFileError, match="has no tensor 'input_ids'"):
         TokenSequences.read(path)
     path.unlink()
     with pytest.raises(UserError, match="no such file"):

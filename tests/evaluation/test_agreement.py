@@ -231,7 +231,7 @@ def test_file_round_trip(tmp_path: Path):
 @pytest.mark.parametrize("what", ["checkpoint", "sequences"])
 def test_predictions_on_something_else_are_refused(what: str, tmp_path: Path):
     top_tokens().write(tmp_path / "top", HASHES)
-    with pytest.raises(UserError, match=f"predictions on other {what}"):
+    with pytest.raises(UserError, match=f"predictions do not match the {what}"):
         TopTokens.read(tmp_path / "top", HASHES | {what: "c"}, 2, 4)
 
 

@@ -73,7 +73,7 @@ def test_running_out_of_memory_halves_and_goes_on(evaluate, monkeypatch, error):
     assert expected.micro_batch == 8
     assert (metrics.super_batch, metrics.micro_batch, metrics.chunk) == (8, 2, expected.chunk // 4)
     first, second, last = (f"super_batch 8, micro_batch {m}, chunk {c}" for m, c in ((8, 128), (4, 64), (2, 32)))
-    went_on = "memory ran out with {}; went on with {}".format
+    went_on = "ran out of memory with {}; went on with {}".format
     assert metrics.out_of_memory == [went_on(first, second), went_on(second, last)]
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-6)
     assert replace(metrics.sequences, loss_sum=[]) == replace(expected.sequences, loss_sum=[])
@@ -81,7 +81,9 @@ def test_running_out_of_memory_halves_and_goes_on(evaluate, monkeypatch, error):
 
 def test_super_batches_are_halved_last_and_then_it_is_over(evaluate, monkeypatch):
     fail_above(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(UserError, match="memory ran out with super_batch 1, micro_batch 1, chunk 1: there is nothing"):
+    with pytest.raises(
+        UserError, match="ran out of memory with super_batch 1, micro_batch 1, chunk 1; batch sizes cannot"
+    ):
         evaluate()
 
 

@@ -92,10 +92,10 @@ def test_iterations_leave_nothing_behind(files, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 0}, "batch: 0 sequences are not allowed"),
-        ({"target": 1}, "target sparsity 1 is out of range"),
-        ({"rounds": 0}, "0 iterations are not allowed"),
-        ({"target": math.nan}, "target sparsity nan is out of range"),
+        ({"batch": 0}, "batch: 0 is not allowed"),
+        ({"target": 1}, "target sparsity: 1 is not allowed"),
+        ({"rounds": 0}, "iterations: 0 is not allowed"),
+        ({"target": math.nan}, "target sparsity: nan is not allowed"),
     ],
 )
 def test_what_is_not_allowed_leaves_no_file(changes, message, files, tmp_path):

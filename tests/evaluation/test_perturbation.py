@@ -129,7 +129,7 @@ def test_a_tickets_noise_is_that_of_the_dense_model():
 
 @pytest.mark.parametrize("name", ["int1", "int9", "int", "noise", "noise-", "noise-0", "noise-0.10", "noise--1", "x"])
 def test_unknown_names_are_one_line(name: str):
-    with pytest.raises(UserError, match=f"'{name}' is unknown; allowed are noise-X"):
+    with pytest.raises(UserError, match=f"'{name}' is unknown; use noise-X"):
         perturbation_named(name, 0)
 
 
@@ -241,7 +241,7 @@ def test_a_perturbed_model_is_no_baseline_and_needs_one(study, tmp_path):
     with pytest.raises(UserError, match="with --perturbation, is measured against its dense model: give --baseline"):
         evaluate(folder, tmp_path, Disturbance("int4"), baseline=False)
     evaluate(folder, tmp_path, Disturbance("int4")).write(tmp_path / "dense.json")
-    with pytest.raises(UserError, match="a perturbed model; the baseline is the dense model's"):
+    with pytest.raises(UserError, match="a perturbed model; use those of the dense model"):
         evaluate(folder, tmp_path, Disturbance("int4"))
 
 
@@ -259,7 +259,7 @@ def test_the_stage_by_hand(study, tmp_path):
     assert done.returncode == 1
     assert (
         done.stderr.strip()
-        == "error: perturbation 'int9' is unknown; allowed are noise-X (X above 0, like 0.01) and int2 to int8"
+        == "error: perturbation 'int9' is unknown; use noise-X (X above 0, like 0.01) or int2 to int8"
     )
     assert not (tmp_path / "out.json").exists()
     done = command("noise-0.2", "--perturbation-seed", "4")

@@ -76,7 +76,9 @@ def test_batch_sizes_are_made_to_fit(limit, canonical_folder):
 
 def test_what_cannot_fit_is_refused_with_the_need(canonical_folder):
     planner, _ = planner_and_model(canonical_folder("llama"), torch.float32)
-    with pytest.raises(UserError, match=r"needs 6\.9\d+e-05 GiB at the least .*; device_memory allows 9\.3\d+e-07 GiB"):
+    with pytest.raises(
+        UserError, match=r"needs 6\.9\d+e-05 GiB at the smallest .*; device_memory allows 9\.3\d+e-07 GiB"
+    ):
         planner.fit(BatchSizes(16, 16, 512), LENGTH, 1000)
 
 

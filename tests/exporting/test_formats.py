@@ -197,15 +197,19 @@ def test_masks_of_other_tools(canonical_folder, tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "metadata", "words"),
     [
-        ({"model.layers.9.mlp.up_proj.weight": (48, 32)}, None, "'model.layers.9.mlp.up_proj.weight' is no parameter"),
+        (
+            {"model.layers.9.mlp.up_proj.weight": (48, 32)},
+            None,
+            "'model.layers.9.mlp.up_proj.weight' is not a parameter",
+        ),
         (
             {"model.layers.1.mlp.up_proj.weight": (32, 48)},
             None,
-            r"has shape \[32, 48\], in Qwen2ForCausalLM \[48, 32\]",
+            r"has shape \[32, 48\], but \[48, 32\] in Qwen2ForCausalLM",
         ),
         ({"lm_head.weight": (96, 32), "model.embed_tokens.weight": (96, 32)}, None, "are one tied parameter"),
         ({"model.layers.1.mlp.up_proj.weight": (48, 32)}, {"checkpoint": "0" * 64}, "mask of another model"),
-        ({}, None, "holds no tensor"),
+        ({}, None, "has no tensors"),
     ],
 )
 def test_foreign_masks_that_do_not_fit(tensors, metadata, words, canonical_folder, tmp_path):
@@ -219,7 +223,7 @@ def test_foreign_masks_that_do_not_fit(tensors, metadata, words, canonical_folde
 
 def test_numbers_are_no_mask(tmp_path):
     safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "theirs")
-    with pytest.raises(UserError, match="not a mask, its 'a' is F32; a mask is a mask file of ltpipe"):
+    with pytest.raises(UserError, match="not a mask: 'a' is F32; use a mask file of ltpipe"):
         read_any_mask(tmp_path / "theirs")
 
 

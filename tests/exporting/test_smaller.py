@@ -204,9 +204,9 @@ def rewritten(mask: Path, change: Callable[[dict[str, np.ndarray]], None], **met
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_unstructured_masks_are_refused(scope, unit_folder, tmp_path):
     mask = make(unit_folder("llama"), scope, "0.5", tmp_path / "mask")
-    refuses(unit_folder("llama"), mask, rf"scope '{scope}' .* allowed are masks of scope heads, channels, blocks")
+    refuses(unit_folder("llama"), mask, rf"scope '{scope}' .* use a mask of scope heads, channels, blocks")
     disguised = rewritten(mask, lambda _: None, scope="channels")
-    refuses(unit_folder("llama"), disguised, "is not one of whole channels")
+    refuses(unit_folder("llama"), disguised, "does not prune whole channels")
 
 
 @pytest.mark.parametrize("tensor", ["self_attn.o_proj", "self_attn.k_proj", "mlp.up_proj"])
@@ -218,7 +218,7 @@ def test_torn_units_are_refused(tensor, unit_folder, tmp_path):
     def tear(kept: dict[str, np.ndarray]) -> None:
         kept[name].reshape(-1)[np.flatnonzero(kept[name])[-1]] = False
 
-    refuses(unit_folder("llama"), rewritten(mask, tear), f"'{name}' is not one of whole heads")
+    refuses(unit_folder("llama"), rewritten(mask, tear), f"'{name}' does not prune whole heads")
 
 
 def test_blocks_of_different_sizes_are_refused(unit_folder, tmp_path):
@@ -241,9 +241,9 @@ def test_nothing_left_is_refused(scope, unit_folder, tmp_path):
 
 def test_heads_that_no_configuration_expresses_are_refused(unit_folder, tmp_path):
     mask = make(unit_folder("opt"), "heads", "0.5", tmp_path / "opt")
-    refuses(unit_folder("opt"), mask, "OPTForCausalLM cannot express fewer heads; allowed are masks of scope channels")
+    refuses(unit_folder("opt"), mask, "OPTForCausalLM cannot express fewer heads; use a mask of scope channels")
     mask = make(unit_folder("llama-odd"), "heads", "0.25", tmp_path / "odd")
-    refuses(unit_folder("llama-odd"), mask, "hidden size 64, and 3 groups .* allowed to be left are 1, 2, 4 of 4")
+    refuses(unit_folder("llama-odd"), mask, "hidden size 64, but 3 groups .* keep 1, 2, 4 of 4")
 
 
 @pytest.mark.parametrize("architecture", [name for name in LAYOUTS if "heads" in LAYOUTS[name].exported])

@@ -176,7 +176,7 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
             }
             if signed and scope in NEEDS_SIZES:
                 with pytest.raises(
-                    UserError, match="this scope adds up scores, and those of this criterion have a sign"
+                    UserError, match="this scope adds up scores, but this criterion's scores are signed"
                 ):
                     main_of("make_mask")(**ask, scope=scope, sparsity=sparsity)
                 continue
@@ -238,7 +238,7 @@ def test_options_that_a_scope_does_not_have_are_one_line(checkpoint, tmp_path):
     for scope, options, message in (
         ("global", {"counts": "exact"}, r"^scope global: unknown option 'counts'; there are no options$"),
         ("row", {"counts": "up"}, r"^scope row\.counts: 'up' is not allowed; use exact or truncated$"),
-        ("owl", {"window": "2"}, r"^scope owl\.window: 2 is not allowed; allowed are numbers from 0 to 1$"),
+        ("owl", {"window": "2"}, r"^scope owl\.window: 2 is not allowed; use a number from 0 to 1$"),
         ("owl-row", {"clip": "maybe"}, r"^scope owl-row\.clip: 'maybe' is not allowed; use true or false$"),
     ):
         ask = {"checkpoint": folder, "histogram": histogram, "output": tmp_path / "none", "threads": 1}

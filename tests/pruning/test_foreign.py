@@ -102,9 +102,9 @@ def test_every_command_takes_it(form, forms, canonical_folder, calibration, tmp_
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"a": torch.ones(3)}, "not a mask, its 'a' is F32; a mask is a mask file of ltpipe"),
-        ({}, "holds no tensor; a mask is"),
-        ({"w_orig": torch.ones(2), "w_mask": torch.tensor([1.0, 0.5])}, "'w_mask' holds other values than 0 and 1"),
+        ({"a": torch.ones(3)}, "not a mask: 'a' is F32; use a mask file of ltpipe"),
+        ({}, "has no tensors; use a mask"),
+        ({"w_orig": torch.ones(2), "w_mask": torch.tensor([1.0, 0.5])}, "'w_mask' contains values other than 0 and 1"),
     ],
 )
 def test_what_is_no_mask_is_told_what_one_is(tensors, words, tmp_path):

@@ -54,13 +54,13 @@ def test_ends_and_trailing_zeros(sparsity: str, expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("written", "message"),
-    [(each, f"sparsity {each}: allowed are fractions from 0 to 1")
+    [(each, f"sparsity {each} is not allowed; use a fraction from 0 to 1")
      for each in ("-0.1", "-1", "1e9", "250", 1.5, "1.0000001")]
-    + [(each, f"sparsity {each!r}: allowed are fractions from 0 to 1")
+    + [(each, f"sparsity {each!r} is not allowed; use a fraction from 0 to 1")
        for each in ("nan", "inf", "-inf", "", "half", "0.5%", "0,5", "0.1.2", "1/0", "\u0665", "1_0", True)]
-    + [(each, f"sparsity {each}: allowed are fractions from 0 to 1; did you mean {meant}?")
+    + [(each, f"sparsity {each} is not allowed; use a fraction from 0 to 1; did you mean {meant}?")
        for each, meant in (("50", "0.5"), (37.5, "0.375"), (100, "1"), ("5e1", "0.5"))]
-    + [("1e-41", "sparsity 1e-41: allowed are fractions from 0 to 1 with at most 40 decimals")],
+    + [("1e-41", "sparsity 1e-41 is not allowed; use a fraction from 0 to 1 with at most 40 decimals")],
 )  # fmt: skip
 def test_what_is_no_sparsity_is_refused_in_one_line(written: str | float, message: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -111,5 +111,5 @@ def test_unknown_scope_is_one_line_that_lists_what_is_allowed(name: str) -> None
 
 
 def test_groups_of_a_scope_that_needs_scores_are_refused() -> None:
-    with pytest.raises(UserError, match=r"'lamp'.*global, layer"):
+    with pytest.raises(UserError, match=r"'lamp'.*global or layer"):
         groups("lamp", Sparsity.of("0.5"), [4])

@@ -69,7 +69,7 @@ def test_scores_of_others_are_refused(folder, tmp_path):
     written(tmp_path / "scores", values, False)
     with pytest.raises(UserError, match="scores of criterion 'mine', expected 'yours'"):
         count_checkpoint(Checkpoint.open(folder), "yours", None, Selection(), tmp_path / "scores")
-    with pytest.raises(UserError, match="criterion 'mine' needs a file of scores"):
+    with pytest.raises(UserError, match="criterion 'mine' needs a score file"):
         count_checkpoint(Checkpoint.open(folder), "mine", None, Selection())
     other = Manifest("Tiny", "", "blocks", {**MANIFEST.tensors, "c": TensorEntry("F32", (2,), "", "Linear")})
     other.write(folder / "manifest.json")

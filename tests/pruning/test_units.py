@@ -184,7 +184,7 @@ def test_exactly_the_rounded_number_goes(units, percent):
     count = round(Fraction(percent, 100) * units)
     scores = np.random.default_rng(units).random(units)
     if count == units and percent < 100:
-        with pytest.raises(UserError, match="rounds to all of them; allowed is less than"):
+        with pytest.raises(UserError, match="rounds to all of them; use less than"):
             choose("heads", Sparsity.of(sparsity), [scores])
     else:
         (kept,) = choose("heads", Sparsity.of(sparsity), [scores])
@@ -240,7 +240,7 @@ def test_units_must_be_prunable_as_a_whole(scope, unit_folder, tmp_path):
 
 
 def test_blocks_with_output_biases_are_refused(unit_folder, tmp_path):
-    with pytest.raises(UserError, match=r"'model.layers.0.self_attn.o_proj.bias' stays .* heads and channels"):
+    with pytest.raises(UserError, match=r"'model.layers.0.self_attn.o_proj.bias' stays .* heads or channels"):
         make(unit_folder("llama-biases"), "blocks", "0.5", tmp_path / "mask")
 
 
@@ -249,8 +249,8 @@ def test_blocks_with_output_biases_are_refused(unit_folder, tmp_path):
     [
         ({"num_attention_heads": None}, "num_attention_heads is None"),
         ({"num_attention_heads": 7}, "7 attention heads cannot share 3"),
-        ({"head_dim": 4}, r"has shape \[48, 48\], config.json says 3 units of 8"),
-        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, the model has more"),
+        ({"head_dim": 4}, r"has shape \[48, 48\], but config.json gives 3 units of 8"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, but the model has more"),
         ({"num_hidden_layers": 5}, "no tensor 'model.layers.4.self_attn.q_proj.weight'"),
     ],
 )

@@ -175,7 +175,7 @@ def test_tickets_without_their_dense_model_are_refused():
     with pytest.raises(UserError, match="no metrics of model 'm' on text 'd'"):
         samples([], TICKETS)
     other = replace(DENSE, provenance={"inputs": {"checkpoint": "c", "sequences": "z"}})
-    with pytest.raises(UserError, match="baseline of other sequences"):
+    with pytest.raises(UserError, match="baseline does not match the sequences"):
         samples([other], TICKETS)
     for none in ([], [DENSE]):
         with pytest.raises(UserError, match="metrics of at least one ticket"):

@@ -156,13 +156,13 @@ def test_synflow_says_when_there_is_no_flow(subject, scores, monkeypatch):
 @pytest.mark.parametrize(
     ("criterion", "options", "message"),
     [
-        ("grasp", {"temperature": 0}, r"^mine\.temperature: 0 is not allowed; allowed are numbers above 0"),
+        ("grasp", {"temperature": 0}, r"^mine\.temperature: 0 is not allowed; use a number above 0"),
         ("grasp", {"temperature": "warm"}, r"^mine\.temperature: 'warm' is not allowed; use a number"),
         ("grasp", {"temperature": True}, r"^mine\.temperature: True is not allowed; use a number"),
         ("grasp", {"heat": 1}, r"^mine: unknown option 'heat'; use temperature, mode"),
         ("snip", {"mode": "test"}, r"^mine\.mode: 'test' is not allowed; use eval or train"),
         ("synflow", {"iterations": 1.5}, r"^mine\.iterations: 1\.5 is not allowed; use a whole number"),
-        ("synflow", {"iterations": 0}, r"^mine\.iterations: 0 is not allowed; allowed are 1 and more"),
+        ("synflow", {"iterations": 0}, r"^mine\.iterations: 0 is not allowed; use 1 or more"),
         ("synflow", {"density": float("nan")}, r"^mine\.density: nan is not allowed; use a number"),
         ("synflow", {"density": 1}, r"^mine\.density: 1 is not allowed"),
         ("magnitude", {"power": 2}, r"^mine: unknown option 'power'; there are no options"),

@@ -44,7 +44,7 @@ def test_a_hybrid_is_the_weighted_sum_of_normalised_scores(parts, tmp_path):
 def test_what_cannot_be_combined_is_refused(parts, canonical_folder, tmp_path):
     folder, path, values = parts
     target = tmp_path / "mix"
-    with pytest.raises(UserError, match="weight -1 of magnitude is not allowed; allowed are numbers above 0"):
+    with pytest.raises(UserError, match="weight -1 of magnitude is not allowed; use a number above 0"):
         combine_scores(Checkpoint.open(folder), "mix", [Part("magnitude", -1)], Selection(), target)
     with pytest.raises(UserError, match="scores of another model"):
         combine_scores(Checkpoint.open(canonical_folder("gpt2")), "mix", [Part(str(path), 1)], Selection(), target)
@@ -52,8 +52,8 @@ def test_what_cannot_be_combined_is_refused(parts, canonical_folder, tmp_path):
     with score_writer(path, manifest, list(values), "mine", False, {}) as write:
         for name in values:
             write(name, np.zeros(manifest.tensors[name].shape, np.float32))
-    with pytest.raises(UserError, match="are all zero, which cannot be normalised"):
+    with pytest.raises(UserError, match="are all zero and cannot be normalised"):
         combine_scores(Checkpoint.open(folder), "mix", [Part(str(path), 1)], Selection(), target)
-    with pytest.raises(UserError, match="2 scores have 1 weights; give each score one weight"):
+    with pytest.raises(UserError, match="2 scores but 1 weights; give each score one weight"):
         parts_of(["magnitude", str(path)], [1.0])
     assert not target.exists()

@@ -92,19 +92,19 @@ def refused(match, folder, criterion, path, *, selection=None, sequences=None):
 
 def test_what_is_refused_leaves_no_file(canonical_folder, calibration, tmp_path):
     folder, sequences = canonical_folder("llama"), calibration("llama")
-    refused("criterion 'tailor' has no score stage; known are fisher", folder, "tailor", tmp_path)
+    refused("criterion 'tailor' has no score stage; use fisher", folder, "tailor", tmp_path)
     refused("criterion 'taylor' needs calibration data: give --sequences", folder, "taylor", tmp_path)
     outside = {"selection": Selection("all-weights"), "sequences": sequences}
-    refused(r"scores weights of blocks only; 'lm_head\.weight' is outside", folder, "taylor", tmp_path, **outside)
+    refused(r"scores weights in blocks only, and 'lm_head\.weight' is outside", folder, "taylor", tmp_path, **outside)
     vectors = {"selection": Selection(include=("model.layers.*norm.weight",)), "sequences": sequences}
-    refused("is no weight matrix of a linear layer", folder, "wanda", tmp_path, **vectors)
+    refused("is not the weight matrix of a linear layer", folder, "wanda", tmp_path, **vectors)
 
 
 def test_sequences_of_another_tokenizer_are_refused(canonical_folder, calibration, tmp_path):
     folder = canonical_folder("llama")
     sequences = calibration("llama")
     replace(TokenSequences.read(sequences), tokenizer="0" * 64).write(sequences)
-    refused("made with another tokenizer", folder, "taylor", tmp_path, sequences=sequences)
+    refused("not made with the tokenizer of", folder, "taylor", tmp_path, sequences=sequences)
 
 
 def test_scores_that_are_not_finite_are_refused(canonical_folder, calibration, monkeypatch, tmp_path):
@@ -135,7 +135,7 @@ def test_running_out_of_memory_begins_anew_with_less(canonical_folder, calibrati
     monkeypatch.setattr(Snip, "add", failing)
     settings = Settings(device="cpu", micro_batch=2)
     score_checkpoint(Checkpoint.open(folder), "snip", tmp_path / "halved", Selection(), sequences, settings)
-    assert "memory ran out" in caplog.text
+    assert "ran out of memory" in caplog.text
     whole, halved = ScoreFile(tmp_path / "whole"), ScoreFile(tmp_path / "halved")
     for name in whole.names:
         np.testing.assert_allclose(halved.array(name), whole.array(name), rtol=1e-4, atol=1e-6)

@@ -154,7 +154,7 @@ def test_experts_that_see_no_token_are_said(tmp_path, caplog):
         scores = ours(model, tmp_path)
     silent = sum(int((scores[name].flatten(1).sum(1) == 0).sum()) for name in scores if "experts" in name)
     assert silent > 0
-    assert f"no calibration token is routed to {silent} matrices of experts, their scores are 0" in caplog.text
+    assert f"no calibration token is routed to {silent} expert matrices; their scores are 0" in caplog.text
 
 
 def test_all_lists_of_blocks_are_scored_or_refused_in_one_line(tmp_path):

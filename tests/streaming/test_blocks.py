@@ -73,7 +73,7 @@ def test_a_call_that_depends_on_the_tokens_is_no_walk():
     division = probe_blocks(model.blocks, lambda count: model(torch.ones(count, 2, dtype=torch.long)))
     parts, own = parts_of(4, 2), model.blocks[0].forward
     model.blocks[0].forward = lambda *args, **kwargs: run_in_parts(own, division.rules[0], True, parts, args, kwargs)
-    with pytest.raises(NotStreamableError, match="depends on the tokens"):
+    with pytest.raises(NotStreamableError, match="depend on the tokens"):
         model(ids)
 
 

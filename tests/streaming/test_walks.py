@@ -125,7 +125,7 @@ def test_taylor_scores_of_blocks_that_share_a_dict_are_those_of_autograd(tmp_pat
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^models.m.source: .*BertLMHeadModel sees the tokens that it is to predict"):
+    with pytest.raises(UserError, match=r"^models.m.source: .*BertLMHeadModel sees the tokens it has to predict"):
         loaded(saved("bert", {"is_decoder": False}, tmp_path / "source"), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -134,7 +134,7 @@ def test_gradients_that_transformers_cannot_take_are_refused(tmp_path):
     name, extra, _ = CASES["weights that the forward rescales"]
     model = loaded(saved(name, extra, tmp_path / "source"), tmp_path / "model")
     data, settings = sequences(tokens(2, 8), model), Settings(device="cpu", threads=1)
-    with pytest.raises(UserError, match=r"RwkvForCausalLM has no gradients .*; choose a criterion without them"):
+    with pytest.raises(UserError, match=r"RwkvForCausalLM has no gradients .*; use a criterion that needs none"):
         score_checkpoint(
             Checkpoint.open(model), "taylor", tmp_path / "scores", Selection(include=["*.key.weight"]), data, settings
         )
@@ -145,7 +145,7 @@ def test_more_tokens_than_the_model_has_positions(name, tmp_path):
     source = saved(name, {"max_position_embeddings": 16, "rotary_dim": 8}, tmp_path / "source")
     model = loaded(source, tmp_path / "model")
     assert evaluated(model, tokens(2, 16)).loss > 0
-    with pytest.raises(UserError, match=r"sequence_length: 17 tokens are too many, .* takes at most 16"):
+    with pytest.raises(UserError, match=r"sequence_length: 17 tokens are too many; .* takes at most 16"):
         evaluated(model, tokens(2, 17))
 
 
@@ -154,7 +154,7 @@ def test_the_guard_sees_what_depends_on_other_sequences(monkeypatch):
 
     own = LlamaDecoderLayer.forward
     monkeypatch.setattr(LlamaDecoderLayer, "forward", lambda self, x, **named: own(self, x, **named) + 0.01 * x.mean(0))
-    with pytest.raises(UserError, match="gives a sequence other logits beside other sequences"):
+    with pytest.raises(UserError, match="gives a sequence different logits in the company of other sequences"):
         judge(small_config("llama"))
 
 

@@ -97,7 +97,7 @@ def test_masks_make_new_weights_that_are_plus_zero():
         ({"w": torch.ones(3)}, {"w": 0.5}, "of shape"),
         ({}, {"w": 0.5}, "missing"),
         ({"w": torch.ones(2)}, {}, "no fraction to prune per level for w"),
-        ({"w": torch.ones(2)}, {"w": 1.5}, "fractions from 0 to 1"),
+        ({"w": torch.ones(2)}, {"w": 1.5}, "fraction from 0 to 1"),
     ],
 )
 def test_bad_input_is_refused(scores, fractions, message):

@@ -407,7 +407,7 @@ BAD = {
     "nothing to train on": ({"validation": 0.5, "test": 0.5}, ["20 documents", "none to train on"]),
     "one document": ({"files": "00.txt"}, ["1 documents", "none to train on", "split the text"]),
     "no text": ({"source": "nowhere"}, ["'nowhere' does not exist"]),
-    "no weight": ({"prunable": {"exclude": ["*"]}}, ["prunable", "no weight of LlamaForCausalLM is left"]),
+    "no weight": ({"prunable": {"exclude": ["*"]}}, ["prunable", "no weights of LlamaForCausalLM are selected"]),
     "no such checkpoint": ({"architecture": None, "checkpoint": "/nowhere"}, ["/nowhere/manifest.json: no such file"]),
 }
 

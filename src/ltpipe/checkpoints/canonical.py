@@ -58,7 +58,9 @@ class Checkpoint:
         """
         precision = self.config.get("dtype")
         if precision not in ("float32", "bfloat16", "float16"):
-            raise DamagedFileError(f"{self.folder / CONFIG}: dtype is {precision!r}; {MEND}")
+            raise DamagedFileError(
+                f"{self.folder / CONFIG}: dtype is {precision!r}, expected float32, bfloat16 or float16; {MEND}"
+            )
         return str(precision)
 
     @cached_property
@@ -71,7 +73,7 @@ class Checkpoint:
         """
         file = TensorFile(self.folder / WEIGHTS)
         if not file.has_digests:
-            raise DamagedFileError(f"{file.path}: without checksums, so not written by this version of ltpipe; {MEND}")
+            raise DamagedFileError(f"{file.path}: no checksums, so not written by this version of ltpipe; {MEND}")
         return file
 
     def verified(self, name: str) -> Path:
@@ -96,4 +98,6 @@ class Checkpoint:
         try:
             return AutoConfig.for_model(**content)
         except Exception as error:  # a damaged configuration raises anything
-            raise DamagedFileError(f"{self.folder / CONFIG}: no model can be built ({error}); {MEND}") from None
+            raise DamagedFileError(
+                f"{self.folder / CONFIG}: transformers cannot build a model from it ({error}); {MEND}"
+            ) from None

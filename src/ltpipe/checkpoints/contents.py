@@ -120,5 +120,5 @@ def _tied(model: nn.Module) -> dict[str, str]:
 
 def _dtype_name(tensor: torch.Tensor) -> str:
     if tensor.dtype not in STORED_NAMES:
-        raise UserError(f"the checkpoint holds {tensor.dtype} tensors; set the model's dtype to float32 or bfloat16")
+        raise UserError(f"the checkpoint contains {tensor.dtype} tensors; set the model's dtype to float32 or bfloat16")
     return STORED_NAMES[tensor.dtype]

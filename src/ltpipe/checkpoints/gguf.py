@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_INSTEAD = "take the model's safetensors as its source instead"
+_INSTEAD = "use the model's safetensors as its source instead"
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 _OF_SHAPES = {
@@ -160,8 +160,8 @@ def check_arrived(path: Path, model: "PreTrainedModel", key: str) -> None:
     split = file.fields["tokenizer.ggml.pre"].contents() if "tokenizer.ggml.pre" in file.fields else "default"
     if split not in _known_splits():
         logger.warning(
-            "%s: transformers does not know how '%s' splits words (tokenizer.ggml.pre is %s), and takes GPT-2's way; "
-            "name the model's own tokenizer with the key tokenizer",
+            "%s: transformers does not know how '%s' splits words (tokenizer.ggml.pre is %s) and splits as GPT-2 does; "
+            "set the key tokenizer to the model's own tokenizer",
             key,
             path,
             split,
@@ -178,12 +178,12 @@ def _check_tensors(
     if changing := [name for name in dropped if name not in further and not _changes_nothing(tensors, name)]:
         more = f" and {len(changing) - 1} more" if len(changing) > 1 else ""
         raise UserError(
-            f"{key}: transformers drops the tensor {changing[0]}{more} of '{path}', without which the model computes "
-            f"something else; {_INSTEAD}"
+            f"{key}: transformers drops tensor {changing[0]}{more} of '{path}', which changes what the model computes; "
+            f"{_INSTEAD}"
         )
     if dropped:
         logger.warning(
-            "%s: %d tensors of '%s' change no logit and are left out: %s%s",
+            "%s: %d tensors of '%s' do not affect the logits and are left out: %s%s",
             key,
             len(dropped),
             path,
@@ -194,7 +194,7 @@ def _check_tensors(
     held = sum(tensor.numel() for tensor in stored_tensors(model).values())
     if arrived != held:
         raise UserError(
-            f"{key}: {arrived:,} weights of '{path}' belong into {type(model).__name__}, which has {held:,}; {_INSTEAD}"
+            f"{key}: '{path}' has {arrived:,} weights for {type(model).__name__}, which has {held:,}; {_INSTEAD}"
         )
 
 
@@ -250,15 +250,14 @@ def _check_settings(said: Mapping[str, Any], config: "PreTrainedConfig", where: 
     for name, value in said.items():
         if not _agrees(name, value, said, config):
             raise UserError(
-                f"{where} says {prefix}{name} = {value}, which the {config.model_type} that transformers makes of it "
-                f"leaves out; {_INSTEAD}"
+                f"{where} sets {prefix}{name} = {value}, which is missing from the {config.model_type} model that "
+                f"transformers builds; {_INSTEAD}"
             )
     window = getattr(config, "sliding_window", None)
     everywhere = not getattr(config, "layer_types", None) and getattr(config, "use_sliding_window", True)
     if window and everywhere and "attention.sliding_window" not in said and window < said.get("context_length", 0):
         raise UserError(
-            f"{where} says nothing of a sliding window, where transformers takes one of {window} for "
-            f"{config.model_type}; {_INSTEAD}"
+            f"{where} sets no sliding window, but transformers uses one of {window} for {config.model_type}; {_INSTEAD}"
         )
 
 

@@ -175,25 +175,25 @@ def read_header(path: Path) -> Header:
             raise DamagedFileError(f"{path}: {length} bytes, too short for a safetensors file; {MEND_ANY}")
         size = struct.unpack("<Q", prefix)[0]
         if size > min(_HEADER_LIMIT, length - 8):
-            raise DamagedFileError(f"{path}: not a safetensors file, or truncated in its header; {MEND_ANY}")
+            raise DamagedFileError(f"{path}: not a safetensors file, or its header is truncated; {MEND_ANY}")
         text = file.read(size)
     # A tool that copies metadata to a file of its own puts it elsewhere, and its digests mean nothing.
     sealed = text.startswith(BEFORE_DIGESTS)
     if sealed and not text.startswith(_of_header(text).encode(), len(BEFORE_DIGESTS)):
-        raise DamagedFileError(f"{path}: damaged, its header does not match its checksum; {MEND}")
+        raise DamagedFileError(f"{path}: damaged: its header does not match its checksum; {MEND}")
     try:
         header = read_object(text.decode())
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(text, str) for text in [*metadata, *metadata.values()]):
-            raise ValueError("metadata that is not text")
+            raise ValueError("metadata is not text")
         specs = {name: _spec(path, name, entry) for name, entry in header.items()}
         digests = _split(metadata.pop(DIGESTS), specs) if sealed else {}
         end = _check_contiguous(specs.values())
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DamagedFileError(f"{path}: safetensors header is not valid ({error}); {MEND_ANY}") from None
+        raise DamagedFileError(f"{path}: invalid safetensors header ({error}); {MEND_ANY}") from None
     if 8 + size + end != length:
         raise DamagedFileError(
-            f"{path}: {length} bytes, but its header promises {8 + size + end}; "
+            f"{path}: {length} bytes, but its header implies {8 + size + end}; "
             f"the file is truncated or damaged; {MEND_ANY}"
         )
     return Header(metadata, specs, sealed, digests, 8 + size)
@@ -217,11 +217,13 @@ def _check_contiguous(specs: Iterable[TensorSpec]) -> int:
 
 def _spec(path: Path, name: str, entry: dict) -> TensorSpec:
     if entry["dtype"] not in STORAGE and entry["dtype"] not in FOREIGN:
-        raise DamagedFileError(f"{path}: tensor '{name}' has dtype {entry['dtype']}; readable are {', '.join(STORAGE)}")
+        raise DamagedFileError(
+            f"{path}: tensor '{name}' has dtype {entry['dtype']}, which cannot be read; use {', '.join(STORAGE)}"
+        )
     shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
     if not all(type(number) is int for number in (*shape, begin, end)):
-        raise ValueError(f"tensor {name!r} has a shape or offsets that are not whole numbers")
+        raise ValueError(f"tensor {name!r} has a shape or offsets that are not integers")
     spec = TensorSpec(entry["dtype"], shape, begin, end)
     if end - begin != spec.nbytes or min(0, begin, *shape) < 0:
-        raise ValueError(f"tensor {name!r} of shape {shape} cannot fill bytes {begin} to {end}")
+        raise ValueError(f"tensor {name!r} of shape {shape} does not fit bytes {begin} to {end}")
     return spec

@@ -44,7 +44,7 @@ def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     elif place.suffix == ".gguf":
         model = _of_gguf(place, dtype, key)
     else:
-        raise UserError(f"{key}: '{place}' is no model; allowed are a .gguf file and a folder with safetensors")
+        raise UserError(f"{key}: '{place}' is not a model; use a .gguf file or a folder with safetensors")
     return model.eval()
 
 
@@ -62,7 +62,7 @@ def _of_folder(folder: PlainFolder, dtype: str, key: str) -> "PreTrainedModel":
     eights = [name for name, spec in folder.specs.items() if spec.dtype.startswith("F8")]
     if eights and dtype == "auto" and folder.config.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise UserError(
-            f"{key}: '{eights[0]}' in '{place}' is {folder.specs[eights[0]].dtype}, in which no model computes; set "
+            f"{key}: '{eights[0]}' in '{place}' is {folder.specs[eights[0]].dtype}, which no model computes in; set "
             "the model's dtype to bfloat16 or float32"
         )
     model, unused = _from_pretrained(
@@ -77,7 +77,7 @@ def _of_folder(folder: PlainFolder, dtype: str, key: str) -> "PreTrainedModel":
     )
     _check_no_codes(folder, model, unused if eights else (), key)
     if lost := {ours for name, ours in _renamed(folder).items() if name != ours}.intersection(unused):
-        raise UserError(f"{key}: '{min(lost)}' of the text in '{place}' is no part of {type(model).__name__}")
+        raise UserError(f"{key}: text weight '{min(lost)}' in '{place}' is not part of {type(model).__name__}")
     _warn_of_unused(unused, place, key)
     return model
 
@@ -88,11 +88,11 @@ def _check_no_codes(folder: PlainFolder, model: "PreTrainedModel", unused: Colle
     for name, ours in _renamed(folder).items():
         if (kind := folder.specs[name].dtype) in _WHOLE_NUMBERS and ours in floating:
             raise UserError(
-                f"{key}: '{name}' in '{folder.path}' is {kind}, a weight that is quantised; load an unquantised model"
+                f"{key}: '{name}' in '{folder.path}' is {kind}, so it is quantised; load an unquantised model"
             )
     if scales := [name for name in unused if "scale" in name]:
         raise UserError(
-            f"{key}: '{folder.path}' holds float8 weights with scales ({scales[0]}), so it is quantised; load an "
+            f"{key}: '{folder.path}' has float8 weights with scales ({scales[0]}), so it is quantised; load an "
             "unquantised model"
         )
 
@@ -134,7 +134,7 @@ def _from_pretrained(
             names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[problem])
             raise UserError(
                 f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])}{' …' * (len(names) > 3)}; "
-                "it is incomplete or does not fit its configuration"
+                "it is incomplete or does not match its configuration"
             )
     return model, sorted(report.get("unexpected_keys") or ())
 
@@ -142,7 +142,7 @@ def _from_pretrained(
 def _warn_of_unused(names: Collection[str], place: Path, key: str) -> None:
     if names:
         logger.warning(
-            "%s: %d tensors of '%s' are no part of the model and are left out: %s%s",
+            "%s: %d tensors of '%s' are not part of the model and are left out: %s%s",
             key,
             len(names),
             place,

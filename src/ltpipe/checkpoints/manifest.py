@@ -48,9 +48,9 @@ class TensorEntry:
     def __post_init__(self) -> None:
         """Raise ValueError where the dtype is not known, or the matrices are not of the shape."""
         if self.dtype not in STORAGE:
-            raise ValueError(f"dtype {self.dtype}")
+            raise ValueError(f"unknown dtype {self.dtype}")
         if self.matrices is not None and prod(self.matrices) != self.size:
-            raise ValueError(f"matrices {list(self.matrices)} of a tensor of shape {list(self.shape)}")
+            raise ValueError(f"matrices {list(self.matrices)} do not fit a tensor of shape {list(self.shape)}")
 
     @property
     def size(self) -> int:
@@ -160,7 +160,7 @@ class Manifest:
         check_file(path)
         content = path.read_bytes()
         if self.files.get(path.name) != hashlib.sha256(content).hexdigest():
-            raise DamagedFileError(f"{path}: damaged, does not match its checksum in {MANIFEST}; {MEND}")
+            raise DamagedFileError(f"{path}: damaged: does not match its checksum in {MANIFEST}; {MEND}")
         return content
 
     def write(self, path: Path) -> None:
@@ -178,11 +178,11 @@ class Manifest:
         version, fingerprint = content.pop("format", None), content.pop("fingerprint", None)
         if version != FORMAT:
             raise DamagedFileError(
-                f"{path}: manifest format {version}, this version of ltpipe reads format {FORMAT}; {MEND}"
+                f"{path}: manifest format {version}, but this version of ltpipe reads format {FORMAT}; {MEND}"
             )
         manifest = typed(cls, content, path, "checkpoint manifest")
         if manifest.fingerprint != fingerprint:
-            raise DamagedFileError(f"{path}: contents do not match the fingerprint; {MEND}")
+            raise DamagedFileError(f"{path}: damaged: its contents do not match the fingerprint; {MEND}")
         return manifest
 
 

@@ -56,11 +56,11 @@ def read_folder(folder: Path, key: str) -> PlainFolder:
     """
     if (folder / _ADAPTER).is_file():
         raise UserError(
-            f"{key}: '{folder}' holds an adapter ({_ADAPTER}); merge the adapter first: "
+            f"{key}: '{folder}' contains an adapter ({_ADAPTER}); merge the adapter first: "
             "peft.AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…)"
         )
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{key}: '{folder}' holds no {CONFIG}; allowed is a folder that save_pretrained wrote")
+        raise UserError(f"{key}: '{folder}' has no {CONFIG}; use a folder written by save_pretrained")
     content = read_json(folder / CONFIG)
     parts = (content, *(part for part in content.values() if isinstance(part, dict)))
     if any(part.get(name) for part in parts for name in _QUANTISED):
@@ -98,7 +98,7 @@ def of_text(config: "PreTrainedConfig", place: str, key: str) -> "PreTrainedConf
     if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
             f"{key}: '{place}' is a {config.model_type}, and transformers has no class for its language model alone "
-            f"({text.model_type}); load a model of text"
+            f"({text.model_type}); load a text model"
         )
     text.tie_word_embeddings = config.tie_word_embeddings  # the outer one is what ties the head
     text.dtype = text.dtype or config.dtype
@@ -122,19 +122,19 @@ def _variant(folder: Path, key: str) -> str | None:
         return variants.pop()
     if found:
         raise UserError(
-            f"{key}: '{folder}' holds no {WEIGHTS}, but {' and '.join(match[0] for match in found)}; leave one"
+            f"{key}: '{folder}' has no {WEIGHTS} but {' and '.join(match[0] for match in found)}; keep only one"
         )
     if shards:
         raise UserError(
-            f"{key}: '{folder}' holds {shards[0]} but no {_INDEX}, which says what lies in which shard; fetch it too"
+            f"{key}: '{folder}' has {shards[0]} but no {_INDEX}, which maps tensors to shards; fetch it too"
         )
     others = [name for name in names if name.endswith(".safetensors")]
     if others:
         raise UserError(
-            f"{key}: '{folder}' holds no {WEIGHTS}, but {', '.join(others[:3])}, which transformers does not look for; "
-            f"allowed are {WEIGHTS} and shards with {_INDEX}"
+            f"{key}: '{folder}' has no {WEIGHTS} but {', '.join(others[:3])}, which transformers does not look for; "
+            f"use {WEIGHTS}, or shards with {_INDEX}"
         )
-    raise UserError(f"{key}: '{folder}' holds no {WEIGHTS}; pickled weights are never read, convert to safetensors")
+    raise UserError(f"{key}: '{folder}' has no {WEIGHTS}; pickled weights are never read, convert them to safetensors")
 
 
 def _shards(folder: Path, variant: str | None, key: str) -> Iterator[str]:
@@ -150,12 +150,12 @@ def _shards(folder: Path, variant: str | None, key: str) -> Iterator[str]:
         raise UserError(f"{key}: '{index}' has no weight_map from tensors to shards; fetch it again")
     for shard in sorted(set(named.values())):
         if not shard or shard != Path(shard).name or "\0" in shard:
-            raise UserError(f"{key}: '{index}' names {shard!r}; allowed are files beside its index, fetch it again")
+            raise UserError(f"{key}: '{index}' names {shard!r}, which is not a file beside the index; fetch it again")
         if not (folder / shard).is_file():
-            raise UserError(f"{key}: '{folder}' lacks the shard {shard} that its index names; fetch it again")
+            raise UserError(f"{key}: '{folder}' has no shard {shard}, which its index names; fetch it again")
         yield shard
     if not isinstance(content.get("metadata"), dict):
-        raise UserError(f"{key}: '{index}' has no metadata, which transformers asks for; add \"metadata\": {{}} to it")
+        raise UserError(f"{key}: '{index}' has no metadata, which transformers requires; add \"metadata\": {{}} to it")
 
 
 def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | None, key: str) -> PlainFolder:
@@ -175,8 +175,8 @@ def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | Non
     held = sum(spec.size for spec in specs.values())
     if (described := sum(parameter.numel() for parameter in model.parameters())) > 2 * held:
         raise UserError(
-            f"{key}: '{folder}' holds {held:,} weights, its {CONFIG} describes a model of {described:,}; "
-            "it is incomplete or does not fit its configuration"
+            f"{key}: '{folder}' has {held:,} weights, but its {CONFIG} describes a model with {described:,}; "
+            "it is incomplete or does not match its configuration"
         )
     return PlainFolder(folder, text, specs, variant, {} if text is config else _renames(specs, model))
 

@@ -38,7 +38,7 @@ class Selection:
         excluded = self._matching("exclude", self.exclude, parameters)
         chosen = ({name for name in parameters if self._in_preset(name, manifest)} | included) - excluded
         if not chosen:
-            raise UserError(f"prunable: no weight of {manifest.architecture} is left; loosen preset or exclude")
+            raise UserError(f"prunable: no weights of {manifest.architecture} are selected; loosen preset or exclude")
         return tuple(sorted(chosen, key=str.encode))
 
     def _in_preset(self, name: str, manifest: Manifest) -> bool:

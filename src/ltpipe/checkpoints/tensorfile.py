@@ -53,7 +53,7 @@ class TensorFile:
             DamagedFileError: the file holds no such tensor.
         """
         if name not in self.specs:
-            raise DamagedFileError(f"{self.path}: holds no tensor '{name}'; {MEND_ANY}")
+            raise DamagedFileError(f"{self.path}: has no tensor '{name}'; {MEND_ANY}")
         return self.specs[name]
 
     def array(self, name: str) -> np.ndarray:
@@ -79,14 +79,14 @@ class TensorFile:
             DamagedFileError: it is not that of the bytes that were written.
         """
         if self._unchecked.pop(name, hexadecimal(found)) != hexadecimal(found):
-            raise DamagedFileError(f"{self.path}: damaged, '{name}' does not match its checksum; {MEND}")
+            raise DamagedFileError(f"{self.path}: damaged: '{name}' does not match its checksum; {MEND}")
 
     def unchecked(self, name: str) -> np.ndarray:
         """As `array`, for a reader that computes the digest on its way and says it to `check`."""
         spec = self.spec(name)
         if spec.dtype not in STORAGE:
             raise DamagedFileError(
-                f"{self.path}: tensor '{name}' has dtype {spec.dtype}; readable are {', '.join(STORAGE)}"
+                f"{self.path}: tensor '{name}' has dtype {spec.dtype}, which cannot be read; use {', '.join(STORAGE)}"
             )
         flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
         return flat.reshape(spec.shape)
@@ -111,15 +111,15 @@ def artefact(path: Path, kind: str, version: str, *, however_made: bool = False)
     found, made = file.metadata.get("kind"), file.metadata.get("format")
     if found is None:  # the user's own, then, and nothing to be deleted
         raise DamagedFileError(
-            f"{path}: not a {kind}, but another safetensors file, of {len(file.specs)} tensors; name the {kind} that a "
-            "stage wrote"
+            f"{path}: not a {kind} but another safetensors file, with {len(file.specs)} tensors; give the {kind} that "
+            "a stage wrote"
         )
     if found != kind:
-        raise DamagedFileError(f"{path}: not a {kind}, but a {found}; name the {kind}")
+        raise DamagedFileError(f"{path}: not a {kind} but a {found}; give the {kind}")
     if made != version:
-        raise DamagedFileError(f"{path}: a {kind} of format {made}, this version of ltpipe reads {version}; {MEND}")
+        raise DamagedFileError(f"{path}: a {kind} in format {made}, but this version of ltpipe reads {version}; {MEND}")
     if not file.has_digests:
-        raise DamagedFileError(f"{path}: a {kind} without checksums, which ltpipe has not written; {MEND}")
+        raise DamagedFileError(f"{path}: a {kind} with no checksums, so not written by ltpipe; {MEND}")
     try:
         if not however_made:
             check_made_with(path, json.loads(file.metadata.get(ENTRY, "null")))

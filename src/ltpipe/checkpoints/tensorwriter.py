@@ -85,7 +85,7 @@ def tensor_writer(
                 written += file.write(chunk.data)
                 found.update(chunk)
             if written != spec.nbytes:
-                raise ValueError(f"{name}: {written} bytes given, its shape takes {spec.nbytes}")
+                raise ValueError(f"{name}: {written} bytes given, but its shape takes {spec.nbytes}")
             digests[name] = hexadecimal(found.value)
 
         yield write

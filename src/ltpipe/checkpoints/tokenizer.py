@@ -54,7 +54,7 @@ def read_tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
         )
     except Exception as error:  # tokenizer back ends raise anything, ImportError and TypeError included
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{key}: {_missing(place, reason)}, or name one with the model's key tokenizer") from None
+        raise UserError(f"{key}: {_missing(place, reason)}, or set the model's key tokenizer") from None
 
 
 def _missing(place: Path, reason: str) -> str:
@@ -81,7 +81,7 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"{type(tokenizer).__name__} has no fast form (tokenizer.json); name another tokenizer")
+        raise UserError(f"{type(tokenizer).__name__} has no fast version (tokenizer.json); use another tokenizer")
     with atomic_write(folder / TOKENIZER) as file:
         file.write(backend.to_str(pretty=False).encode())
     said = _said(tokenizer)
@@ -91,8 +91,8 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
         if _encodes_alike(tokenizer, folder):
             return
     logger.warning(
-        "%s: transformers reads this tokenizer back as one that encodes otherwise; evaluations are not affected, but "
-        "take the model's own tokenizer with an exported ticket",
+        "%s: transformers reads this tokenizer back as one that encodes differently; evaluations are not affected, but "
+        "use the model's own tokenizer with an exported ticket",
         type(tokenizer).__name__,
     )
 

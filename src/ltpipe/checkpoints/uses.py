@@ -58,7 +58,7 @@ class Use:
 
 
 UNUSED = Use(otherwise="not used by the forward pass")
-UNKNOWN = Use(otherwise="its use is not known")
+UNKNOWN = Use(otherwise="its use is unknown")
 
 
 def parameter_uses(model: nn.Module) -> dict[str, Use]:
@@ -72,7 +72,7 @@ def parameter_uses(model: nn.Module) -> dict[str, Use]:
     try:
         _run(model, parameters, seen)
     except Exception as error:  # whatever a model raises where a stand-in is not what it expects
-        logger.warning("what %s does with its weights could not be followed: %s", type(model).__name__, error)
+        logger.warning("could not trace how %s uses its weights: %s", type(model).__name__, error)
         return uses_by_class(model)
     found = {name: seen.use(name, tuple(parameter.shape)) for name, parameter in parameters.items()}
     alike: dict[str, Use] = {_pattern(name): use for name, use in found.items() if use is not UNUSED}
@@ -135,7 +135,7 @@ class _Seen:
             return Use(otherwise="an embedding")
         if operations & {*_CONVOLUTIONS}:
             return Use(otherwise="a convolution")
-        return Use(otherwise=f"no matrix of a product ({', '.join(sorted(operations))})")
+        return Use(otherwise=f"not a matrix in a product ({', '.join(sorted(operations))})")
 
 
 def _matrices(products: set[tuple[int, int, int, int]], shape: tuple[int, ...]) -> Use:

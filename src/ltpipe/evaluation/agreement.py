@@ -55,7 +55,9 @@ class TopTokens:
         with artefact(path, KIND, FORMAT) as file:
             for what, fingerprint in hashes.items():
                 if file.metadata[what] != fingerprint:
-                    raise UserError(f"{path}: predictions on other {what}; evaluate the dense model on the same {what}")
+                    raise UserError(
+                        f"{path}: predictions do not match the {what}; evaluate the dense model on the same {what}"
+                    )
             top = cls(file.array("indices"), file.array("log_probabilities"))
             rows, k = top.indices.shape
             if (rows, top.log_probabilities.shape) != (tokens, (tokens, k + 1)) or k == 0:

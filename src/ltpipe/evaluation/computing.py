@@ -79,13 +79,13 @@ class Computing:
         """
         for name in ("micro_batch", "device_memory"):
             if not 0 <= getattr(settings, name) < inf:
-                raise UserError(f"{name}: {getattr(settings, name)} is not allowed; allowed are 0 (automatic) and more")
+                raise UserError(f"{name}: {getattr(settings, name)} is not allowed; use 0 (automatic) or more")
         threads = available_threads(settings.threads)
         torch.set_num_threads(threads)
         devices = devices_named(settings.device)
         if len(devices) > 1 and settings.execution != "streamed":
             raise UserError(
-                "execution: in-memory is for one device; auto-shard keeps all weights too, leave execution out"
+                "execution: in-memory is for one device; auto-shard keeps all weights too, so leave execution out"
             )
         wanted = checkpoint.precision if settings.precision == "auto" else settings.precision
         limit = settings.device_memory * GIB or _USABLE * min(map(free_bytes, devices))
@@ -138,7 +138,7 @@ def halving(
                 raise
             less = smaller(sizes)
             if less is None:
-                raise UserError(f"memory ran out with {sizes}: there is nothing left to halve") from None
-            happened.append(f"memory ran out with {sizes}; went on with {less}")
+                raise UserError(f"ran out of memory with {sizes}; batch sizes cannot be halved further") from None
+            happened.append(f"ran out of memory with {sizes}; went on with {less}")
             logger.warning(happened[-1])
             sizes = less

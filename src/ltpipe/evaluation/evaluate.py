@@ -103,8 +103,8 @@ def evaluate_checkpoint(
     compared = observer if isinstance(observer, Comparison) else None
     if pruning and dense_loss is not None and changed_nothing(pruning.total_kept, pruning.total, dense_loss, loss):
         logger.warning(
-            "the loss is that of the dense model to the bit, with %d of %d weights pruned: these were zeros before, or "
-            "the model does not compute with them; ltpipe inspect names the tensors of checkpoint and mask",
+            "the loss is bit-identical to the dense model's, with %d of %d weights pruned: these were zeros already, "
+            "or the model does not compute with them; ltpipe inspect lists the tensors of checkpoint and mask",
             pruning.total - pruning.total_kept,
             pruning.total,
         )
@@ -158,7 +158,7 @@ def _observe(
 ) -> Callable[[], Recorder | Comparison] | None:
     """What makes the observer of an evaluation: one that records without a baseline, one that compares with it."""
     if top_k < 0:
-        raise UserError(f"top_k: {top_k} is not allowed; allowed are 0 (compare nothing) and more")
+        raise UserError(f"top_k: {top_k} is not allowed; use 0 (compare nothing) or more")
     if top_tokens is None:
         return None
     count, length = inputs.sequences.shape

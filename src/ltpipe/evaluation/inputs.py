@@ -42,13 +42,15 @@ def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, 
     data, manifest = TokenSequences.read(path), checkpoint.manifest
     if data.tokenizer != manifest.files.get(TOKENIZER):
         raise UserError(
-            f"{path}: made with another tokenizer than that of {checkpoint.folder}; run the data stage with it"
+            f"{path}: not made with the tokenizer of {checkpoint.folder}; run the data stage with this tokenizer"
         )
     tied = frozenset(manifest.tied.values())  # an embedding may be stored as the head that it is tied to
     entries = manifest.tensors.items()
     embedded = [entry.shape[0] for name, entry in entries if "Embedding" in entry.module or name in tied]
     if embedded and data.input_ids.size and (largest := int(data.input_ids.max())) >= max(embedded):
-        raise DamagedFileError(f"{path}: holds token {largest}, the model has embeddings for {max(embedded)}; {MEND}")
+        raise DamagedFileError(
+            f"{path}: contains token {largest}, but the model has embeddings for {max(embedded)}; {MEND}"
+        )
     return data, sha256_of(path)
 
 
@@ -105,6 +107,6 @@ def open_inputs(
 def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:
     baseline = Metrics.read(path)
     if baseline.sparsity is not None or baseline.perturbation is not None:
-        raise UserError(f"{path}: metrics of a ticket or a perturbed model; the baseline is the dense model's")
+        raise UserError(f"{path}: metrics of a ticket or a perturbed model; use those of the dense model as baseline")
     baseline.check_measured_on(hashes, str(path))
     return baseline.loss

@@ -58,7 +58,7 @@ def simulate_iterative_pruning(
         UserError: the schedule or the batch is not allowed, or a file is of another model.
     """
     if batch < 1:
-        raise UserError(f"batch: {batch} sequences are not allowed; allowed are 1 and more")
+        raise UserError(f"batch: {batch} is not allowed; use 1 or more")
     schedule = exponential_schedule(target, rounds)
     counted = KeyHistogram.read(histogram)
     loaded, digest = read_sequences(sequences, checkpoint)

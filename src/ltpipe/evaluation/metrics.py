@@ -169,4 +169,6 @@ class Metrics(Record):
         """Raise UserError unless these are metrics of the inputs (checkpoint, sequences) with the given hashes."""
         for what, fingerprint in hashes.items():
             if self.provenance["inputs"].get(what) != fingerprint:
-                raise UserError(f"{where}: baseline of other {what}; evaluate the dense model on the same {what}")
+                raise UserError(
+                    f"{where}: baseline does not match the {what}; evaluate the dense model on the same {what}"
+                )

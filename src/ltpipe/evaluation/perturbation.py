@@ -44,9 +44,7 @@ def perturbation_named(name: str, seed: int | None = None) -> Perturbation:
         UserError: there is none of that name, or noise comes without a seed.
     """
     if not re.fullmatch(NAME, name):
-        raise UserError(
-            f"perturbation '{name}' is unknown; allowed are noise-X (X above 0, like 0.01) and int2 to int8"
-        )
+        raise UserError(f"perturbation '{name}' is unknown; use noise-X (X above 0, like 0.01) or int2 to int8")
     if not stochastic(name):
         return Rounding(int(name.removeprefix("int")))
     if seed is None:

@@ -135,15 +135,15 @@ class EvaluationPlanner:
             try:
                 peak = self.peak(sizes, length)
             except CONTENTS as error:
-                self.unforeseen = f"what it computes depends on what tensors contain ({type(error).__name__})"
-                logger.warning("%s is not planned: %s", self.what, self.unforeseen)
+                self.unforeseen = f"its computation depends on the contents of tensors ({type(error).__name__})"
+                logger.warning("memory for %s was not planned: %s", self.what, self.unforeseen)
                 return wanted, Peak()
             if peak.total <= limit:
                 return sizes, peak
             sizes = self.smaller(sizes, peak.parts)
         raise UserError(
-            f"{self.what} of sequences of {length} tokens needs {peak.total / GIB:.4g} GiB at the least batch sizes; "
-            f"device_memory allows {limit / GIB:.4g} GiB"
+            f"{self.what} of sequences of {length} tokens needs {peak.total / GIB:.4g} GiB at the smallest batch "
+            f"sizes; device_memory allows {limit / GIB:.4g} GiB"
         )
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:

@@ -69,7 +69,7 @@ def export_bitmask(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exp
         write_json(place / CONFIG, {**checkpoint.config, **_compression(sparsity, ignored)})
         copy_companions(checkpoint, place)
     parameters = (manifest.parameters, manifest.parameters)
-    return Exported(output, parameters, (manifest.nbytes, nbytes), "smaller on disk; dense again when it is loaded")
+    return Exported(output, parameters, (manifest.nbytes, nbytes), "smaller on disk; dense again when loaded")
 
 
 def _compression(sparsity: float, ignored: list[str]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _compressor() -> Any:
     except ImportError:
         raise UserError(
             "format compressed-tensors needs the library of that name with its sparse-bitmask format, which versions "
-            "above 0.14 have dropped: pip install --no-deps --target aside compressed-tensors==0.14.0.1 loguru, and "
+            "above 0.14 dropped: pip install --no-deps --target aside compressed-tensors==0.14.0.1 loguru, and "
             "set PYTHONPATH=aside (docs/export.md)"
         ) from None
 

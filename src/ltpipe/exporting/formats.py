@@ -28,7 +28,7 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None
 
         return export_checkpoint(_weights(kind, checkpoint), mask, output)
     if mask is None:
-        raise UserError(f"format {kind} needs a mask: name its file; without one only format hf is written, dense")
+        raise UserError(f"format {kind} needs a mask: give its file; without one, only format hf can be written, dense")
     if kind == "bool":
         from ltpipe.exporting.plain import export_plain
 

@@ -41,7 +41,7 @@ def export_plain(mask_path: Path, output: Path) -> Exported:
     ]
     write_tensors(output, tensors, origin(mask))
     packed = sum(bits.size for bits in mask.bits.values())
-    note = "a mask alone, True where a weight is kept: one byte a weight, where ours has one bit"
+    note = "the mask alone, True where a weight is kept: one byte per weight, where an ltpipe mask uses one bit"
     return Exported(output, (mask.total, mask.total), (packed, mask.total), note)
 
 

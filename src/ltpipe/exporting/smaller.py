@@ -64,12 +64,12 @@ def export_smaller(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exp
 def _check_exported(mask: Mask, path: Path, architecture: str) -> None:
     if not isinstance(scopes().get(mask.scope), Units):
         raise UserError(
-            f"{path}: a mask of scope '{mask.scope}' prunes single weights and leaves every tensor its size; allowed "
-            f"are masks of scope {', '.join(name for name, scope in scopes().items() if isinstance(scope, Units))}"
+            f"{path}: a mask of scope '{mask.scope}' prunes single weights and shrinks no tensor; "
+            f"use a mask of scope {', '.join(name for name, scope in scopes().items() if isinstance(scope, Units))}"
         )
     if mask.scope not in layout_of(architecture, mask.scope).exported:
         raise UserError(
-            f"{path}: the configuration of {architecture} cannot express fewer {mask.scope}; allowed are masks of "
+            f"{path}: the configuration of {architecture} cannot express fewer {mask.scope}; use a mask of "
             f"scope {', '.join(LAYOUTS[architecture].exported)}"
         )
 
@@ -92,7 +92,7 @@ def _smaller_config(
         return smaller
     (left, *others) = sorted({int(units.sum()) for units in kept})
     if others:
-        raise UserError(f"blocks keep from {left} to {others[-1]} {scope}, and a configuration has one number for all")
+        raise UserError(f"blocks keep from {left} to {others[-1]} {scope}, but a configuration has one number for all")
     _check_left(scope, left)
     if scope == "channels":
         return {**config, layout.channels_key: left}
@@ -101,8 +101,8 @@ def _smaller_config(
     if layout.heads_divide and config["hidden_size"] % (left * group):
         allowed = [n for n in range(1, attention.groups + 1) if config["hidden_size"] % (n * group) == 0]
         raise UserError(
-            f"{architecture} demands that the number of heads divides its hidden size {config['hidden_size']}, and "
-            f"{left} groups of {group} heads do not; allowed to be left are {', '.join(map(str, allowed))} of "
+            f"{architecture} requires the number of heads to divide its hidden size {config['hidden_size']}, but "
+            f"{left} groups of {group} heads do not; keep {', '.join(map(str, allowed))} of "
             f"{attention.groups} groups"
         )
     heads = {"num_attention_heads": left * group, "num_key_value_heads": left, "head_dim": attention.size}
@@ -111,7 +111,7 @@ def _smaller_config(
 
 def _check_left(scope: str, left: int) -> None:
     if not left:
-        raise UserError(f"the mask prunes all {scope}; a checkpoint needs at least one, choose a lower sparsity")
+        raise UserError(f"the mask prunes all {scope}; a checkpoint needs at least one; choose a lower sparsity")
 
 
 def _new_names(weights: TensorFile, manifest: Manifest, kept: Sequence[np.ndarray]) -> dict[str, str]:

@@ -39,7 +39,7 @@ def export_torch_prune(checkpoint: Checkpoint, mask_path: Path, output: Path) ->
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]
     tensors.sort(key=lambda tensor: widest_first(tensor.name, tensor.dtype))
     write_tensors(output, tensors, origin(mask))
-    note = "every pruned tensor is there twice, as dense original and as mask of the same dtype"
+    note = "every pruned tensor is stored twice: the dense original, and a mask of the same dtype"
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, nbytes), note)
 

@@ -100,7 +100,7 @@ def allocate(name: str, request: Request) -> list[int]:
     if not inside or sum(counts) != request.prune:
         raise UserError(
             f"allocation '{name}' prunes {sum(counts)} weights in {len(counts)} tensors; expected {request.prune} in "
-            f"{len(request.sizes)}, none more than it has"
+            f"{len(request.sizes)}, no more than each has"
         )
     return counts
 

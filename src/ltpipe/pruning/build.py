@@ -64,7 +64,7 @@ def make_mask(
     counted, wanted = KeyHistogram.read(histogram), Sparsity.of(sparsity)
     if counted.checkpoint != checkpoint.fingerprint:
         raise UserError(
-            f"{histogram}: counted on another model than {checkpoint.folder}; run the histogram stage on this one"
+            f"{histogram}: counted on a model other than {checkpoint.folder}; run the histogram stage on this one"
         )
     keys = rank_keys(checkpoint, counted.criterion, counted.seed, counted.names, scores)
     planned = packing_bytes(counted.bits, scope, max(counted.sizes))

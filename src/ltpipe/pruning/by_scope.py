@@ -97,12 +97,12 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
 
 def _check_pattern(scope: str, pattern: NOfM, sparsity: Sparsity, keys: RankKeys, layout: Layout) -> None:
     if float(sparsity) != float(pattern.own_sparsity):
-        raise UserError(f"scope '{scope}' prunes exactly {pattern.own_sparsity}, not {sparsity}; ask for that sparsity")
+        raise UserError(f"scope '{scope}' prunes exactly {pattern.own_sparsity}, not {sparsity}; use that sparsity")
     for name, columns in zip(keys.names, _columns(keys, layout), strict=True):
         if columns % pattern.group:
             raise UserError(
-                f"scope '{scope}': '{name}' has {columns} input columns, which is no multiple of {pattern.group}; "
-                "leave it out (prunable.exclude) or choose another scope"
+                f"scope '{scope}': '{name}' has {columns} input columns, not a multiple of {pattern.group}; "
+                "exclude it (prunable.exclude) or choose another scope"
             )
 
 

@@ -94,8 +94,8 @@ def layout_of(architecture: str, scope: str) -> Layout:
     if layout is None or scope not in layout.scopes:
         allowed = [name for name, known in LAYOUTS.items() if scope in known.scopes]
         raise UserError(
-            f"scope '{scope}' does not know the units of {architecture}; it is allowed for {', '.join(allowed)}; "
-            f"of {architecture} {', '.join(layout.scopes) if layout else 'no'} units are known"
+            f"scope '{scope}' does not know the units of {architecture}; it works with {', '.join(allowed)}; "
+            f"ltpipe knows {', '.join(layout.scopes) if layout else 'no'} units of {architecture}"
         )
     return layout
 
@@ -131,7 +131,7 @@ def whole_number(config: Mapping[str, Any], key: str) -> int:
     """
     value = config.get(key)
     if type(value) is not int or value < 1:
-        raise UserError(f"config.json: {key} is {value!r}, a whole number above 0 is needed; load the model again")
+        raise UserError(f"config.json: {key} is {value!r}, expected an integer above 0; load the model again")
     return value
 
 
@@ -152,7 +152,7 @@ def families(scope: str, manifest: Manifest, config: Mapping[str, Any], prunable
     found = []
     blocks = whole_number(config, "num_hidden_layers")
     if any(name.startswith(f"{manifest.blocks}.{blocks}.") for name in manifest.tensors):
-        raise UserError(f"config.json: num_hidden_layers is {blocks}, the model has more; load the model again")
+        raise UserError(f"config.json: num_hidden_layers is {blocks}, but the model has more; load the model again")
     for block in range(blocks):
         prefix = f"{manifest.blocks}.{block}."
         if scope == "blocks":
@@ -181,8 +181,8 @@ def _block(layout: Layout, prefix: str, manifest: Manifest, prunable: Collection
     for name in (layout.output, layout.contract):
         if f"{prefix}{name}.bias" in manifest.tensors:
             raise UserError(
-                f"scope 'blocks': '{prefix}{name}.bias' stays when its block is pruned, so that the block would not be "
-                "the identity; allowed for this model are heads and channels"
+                f"scope 'blocks': '{prefix}{name}.bias' stays when its block is pruned, so the block would not become "
+                "the identity; use heads or channels for this model"
             )
     needed = [f"{prefix}{name}.weight" for name in layout.needed]
     names = sorted({*needed, *(name for name in prunable if name.startswith(prefix))}, key=str.encode)
@@ -194,15 +194,17 @@ def _check(scope: str, family: Family, manifest: Manifest, prunable: Collection[
     """A unit must be whole, and as large as the configuration says."""
     for part in family.parts:
         if part.name not in manifest.tensors:
-            raise UserError(f"scope '{scope}': the model has no tensor '{part.name}'; its config.json is of another")
+            raise UserError(
+                f"scope '{scope}': the model has no tensor '{part.name}'; its config.json is another model's"
+            )
         if part.name not in prunable:
             raise UserError(
-                f"scope '{scope}' prunes whole units, and '{part.name}' is not among the prunable weights; let "
-                "prunable select it, or use another scope"
+                f"scope '{scope}' prunes whole units, but '{part.name}' is not among the prunable weights; "
+                "select it with prunable, or use another scope"
             )
         shape = manifest.tensors[part.name].shape
         if shape[part.axis] != family.units * part.width:
             raise UserError(
-                f"scope '{scope}': '{part.name}' has shape {list(shape)}, config.json says {family.units} units of "
-                f"{part.width} along axis {part.axis}; load the model again"
+                f"scope '{scope}': '{part.name}' has shape {list(shape)}, but config.json gives {family.units} units "
+                f"of {part.width} along axis {part.axis}; load the model again"
             )

@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 """What a mask says of itself where its file does not say it."""
 
 FORMS = (
-    "a mask is a mask file of ltpipe, or a safetensors file of bool tensors by parameter name (True is kept), or the "
+    "use a mask file of ltpipe, a safetensors file of bool tensors by parameter name (True is kept), or a "
     "state dict of torch.nn.utils.prune (…weight_orig, …weight_mask)"
 )
 """What is accepted, for messages."""
@@ -43,22 +43,22 @@ def read_any_mask(path: Path) -> Mask:
     with path.open("rb") as opened:
         if opened.read(4).startswith(_PICKLES):
             raise UserError(
-                f"{path}: a pickle, as torch.save writes it, which is never read, for it may run code; save it with "
-                f"safetensors.torch.save_file: {FORMS}"
+                f"{path}: a pickle, as torch.save writes it, which is never read because it may run code; save it with "
+                f"safetensors.torch.save_file, or {FORMS}"
             )
     file = TensorFile(path)
     kind = file.metadata.get("kind")
     if kind == "mask":
         return read_mask(path)
     if kind is not None and file.has_digests:
-        raise UserError(f"{path}: not a mask, but a {kind} of ltpipe; {FORMS}")
+        raise UserError(f"{path}: not a mask but a {kind} of ltpipe; {FORMS}")
     if not file.specs:
-        raise UserError(f"{path}: holds no tensor; {FORMS}")
+        raise UserError(f"{path}: has no tensors; {FORMS}")
     if pruned := _of_torch_prune(file):
         return _mask(file, {name: _kept(file, f"{name}{_MASK}") for name in pruned}, pruned)
     for name, spec in file.specs.items():
         if spec.dtype != "BOOL":
-            raise UserError(f"{path}: not a mask, its '{name}' is {spec.dtype}; {FORMS}")
+            raise UserError(f"{path}: not a mask: '{name}' is {spec.dtype}; {FORMS}")
     shapes = {name: spec.shape for name, spec in file.specs.items()}
     return _mask(file, {name: file.array(name) for name in shapes}, shapes)
 
@@ -112,9 +112,9 @@ def stranger(name: str, shape: tuple[int, ...], stored: str, manifest: Manifest)
     entry = manifest.tensors.get(stored)
     if entry is None or entry.buffer:
         example = next((each for each, tensor in manifest.tensors.items() if not tensor.buffer), "")
-        return f"'{name}' is no parameter of {manifest.architecture}; they are named like '{example}'"
+        return f"'{name}' is not a parameter of {manifest.architecture}; names look like '{example}'"
     if entry.shape != shape:
-        return f"'{name}' has shape {list(shape)}, in {manifest.architecture} {list(entry.shape)}"
+        return f"'{name}' has shape {list(shape)}, but {list(entry.shape)} in {manifest.architecture}"
     return ""
 
 
@@ -130,7 +130,7 @@ def _kept(file: TensorFile, name: str) -> np.ndarray:
     one = np.array(0x3F80 if file.specs[name].dtype == "BF16" else 1, STORAGE[file.specs[name].dtype])
     kept = values == one
     if not bool((kept | (values == 0)).all()):
-        raise UserError(f"{file.path}: '{name}' holds other values than 0 and 1; {FORMS}")
+        raise UserError(f"{file.path}: '{name}' contains values other than 0 and 1; {FORMS}")
     return kept
 
 
@@ -144,7 +144,7 @@ def _mask(file: TensorFile, arrays: Mapping[str, np.ndarray], shapes: Mapping[st
     try:
         seed = json.loads(said.get("seed", "null"))
     except json.JSONDecodeError:
-        raise DamagedFileError(f"{file.path}: seed {said['seed']!r} in its metadata is no number") from None
+        raise DamagedFileError(f"{file.path}: seed {said['seed']!r} in its metadata is not a number") from None
     return Mask(
         bits,
         {name: tuple(shapes[name]) for name in names},

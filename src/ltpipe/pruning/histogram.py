@@ -168,7 +168,7 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
                 dense += kernels.count_coarse(block, seen)
         broken = int(dense[coarse_infinite:].sum())
         if broken:
-            raise UserError(f"tensor '{name}' holds {broken} weights that are infinite or not a number; mend the model")
+            raise UserError(f"tensor '{name}' has {broken} weights that are infinite or not a number; fix the model")
         counted.append(SparseCounts.of(dense))
     return KeyHistogram(keys.names, keys.shapes, keys.bits, tuple(counted), checkpoint, criterion, seed)
 

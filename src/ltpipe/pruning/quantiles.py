@@ -24,9 +24,9 @@ def histogram_quantile(chunks: Callable[[], Iterable[np.ndarray]], q: float, bin
         UserError: there are no values, some are not finite, or `q` or `bins` is out of range.
     """
     if not 0 <= q <= 1:
-        raise UserError(f"quantile {q} is out of range; allowed is 0 to 1")
+        raise UserError(f"quantile {q} is not allowed; use a number from 0 to 1")
     if bins < 1:
-        raise UserError(f"{bins} bins are not allowed; allowed are 1 and more")
+        raise UserError(f"bins: {bins} is not allowed; use 1 or more")
     lowest, highest, size = np.inf, -np.inf, 0
     for chunk in chunks():
         if not np.isfinite(chunk).all():

@@ -13,7 +13,7 @@ def exponential_schedule(target: float, rounds: int) -> list[float]:
         UserError: `target` is not from 0 to below 1, or there is no round.
     """
     if not 0 <= target < 1:
-        raise UserError(f"target sparsity {target} is out of range; allowed is 0 to below 1")
+        raise UserError(f"target sparsity: {target} is not allowed; use a fraction from 0 to below 1")
     if rounds < 1:
-        raise UserError(f"{rounds} iterations are not allowed; allowed are 1 and more")
+        raise UserError(f"iterations: {rounds} is not allowed; use 1 or more")
     return [*(1 - (1 - target) ** (index / rounds) for index in range(1, rounds)), target]

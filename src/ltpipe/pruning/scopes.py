@@ -223,8 +223,7 @@ def scope_named(name: str) -> Scope:
     if (found := _N_OF_M.fullmatch(name)) and int(found[1]) < int(found[2]):
         return NOfM(int(found[1]), int(found[2]))
     raise UserError(
-        f"scope '{name}' is unknown; allowed: {', '.join(named)}, NofM with 0 < N < M (2of4, 4of8) "
-        "and blockHxW (block16x16)"
+        f"scope '{name}' is unknown; use {', '.join(named)}, NofM with 0 < N < M (2of4, 4of8) or blockHxW (block16x16)"
     )
 
 
@@ -255,4 +254,4 @@ def groups(scope: str, sparsity: Sparsity, sizes: Sequence[int]) -> list[Group]:
     if scope == "layer":
         return [Group((index,), sparsity.count(size)) for index, size in enumerate(sizes)]
     scope_named(scope)
-    raise UserError(f"scope '{scope}' looks at more than sizes; allowed here: global, layer")
+    raise UserError(f"scope '{scope}' depends on more than sizes; use global or layer")

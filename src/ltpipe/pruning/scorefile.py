@@ -73,7 +73,7 @@ def check_scores(criterion: str, name: str, scores: np.ndarray, signed: bool) ->
             "compute with precision float32, or check the checkpoint"
         )
     if not signed and scores.size and scores.min() < 0:
-        raise UserError(f"{criterion} of '{name}' is negative; a criterion that has a sign must say `signed`")
+        raise UserError(f"{criterion} of '{name}' is negative; a criterion with signed scores must set `signed`")
 
 
 class ScoreFile:

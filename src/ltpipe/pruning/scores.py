@@ -98,8 +98,8 @@ class RankKeys:
         """
         if self.signed:
             raise UserError(
-                "this scope adds up scores, and those of this criterion have a sign; choose a scope that only ranks "
-                "them, global for example"
+                "this scope adds up scores, but this criterion's scores are signed; choose a scope that only ranks "
+                "them, for example global"
             )
         magnitudes = block & block.dtype.type((1 << self.bits) - 1)
         if self.infinite == BFLOAT16_INFINITY:
@@ -164,8 +164,8 @@ class Magnitude(Criterion):
         for name in names:
             if weights.spec(name).dtype not in ("BF16", "F16", "F32"):
                 raise UserError(
-                    f"{weights.path}: '{name}' has dtype {weights.spec(name).dtype}; magnitude ranks BF16, F16 and "
-                    "F32, set the model's dtype to float32"
+                    f"{weights.path}: '{name}' has dtype {weights.spec(name).dtype}, but magnitude ranks BF16, F16 and "
+                    "F32; set the model's dtype to float32"
                 )
         shapes = tuple(weights.spec(name).shape for name in names)
         if dtypes == {"BF16"} or dtypes == {"F16"}:
@@ -204,9 +204,7 @@ def criterion_named(name: str) -> Criterion:
         UserError: there is none of that name that needs no score stage.
     """
     if name not in CRITERIA:
-        raise UserError(
-            f"criterion '{name}' needs a file of scores; without one known are {', '.join(sorted(CRITERIA))}"
-        )
+        raise UserError(f"criterion '{name}' needs a score file; without one, use {', '.join(sorted(CRITERIA))}")
     return CRITERIA[name]
 
 

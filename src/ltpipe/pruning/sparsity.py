@@ -10,7 +10,7 @@ from ltpipe.runtime.errors import UserError
 _DECIMALS = 40
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 _EXACT = Context(prec=2 * _DECIMALS)
-_ALLOWED = "allowed are fractions from 0 to 1"
+_ALLOWED = "is not allowed; use a fraction from 0 to 1"
 
 
 @dataclass(frozen=True, order=True)
@@ -36,14 +36,14 @@ class Sparsity:
             return value
         text = str(value)
         if not _NUMBER.fullmatch(text):  # Decimal takes other digits and underscores too
-            raise UserError(f"sparsity {value!r}: {_ALLOWED}")
+            raise UserError(f"sparsity {value!r} {_ALLOWED}")
         decimal = Decimal(text)
         if not 0 <= decimal <= 1:
             percent = f"; did you mean {_plain(decimal / 100)}?" if 2 <= decimal <= 100 else ""
-            raise UserError(f"sparsity {text}: {_ALLOWED}{percent}")
+            raise UserError(f"sparsity {text} {_ALLOWED}{percent}")
         exponent = decimal.as_tuple().exponent
         if isinstance(exponent, int) and exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
-            raise UserError(f"sparsity {text}: {_ALLOWED} with at most {_DECIMALS} decimals")
+            raise UserError(f"sparsity {text} {_ALLOWED} with at most {_DECIMALS} decimals")
         return cls(Fraction(decimal), text)
 
     @property

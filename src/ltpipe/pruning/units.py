@@ -135,7 +135,7 @@ def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
     cutter = UnitCutter.of(mask.shapes, found, kept)
     for name, bits in mask.bits.items():
         if not _equal(bits, cutter.packed(name)):
-            raise UserError(f"the mask of '{name}' is not one of whole {mask.scope}; make a mask of that scope")
+            raise UserError(f"the mask of '{name}' does not prune whole {mask.scope}; make a mask of that scope")
     return kept
 
 
@@ -153,7 +153,7 @@ def _kept(scope: str, sparsity: Sparsity, scores: np.ndarray) -> np.ndarray:
     count = sparsity.count(scores.size)
     if count == scores.size and sparsity.fraction != 1:
         raise UserError(
-            f"scope '{scope}': sparsity {sparsity} of {scores.size} units rounds to all of them; allowed is less than "
+            f"scope '{scope}': sparsity {sparsity} of {scores.size} units rounds to all of them; use less than "
             f"{(scores.size - 0.5) / scores.size:.4g}, or 1"
         )
     kept = np.ones(scores.size, np.bool_)

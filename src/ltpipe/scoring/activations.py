@@ -41,8 +41,9 @@ def input_norms(
     for name in names:
         if entries[name].matrices is None:
             raise UserError(
-                f"'{name}' of shape {list(entries[name].shape)} is no weight matrix of a linear layer, whose inputs "
-                "could be observed; exclude it from the prunable weights or choose a criterion that needs no inputs"
+                f"'{name}' of shape {list(entries[name].shape)} is not the weight matrix of a linear "
+                "layer, so its inputs cannot be observed; exclude it from the prunable weights or choose a criterion "
+                "that needs no inputs"
             )
     products = _Products(layout, names, model.lender.name_of)
     with products:

@@ -90,7 +90,7 @@ def scored_criterion(name: str) -> type[Criterion]:
             have or lets it be called in another way.
     """
     if name not in criterion_names():
-        raise UserError(f"criterion '{name}' has no score stage; known are {', '.join(criterion_names())}")
+        raise UserError(f"criterion '{name}' has no score stage; use {', '.join(criterion_names())}")
     what = f"criterion '{name}'"
     found: type[Criterion] = load(f"{_FOLDER}.{name.replace('-', '_')}", "CRITERION", what)
     if not (isinstance(found, type) and issubclass(found, Criterion)):
@@ -188,8 +188,8 @@ def _say_what_was_not_run(norms: Mapping[str, "torch.Tensor"]) -> None:
     never = [name for name, each in norms.items() if not each.any()]
     if never:
         shown = ", ".join(f"'{name}'" for name in never[:3]) + " …" * (len(never) > 3)
-        logger.warning("%d weights are reached by no calibration token, their scores are 0: %s", len(never), shown)
+        logger.warning("no calibration token reaches %d weight tensors; their scores are 0: %s", len(never), shown)
     ran = (each for name, each in norms.items() if each.dim() == 3 and name not in never)
     experts = sum(int((~each.flatten(1).any(1)).sum()) for each in ran)
     if experts:
-        logger.warning("no calibration token is routed to %d matrices of experts, their scores are 0", experts)
+        logger.warning("no calibration token is routed to %d expert matrices; their scores are 0", experts)

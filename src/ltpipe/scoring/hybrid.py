@@ -34,7 +34,7 @@ def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
         UserError: there are not as many weights as scores.
     """
     if len(scores) != len(weights):
-        raise UserError(f"{len(scores)} scores have {len(weights)} weights; give each score one weight")
+        raise UserError(f"{len(scores)} scores but {len(weights)} weights; give each score one weight")
     return [Part(*pair) for pair in zip(scores, weights, strict=True)]
 
 
@@ -96,15 +96,13 @@ def combine(hybrid: str, parts: Sequence[Scored], names: Sequence[str]) -> Calla
     scaled: list[tuple[Callable[[str], np.ndarray], float]] = []
     for part in parts:
         if not part.weight > 0:
-            raise UserError(
-                f"{hybrid}: weight {part.weight} of {part.origin} is not allowed; allowed are numbers above 0"
-            )
+            raise UserError(f"{hybrid}: weight {part.weight} of {part.origin} is not allowed; use a number above 0")
         total, magnitude = 0, 0.0
         for name in track(names, "averaging"):
             scores = part.read(name)
             total, magnitude = total + scores.size, magnitude + float(np.abs(scores).sum(dtype=np.float64))
         if magnitude == 0:
-            raise UserError(f"{hybrid}: the scores of {part.origin} are all zero, which cannot be normalised")
+            raise UserError(f"{hybrid}: the scores of {part.origin} are all zero and cannot be normalised")
         scaled.append((part.read, part.weight / (magnitude / total)))
     return lambda name: reduce(np.add, (read(name) * np.float64(factor) for read, factor in scaled)).astype(np.float32)
 

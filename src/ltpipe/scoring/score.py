@@ -92,14 +92,14 @@ def _in_blocks(names: tuple[str, ...], manifest: Manifest, rule: type[Criterion]
         block = manifest.block_of(name)
         if block is None:
             raise UserError(
-                f"criterion '{criterion}' scores weights of blocks only; '{name}' is outside, "
+                f"criterion '{criterion}' scores weights in blocks only, and '{name}' is outside; "
                 "use the preset linear or exclude it"
             )
         if not manifest.in_blocks(name) and not issubclass(rule, ActivationCriterion):
             other = block.rpartition(".")[0]
             raise UserError(
-                f"criterion '{criterion}' needs gradients, which go through the blocks of {manifest.blocks} only; "
-                f"{manifest.architecture} has others: exclude '{other}.*', or choose magnitude, random or wanda"
+                f"criterion '{criterion}' needs gradients, which go through the blocks of {manifest.blocks} only, but "
+                f"{manifest.architecture} has others; exclude '{other}.*', or choose magnitude, random or wanda"
             )
     return names
 

@@ -72,9 +72,9 @@ def walk_gradients(
     for name in names:
         entry = model.manifest.tensors.get(name)
         if entry is None or entry.buffer or not model.manifest.in_blocks(name):
-            raise ValueError(f"{name}: no parameter in the blocks")
+            raise ValueError(f"{name}: not a parameter in the blocks")
     if reason := model.manifest.walks.gradients:
-        raise UserError(f"{model.manifest.architecture} has no gradients ({reason}); choose a criterion without them")
+        raise UserError(f"{model.manifest.architecture} has no gradients ({reason}); use a criterion that needs none")
     if model.streamed and (reason := model.manifest.walks.backward):
         model.give_up_streaming(reason)
     input_ids, wanted = input_ids.to(model.device), frozenset(names)
@@ -226,7 +226,7 @@ class _Walk:
         places = frozenset(index for index, leaf in enumerate(leaves) if leaf is hidden_states)
         leaves = [None if index in places else leaf for index, leaf in enumerate(leaves)]
         if any(torch.is_tensor(leaf) and leaf.requires_grad for leaf in leaves):
-            raise NotStreamableError(f"block '{block}' gets more from earlier blocks than hidden states")
+            raise NotStreamableError(f"block '{block}' receives more than hidden states from earlier blocks")
         # Not in place: autograd may have kept the input, and the model may use it again.
         whole = partial(run_in_parts, own_forward, rules, False, self._parts, args, kwargs)
         others = tuple(None if index in places else rule for index, rule in enumerate(rules))

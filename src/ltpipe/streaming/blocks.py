@@ -132,7 +132,7 @@ def find_rules(
     """
     (two, final), (three, _) = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
     if not len(two) == len(three) > 0:
-        raise NotStreamableError("it calls its blocks as often as there are sequences, or not at all")
+        raise NotStreamableError("how often it calls its blocks depends on the number of sequences, or it never does")
     rules = [
         tuple(_rule(a, b) for a, b in zip(first, second, strict=True)) for first, second in zip(two, three, strict=True)
     ]
@@ -206,7 +206,7 @@ def rule_of(inputs: torch.Tensor, leaves: Sequence[Any], rules: BlockRules, sequ
     )
     found = next((rule for leaf, rule in zip(leaves, rules, strict=False) if leaf is inputs), None)
     if not same or not isinstance(found, BatchRule):
-        raise NotStreamableError("what it calls its blocks with depends on the tokens")
+        raise NotStreamableError("the arguments of its blocks depend on the tokens")
     return found
 
 
@@ -250,7 +250,7 @@ def _rule(two: torch.Size | None, three: torch.Size | None) -> BatchRule | SameR
     if two == three:
         return None if two is None else SameRule(two)
     if two is None or three is None or len(two) != len(three):
-        raise NotStreamableError("a block's arguments change in kind with the number of sequences")
+        raise NotStreamableError("the kinds of a block's arguments change with the number of sequences")
     dim, *others = [index for index, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
     rows = three[dim] - two[dim]
     if others or two[dim] != 2 * rows:

@@ -57,7 +57,7 @@ def judge(config: "PretrainedConfig") -> Walks:
                 continue
             return copy.verdict()
     done = f"run ({_brief(failure)})" if failure else "built"
-    unknown = f"no small copy of it could be {done}, so its walk was not compared with its own forward"
+    unknown = f"no small copy of it could be {done}, so its walk was not compared with its own forward pass"
     return Walks(unknown, unknown, "", unknown, True)
 
 
@@ -95,7 +95,7 @@ class _Copy:
             logits = live(input_ids=tokens).logits.float().clone()
             rewrites = _versions(live) != written
         if logits.shape[:2] != tokens.shape or not bool(logits.isfinite().all()):
-            raise ValueError("its logits are not finite, or not one row a token")
+            raise ValueError("its logits are not finite, or not one row per token")
         no_gradients = _problem(lambda: _differentiate(live, tokens))
         gradients = {name: parameter.grad for name, parameter in live.named_parameters()}
         live.requires_grad_(False)
@@ -128,14 +128,17 @@ class _Copy:
             other[:, -1] = (other[:, -1] + 1) % self.config.get_text_config().vocab_size
             ahead = self.live(input_ids=other).logits.float()
         if _difference(again, self.logits) > _TOLERANCE:
-            raise UserError(f"{name} gives other logits each time it is run; there is no loss to compare tickets by")
+            raise UserError(f"{name} gives different logits on every run; there is no loss to compare tickets by")
         if _difference(ahead[:, :-1], self.logits[:, :-1]) > _TOLERANCE:
             raise UserError(
-                f"{name} sees the tokens that it is to predict, as this configuration has it (an encoder?); "
-                "its loss is none of the next token: load a causal language model, or set is_decoder if it is one"
+                f"{name} sees the tokens it has to predict, at least in this configuration (an encoder?), so it has no "
+                "next-token loss; load a causal language model, or set is_decoder if it is one"
             )
         if _difference(parts, self.logits) > _TOLERANCE:
-            raise UserError(f"{name} gives a sequence other logits beside other sequences; its loss is not its own")
+            raise UserError(
+                f"{name} gives a sequence different logits in the company of other sequences; a sequence has no loss "
+                "of its own"
+            )
 
     def _model(self, manifest: Manifest, streamed: bool) -> CausalModel:
         values = stored_tensors(random_model(self.config) if self.rewrites else self.live)
@@ -225,7 +228,7 @@ def _check_equal(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, wh
     difference = _difference(found, wanted)
     if not difference <= tolerance:  # NaN is no agreement either
         where = "at once" if micro_batch == SEQUENCES else f"{micro_batch} at a time"
-        raise _UnequalError(f"block by block, sequences {where}, its {what} differ by {difference:.0e} of their size")
+        raise _UnequalError(f"block by block, sequences {where}, its {what} differ by {difference:.0e} of their norm")
 
 
 def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:

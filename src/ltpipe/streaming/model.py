@@ -169,7 +169,7 @@ class CausalModel:
     def give_up_streaming(self, reason: str) -> None:
         """Load the whole model from now on, because of `reason`."""
         self.not_streamed_because, self._division = reason, None
-        logger.warning("the model is loaded whole: %s", reason)
+        logger.warning("loading the whole model: %s", reason)
 
     @contextmanager
     def head(self) -> Iterator[None]:
@@ -228,7 +228,7 @@ class CausalModel:
     def _too_long(self, length: int) -> UserError:
         most = positions(self.split.model)
         allowed = f"takes at most {most:,}" if most else "takes fewer"
-        return UserError(f"sequence_length: {length:,} tokens are too many, {self.manifest.architecture} {allowed}")
+        return UserError(f"sequence_length: {length:,} tokens are too many; {self.manifest.architecture} {allowed}")
 
     def ahead(self) -> Ahead:
         """What loads weights before their turn; nothing is to be gained where they are kept."""

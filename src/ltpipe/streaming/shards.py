@@ -46,7 +46,7 @@ class Spread:
             sizes[block] = sizes.get(block, 0) + size
         for alias, name in manifest.tied.items():
             if block_of(alias, manifest) != block_of(name, manifest):
-                raise UserError(f"device: auto-shard is not possible, since '{alias}' is tied to '{name}'; use auto")
+                raise UserError(f"device: auto-shard is not possible, because '{alias}' is tied to '{name}'; use auto")
         whole, before = sum(sizes.values()), sizes.pop("", 0)
         shares: dict[str, int] = {}
         nbytes = [before] + [0] * (count - 1)

@@ -27,7 +27,9 @@ def build_skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> "PreTrainedMod
     try:
         return skeleton_of(config, dtype)
     except Exception as error:  # a damaged configuration raises anything
-        raise DamagedFileError(f"{checkpoint.folder / CONFIG}: no model can be built ({error}); {MEND}") from None
+        raise DamagedFileError(
+            f"{checkpoint.folder / CONFIG}: transformers cannot build a model from it ({error}); {MEND}"
+        ) from None
 
 
 def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:

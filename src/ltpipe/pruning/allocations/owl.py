@@ -32,9 +32,9 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse what is no window, and no multiple."""
         if not 0 <= self.window <= 1:
-            raise UserError(f"window: {self.window:g} is not allowed; allowed are numbers from 0 to 1")
+            raise UserError(f"window: {self.window:g} is not allowed; use a number from 0 to 1")
         if self.multiple <= 0:
-            raise UserError(f"multiple: {self.multiple:g} is not allowed; allowed are numbers above 0")
+            raise UserError(f"multiple: {self.multiple:g} is not allowed; use a number above 0")
 
 
 def owl(

@@ -29,7 +29,7 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse what logits cannot be divided by."""
         if self.temperature <= 0:
-            raise UserError(f"temperature: {self.temperature:g} is not allowed; allowed are numbers above 0")
+            raise UserError(f"temperature: {self.temperature:g} is not allowed; use a number above 0")
 
 
 class Grasp(Criterion):

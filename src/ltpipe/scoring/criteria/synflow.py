@@ -30,9 +30,9 @@ class Options:
     def __post_init__(self) -> None:
         """Refuse a schedule without steps or end."""
         if self.iterations < 1:
-            raise UserError(f"iterations: {self.iterations} is not allowed; allowed are 1 and more")
+            raise UserError(f"iterations: {self.iterations} is not allowed; use 1 or more")
         if not 0 < self.density < 1:
-            raise UserError(f"density: {self.density:g} is not allowed; allowed is what lies between 0 and 1")
+            raise UserError(f"density: {self.density:g} is not allowed; use a number above 0 and below 1")
 
 
 class Synflow(Criterion):
