@@ -1,4 +1,4 @@
-"""A canonical checkpoint folder, opened once a job: nothing in it is taken without a look at its checksum."""
+"""A canonical checkpoint folder, opened once per job: everything read from it is checked against its checksum."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A canonical checkpoint. Its manifest is read when it is opened, everything else when it is first asked for.
+    """A canonical checkpoint. The manifest is read on opening, everything else on first use.
 
     Attributes:
-        folder: where it is.
-        manifest: what is in it.
+        folder: the checkpoint folder.
+        manifest: the list of its contents.
     """
 
     folder: Path
@@ -45,16 +45,16 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration of its model, not to be written to; raises as `verified`."""
+        """The model's configuration, read-only; raises as `verified`."""
         path = self.folder / CONFIG
         return parse_json(path, self.manifest.verified(path))
 
     @property
     def precision(self) -> str:
-        """The dtype that its configuration says its weights have.
+        """The dtype of the weights according to the configuration.
 
         Raises:
-            DamagedFileError: the configuration does not say it.
+            DamagedFileError: the configuration does not give it.
         """
         precision = self.config.get("dtype")
         if precision not in ("float32", "bfloat16", "float16"):
@@ -65,11 +65,11 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> TensorFile:
-        """Its tensors.
+        """The tensors.
 
         Raises:
-            UserError: there are none.
-            DamagedFileError: they are not those of the load stage.
+            UserError: the tensor file is missing.
+            DamagedFileError: the file was not written by the load stage.
         """
         file = TensorFile(self.folder / WEIGHTS)
         if not file.has_digests:
@@ -77,20 +77,20 @@ class Checkpoint:
         return file
 
     def verified(self, name: str) -> Path:
-        """The path of its configuration, tokenizer or tokenizer configuration.
+        """Return the path of a file beside the weights, after checking its content.
 
         Raises:
-            UserError: it is missing.
-            DamagedFileError: its content is not what the manifest says.
+            UserError: the file is missing.
+            DamagedFileError: its content does not match the manifest.
         """
         self.manifest.verified(self.folder / name)
         return self.folder / name
 
     def transformers_config(self) -> "PretrainedConfig":
-        """Its configuration as transformers has it.
+        """Return the configuration as a transformers object.
 
         Raises:
-            DamagedFileError: it is of no model that transformers knows.
+            DamagedFileError: transformers does not know the model.
         """
         from transformers import AutoConfig
 

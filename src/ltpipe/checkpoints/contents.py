@@ -1,4 +1,4 @@
-"""What a live model holds, as a canonical checkpoint names it; its weights need no contents for that."""
+"""The contents of a live model under the names of its canonical checkpoint; the weights may be without contents."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,18 @@ from ltpipe.runtime.errors import UserError
 _CHUNK = 1 << 24
 
 STORED_NAMES = {getattr(torch, name): stored for stored, name in TORCH_NAMES.items()}
-"""What the dtypes that a checkpoint may hold are called in it."""
+"""Stored names of the dtypes allowed in a checkpoint."""
 
 
 def manifest_of(
     model: nn.Module, source: str, digests: Mapping[str, str] | None = None, blocks: str | None = None
 ) -> Manifest:
-    """The manifest of a model's canonical checkpoint; without `digests` (SHA-256 by name), of a foreseen one.
+    """Return the manifest of a model's canonical checkpoint; without `digests` (SHA-256 by name), of a planned one.
 
-    `blocks` names the list of the model's blocks, '' says that there is none; None looks for it.
+    `blocks` is the name of the model's list of blocks, '' for a model without one; None searches for it.
 
     Raises:
-        UserError: the model has no list of blocks, or a tensor of a dtype that is not stored.
+        UserError: the model has no list of blocks, or a tensor has a dtype that cannot be stored.
     """
     owners = dict(model.named_modules())
     uses = parameter_uses(model) if blocks is None else uses_by_class(model)
@@ -51,13 +51,13 @@ def manifest_of(
 
 
 def stored_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter once and every persistent buffer, by name."""
+    """Return every parameter once and every persistent buffer, by name."""
     tied = _tied(model)
     return {name: tensor.detach() for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def chunks_of(tensor: torch.Tensor) -> Iterator[np.ndarray]:
-    """A tensor's values in row-major order as NumPy arrays; bfloat16 as its bit patterns."""
+    """Yield a tensor's values in row-major order as NumPy arrays; bfloat16 as bit patterns."""
     flat = tensor.contiguous().reshape(-1)
     bits = flat.view(torch.uint16) if flat.dtype == torch.bfloat16 else flat
     for start in range(0, bits.numel(), _CHUNK):
@@ -65,7 +65,7 @@ def chunks_of(tensor: torch.Tensor) -> Iterator[np.ndarray]:
 
 
 def digest_of(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's bytes, as manifests have it."""
+    """Return the SHA-256 of a tensor's bytes, as in manifests."""
     digest = hashlib.sha256()
     for chunk in chunks_of(tensor):
         digest.update(chunk.data.cast("B"))
@@ -73,7 +73,7 @@ def digest_of(tensor: torch.Tensor) -> str:
 
 
 def blocks_name(model: nn.Module) -> str:
-    """Name of the list of the model's blocks: of the module lists that its forward runs, the one of most parameters.
+    """Return the name of the model's list of blocks: the module list run by its forward with the most parameters.
 
     Raises:
         UserError: there is no module list.
@@ -82,10 +82,10 @@ def blocks_name(model: nn.Module) -> str:
 
 
 def _stacks(model: nn.Module, uses: Mapping[str, Use]) -> list[str]:
-    """Names of the lists of blocks that the forward runs, the one of most parameters first.
+    """Return the names of the lists of blocks that the forward runs, the one with the most parameters first.
 
-    Lists inside of blocks are parts of these. Lists of layers that have no parts, one for each output for example, are
-    no blocks, unless there is nothing else.
+    Lists inside blocks belong to the blocks. Lists of layers without submodules, for example one per output, are not
+    blocks unless there is nothing else.
     """
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     outermost = {
@@ -109,7 +109,7 @@ def _stacks(model: nn.Module, uses: Mapping[str, Use]) -> list[str]:
 
 
 def _tied(model: nn.Module) -> dict[str, str]:
-    """Further names of tied parameters, alias to the first name."""
+    """Return further names of tied parameters, alias to first name."""
     first: dict[int, str] = {}
     tied: dict[str, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

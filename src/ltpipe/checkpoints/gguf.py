@@ -1,7 +1,7 @@
-"""What a GGUF file says, held against the model that transformers made of it.
+"""Checks a GGUF file against the model that transformers built from it.
 
-transformers takes the keys and tensors that it knows and drops all others without a word: biases, factors of rotary
-positions, sliding windows. A model without them runs, and computes something else.
+transformers takes the keys and tensors that it knows and silently drops all others: biases, factors of rotary
+positions, sliding windows. A model without them runs, but computes something else.
 """
 
 import logging
@@ -45,17 +45,17 @@ _OF_SHAPES = {
     "ssm.group_count",
     "shortconv.l_cache",
 }
-"""Keys that the tensors' own shapes repeat: a model that was built otherwise does not take them."""
+"""Keys that the tensors' shapes already imply: they do not fit a model built differently."""
 
 _OF_NO_EFFECT = {
-    "context_length",  # how far the model was trained
-    "nextn_predict_layers",  # of a head that predicts further tokens
-    "pooling_type",  # of embeddings
-    "tensor_data_layout",  # a note of old converters
-    "rope.dimension_sections",  # of images; text has one position in every section
+    "context_length",  # the length the model was trained on
+    "nextn_predict_layers",  # for a head that predicts further tokens
+    "pooling_type",  # for embeddings
+    "tensor_data_layout",  # a note by old converters
+    "rope.dimension_sections",  # for images; text has one position in every section
     "rope.scaling.finetuned",  # a note
 }
-"""Keys that change no logit of a text."""
+"""Keys that do not affect a text's logits."""
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "attention.head_count": ("num_attention_heads",),
@@ -82,11 +82,11 @@ _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "expert_weights_scale": ("routed_scaling_factor",),
     "decoder_start_token_id": ("decoder_start_token_id",),
 }
-"""What transformers calls a key: the first attribute that a configuration has."""
+"""The transformers attributes for a key; the first one that the configuration has counts."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
-    "attention.head_count": (0,),  # of models without attention
+    "attention.head_count": (0,),  # for models without attention
     "attention.head_count_kv": (0,),
     "attention.sliding_window": (0,),
     "attention.clamp_kqv": (0.0,),
@@ -102,7 +102,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "ssm.dt_b_c_rms": (False,),
     "swin_norm": (False,),
 }
-"""Values that say what a model without the key computes."""
+"""Values under which a model without the key computes the same."""
 
 _SCALING = {
     "factor": "factor",
@@ -112,20 +112,20 @@ _SCALING = {
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
 }
-"""What transformers calls a key of `rope.scaling`."""
+"""The transformers names of the `rope.scaling` keys."""
 
 _GATES = {1: "softmax", 2: "sigmoid"}
 _ROTARY = re.compile(r"rope_(freqs|factors_long|factors_short)\.weight")
-_SPLITS_AS_GPT2 = {"default", "gpt-2", "smollm"}  # smollm: digits one by one, as its merges have it anyway
+_SPLITS_AS_GPT2 = {"default", "gpt-2", "smollm"}  # smollm: single digits, which its merges imply anyway
 _HEAD = "output.weight"
 _IN_BLOCK = re.compile(r"blk\.(\d+)\.")
 
 
 def check_whole(path: Path, key: str) -> None:
-    """Refuse one part of several, of which transformers would read no other.
+    """Reject one part of a split file, since transformers would not read the others.
 
     Raises:
-        UserError: it is one of several. `key` is the configuration key of the source.
+        UserError: the file is one of several parts. `key` is the configuration key of the source.
     """
     part = _PART.fullmatch(path.name)
     if part and int(part[3]) > 1:
@@ -137,15 +137,17 @@ def check_whole(path: Path, key: str) -> None:
 
 
 def check_arrived(path: Path, model: "PreTrainedModel", key: str) -> None:
-    """Compare a model with the GGUF file that it was read from: every tensor, every hyper-parameter.
+    """Compare a model with the GGUF file it was read from: every tensor, every hyperparameter.
+
+    Dropped tensors that do not affect the logits are logged as a warning.
 
     Args:
-        path: of the file.
-        model: that transformers made of it, nothing missing or of another shape.
-        key: configuration key of the source, for messages.
+        path: the file.
+        model: the model that transformers built from it, without missing or mismatched weights.
+        key: configuration key of the source, for error messages.
 
     Raises:
-        UserError: something that changes logits did not arrive. What changes none is warned of.
+        UserError: something that affects the logits is missing from the model.
     """
     from gguf import GGUFReader
 
@@ -171,7 +173,7 @@ def check_arrived(path: Path, model: "PreTrainedModel", key: str) -> None:
 def _check_tensors(
     tensors: Mapping[str, "ReaderTensor"], model: "PreTrainedModel", architecture: str, key: str, path: Path
 ) -> None:
-    """Every tensor is in the model, or changes nothing; and their elements are as many as the model's."""
+    """Check that every tensor is in the model or affects nothing, and that the number of elements matches."""
     dropped = _dropped(tensors, model, architecture)
     blocks = model.config.get_text_config().num_hidden_layers
     further = {name for name in dropped if (block := _IN_BLOCK.match(name)) and int(block[1]) >= blocks}
@@ -199,7 +201,7 @@ def _check_tensors(
 
 
 def _dropped(names: Collection[str], model: "PreTrainedModel", architecture: str) -> list[str]:
-    """Names of the tensors that transformers gives to no parameter of the model, and of a head that it ties instead."""
+    """Return names of tensors that transformers assigns to no parameter, and of a head that it ties instead."""
     from transformers.integrations.gguf.utils import get_gguf_conversion_mapping, is_gguf_arch_supported
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
@@ -216,7 +218,7 @@ def _dropped(names: Collection[str], model: "PreTrainedModel", architecture: str
 
 
 def _renamed(mapping: list, names: Iterable[str]) -> dict[str, str]:
-    """What transformers' newer reader calls the tensors of a file."""
+    """Return the names that transformers' newer reader gives to a file's tensors."""
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
     renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -225,7 +227,7 @@ def _renamed(mapping: list, names: Iterable[str]) -> dict[str, str]:
 
 
 def _changes_nothing(tensors: Mapping[str, "ReaderTensor"], name: str) -> bool:
-    """Whether a model without a tensor computes the same: a bias of zeros, factors of one, a head that is tied."""
+    """Return whether a model computes the same without a tensor: a zero bias, factors of one, or a tied head."""
     if name.endswith(".bias"):
         return not _values(tensors[name]).any()
     if _ROTARY.fullmatch(name):
@@ -246,7 +248,7 @@ def _known_splits() -> set[str]:
 
 
 def _check_settings(said: Mapping[str, Any], config: "PreTrainedConfig", where: str, prefix: str) -> None:
-    """Every hyper-parameter of the file is that of the model."""
+    """Check that every hyperparameter in the file equals the model's."""
     for name, value in said.items():
         if not _agrees(name, value, said, config):
             raise UserError(
@@ -262,7 +264,7 @@ def _check_settings(said: Mapping[str, Any], config: "PreTrainedConfig", where: 
 
 
 def _agrees(name: str, value: Any, said: Mapping[str, Any], config: "PreTrainedConfig") -> bool:
-    """Whether a model of a configuration computes what a key says."""
+    """Return whether a model with this configuration computes what a key says."""
     if name in _OF_SHAPES | _OF_NO_EFFECT or any(_same(value, neutral) for neutral in _NEUTRAL.get(name, ())):
         return True
     if name.startswith("rope.scaling."):
@@ -272,7 +274,7 @@ def _agrees(name: str, value: Any, said: Mapping[str, Any], config: "PreTrainedC
     if name in _COMPARED:
         return _COMPARED[name](value, config)
     found = [getattr(config, attribute) for attribute in _ATTRIBUTES.get(name, ()) if hasattr(config, attribute)]
-    several = max(value) if isinstance(value, list) else value  # one for each block; the others are 0
+    several = max(value) if isinstance(value, list) else value  # one per block; the others are 0
     return bool(found) and _same(several, found[0])
 
 
@@ -282,7 +284,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _rotary(config: "PreTrainedConfig") -> list[dict[str, Any]]:
-    """The parameters of rotary positions, those of every kind of layer."""
+    """Return the rotary position parameters of every kind of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [each for each in parameters.values() if isinstance(each, dict)]
     return nested or [parameters]
@@ -351,4 +353,4 @@ _COMPARED: dict[str, Callable[[Any, "PreTrainedConfig"], bool]] = {
     "attention.max_alibi_bias": _same_alibi,
     "expert_gating_func": _same_gate,
 }
-"""Keys whose value is not simply that of an attribute."""
+"""Keys whose value is not simply an attribute's."""

@@ -1,8 +1,8 @@
-"""The header of a safetensors file: which tensors lie where, and the digests of what ltpipe wrote.
+"""The header of a safetensors file: where each tensor is, and the digests in files that ltpipe wrote.
 
 The format (https://github.com/huggingface/safetensors) is an 8-byte little-endian header length, a JSON header and
-the tensors' bytes. What ltpipe writes carries digests of its header and of every tensor, as the first entry of the
-metadata. Files of other tools have none.
+the tensors' bytes. Files written by ltpipe contain digests of the header and of every tensor, in the first entry of the
+metadata. Files from other tools have none.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ FOREIGN = {
     "U64": 64,
     "C64": 64,
 }
-"""Further dtype names that other tools write, with their bits: such tensors may be there, but are no arrays of ours."""
+"""Further dtype names that other tools write, with their bits: such tensors may exist but cannot be read as arrays."""
 
 TORCH_NAMES = {
     "BOOL": "bool",
@@ -59,10 +59,10 @@ TORCH_NAMES = {
     "F32": "float32",
     "F64": "float64",
 }
-"""What torch calls the dtypes that a canonical checkpoint may hold."""
+"""Torch names of the dtypes allowed in a canonical checkpoint."""
 
 DIGESTS = "ltpipe_digests"
-"""The entry of the metadata that holds the digests: of the header, then of the tensors in their order."""
+"""The metadata entry for the digests: the header's, then the tensors' in order."""
 BEFORE_DIGESTS = f'{{"__metadata__":{{"{DIGESTS}":"'.encode()
 WIDTH = 16
 """Hexadecimal digits of a digest."""
@@ -73,7 +73,7 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Where a tensor lies in the file: dtype name, shape, byte range relative to the end of the header."""
+    """A tensor's place in the file: dtype name, shape, byte range relative to the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -87,20 +87,20 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its elements take."""
+        """Number of bytes."""
         return bytes_of(self.dtype, self.shape)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says.
+    """A parsed header.
 
     Attributes:
-        metadata: without the digests.
-        specs: tensors by name, in the order of the header.
-        sealed: whether it has digests, so that ltpipe has written the file.
-        digests: of tensors by name.
-        start: where the tensors begin in the file.
+        metadata: the metadata without the digests.
+        specs: tensors by name, in header order.
+        sealed: whether the header has digests, that is, ltpipe wrote the file.
+        digests: tensor digests by name.
+        start: byte offset of the first tensor in the file.
     """
 
     metadata: dict[str, str]
@@ -111,17 +111,17 @@ class Header:
 
 
 def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor."""
+    """Return the number of bytes of a tensor."""
     bits = FOREIGN[dtype] if dtype in FOREIGN else 8 * np.dtype(STORAGE[dtype]).itemsize
     return prod(shape) * bits // 8
 
 
 def unsealed(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, Header]:
-    """The header of a file to be written, all digests zeros, so long that the tensors begin at an aligned place.
+    """Return the header of a file to be written, with zeros as digests, padded so that the tensors start aligned.
 
     Args:
-        layout: name to dtype name and shape of each tensor, in the order in which they are to lie in the file.
-        metadata: of the file.
+        layout: name to dtype name and shape of each tensor, in file order.
+        metadata: the file's metadata.
     """
     specs: dict[str, TensorSpec] = {}
     position = 0
@@ -139,33 +139,33 @@ def unsealed(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mappin
 
 
 def seal(text: bytes, digests: Iterable[str]) -> bytes:
-    """A header that is `unsealed`, with the digests of its tensors, in their order, and its own."""
+    """Return an `unsealed` header with its tensors' digests, in order, and its own digest filled in."""
     text = _with_digests(text, "".join([_NONE, *digests]))
     return _with_digests(text, _of_header(text))
 
 
 def hexadecimal(digest: int) -> str:
-    """A digest as it stands in a header."""
+    """Return a digest as written in a header."""
     return f"{digest:0{WIDTH}x}"
 
 
 def _with_digests(text: bytes, digests: str) -> bytes:
-    """A header with these digests in place of the first ones."""
+    """Return a header with these digests in place of the first ones."""
     start = len(BEFORE_DIGESTS)
     return text[:start] + digests.encode() + text[start + len(digests) :]
 
 
 def _of_header(text: bytes) -> str:
-    """The digest of a header, its own place in it filled with zeros."""
+    """Return the digest of a header with zeros in the digest's own place."""
     return hashlib.blake2b(_with_digests(text, _NONE), digest_size=WIDTH // 2).hexdigest()
 
 
 def read_header(path: Path) -> Header:
-    """Read a header, and check all of it against the file's length, and against its digest if it has one.
+    """Read a header and check it against the file's length and, if it has one, its digest.
 
     Raises:
         UserError: the file does not exist.
-        DamagedFileError: it is truncated, its header is not valid, or a dtype is of neither `STORAGE` nor `FOREIGN`.
+        DamagedFileError: it is truncated, its header is invalid, or a dtype is in neither `STORAGE` nor `FOREIGN`.
     """
     check_file(path)
     length = path.stat().st_size
@@ -177,7 +177,7 @@ def read_header(path: Path) -> Header:
         if size > min(_HEADER_LIMIT, length - 8):
             raise DamagedFileError(f"{path}: not a safetensors file, or its header is truncated; {MEND_ANY}")
         text = file.read(size)
-    # A tool that copies metadata to a file of its own puts it elsewhere, and its digests mean nothing.
+    # A tool that copies the metadata to its own file puts it elsewhere; those digests mean nothing.
     sealed = text.startswith(BEFORE_DIGESTS)
     if sealed and not text.startswith(_of_header(text).encode(), len(BEFORE_DIGESTS)):
         raise DamagedFileError(f"{path}: damaged: its header does not match its checksum; {MEND}")
@@ -200,13 +200,13 @@ def read_header(path: Path) -> Header:
 
 
 def _split(digests: str, names: Iterable[str]) -> dict[str, str]:
-    """The digests of tensors, behind the header's."""
+    """Return the tensors' digests, which follow the header's."""
     parts = [digests[start : start + WIDTH] for start in range(WIDTH, len(digests), WIDTH)]
     return dict(zip(names, parts, strict=True))
 
 
 def _check_contiguous(specs: Iterable[TensorSpec]) -> int:
-    """Where the last tensor ends, if the tensors fill the file without gap or overlap, as the format demands."""
+    """Return where the last tensor ends; raise ValueError if tensors leave gaps or overlap, as the format forbids."""
     position = 0
     for spec in sorted(specs, key=lambda spec: (spec.begin, spec.end)):
         if spec.begin != position:

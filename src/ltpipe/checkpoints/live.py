@@ -1,4 +1,4 @@
-"""A source's model as transformers builds it, or one line that says why it cannot."""
+"""A source's model as transformers builds it, or a one-line error that says why it cannot."""
 
 import logging
 import re
@@ -22,21 +22,21 @@ _WHOLE_NUMBERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 
 
 def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
-    """The model of a local source, on the CPU, in evaluation mode.
+    """Return the model of a local source, on the CPU, in evaluation mode.
 
-    Of a checkpoint that reads images or sound too it is the language model, if transformers has a class for that.
+    For a checkpoint that also reads images or sound, this is the language model, if transformers has a class for it.
 
     Args:
         place: folder or GGUF file.
-        dtype: as `load.load_checkpoint` takes it.
-        key: configuration key of the source, for messages.
+        dtype: as in `load.load_checkpoint`.
+        key: configuration key of the source, for error messages.
 
     Raises:
-        UserError: it cannot be built, or not with all of its weights.
+        UserError: the model cannot be built, or lacks some of its weights.
     """
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()  # what it warns of is refused below, in one line
+    transformers_logging.set_verbosity_error()  # what it warns about is rejected below, in one line
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     if place.is_dir():
@@ -83,7 +83,7 @@ def _of_folder(folder: PlainFolder, dtype: str, key: str) -> "PreTrainedModel":
 
 
 def _check_no_codes(folder: PlainFolder, model: "PreTrainedModel", unused: Collection[str], key: str) -> None:
-    """Refuse numbers that mean something only together with scales, which transformers would take as they are."""
+    """Reject quantised values, which are meaningless without their scales; transformers would take them unscaled."""
     floating = {name for name, weight in model.named_parameters() if weight.is_floating_point()}
     for name, ours in _renamed(folder).items():
         if (kind := folder.specs[name].dtype) in _WHOLE_NUMBERS and ours in floating:
@@ -98,7 +98,7 @@ def _check_no_codes(folder: PlainFolder, model: "PreTrainedModel", unused: Colle
 
 
 def _renamed(folder: PlainFolder) -> dict[str, str]:
-    """What the text model calls each tensor of a folder's files."""
+    """Return the text model's name for each tensor in a folder's files."""
 
     def ours(name: str) -> str:
         for pattern, prefix in folder.renames.items():
@@ -111,9 +111,9 @@ def _renamed(folder: PlainFolder) -> dict[str, str]:
 def _from_pretrained(
     place: Path, key: str, folder: Path, *, use_safetensors: bool | None = None, **options: object
 ) -> tuple["PreTrainedModel", list[str]]:
-    """A model with all of its weights, and the names of those that it has no place for.
+    """Return a model with all of its weights, and the names of weights that do not belong to it.
 
-    Of a folder nothing but safetensors may be read; of a GGUF file transformers is asked for neither.
+    From a folder only safetensors may be read; for a GGUF file `use_safetensors` is left unset.
     """
     from transformers import AutoModelForCausalLM
 
@@ -124,7 +124,7 @@ def _from_pretrained(
             trust_remote_code=False,
             use_safetensors=use_safetensors,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
+            ignore_mismatched_sizes=True,  # they are in the report, and rejected below by name
             **options,
         )
     except Exception as error:  # damaged configurations and GGUF files raise anything, struct.error included

@@ -1,9 +1,9 @@
-"""The load stage: any source to the canonical folder.
+"""The load stage: from any source to the canonical folder.
 
-A canonical folder holds `model.safetensors` (the live model's own parameter names, tied parameters once),
+A canonical folder contains `model.safetensors` (the live model's own parameter names, tied parameters once),
 `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `manifest.json`. The tensors are
-those that transformers computes with after its renaming and fusing, so that no later stage has to translate. Code from
-a checkpoint is never run, and pickled weights are never read.
+those that transformers computes with after its renaming and fusing, so no later stage has to translate. Code from a
+checkpoint is never run, and pickled weights are never read.
 """
 
 import json
@@ -36,7 +36,7 @@ _HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", 
 
 
 Judge = Callable[["PretrainedConfig"], Walks]
-"""Says of a configuration how its model may be walked; raises UserError if not at all."""
+"""Maps a configuration to how its model may be walked; raises UserError if it cannot be walked at all."""
 
 
 def load_checkpoint(
@@ -45,14 +45,14 @@ def load_checkpoint(
     """Load a model and its tokenizer, and write them as a canonical folder.
 
     Args:
-        source: of the model: Hub repository, folder (sharded or not) or GGUF file.
-        tokenizer: of the tokenizer, if it does not lie beside the model.
-        dtype: to store floating-point tensors in; `auto` keeps them as they are (GGUF is dequantised to float32).
-        folder: to write to.
-        judge: says how the model may be walked; what it says is kept in the manifest. Without it, as any may be.
+        source: the model: Hub repository, folder (sharded or not) or GGUF file.
+        tokenizer: the tokenizer, if it is not beside the model.
+        dtype: dtype of the stored floating-point tensors; `auto` keeps theirs (GGUF is dequantised to float32).
+        folder: folder to write.
+        judge: decides how the model may be walked, for the manifest; without it, every kind of walk is allowed.
 
     Raises:
-        UserError: the source is damaged, incomplete, quantised, pickled, or of an architecture that transformers
+        UserError: the source is damaged, incomplete, quantised or pickled, or has an architecture that transformers
             cannot build without code from the checkpoint.
     """
     logger.info("loading %s", source.text)
@@ -65,10 +65,10 @@ def load_checkpoint(
 
 
 def judged(config: "PretrainedConfig", judge: Judge, key: str) -> Walks:
-    """What `judge` says, and in the log what does not go as it does for most models.
+    """Return the verdict of `judge`, and log what works differently than for most models.
 
     Raises:
-        UserError: the model cannot be walked; it names the configuration's `key`.
+        UserError: the model cannot be walked; the message names the configuration's `key`.
     """
     try:
         walks = judge(config)
@@ -91,13 +91,13 @@ def write_canonical(
     source: str,
     walks: Walks = Walks(),  # noqa: B008
 ) -> Manifest:
-    """Write a live model as a canonical folder; the manifest comes last, so that a folder with one is complete."""
+    """Write a live model as a canonical folder; the manifest comes last, so a folder with a manifest is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = stored_tensors(model)
     digests = {name: digest_of(tensor) for name, tensor in track(tensors.items(), "hashing")}
     manifest = manifest_of(model, source, digests)
     entries = manifest.tensors
-    # The widest elements first: then every tensor starts at a multiple of its own element size.
+    # Widest elements first, so that every tensor starts at a multiple of its own element size.
     order = sorted(entries, key=lambda name: (-np.dtype(STORAGE[entries[name].dtype]).itemsize, name.encode()))
     write_tensors(
         folder / WEIGHTS,
@@ -119,14 +119,14 @@ def _write_config(model: "PreTrainedModel", path: Path) -> None:
     content: dict[str, Any] = json.loads(model.config.to_json_string())
     content.pop("quantization_config", None)
     for private in [key for key in content if key.startswith("_")]:
-        del content[private]  # where it was loaded from: no part of the model
+        del content[private]  # where it was loaded from, not part of the model
     content["architectures"] = [type(model).__name__]
     content["dtype"] = str(model.dtype).removeprefix("torch.")
     _write_json(content, path)
 
 
 def _write_generation_config(model: "PreTrainedModel", path: Path) -> None:
-    """How to sample: as the source says beside its weights, else what transformers takes from the configuration."""
+    """Write the sampling settings: the source's own, or else those that transformers derives from the configuration."""
     from transformers import GenerationConfig
 
     chosen = model.generation_config or GenerationConfig.from_model_config(model.config)

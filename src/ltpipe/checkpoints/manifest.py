@@ -1,4 +1,4 @@
-"""The manifest of a canonical checkpoint: what is in it, and which checkpoint it is."""
+"""The manifest of a canonical checkpoint: its contents and its identity."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ class TensorEntry:
 
     Attributes:
         dtype: safetensors dtype name.
-        shape: as in the live model.
-        sha256: of its bytes.
-        module: class name of the module that owns it, `Linear` for example.
-        buffer: a persistent buffer, which is no parameter and never prunable.
-        matrices: the matrices of linear maps that it holds, as they are stored: number, rows, columns. None where it
-            is multiplied with no activations: an embedding, a convolution, a vector.
-        inputs_first: whether the rows of these matrices are inputs, and not outputs as in `nn.Linear`.
-        left_out: of a tensor of blocks that has several dimensions and is no such matrix: what it is instead.
+        shape: shape in the live model.
+        sha256: SHA-256 of its bytes.
+        module: class name of the module that owns it, for example `Linear`.
+        buffer: whether it is a persistent buffer: not a parameter, and never prunable.
+        matrices: the matrices of linear maps that it contains, as stored: number, rows, columns. None if it is not
+            multiplied with activations: an embedding, a convolution, a vector.
+        inputs_first: whether the rows of these matrices are inputs, not outputs as in `nn.Linear`.
+        left_out: what the tensor is instead, if it lies in a block and has several dimensions but no such matrices.
     """
 
     dtype: str
@@ -46,7 +46,7 @@ class TensorEntry:
     left_out: str = ""
 
     def __post_init__(self) -> None:
-        """Raise ValueError where the dtype is not known, or the matrices are not of the shape."""
+        """Raise ValueError if the dtype is unknown or the matrices do not fit the shape."""
         if self.dtype not in STORAGE:
             raise ValueError(f"unknown dtype {self.dtype}")
         if self.matrices is not None and prod(self.matrices) != self.size:
@@ -65,14 +65,14 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Walks:
-    """How a model may be walked, as the load stage found it on a small copy (`ltpipe.streaming.guard`).
+    """How a model may be walked, as the load stage found on a small copy (`ltpipe.streaming.guard`).
 
     Attributes:
-        forward: why its blocks do not run one at a time; empty where that equals the model's own forward.
-        backward: the same of its gradients.
-        gradients: why it has no gradients at all; empty where it has.
-        head: why its logits do not come apart from its hidden states; empty where they do.
-        rewrites: whether its forward writes to its own weights.
+        forward: why its blocks do not run one at a time; empty if such a walk equals the model's own forward pass.
+        backward: the same for its gradients.
+        gradients: why it has no gradients at all; empty if it has.
+        head: why its logits cannot be computed separately from its hidden states; empty if they can.
+        rewrites: whether its forward pass writes to its own weights.
     """
 
     forward: str = ""
@@ -84,16 +84,16 @@ class Walks:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a canonical checkpoint folder holds.
+    """The contents of a canonical checkpoint folder.
 
     Attributes:
         architecture: class name of the model.
         source: where it came from, resolved (path, package version or Hub commit).
-        blocks: name of the module list that holds the model's blocks, `model.layers` for example.
+        blocks: name of the module list with the model's blocks, for example `model.layers`.
         further: names of other lists of blocks that the model runs; walks go through `blocks`.
-        tensors: by the live model's own names, tied parameters once.
-        tied: further names of a tensor, alias to stored name.
-        files: SHA-256 of the files beside the weights that other tools read too, by name.
+        tensors: tensors by the live model's own names, tied parameters once.
+        tied: further names of tied tensors, alias to stored name.
+        files: SHA-256 by name of the files beside the weights that other tools read too.
         walks: how the model may be walked.
     """
 
@@ -110,7 +110,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over names, dtypes, shapes, contents and ties; independent of the source's shard layout."""
+        """SHA-256 of names, dtypes, shapes, contents and ties; independent of the source's shard layout."""
         content = [
             [[name, entry.dtype, list(entry.shape), entry.sha256] for name, entry in sorted(self.tensors.items())],
             sorted(self.tied.items()),
@@ -128,20 +128,20 @@ class Manifest:
         return sum(entry.nbytes for entry in self.tensors.values())
 
     def in_blocks(self, name: str) -> bool:
-        """Whether a tensor belongs to one of the blocks that walks go through."""
+        """Return whether a tensor belongs to one of the blocks that walks go through."""
         return name.startswith(self.blocks + ".")
 
     def block_of(self, name: str) -> str | None:
-        """Full name of the block that a tensor is in, of any list of blocks; None outside of them."""
+        """Return the full name of a tensor's block, in any list of blocks; None outside of them."""
         for stack in (self.blocks, *self.further):
             if name.startswith(stack + "."):
                 return f"{stack}.{name.removeprefix(stack + '.').partition('.')[0]}"
         return None
 
     def left_out(self) -> dict[str, str]:
-        """What is not pruned of the blocks although it has several dimensions, and why.
+        """Return the multi-dimensional tensors in blocks that are not prunable, and the reasons.
 
-        Names with `*` for every number, so that all blocks are said at once.
+        Names have `*` for every number, so that one entry covers all blocks.
         """
         reasons: dict[str, str] = {}
         for name, entry in self.tensors.items():
@@ -151,11 +151,11 @@ class Manifest:
         return reasons
 
     def verified(self, path: Path) -> bytes:
-        """The content of a file beside the weights.
+        """Return the content of a file beside the weights.
 
         Raises:
             UserError: there is no such file.
-            DamagedFileError: its content is another than the manifest says.
+            DamagedFileError: its content does not match the manifest.
         """
         check_file(path)
         content = path.read_bytes()
@@ -172,7 +172,7 @@ class Manifest:
         """Read a manifest and check it against its own fingerprint.
 
         Raises:
-            DamagedFileError: it is of another format, or does not match its fingerprint.
+            DamagedFileError: it has another format, or does not match its fingerprint.
         """
         content: dict[str, Any] = read_record(path)
         version, fingerprint = content.pop("format", None), content.pop("fingerprint", None)

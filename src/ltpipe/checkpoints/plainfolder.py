@@ -1,4 +1,4 @@
-"""A folder as Hugging Face tools write it, looked at before transformers reads it."""
+"""A folder as Hugging Face tools write it, checked before transformers reads it."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -27,14 +27,15 @@ _VARIANT = re.compile(r"model\.safetensors\.index\.([\w-]+)\.json|model\.([\w-]+
 
 @dataclass(frozen=True)
 class PlainFolder:
-    """A folder that transformers can read, with all its files.
+    """A complete folder that transformers can read.
 
     Attributes:
-        path: of the folder.
-        config: of the causal language model: that of the text, where the checkpoint reads images or sound too.
-        specs: the tensors of its files.
-        variant: of the weights' file names (`fp16` of `model.fp16.safetensors`), None for the plain ones.
-        renames: patterns of names in the files, and what the text's own model calls them.
+        path: the folder.
+        config: the causal language model's configuration: the text model's, if the checkpoint also reads images or
+            sound.
+        specs: the tensors in its files.
+        variant: variant in the weights' file names (`fp16` in `model.fp16.safetensors`), None for the plain ones.
+        renames: patterns of names in the files, to the text model's own names.
     """
 
     path: Path
@@ -45,14 +46,14 @@ class PlainFolder:
 
 
 def read_folder(folder: Path, key: str) -> PlainFolder:
-    """Look at a folder, and refuse what transformers would stumble over later, or read in a way that we do not allow.
+    """Check a folder, and reject what transformers would fail on later, or read in a way that ltpipe does not allow.
 
     Args:
-        folder: to look at.
-        key: configuration key of the source, for messages.
+        folder: the folder.
+        key: configuration key of the source, for error messages.
 
     Raises:
-        UserError: it is incomplete or damaged, quantised, an adapter, or describes a far larger model than it holds.
+        UserError: it is incomplete, damaged, quantised or an adapter, or describes a far larger model than it contains.
     """
     if (folder / _ADAPTER).is_file():
         raise UserError(
@@ -78,12 +79,12 @@ def read_folder(folder: Path, key: str) -> PlainFolder:
 
 
 def of_text(config: "PreTrainedConfig", place: str, key: str) -> "PreTrainedConfig":
-    """The configuration of the causal model of text in a larger one; itself where it is no larger one.
+    """Return the configuration of the causal text model inside a larger model; `config` itself if it is a text model.
 
     Args:
-        config: of a checkpoint.
-        place: where it comes from, and `key` the configuration key of that, for messages.
-        key: see `place`.
+        config: a checkpoint's configuration.
+        place: where it comes from, for error messages.
+        key: configuration key of `place`, for error messages.
 
     Raises:
         UserError: transformers has no class for the larger model's language model alone.
@@ -100,19 +101,19 @@ def of_text(config: "PreTrainedConfig", place: str, key: str) -> "PreTrainedConf
             f"{key}: '{place}' is a {config.model_type}, and transformers has no class for its language model alone "
             f"({text.model_type}); load a text model"
         )
-    text.tie_word_embeddings = config.tie_word_embeddings  # the outer one is what ties the head
+    text.tie_word_embeddings = config.tie_word_embeddings  # the outer configuration decides whether the head is tied
     text.dtype = text.dtype or config.dtype
     return text
 
 
 def unloadable(place: Path, error: Exception, key: str) -> str:
-    """What is said where transformers raises; `key` is the configuration key of the source."""
+    """Return the error message for an exception from transformers; `key` is the configuration key of the source."""
     reason = str(error).strip().split("\n")[0]
     return f"{key}: transformers cannot load '{place}' as a causal language model: {reason}"
 
 
 def _variant(folder: Path, key: str) -> str | None:
-    """Which of several sets of weights to read: the plain one, or the only other one."""
+    """Return which of several sets of weights to read: the plain one, or else the only other one."""
     if (folder / WEIGHTS).is_file() or (folder / _INDEX).is_file():
         return None
     names = sorted(path.name for path in folder.iterdir())
@@ -138,7 +139,7 @@ def _variant(folder: Path, key: str) -> str | None:
 
 
 def _shards(folder: Path, variant: str | None, key: str) -> Iterator[str]:
-    """Names of the files of a set of weights, each of which is there."""
+    """Yield the file names of a set of weights, after checking that each file exists."""
     single = f"model.{variant}.safetensors" if variant else WEIGHTS
     if (folder / single).is_file():
         yield single
@@ -159,7 +160,7 @@ def _shards(folder: Path, variant: str | None, key: str) -> Iterator[str]:
 
 
 def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | None, key: str) -> PlainFolder:
-    """What a folder's configuration describes; not far more than its files hold, before room is made for it."""
+    """Read a folder's configuration; reject one far larger than the files before memory is allocated for it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -182,7 +183,7 @@ def _described(folder: Path, specs: Mapping[str, TensorSpec], variant: str | Non
 
 
 def _renames(names: Collection[str], model: "PreTrainedModel") -> dict[str, str]:
-    """Patterns of a larger model's names, and what its text model calls them: embedding and head tell the prefixes."""
+    """Return patterns of a larger model's names, to its text model's names; embedding and head give the prefixes."""
     owners = {id(module): name for name, module in model.named_modules()}
     embedding, head = owners[id(model.get_input_embeddings())], owners[id(model.get_output_embeddings())]
     base = f"{model.base_model_prefix}."

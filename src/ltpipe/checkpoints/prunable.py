@@ -16,9 +16,9 @@ class Selection:
     """The prunable weights: those of a preset, plus `include` patterns, minus `exclude` patterns.
 
     Presets:
-        linear: what the blocks multiply their activations with (fused experts count; embeddings, convolutions and
-            vectors do not), the convention of SparseGPT and Wanda. The load stage has seen which these are.
-        all-weights: these everywhere, and every parameter of two or more dimensions whose name contains `weight`.
+        linear: the matrices that blocks multiply their activations with (including fused experts, but not embeddings,
+            convolutions and vectors), the convention of SparseGPT and Wanda. The load stage has identified them.
+        all-weights: such matrices everywhere, and every parameter of two or more dimensions with `weight` in its name.
 
     Patterns are shell-style (`*.mlp.*`) and match whole tensor names, case-sensitively.
     """
@@ -28,7 +28,7 @@ class Selection:
     exclude: Sequence[str] = ()
 
     def names(self, manifest: Manifest) -> tuple[str, ...]:
-        """Names of the selected tensors in canonical (byte) order.
+        """Return the names of the selected tensors in canonical (byte) order.
 
         Raises:
             UserError: a pattern matches no parameter, or nothing is selected.

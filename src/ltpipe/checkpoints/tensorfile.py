@@ -1,9 +1,9 @@
 """Safetensors files as memory-mapped NumPy arrays, without torch.
 
-NumPy has no bfloat16, and stages that only look at bit patterns need neither torch nor a copy, so arrays are handed
-out in the dtypes of `STORAGE`: BF16 as uint16 bit patterns, everything else as itself.
+NumPy has no bfloat16, and stages that only need bit patterns need neither torch nor a copy. So arrays have the dtypes
+of `STORAGE`: BF16 as uint16 bit patterns, everything else as itself.
 
-What has digests is checked when it is read: the header on opening, a tensor when it is first asked for.
+Files with digests are checked as they are read: the header on opening, a tensor on first use.
 """
 
 import json
@@ -23,15 +23,15 @@ from ltpipe.runtime.made_with import ENTRY, check_made_with
 class TensorFile:
     """A memory-mapped safetensors file.
 
-    Opening checks the whole header against the file's length, and against its digest if it has one.
+    Opening checks the whole header against the file's length and, if it has one, its digest.
 
     Attributes:
-        has_digests: whether damage to a tensor would be seen.
+        has_digests: whether damage to a tensor would be detected.
 
     Raises:
         UserError: the file does not exist.
-        DamagedFileError: it is truncated, its header is not valid, or a dtype is unknown. A tensor that is no array of
-            ours, int16 for example, is refused when it is asked for.
+        DamagedFileError: it is truncated, its header is invalid, or a dtype is unknown. A tensor with a foreign dtype,
+            for example int16, is rejected only when it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,20 +47,20 @@ class TensorFile:
         return name in self.specs
 
     def spec(self, name: str) -> TensorSpec:
-        """What the file says about the tensor `name`.
+        """Return the file's entry for the tensor `name`.
 
         Raises:
-            DamagedFileError: the file holds no such tensor.
+            DamagedFileError: the file has no such tensor.
         """
         if name not in self.specs:
             raise DamagedFileError(f"{self.path}: has no tensor '{name}'; {MEND_ANY}")
         return self.specs[name]
 
     def array(self, name: str) -> np.ndarray:
-        """The tensor `name`: a read-only view of the mapped file, no bytes copied; read once to check it.
+        """Return the tensor `name`: a read-only view of the mapped file, not a copy; read once to check it.
 
         Raises:
-            DamagedFileError: the file holds no such tensor, or its bytes are not those that were written.
+            DamagedFileError: the file has no such tensor, or its bytes are not those that were written.
         """
         view = self.unchecked(name)
         if name in self._unchecked:
@@ -68,21 +68,21 @@ class TensorFile:
         return view
 
     def check_all(self) -> None:
-        """Read every tensor that has a digest, to check it; raises as `array`."""
+        """Read and check every tensor that has a digest; raises as `array`."""
         for name in list(self._unchecked):
             self.array(name)
 
     def check(self, name: str, found: int) -> None:
-        """Say what the digest of the tensor `name` is, as whoever has read it found.
+        """Check the digest `found` that a reader computed for the tensor `name`.
 
         Raises:
-            DamagedFileError: it is not that of the bytes that were written.
+            DamagedFileError: it is not the digest of the bytes that were written.
         """
         if self._unchecked.pop(name, hexadecimal(found)) != hexadecimal(found):
             raise DamagedFileError(f"{self.path}: damaged: '{name}' does not match its checksum; {MEND}")
 
     def unchecked(self, name: str) -> np.ndarray:
-        """As `array`, for a reader that computes the digest on its way and says it to `check`."""
+        """Return the same as `array`, for a reader that computes the digest itself and passes it to `check`."""
         spec = self.spec(name)
         if spec.dtype not in STORAGE:
             raise DamagedFileError(
@@ -94,22 +94,22 @@ class TensorFile:
 
 @contextmanager
 def artefact(path: Path, kind: str, version: str, *, however_made: bool = False) -> Iterator[TensorFile]:
-    """Open one of ltpipe's own files; whatever goes wrong while it is read is damage, and said in one line.
+    """Open one of ltpipe's own files; report any error while it is read as damage, in one line.
 
     Args:
-        path: of the file.
-        kind: what it has to be.
-        version: of that kind's format.
+        path: the file.
+        kind: the required kind of artefact.
+        version: the required format of that kind.
         however_made: accept it whatever settings it was made with.
 
     Raises:
         UserError: there is no such file.
-        OtherSettingsError: it was made with other settings than the configuration asks for.
-        DamagedFileError: it is not a `kind` of format `version`, or its metadata or tensors do not fit together.
+        OtherSettingsError: it was made with settings other than those in the configuration.
+        DamagedFileError: it is not a `kind` in format `version`, or its metadata and tensors are inconsistent.
     """
     file = TensorFile(path)
     found, made = file.metadata.get("kind"), file.metadata.get("format")
-    if found is None:  # the user's own, then, and nothing to be deleted
+    if found is None:  # then it is the user's own, and must not be deleted
         raise DamagedFileError(
             f"{path}: not a {kind} but another safetensors file, with {len(file.specs)} tensors; give the {kind} that "
             "a stage wrote"

@@ -1,4 +1,4 @@
-"""Safetensors files, written tensor by tensor, with a digest of each and of the header."""
+"""Writes safetensors files tensor by tensor, with digests of every tensor and of the header."""
 
 import json
 import struct
@@ -27,23 +27,23 @@ class TensorData:
 
     @classmethod
     def of(cls, name: str, array: np.ndarray) -> "TensorData":
-        """Wrap an array whose NumPy dtype says what it is (not bfloat16)."""
+        """Wrap an array of any stored dtype but bfloat16."""
         dtypes = {np.dtype(storage): dtype for dtype, storage in STORAGE.items() if dtype != "BF16"}
         return cls(name, dtypes[array.dtype], array.shape, [array])
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """Number of bytes in the file."""
         return bytes_of(self.dtype, self.shape)
 
 
 def write_tensors(path: Path, tensors: Iterable[TensorData], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file atomically, tensor by tensor, in the order given.
 
-    Only one chunk need be in memory at a time.
+    Only one chunk needs to be in memory at a time.
 
     Raises:
-        ValueError: a tensor's chunks hold more or fewer bytes than its shape says.
+        ValueError: a tensor's chunks have more or fewer bytes than its shape implies.
     """
     tensors = list(tensors)
     with tensor_writer(path, {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}, metadata) as write:
@@ -58,16 +58,16 @@ def tensor_writer(
     """Write a safetensors file atomically, as its tensors become known.
 
     Args:
-        path: of the file; it is there when all is written.
-        layout: name to dtype name and shape of each tensor, in the order in which they are to lie in the file.
-        metadata: of the file; that of an artefact, which has a kind, will say too what it is made with.
+        path: the file, which appears once everything is written.
+        layout: name to dtype name and shape of each tensor, in file order.
+        metadata: the file's metadata; for an artefact, which has a kind, the settings it was made with are added.
 
     Yields:
-        Function of a tensor's name and its contents in row-major order, in pieces of any size. Tensors may be written
-        in any order, each once.
+        A function of a tensor's name and its contents in row-major order, in pieces of any size. Call it once per
+        tensor, in any order.
 
     Raises:
-        ValueError: a tensor's chunks hold more or fewer bytes than its shape says, or a tensor was not written.
+        ValueError: a tensor's chunks have more or fewer bytes than its shape implies, or a tensor was not written.
     """
     said = dict(metadata or {})
     if "kind" in said and (settings := asked()) is not None:

@@ -1,4 +1,4 @@
-"""Tokenizers: read from any source, written as a canonical folder holds them."""
+"""Reads tokenizers from any source, and writes them into a canonical folder."""
 
 import json
 import logging
@@ -32,18 +32,18 @@ _PROBES = (
     "\u4f60\u597d\u4e16\u754c \u0917\u0941\u0930\u0941 \u0627\u0644\u0633\u0644\u0627\u0645 \U0001f600\u200d",
     "\u2581under_score -- <tag> [UNK] [MASK]",
 )
-"""Texts in which tokenizers differ that split, normalise or begin texts in different ways."""
+"""Texts that reveal differences between tokenizers in how they split, normalise or begin a text."""
 
 
 def read_tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a local source.
+    """Return the tokenizer of a local source.
 
     Args:
         place: folder or GGUF file.
-        key: configuration key of the source, for messages.
+        key: configuration key of the source, for error messages.
 
     Raises:
-        UserError: there is none that can be read.
+        UserError: there is no tokenizer, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
@@ -58,7 +58,7 @@ def read_tokenizer(place: Path, key: str) -> "PreTrainedTokenizerBase":
 
 
 def _missing(place: Path, reason: str) -> str:
-    """What is wrong with a place whose tokenizer cannot be read, and a way out."""
+    """Return what is wrong with a source whose tokenizer cannot be read, and how to fix it."""
     models = sorted(path.name for path in place.glob("*.model")) if place.is_dir() else []
     if models and not (place / TOKENIZER).is_file():
         return (
@@ -69,15 +69,14 @@ def _missing(place: Path, reason: str) -> str:
 
 
 def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Write a tokenizer into a canonical folder, beside its `config.json`, so that transformers reads it back as it is.
+    """Write a tokenizer into a canonical folder, beside its `config.json`, so that transformers reads it back the same.
 
-    Many classes of transformers build their splitting and their special tokens anew from what stands in
-    `tokenizer_config.json`, and some types of models have a class that is taken whatever stands there. So everything
-    that the tokenizer was made with is written, it is read back, and if that encodes otherwise, the plain class that
-    takes `tokenizer.json` as it is takes its place.
+    Many transformers classes rebuild their splitting and special tokens from `tokenizer_config.json`, and some model
+    types always use a fixed class. So all the tokenizer's settings are written and it is read back. If the result
+    encodes differently, the plain class that uses `tokenizer.json` unchanged is written instead.
 
     Raises:
-        UserError: it has no fast form.
+        UserError: it has no fast version.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -98,7 +97,7 @@ def write_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
 
 
 def _said(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """What a tokenizer was made with, as `save_pretrained` writes it, with its special tokens and chat templates."""
+    """Return a tokenizer's settings as `save_pretrained` writes them, with its special tokens and chat templates."""
     with TemporaryDirectory() as place:
         tokenizer.save_pretrained(place)
         content = read_json(Path(place) / TOKENIZER_CONFIG)
@@ -116,12 +115,12 @@ def _said(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
 
 
 def _plain(said: dict[str, Any]) -> dict[str, Any]:
-    """The same for the class that takes `tokenizer.json` as it is; without what would change that again."""
+    """Return the settings for the class that uses `tokenizer.json` unchanged, without those that would alter it."""
     return {**{key: value for key, value in said.items() if not key.startswith("add_")}, "tokenizer_class": _PLAIN}
 
 
 def _encodes_alike(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> bool:
-    """Whether a folder's tokenizer is read back as one that encodes as another does."""
+    """Return whether a folder's tokenizer, read back, encodes as the given one does."""
     try:
         again = read_tokenizer(folder, "")
     except UserError:
@@ -133,15 +132,15 @@ def _encodes_alike(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> bool:
 
 
 def _called(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[list[int]] | None:
-    """Tokens with and without special ones around a text; None where a tokenizer has none for it."""
+    """Return a text's tokens with and without special tokens; None if the tokenizer cannot encode it."""
     try:
         return [tokenizer(text, add_special_tokens=added)["input_ids"] for added in (True, False)]
-    except Exception:  # tokenizers raises nothing more special, of an unknown character for example
+    except Exception:  # tokenizers raises no narrower class, for example for an unknown character
         return None
 
 
 def _encoded(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int] | None:
-    """The same of the fast form alone: some classes do more when they are called with their special tokens."""
+    """Return a text's tokens from the fast tokenizer alone: some classes treat special tokens differently in calls."""
     try:
         return tokenizer.backend_tokenizer.encode(text).ids
     except Exception:  # as above

@@ -1,10 +1,10 @@
-"""What a model does with each of its parameters, seen in one forward pass and not guessed from names and shapes.
+"""How a model uses each of its parameters, observed in one forward pass rather than guessed from names and shapes.
 
-The model's own forward runs on a few tokens with stand-ins for its parameters: tensors that have a shape and strides
-but no contents. What is computed of parameters alone stays a stand-in; what activations and parameters give together
-is not computed but drawn at random, of the right shape. So a pass costs the model's small operations only, whatever
-its size, and needs no weights. A matrix product says of a parameter that it is the matrix of a linear map, and which
-of its dimensions is summed over: the inputs.
+The model's own forward runs on a few tokens with stand-ins for its parameters: tensors with a shape and strides but no
+contents. Results computed from parameters alone stay stand-ins; results of activations with parameters are not computed
+but drawn at random, in the right shape. So a pass only costs the model's small operations, whatever its size, and needs
+no weights. A matrix product shows that a parameter is the matrix of a linear map, and which of its dimensions is summed
+over: the inputs.
 """
 
 import logging
@@ -33,22 +33,22 @@ FACTORS = {
     "baddbmm": (1, 2),
     "addmv": (1, 2),
 }
-"""Matrix products, and which of their arguments are multiplied."""
+"""Matrix products, and the indices of the arguments that are multiplied."""
 GROUPED = ("_grouped_mm", "grouped_mm_fallback")
-"""Products of rows with the matrix of the group (expert) that they are in; the first two arguments are multiplied."""
+"""Products of rows with the matrix of their group (expert); the first two arguments are multiplied."""
 _PICKED = ("index", "index_select", "cat", "stack", "repeat", "slice_copy", "select_copy")
-"""Operations that take parts of parameters, or put them together, without mixing their elements."""
+"""Operations that slice or join parameters without mixing their elements."""
 _NEW = ("new_", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
 _TABLES, _CONVOLUTIONS = ("embedding",), ("convolution", "conv1d", "conv2d", "conv3d", "conv_transpose1d")
 
 
 @dataclass(frozen=True)
 class Use:
-    """What a parameter is used for.
+    """How a parameter is used.
 
     Attributes:
-        matrices: of linear maps, as they are stored: number, rows, columns; None if it is no such thing.
-        inputs_first: whether the rows are the inputs, as in GPT-2's `Conv1D`, and not the outputs, as in `nn.Linear`.
+        matrices: its matrices of linear maps, as stored: number, rows, columns; None if it has none.
+        inputs_first: whether the rows are the inputs, as in GPT-2's `Conv1D`, not the outputs, as in `nn.Linear`.
         otherwise: what it is instead, in words.
     """
 
@@ -62,27 +62,27 @@ UNKNOWN = Use(otherwise="its use is unknown")
 
 
 def parameter_uses(model: nn.Module) -> dict[str, Use]:
-    """How a causal language model uses its parameters, tied ones by their first name.
+    """Return how a causal language model uses its parameters; tied parameters under their first name.
 
-    A forward pass that cannot be followed is logged, and the classes of modules tell what they can. The model is left
-    as it was; its parameters may be on any device, the meta device included.
+    If the forward pass cannot be traced, a warning is logged and the module classes decide. The model is left
+    unchanged; its parameters may be on any device, including the meta device.
     """
     parameters = dict(model.named_parameters())
     seen = _Seen()
     try:
         _run(model, parameters, seen)
-    except Exception as error:  # whatever a model raises where a stand-in is not what it expects
+    except Exception as error:  # models raise anything when a stand-in is not what they expect
         logger.warning("could not trace how %s uses its weights: %s", type(model).__name__, error)
         return uses_by_class(model)
     found = {name: seen.use(name, tuple(parameter.shape)) for name, parameter in parameters.items()}
     alike: dict[str, Use] = {_pattern(name): use for name, use in found.items() if use is not UNUSED}
-    return {  # a few tokens do not reach every expert, but one of its like
+    return {  # a few tokens do not reach every expert, but they reach a similar one
         name: alike.get(_pattern(name), UNUSED) if use is UNUSED else use for name, use in found.items()
     }
 
 
 def uses_by_class(model: nn.Module) -> dict[str, Use]:
-    """What the classes of modules tell of their parameters; no forward pass, so that any module will do."""
+    """Return what the module classes reveal about their parameters; works for any module, without a forward pass."""
     return {name: _by_class(model, name, parameter) for name, parameter in model.named_parameters()}
 
 
@@ -119,7 +119,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 @dataclass
 class _Seen:
-    """What was done with parameters, by name."""
+    """Observed uses of parameters, by name."""
 
     products: dict[str, set[tuple[int, int, int, int]]] = field(default_factory=lambda: defaultdict(set))
     operations: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -139,14 +139,14 @@ class _Seen:
 
 
 def _matrices(products: set[tuple[int, int, int, int]], shape: tuple[int, ...]) -> Use:
-    """The matrices of products of (inputs, outputs, stride of the inputs, stride of the outputs)."""
+    """Return the matrices behind products of (inputs, outputs, stride of the inputs, stride of the outputs)."""
     directions = {along_inputs > along_outputs for _, _, along_inputs, along_outputs in products}
     if len(directions) > 1:
         return Use(otherwise="summed over both of its dimensions")
     (inputs_first,) = directions
     size = torch.Size(shape).numel()
     rows, columns = shape[-2:]
-    # Where several dimensions are one in the product, or one dimension holds several matrices, the strides say it.
+    # If several dimensions are one in the product, or one dimension has several matrices, the strides show it.
     used = {
         (inputs if inputs_first else outputs, max(along_inputs, along_outputs))
         for inputs, outputs, along_inputs, along_outputs in products
@@ -160,9 +160,9 @@ def _matrices(products: set[tuple[int, int, int, int]], shape: tuple[int, ...]) 
 
 
 class _StandIn(torch.Tensor):
-    """A parameter, or what was made of parameters alone; without contents."""
+    """A parameter, or a result computed from parameters alone; without contents."""
 
-    # As PyTorch has subclasses do it, which its own stubs do not allow.
+    # PyTorch's documented way for subclasses, which its own stubs do not allow.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
@@ -213,7 +213,7 @@ class _StandIn(torch.Tensor):
 
 
 def _note(name: str, args: Any, stand_ins: list[_StandIn], seen: _Seen) -> None:
-    """Remember what parameters were used for together with activations."""
+    """Record how parameters were used together with activations."""
     factor: _StandIn | None = None
     if name in FACTORS or name in GROUPED:
         first, second = (args[index] for index in FACTORS.get(name, (0, 1)))
@@ -231,7 +231,7 @@ def _note(name: str, args: Any, stand_ins: list[_StandIn], seen: _Seen) -> None:
 
 
 def _shaped(leaf: Any) -> Any:
-    """What operations on the meta device are given in place of an argument."""
+    """Return what an operation on the meta device gets in place of an argument."""
     if isinstance(leaf, _StandIn):
         return leaf.shaped
     if isinstance(leaf, torch.Tensor):
@@ -240,14 +240,14 @@ def _shaped(leaf: Any) -> Any:
 
 
 def _drawn(shaped: torch.Tensor, seen: _Seen, device: torch.device) -> torch.Tensor:
-    """Activations of that shape."""
+    """Return random activations of that shape."""
     if not shaped.is_floating_point():
         return torch.zeros(shaped.shape, dtype=shaped.dtype, device=device)
     return torch.randn(shaped.shape, generator=seen.random).to(device, shaped.dtype)
 
 
 def _made(func: Any, name: str, shaped: torch.Tensor, stand_ins: list[_StandIn]) -> _StandIn:
-    """What an operation makes of parameters alone. Strides stay those of the parameter whose elements these are."""
+    """Return an operation's result on parameters alone, with the strides of the parameter its elements come from."""
     first = stand_ins[0]
     is_view = name == "_unsafe_view" or any(each.alias_info is not None for each in func._schema.arguments)
     alike = next((each for each in stand_ins if each.shape == shaped.shape and each.dim() > 1), None)
@@ -260,7 +260,7 @@ def _made(func: Any, name: str, shaped: torch.Tensor, stand_ins: list[_StandIn])
 
 
 def _by_class(model: nn.Module, name: str, parameter: nn.Parameter) -> Use:
-    """What the class of a parameter's module says of it."""
+    """Return what the class of a parameter's module reveals about it."""
     owner, _, leaf = name.rpartition(".")
     module, shape = model.get_submodule(owner), tuple(parameter.shape)
     if isinstance(module, nn.Linear) and leaf == "weight":
