@@ -1,4 +1,4 @@
-"""The next block's weights on their way to an accelerator while the current block computes."""
+"""Prefetches the next block's weights to an accelerator while the current block computes."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,10 +11,10 @@ Load = Callable[[str], Mapping[str, nn.Parameter]]
 
 
 class Ahead:
-    """Loads what comes next before it is asked for.
+    """Prefetches what comes next.
 
-    On an accelerator the copies run on a stream of their own, beside the computation that is already queued; two
-    blocks of weights are then in memory. On the CPU nothing runs ahead: it would compete for the same processors.
+    On an accelerator the copies run on their own stream, in parallel with the computation already queued; two blocks of
+    weights are then in memory. On the CPU nothing is prefetched: it would compete for the same processors.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -23,7 +23,7 @@ class Ahead:
         self._next: tuple[str, Mapping[str, nn.Parameter]] | None = None
 
     def start(self, name: str, load: Load) -> None:
-        """Begin to load what will be taken next."""
+        """Start to load what will be taken next."""
         if not self._useful:
             return
         if self._stream is None:
@@ -33,7 +33,7 @@ class Ahead:
             self._next = name, load(name)
 
     def take(self, name: str, load: Load) -> Mapping[str, nn.Parameter]:
-        """What `load(name)` gives, begun before or loaded now."""
+        """Return `load(name)`, prefetched or loaded now."""
         (begun, weights), self._next = self._next or ("", {}), None
         if begun != name:
             return load(name)
@@ -41,5 +41,5 @@ class Ahead:
             computing = torch.accelerator.current_stream(self._stream.device)
             computing.wait_stream(self._stream)
             for weight in weights.values():
-                weight.record_stream(computing)  # its memory is not given away before the computation is done with it
+                weight.record_stream(computing)  # its memory is not reused before the computation is done with it
         return weights

@@ -1,10 +1,10 @@
 """Gradients of the loss with respect to the weights of the blocks, one block of weights at a time.
 
 The model's own, unmodified forward runs as in `CausalModel.hidden_states`, but each block is one node of the autograd
-graph that keeps nothing but its input, and that on the host. The backward pass reaches the nodes in reverse: a block's
-weights are fetched again, its sequences recomputed in micro-batches (gradient checkpointing, Chen et al. 2016,
-1604.06174), each gradient of a weight is handed out and freed as soon as it is there, and only the gradient with
-respect to the hidden states goes on.
+graph that keeps only its input, on the host. The backward pass reaches the nodes in reverse: a block's weights are
+fetched again, its sequences are recomputed in micro-batches (gradient checkpointing, Chen et al. 2016, 1604.06174),
+each weight gradient is handed out and freed as soon as it is complete, and only the gradient with respect to the hidden
+states is passed on.
 """
 
 import weakref
@@ -46,27 +46,27 @@ def walk_gradients(
 ) -> torch.Tensor:
     """Hand out the gradients of weights in the blocks, of the *summed* next-token loss of each micro-batch.
 
-    Sums add up: over all micro-batches, to the gradient of the whole loss (divide by the number of predicted tokens
-    for that of the mean). With `micro_batch` 1 they are gradients of single sequences. Every weight gets one gradient
-    a micro-batch, of zeros where the micro-batch did not use it. Where weights are masked, gradients are taken at the
-    masked weights; those of pruned weights are not masked.
+    Summed over all micro-batches they give the gradient of the whole loss (divide by the number of predicted tokens
+    for that of the mean loss). With `micro_batch` 1 they are gradients of single sequences. Every weight gets one
+    gradient per micro-batch, zeros if the micro-batch did not use it. If weights are masked, gradients are taken at the
+    masked weights; the gradients of pruned weights are not masked.
 
     A model that cannot be streamed is loaded whole, and all blocks finish together at the end.
 
     Args:
-        model: gives the weights.
+        model: the model.
         input_ids: int64 [sequences, tokens].
-        micro_batch: sequences that go through a block together.
-        chunk: tokens whose logits exist at the same time.
-        names: stored names of the weights whose gradients are wanted.
-        sink: takes them.
-        objective: what to derive in place of the next-token loss.
+        micro_batch: number of sequences that go through a block together.
+        chunk: number of tokens whose logits exist at the same time.
+        names: stored names of the weights to differentiate by.
+        sink: receives the gradients.
+        objective: what to differentiate in place of the next-token loss.
 
     Returns:
         Losses, float32 [sequences, tokens - 1] on the CPU, nats.
 
     Raises:
-        ValueError: a name is of no parameter in the blocks.
+        ValueError: a name is not a parameter in the blocks.
         UserError: the model has no gradients.
     """
     for name in names:
@@ -78,7 +78,7 @@ def walk_gradients(
     if model.streamed and (reason := model.manifest.walks.backward):
         model.give_up_streaming(reason)
     input_ids, wanted = input_ids.to(model.device), frozenset(names)
-    # In this thread: the sink is called where the caller is, and a simulated accelerator knows no other.
+    # Single-threaded: the sink is called in the caller's thread, and a fake accelerator works in no other.
     with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
         division = model.divide(input_ids.shape[1])
         if division is not None:
@@ -99,11 +99,11 @@ def stream_gradients(
     sink: GradientSink,
     objective: Objective = next_token_loss,
 ) -> torch.Tensor:
-    """As `walk_gradients`, with gradients enabled, and never in memory.
+    """Do the same as `walk_gradients`, with gradients already enabled, and only streamed.
 
     Raises:
-        NotStreamableError: before the sink gets anything, if the model's gradients take other ways than from block to
-            block.
+        NotStreamableError: the model's gradients do not just flow from block to block; raised before the sink gets
+            anything.
     """
     losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk, objective)
     losses.sum().backward()
@@ -119,7 +119,7 @@ def _in_memory(
     sink: GradientSink,
     objective: Objective,
 ) -> torch.Tensor:
-    """The same with the whole model in memory; gradients are freed one by one all the same."""
+    """Do the same with the whole model in memory; gradients are still freed one by one."""
     model.load_whole()
     parameters = {name: model.split.model.get_parameter(name) for name in sorted(wanted)}
     losses = []
@@ -137,19 +137,20 @@ def _in_memory(
 
 @dataclass
 class _Call:
-    """What is kept of the call of a block.
+    """The record of a call of a block.
 
     Attributes:
         block: full name of the block.
-        own_forward: of the block.
-        rules: how the call is cut into parts.
-        leaves, tree: of its (args, kwargs), the hidden states left out.
-        places: of the hidden states among the leaves.
+        own_forward: the block's own forward.
+        rules: how the call is split into parts.
+        leaves, tree: its flattened (args, kwargs), without the hidden states.
+        places: indices of the hidden states among the leaves.
         along: how the hidden states carry the batch.
         hidden_states: [sequences, tokens, width] on the host.
-        owns_gradient: whether nothing else can see the gradient with respect to its result, which then may be
-            overwritten. So it is where the model hands the very tensor to the next block: autograd passes on what
-            that block returned, or a sum of its own. It may be shared where something lies between, an addition say.
+        owns_gradient: whether nothing else can see the gradient with respect to its result, so that it may be
+            overwritten. This holds if the model passes that very tensor to the next block: autograd then passes on what
+            that block returned, or a sum of its own. The gradient may be shared if there is something in between, for
+            example an addition.
     """
 
     block: str
@@ -163,7 +164,7 @@ class _Call:
     owns_gradient: bool = False
 
     def run(self, hidden_states: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """Hidden states that the block makes of those of sequences `start` to `stop`."""
+        """Return the block's output for the hidden states of sequences `start` to `stop`."""
         part = take_part(self.leaves, self.rules, start, stop)
         args, kwargs = tree_unflatten(
             [hidden_states if index in self.places else leaf for index, leaf in enumerate(part)], self.tree
@@ -193,14 +194,14 @@ class _Walk:
         self._turns = iter(track(division.rules, "forward", "block"))
         self._returns = iter(track(division.rules, "backward", "block"))
         self._passed_on: tuple[weakref.ref, _Call] | None = None
-        # The first block's input needs no gradient, and yet the block has to be a node of the graph.
+        # The first block's input needs no gradient, but the block must still be a node of the graph.
         self._root = torch.zeros((), requires_grad=True)
 
     def forward(self, chunk: int, objective: Objective) -> torch.Tensor:
-        """Losses, float32 [sequences, tokens - 1] on the CPU, from where a backward pass can start.
+        """Return differentiable losses, float32 [sequences, tokens - 1] on the CPU.
 
         Raises:
-            NotStreamableError: the model's gradients take other ways than from block to block.
+            NotStreamableError: the model's gradients do not just flow from block to block.
         """
         for alias, name in self._model.manifest.tied.items():
             if self._block_of(alias) != self._block_of(name):
@@ -210,7 +211,7 @@ class _Walk:
         return HeadLosses.apply(hidden_states, self._model, self._input_ids, chunk, objective)
 
     def _block_of(self, name: str) -> str:
-        """Number of the block that a tensor is in; empty for one outside the blocks."""
+        """Return the index of a tensor's block; empty outside the blocks."""
         prefix = self._model.manifest.blocks
         return name.removeprefix(prefix).split(".")[1] if self._model.manifest.in_blocks(name) else ""
 
@@ -227,7 +228,7 @@ class _Walk:
         leaves = [None if index in places else leaf for index, leaf in enumerate(leaves)]
         if any(torch.is_tensor(leaf) and leaf.requires_grad for leaf in leaves):
             raise NotStreamableError(f"block '{block}' receives more than hidden states from earlier blocks")
-        # Not in place: autograd may have kept the input, and the model may use it again.
+        # Not in place: autograd may have saved the input, and the model may use it again.
         whole = partial(run_in_parts, own_forward, rules, False, self._parts, args, kwargs)
         others = tuple(None if index in places else rule for index, rule in enumerate(rules))
         call = _Call(block, own_forward, others, leaves, tree, places, along, _on_host(hidden_states))
@@ -246,12 +247,12 @@ class _Walk:
             return _first(result)
 
     def pull(self, call: _Call, gradient: torch.Tensor, wants_input: bool) -> torch.Tensor | None:
-        """Hand out the gradients of a block's weights, and return that of its input, if it is wanted.
+        """Hand out the gradients of a block's weights, and return its input's gradient if wanted.
 
         Args:
-            call: of the block.
-            gradient: with respect to what the block made, [sequences, tokens, width]; overwritten if the call owns it.
-            wants_input: whether blocks before this one wait for theirs.
+            call: the block's call.
+            gradient: gradient of the block's output, [sequences, tokens, width]; overwritten if the call owns it.
+            wants_input: whether earlier blocks need the gradient of this block's input.
         """
         next(self._returns, None)
         passed_back = None
@@ -298,18 +299,18 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        walk, call, ctx.walk, ctx.call = ctx.walk, ctx.call, None, None  # what was kept goes with the call
+        walk, call, ctx.walk, ctx.call = ctx.walk, ctx.call, None, None  # drop what was kept
         with torch.enable_grad():
             return None, walk.pull(call, gradient, ctx.needs_input_grad[1]), None, None, None
 
 
 def _first(result: Any) -> torch.Tensor:
-    """The hidden states among what a block returns."""
+    """Return the hidden states in a block's result."""
     return tree_flatten(result)[0][0]
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy on the host, of which the device can fetch parts while it computes."""
+    """Return a copy on the host, from which the device can fetch parts while it computes."""
     pinned = has_streams(tensor.device)
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
     return copy.copy_(tensor.detach(), non_blocking=pinned)

@@ -1,10 +1,10 @@
-"""How a model's blocks can be run on a part of the batch, found by experiment instead of guessed from shapes.
+"""How to run a model's blocks on a part of the batch, found by experiment instead of guessed from shapes.
 
 A probe sends two and then three sequences through the model with every block replaced by a recorder. A tensor whose
-shape follows the number of sequences carries the batch; where one dimension grows by several rows a sequence (Bloom's
-alibi, batch x heads), it is split in steps of that many rows. The recorder also ruins the hidden states that it was
-given, after copying them: if the model's output is none the worse, it only hands them from block to block, and a block
-may overwrite them with its result.
+shape depends on the number of sequences carries the batch; if one dimension grows by several rows per sequence (Bloom's
+alibi, batch x heads), it is split in steps of that many rows. The recorder also overwrites the hidden states it was
+given with NaN, after copying them: if the model's output is unaffected, the model only passes them from block to block,
+and a block may overwrite them with its result.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,50 +31,50 @@ class BatchRule:
     rows: int
 
     def take(self, tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-        """The rows of sequences `start` to `stop`, as a view."""
+        """Return the rows of sequences `start` to `stop`, as a view."""
         return tensor.narrow(self.dim, start * self.rows, (stop - start) * self.rows)
 
     def fits(self, tensor: torch.Tensor, sequences: int) -> bool:
-        """Whether the tensor can be of so many sequences."""
+        """Return whether the tensor's shape fits this number of sequences."""
         return tensor.dim() > self.dim and tensor.shape[self.dim] == sequences * self.rows
 
     def room_for(self, part: torch.Tensor, sequences: int) -> torch.Tensor:
-        """An empty tensor for so many sequences, of which `part` is some."""
+        """Return an empty tensor for this number of sequences, of which `part` is some."""
         return part.new_empty((*part.shape[: self.dim], sequences * self.rows, *part.shape[self.dim + 1 :]))
 
 
 @dataclass(frozen=True)
 class SameRule:
-    """A tensor of one shape however many sequences there are: it is the same for each."""
+    """A tensor whose shape does not depend on the number of sequences: all sequences share it."""
 
     shape: torch.Size
 
     def fits(self, tensor: torch.Tensor, sequences: int) -> bool:  # noqa: ARG002
-        """Whether the tensor can be of so many sequences. A mask that only some tokens call for has another shape."""
+        """Return whether the tensor has the expected shape; a mask that only some tokens require has another."""
         return tensor.shape == self.shape
 
     def take(self, tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:  # noqa: ARG002
-        """The tensor itself."""
+        """Return the tensor itself."""
         return tensor
 
 
 Part = tuple[int, int]
-"""Where a part of something begins and ends."""
+"""Start and stop of a part."""
 
 
 def parts_of(total: int, size: int) -> list[Part]:
-    """Parts of `size`, the last one smaller if need be, that make up `total`."""
+    """Split `total` into parts of `size`; the last one may be smaller."""
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 BlockRules = tuple[BatchRule | SameRule | None, ...]
-"""One rule for each leaf of a block's (args, kwargs); None where a leaf is no tensor."""
+"""One rule for each leaf of a block's (args, kwargs); None for leaves that are not tensors."""
 
 
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let `module` run `forward` instead of its own, without losing its identity or attributes."""
-    before = module.__dict__.get("forward")  # a wrapper that someone else (accelerate, for example) has put there
+    """Make `module` run `forward` instead of its own, without losing its identity or attributes."""
+    before = module.__dict__.get("forward")  # a wrapper from elsewhere, for example accelerate
     module.forward = forward
     try:
         yield
@@ -87,12 +87,12 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 
 @dataclass(frozen=True)
 class Division:
-    """How to run the blocks of a model in parts.
+    """How to run a model's blocks in parts.
 
     Attributes:
-        rules: for each call of a block, in the order in which the model makes them.
+        rules: the rules of each call of a block, in call order.
         in_place: whether a block's result may overwrite its input.
-        as_tuple: whether the model takes a block's hidden states as the first of a tuple.
+        as_tuple: whether the model expects a block's hidden states as the first element of a tuple.
     """
 
     rules: list[BlockRules]
@@ -104,20 +104,20 @@ def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> D
     """Find out how a model calls its blocks.
 
     Args:
-        blocks: the model's blocks; none of their weights is needed.
+        blocks: the model's blocks; their weights are not needed.
         run: sends the given number of sequences through the model and returns the final hidden states.
 
     Raises:
-        NotStreamableError: the blocks do not pass hidden states of one shape on to each other.
+        NotStreamableError: the blocks do not pass on hidden states of one shape.
     """
     failure: Exception | None = None
     for as_tuple in (False, True):  # some architectures return (hidden_states, …) from a block
         try:
             rules, final = find_rules(blocks, run, as_tuple)
             return Division(rules, bool(final.isfinite().all()), as_tuple)
-        except Exception as error:  # whatever a model raises when its block returns something else
+        except Exception as error:  # models raise anything when a block returns something else
             if is_out_of_memory(error):
-                raise  # the whole model would need more
+                raise  # the whole model would need even more
             failure = failure or error
     raise NotStreamableError(f"its blocks do not pass on plain hidden states ({_line(failure)})")
 
@@ -125,10 +125,10 @@ def probe_blocks(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> D
 def find_rules(
     blocks: nn.ModuleList, run: Callable[[int], torch.Tensor], as_tuple: bool
 ) -> tuple[list[BlockRules], torch.Tensor]:
-    """The rules of every call of a block, and final hidden states of which the blocks' inputs were ruined.
+    """Return the rules of every call of a block, and the final hidden states after the blocks' inputs were overwritten.
 
     Raises:
-        NotStreamableError: the calls do not follow the number of sequences.
+        NotStreamableError: the calls do not scale with the number of sequences.
     """
     (two, final), (three, _) = (_record(blocks, run, sequences, as_tuple) for sequences in (2, 3))
     if not len(two) == len(three) > 0:
@@ -144,7 +144,7 @@ class _BlockReached(Exception):
 
 
 def blocks_reached(blocks: nn.ModuleList, run: Callable[[int], torch.Tensor]) -> bool:
-    """Whether a sequence gets as far as the first block."""
+    """Return whether a sequence reaches the first block."""
 
     def stop(*_: Any, **__: Any) -> None:
         raise _BlockReached
@@ -173,7 +173,7 @@ def run_in_parts(
     """Call a block on one part of the sequences at a time and join what it returns along the batch.
 
     Raises:
-        NotStreamableError: the block is called in another way than the rules are of.
+        NotStreamableError: the call does not match the rules.
     """
     if len(parts) == 1:
         return block(*args, **kwargs)
@@ -195,10 +195,10 @@ def run_in_parts(
 
 
 def rule_of(inputs: torch.Tensor, leaves: Sequence[Any], rules: BlockRules, sequences: int) -> BatchRule:
-    """How the hidden states `inputs` among the leaves of a block's (args, kwargs) carry the batch.
+    """Return how the hidden states `inputs` among the leaves of a block's (args, kwargs) carry the batch.
 
     Raises:
-        NotStreamableError: the leaves are others than the rules are of.
+        NotStreamableError: the leaves do not match the rules.
     """
     same = len(leaves) == len(rules) and all(
         rule is None if not torch.is_tensor(leaf) else rule is not None and rule.fits(leaf, sequences)
@@ -211,19 +211,19 @@ def rule_of(inputs: torch.Tensor, leaves: Sequence[Any], rules: BlockRules, sequ
 
 
 def take_part(leaves: Sequence[Any], rules: BlockRules, start: int, stop: int) -> list[Any]:
-    """What belongs to sequences `start` to `stop` of the leaves of a block's (args, kwargs), as views."""
+    """Return the leaves of a block's (args, kwargs) for sequences `start` to `stop`, as views."""
     return [leaf if rule is None else rule.take(leaf, start, stop) for leaf, rule in zip(leaves, rules, strict=True)]
 
 
 def hidden_states_of(args: tuple, kwargs: dict) -> torch.Tensor:
-    """The hidden states among what a block is called with."""
+    """Return the hidden states among a block's arguments."""
     return args[0] if args else kwargs["hidden_states"]
 
 
 def _record(
     blocks: nn.ModuleList, run: Callable[[int], torch.Tensor], sequences: int, as_tuple: bool
 ) -> tuple[list[Sequence[torch.Size | None]], torch.Tensor]:
-    """Shapes of every tensor that each block is called with, and the output in spite of ruined inputs."""
+    """Return the shapes of all tensor arguments of each block, and the output after the inputs were overwritten."""
     calls: list[Sequence[torch.Size | None]] = []
     shape: torch.Size | None = None
 

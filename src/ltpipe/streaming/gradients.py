@@ -1,4 +1,4 @@
-"""Gradients on their way from autograd to whoever wants them: one at a time, and freed at once."""
+"""Hands out gradients from autograd one at a time, and frees each at once."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ class GradientSink(Protocol):
     """Takes gradients as they appear."""
 
     def add(self, name: str, weight: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Take the gradient that one micro-batch gives; it is freed afterwards.
+        """Take the gradient from one micro-batch; it is freed afterwards.
 
         Args:
             name: stored name of the weight.
-            weight: its values as computed with, masked if the model is; not to be changed.
-            gradient: of the summed loss, of the weight's shape, dtype and device; not to be changed or kept.
+            weight: the values used in the computation, masked if the model is; do not change them.
+            gradient: gradient of the summed loss, with the weight's shape, dtype and device; do not change or keep it.
         """
         ...
 
     def finish(self, block: str) -> None:
-        """Learn that the gradients of a block, by its full name, are complete. Blocks come last to first."""
+        """Take note that the gradients of a block, by its full name, are complete. Blocks come last to first."""
         ...
 
 
 class HandedOut:
-    """Gradients on their way to the sink, each exactly once a micro-batch."""
+    """Hands gradients to the sink, each exactly once per micro-batch."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], sink: GradientSink) -> None:
         self._parameters, self._sink = parameters, sink
@@ -36,7 +36,7 @@ class HandedOut:
 
     @contextmanager
     def of_micro_batch(self) -> Iterator[None]:
-        """Let the backward pass of a micro-batch run, and hand out zeros for what it did not reach."""
+        """Wrap the backward pass of a micro-batch, and hand out zeros for weights it did not reach."""
         self._missing = set(self._parameters)
         yield
         for name in sorted(self._missing):
@@ -44,7 +44,7 @@ class HandedOut:
             self._sink.add(name, parameter, parameter.new_zeros(()).expand_as(parameter))
 
     def take(self, name: str, parameter: nn.Parameter) -> None:
-        """Hand out a gradient that is complete, and free it."""
+        """Hand out a complete gradient, and free it."""
         gradient, parameter.grad = gradient_of(parameter), None
         self._missing.discard(name)
         with torch.no_grad():
@@ -52,7 +52,7 @@ class HandedOut:
 
 
 def gradient_of(tensor: torch.Tensor) -> torch.Tensor:
-    """The gradient that a backward pass has left in a tensor."""
+    """Return the gradient that a backward pass has left in a tensor."""
     if tensor.grad is None:
         raise RuntimeError("no gradient has arrived")
     return tensor.grad
@@ -60,7 +60,7 @@ def gradient_of(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def handing_out(parameters: Mapping[str, nn.Parameter], sink: GradientSink) -> Iterator[HandedOut]:
-    """Let parameters have gradients for a while, and the sink get them."""
+    """Give parameters gradients inside the context, and pass them to the sink."""
     gradients = HandedOut(parameters, sink)
     hooks = [
         parameter.requires_grad_().register_post_accumulate_grad_hook(partial(gradients.take, name))

@@ -1,9 +1,9 @@
-"""The guard: whether a model's walk is the model's own forward, found out on a small copy with random weights.
+"""The guard: checks on a small copy with random weights that a model's walk equals its own forward pass.
 
-No list says which architectures may be streamed. When a model is loaded, a small copy of it (`ltpipe.streaming.small`)
-is run as transformers runs it, and then walked: all sequences at once, in parts of two sizes, forward and backward.
-What differs is not done with the model, and the reason goes to its manifest. What depends on more than a sequence's
-own earlier tokens has no next-token loss to begin with, and is refused.
+There is no list of architectures that may be streamed. When a model is loaded, a small copy (`ltpipe.streaming.small`)
+is run as transformers runs it and then walked: all sequences at once, in parts of two sizes, forward and backward. Any
+kind of walk that differs is not used for the model, and the reason goes into its manifest. A model that depends on more
+than a sequence's own earlier tokens has no next-token loss, and is rejected.
 """
 
 from collections.abc import Callable
@@ -31,25 +31,25 @@ SEQUENCES, TOKENS = 5, 24
 _MICRO_BATCHES = (SEQUENCES, 2, 1)
 _CHUNK = 37
 _TOLERANCE, _GRADIENT_TOLERANCE = 1e-4, 1e-3
-"""Of the norm of a difference, relative to what it is from: float32 rounds to 1e-7, what is wrong is above 1e-3."""
+"""Tolerances of the relative norm of a difference: float32 rounding is about 1e-7, real faults are above 1e-3."""
 _CPU = torch.device("cpu")
 
 
 def judge(config: "PretrainedConfig") -> Walks:
-    """How a model of this configuration may be walked.
+    """Return how a model with this configuration may be walked.
 
     Takes seconds and at most 8 million parameters, whatever the size of the model.
 
     Raises:
-        UserError: the model gives no next-token loss: it cannot be run on tokens alone, looks ahead, or depends on
-            chance or on which sequences are evaluated together.
+        UserError: the model has no next-token loss: it cannot be run on tokens alone, looks ahead, is random, or
+            depends on which sequences are evaluated together.
     """
     failure: Exception | None = None
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for small in small_configs(config):
             try:
                 copy = _Copy.of(small)
-            except Exception as error:  # whatever a model raises, or one that was shrunk too far
+            except Exception as error:  # models raise anything, also if they were shrunk too far
                 if small is config:
                     name = (config.architectures or [type(config).__name__])[0]
                     raise UserError(f"{name} cannot be run on tokens alone ({_brief(error)})") from None
@@ -66,13 +66,13 @@ class _Copy:
     """A small copy, and what transformers computes with it.
 
     Attributes:
-        config: of the copy.
+        config: the copy's configuration.
         live: the copy.
         tokens: int64 [sequences, tokens].
         logits: float32 [sequences, tokens, vocabulary].
-        gradients: of the summed next-token loss, by name; None where a weight has none.
-        no_gradients: why there are none at all.
-        rewrites: whether the forward wrote to the copy's weights.
+        gradients: gradients of the summed next-token loss by name; None for weights without one.
+        no_gradients: why there are no gradients at all; empty if there are.
+        rewrites: whether the forward pass wrote to the copy's weights.
     """
 
     config: "PretrainedConfig"
@@ -85,7 +85,7 @@ class _Copy:
 
     @classmethod
     def of(cls, config: "PretrainedConfig") -> "_Copy":
-        """Build and run a copy; raises whatever the model does, and ValueError where numbers are not finite."""
+        """Build and run a copy; raises whatever the model raises, and ValueError if its logits are unusable."""
         live = random_model(config)
         vocabulary = config.get_text_config().vocab_size
         length = min(TOKENS, positions(live) or TOKENS)
@@ -102,10 +102,10 @@ class _Copy:
         return cls(config, live, tokens, logits, gradients, no_gradients, rewrites)
 
     def verdict(self) -> Walks:
-        """Compare.
+        """Compare the walks with the model's own passes.
 
         Raises:
-            UserError: the copy gives no next-token loss.
+            UserError: the copy has no next-token loss.
         """
         self._check_losses()
         manifest = replace(manifest_of(self.live, "a small copy"), walks=Walks(rewrites=self.rewrites))
@@ -119,7 +119,7 @@ class _Copy:
         return Walks(forward, backward, gradients, head, self.rewrites)
 
     def _check_losses(self) -> None:
-        """Refuse a model without next-token losses, or with another for each company of sequences."""
+        """Reject a model without next-token losses, or whose losses depend on the other sequences in the batch."""
         name = type(self.live).__name__
         with torch.no_grad():
             again = self.live(input_ids=self.tokens).logits.float()
@@ -188,7 +188,7 @@ class _Copy:
 
 
 def random_model(config: "PretrainedConfig") -> nn.Module:
-    """A float32 model of random weights, the same each time, that are large enough for every part to matter."""
+    """Return a float32 model with reproducible random weights, large enough for every part to matter."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -202,7 +202,7 @@ def random_model(config: "PretrainedConfig") -> nn.Module:
 
 
 def _differentiate(model: nn.Module, tokens: torch.Tensor) -> None:
-    """Let a model's parameters have their gradients of the summed next-token loss."""
+    """Compute the gradients of the summed next-token loss in a model's parameters."""
     logits = model(input_ids=tokens).logits[:, :-1].float()
     nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
 
@@ -221,12 +221,12 @@ class _Sums:
 
 
 class _UnequalError(Exception):
-    """A walk gave something else than the model's own forward."""
+    """A walk gave a different result from the model's own pass."""
 
 
 def _check_equal(found: torch.Tensor, wanted: torch.Tensor, tolerance: float, what: str, micro_batch: int) -> None:
     difference = _difference(found, wanted)
-    if not difference <= tolerance:  # NaN is no agreement either
+    if not difference <= tolerance:  # NaN does not count as agreement
         where = "at once" if micro_batch == SEQUENCES else f"{micro_batch} at a time"
         raise _UnequalError(f"block by block, sequences {where}, its {what} differ by {difference:.0e} of their norm")
 
@@ -236,10 +236,10 @@ def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 
 def _problem(compare: Callable[[], None]) -> str:
-    """What is wrong with a walk, in one line; empty if nothing is."""
+    """Return what is wrong with a walk, in one line; empty if nothing is."""
     try:
         compare()
-    except Exception as error:  # a walk that breaks off is no walk, whatever it raises
+    except Exception as error:  # a walk that fails counts as different, whatever it raises
         return _brief(error)
     return ""
 
@@ -249,5 +249,5 @@ def _brief(error: Exception) -> str:
 
 
 def _versions(model: nn.Module) -> list[int]:
-    """How often each parameter was written to."""
+    """Return how often each parameter was written to."""
     return [parameter._version for parameter in model.parameters()]

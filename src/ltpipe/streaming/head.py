@@ -1,4 +1,4 @@
-"""Next-token losses that a backward pass can start from, without logits of [tokens, vocabulary] for a whole batch."""
+"""Differentiable next-token losses, without logits of [tokens, vocabulary] for a whole batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,19 @@ from ltpipe.streaming.gradients import gradient_of
 from ltpipe.streaming.model import CausalModel
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""What is summed and derived: float32 logits [rows, vocabulary] and int64 targets [rows] to float32 [rows]."""
+"""The objective to sum and differentiate: float32 logits [rows, vocabulary], int64 targets [rows] to float32 [rows]."""
 
 
 def next_token_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, nats."""
+    """Return the cross-entropy, nats."""
     return cross_entropy(logits, targets, reduction="none")
 
 
 class HeadLosses(torch.autograd.Function):
     """The head and the loss as one node of the graph.
 
-    The gradient with respect to the hidden states is computed along with the losses, while the logits of a chunk are
-    there; the backward pass only hands it on. It is that of the *summed* losses, whatever weights they are given
+    The gradient with respect to the hidden states is computed along with the losses, while the logits of a chunk exist;
+    the backward pass only passes it on. It is the gradient of the *summed* losses, whatever weights they get
     afterwards.
     """
 
@@ -36,15 +36,15 @@ class HeadLosses(torch.autograd.Function):
         chunk: int,
         objective: Objective,
     ) -> torch.Tensor:
-        """Losses of every token but the first of each sequence.
+        """Compute the loss of every token but the first of each sequence.
 
         Args:
-            ctx: keeps the gradient.
-            hidden_states: final ones, [sequences, tokens, width].
-            model: gives the head.
+            ctx: autograd context, which keeps the gradient.
+            hidden_states: final hidden states, [sequences, tokens, width].
+            model: the model with the head.
             input_ids: int64 [sequences, tokens], on the model's device.
-            chunk: tokens whose logits exist at the same time.
-            objective: what a token's loss is.
+            chunk: number of tokens whose logits exist at the same time.
+            objective: the loss of a token.
 
         Returns:
             float32 [sequences, tokens - 1] on the CPU.
@@ -67,7 +67,7 @@ class HeadLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradient that `forward` computed; it is not kept."""
+        """Return the gradient that `forward` computed, and drop it."""
         gradient, ctx.gradient = ctx.gradient, None
         return gradient, None, None, None, None
 
@@ -75,5 +75,5 @@ class HeadLosses(torch.autograd.Function):
 def _losses(
     model: CausalModel, hidden_states: torch.Tensor, targets: torch.Tensor, objective: Objective
 ) -> torch.Tensor:
-    """float32 [rows]; the logits are freed as soon as autograd does not need them."""
+    """Return losses, float32 [rows]; the logits are freed as soon as autograd no longer needs them."""
     return objective(model.split.logits(hidden_states).float(), targets)

@@ -10,18 +10,18 @@ from torch import nn
 from ltpipe.checkpoints.manifest import Manifest
 
 Fetch = Callable[[str], torch.Tensor]
-"""A stored tensor's name to its values, ready on the device and in the dtype to compute in."""
+"""Maps a stored tensor's name to its values, on the device and in the dtype of the computation."""
 
 Place = tuple[nn.Module, str]
-"""The module that owns a parameter or buffer, and what it is called there."""
+"""The module that owns a parameter or buffer, and its name there."""
 
 
 class Lender:
-    """Gives the modules of a model weights from a checkpoint, and takes them away again. Ties stay ties.
+    """Gives a model's modules weights from a checkpoint, and takes them away again. Tied weights stay tied.
 
     Args:
-        manifest: says what is stored, and under which name a tied parameter is.
-        fetch: gives the weights.
+        manifest: the checkpoint's manifest, with the stored names of tied parameters.
+        fetch: fetches the weights.
     """
 
     def __init__(self, manifest: Manifest, fetch: Fetch) -> None:
@@ -31,25 +31,25 @@ class Lender:
         self._lent: dict[int, str] = {}
 
     def name_of(self, tensor: torch.Tensor) -> str | None:
-        """The stored name of the weight that a module has now and that a tensor is, or is a view of."""
+        """Return the stored name of the lent weight that a tensor is, or is a view of; None if there is none."""
         return self._lent.get(tensor.untyped_storage()._cdata)
 
     def needs_any(self, module: nn.Module, prefix: str) -> bool:
-        """Whether a module, whose full name is `prefix`, holds anything that is stored."""
+        """Return whether a module, with full name `prefix`, has any stored tensors."""
         return bool(self._places(module, prefix))
 
     def fetch(self, module: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
-        """The weights of a module by their stored names, each fetched once."""
+        """Return the weights of a module by their stored names, each fetched once."""
         return self._fetched(self._places(module, prefix))
 
     def give(self, module: nn.Module, prefix: str, recurse: bool = True) -> None:
-        """Let a module keep its weights; without `recurse`, only its own and not those of its children."""
+        """Give a module its weights for good; without `recurse`, only its own, not its children's."""
         places = self._places(module, prefix, recurse)
         self._put(places, self._fetched(places))
 
     @contextmanager
     def lend(self, module: nn.Module, prefix: str, weights: Mapping[str, nn.Parameter] | None = None) -> Iterator[None]:
-        """Let a module have its weights for a while: those given, or fetched now."""
+        """Give a module its weights inside the context: those passed, or fetched now."""
         places = self._places(module, prefix)
         before = {name: owner._parameters.get(leaf, owner._buffers.get(leaf)) for name, (owner, leaf) in places.items()}
         self._put(places, self.fetch(module, prefix) if weights is None else weights)
@@ -77,7 +77,7 @@ class Lender:
                 owner._buffers[leaf] = parameter.data
 
     def _places(self, module: nn.Module, prefix: str, recurse: bool = True) -> dict[str, Place]:
-        """Full name of every parameter and stored buffer in a module, with its owner and its name there."""
+        """Return the full name of every parameter and stored buffer in a module, with its owner and its name there."""
         places = {}
         for path, owner in module.named_modules() if recurse else [("", module)]:
             start = ".".join(part for part in (prefix, path) if part)

@@ -1,13 +1,13 @@
-"""A causal language model that holds one block of weights at a time.
+"""A causal language model that keeps one block of weights in memory at a time.
 
-The model's own, unmodified forward runs with all sequences as one batch. When it reaches a block, that block's
-weights are fetched (masked on the way), every sequence is run through it in micro-batches, and the weights are freed.
-So are those of the embeddings, the final norm and the head: modules hold weights only while they run. The whole model
-is never in memory and nothing has to be restored; each weight is read once an evaluation, a tied embedding twice.
+The model's own, unmodified forward runs with all sequences as one batch. When it reaches a block, that block's weights
+are fetched (and masked), every sequence is run through it in micro-batches, and the weights are freed. The same goes
+for the embeddings, the final norm and the head: modules have weights only while they run. The whole model is never in
+memory and nothing has to be restored; each weight is read once per evaluation, a tied embedding twice.
 
-In between, a module holds stand-ins: of the right shape, dtype and device, so that a parent may look at those, without
-memory and with NaN for all values. A model that computes with a weight outside its module gives NaN, and one that
-writes to its weights an error, never a number that is a little wrong.
+In between, a module has stand-ins: tensors with the right shape, dtype and device, in case a parent looks at those, but
+with no memory and NaN for all values. A model that computes with a weight outside its module gives NaN, and one that
+writes to its weights an error; a slightly wrong number is impossible.
 """
 
 import logging
@@ -43,28 +43,26 @@ logger = logging.getLogger(__name__)
 Found = TypeVar("Found")
 
 RunBlock = Callable[[str, Callable[..., Any], tuple, dict], Any]
-"""Gets a block's full name, its own forward, and what the model called it with; returns what the block would have."""
+"""Takes a block's full name, its own forward, and its arguments from the model; returns the block's result."""
 
 
 class CausalModel:
     """Hidden states and logits of a causal language model over a checkpoint.
 
     Args:
-        skeleton: as `build_skeleton` makes it; this object owns it from now on.
-        manifest: of the checkpoint.
-        fetch: gives the weights.
-        device: where to compute.
+        skeleton: a model from `build_skeleton`; this object owns it from now on.
+        manifest: the checkpoint's manifest; its `walks` decides how the model is walked.
+        fetch: fetches the weights.
+        device: device to compute on.
         streamed: False loads the whole model at once.
-        division: how the blocks run on a part of the batch; None finds out when hidden states are first asked for.
-        devices: that keep the weights, `device` first; without any, weights are fetched when they are needed.
+        division: how the blocks run on a part of the batch; None finds out when hidden states are first computed.
+        devices: devices that keep the weights, `device` first; if empty, weights are fetched when needed.
 
     Attributes:
-        split: the live model, cut before its head.
-        manifest, lender, device: what is stored, who gives modules their weights, and where it is computed.
-        blocks: full names of the blocks, in order, with the blocks.
-        not_streamed_because: why the whole model is in memory; empty where it is not.
-
-    The manifest's `walks` is obeyed.
+        split: the live model, split before its head.
+        manifest, lender, device: the checkpoint's manifest, the source of the modules' weights, the device.
+        blocks: the blocks by their full names, in order.
+        not_streamed_because: why the whole model is in memory; empty if it is not.
     """
 
     def __init__(
@@ -101,19 +99,19 @@ class CausalModel:
 
     @property
     def streamed(self) -> bool:
-        """Whether blocks are streamed; False when the whole model is in memory."""
+        """Whether blocks are streamed; False if the whole model is in memory."""
         return not self.not_streamed_because
 
     @property
     def execution(self) -> str:
-        """How weights come into memory, in words."""
+        """How weights get into memory, in words."""
         if not self.streamed:
             return f"in-memory: {self.not_streamed_because}"
         return "sharded" if self._shards else "streamed"
 
     @torch.inference_mode()
     def hidden_states(self, input_ids: torch.Tensor, micro_batch: int) -> torch.Tensor:
-        """Final hidden states, what the model's head is applied to.
+        """Return the final hidden states, the input of the model's head.
 
         Args:
             input_ids: int64 [sequences, tokens], on any device.
@@ -124,7 +122,7 @@ class CausalModel:
         """
         try:
             return self._hidden_states(input_ids.to(self.device), micro_batch)
-        except (IndexError, RuntimeError) as error:  # tables of positions that blocks have end somewhere too
+        except (IndexError, RuntimeError) as error:  # position tables inside blocks are finite too
             length, most = input_ids.shape[1], positions(self.split.model)
             if is_out_of_memory(error) or most is None or length <= most:
                 raise
@@ -148,20 +146,20 @@ class CausalModel:
         return whole
 
     def parts(self, total: int, size: int) -> list[Part]:
-        """The parts that a walk takes one after the other: micro-batches of sequences, chunks of tokens."""
+        """Return the parts that a walk processes in turn: micro-batches of sequences, chunks of tokens."""
         return parts_of(total, size)
 
     def load_whole(self) -> None:
-        """Let the whole model have its weights from now on."""
+        """Load the weights of the whole model for good."""
         if not self._whole:
             for module, switches in self._switches.items():
                 module.__dict__.update(switches)
-            with torch.inference_mode(False):  # gradients may be asked of the same weights later
+            with torch.inference_mode(False):  # gradients of the same weights may be needed later
                 self.lender.give(self.split.model, "")
             self._whole = True
 
     def reload(self) -> None:
-        """Let weights that were loaded whole be fetched again, because they have changed."""
+        """Fetch weights that were loaded again on next use, because they have changed."""
         self._whole = False
         if self._shards:
             self._shards.forget()
@@ -173,7 +171,7 @@ class CausalModel:
 
     @contextmanager
     def head(self) -> Iterator[None]:
-        """Let the head have its weights, for the logits that are computed meanwhile."""
+        """Give the head its weights inside the context, to compute logits."""
         with ExitStack() as stack:
             if self.streamed:
                 for name, module in self.split.outside():
@@ -183,11 +181,11 @@ class CausalModel:
 
     @torch.inference_mode()
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The model's own head on [rows, width] hidden states: logits [rows, vocabulary]."""
+        """Apply the model's own head to [rows, width] hidden states; return logits [rows, vocabulary]."""
         return self.split.logits(hidden_states)
 
     def divide(self, length: int) -> Division | None:
-        """How the blocks run on a part of sequences of `length` tokens; None if the model is loaded whole."""
+        """Return how blocks run on a part of a batch of `length` tokens; None if the model is loaded whole."""
         if self.streamed and self._division is None:
             try:
                 self._division = self.probe(length, probe_blocks)
@@ -197,7 +195,7 @@ class CausalModel:
 
     @torch.inference_mode()
     def probe(self, length: int, find: Callable[[nn.ModuleList, Callable[[int], torch.Tensor]], Found]) -> Found:
-        """What `find` learns from the blocks and a function that sends so many sequences of `length` tokens through.
+        """Return the result of `find` on the blocks and a function that runs n sequences of `length` tokens.
 
         No weights are needed: every module outside the blocks gets zeros that take no memory.
         """
@@ -217,10 +215,10 @@ class CausalModel:
             return find(self.split.blocks, run)
 
     def check_length(self, length: int) -> None:
-        """Refuse sequences of more tokens than the model takes: those that fail where two tokens reach the blocks.
+        """Reject sequences that are too long for the model: they fail before the blocks, while two tokens do not.
 
         Raises:
-            UserError: there are more tokens than the model has positions.
+            UserError: the sequences have more tokens than the model has positions.
         """
         if not self.probe(length, blocks_reached) and self.probe(2, blocks_reached):
             raise self._too_long(length)
@@ -231,20 +229,20 @@ class CausalModel:
         return UserError(f"sequence_length: {length:,} tokens are too many; {self.manifest.architecture} {allowed}")
 
     def ahead(self) -> Ahead:
-        """What loads weights before their turn; nothing is to be gained where they are kept."""
+        """Return the prefetcher of weights; devices that keep their weights need no prefetch."""
         return Ahead(torch.device("cpu") if self._shards else self.device)
 
     def fetch_block(self, name: str) -> dict[str, nn.Parameter]:
-        """The weights of the block of that full name, by their stored names."""
+        """Return a block's weights by their stored names; `name` is the block's full name."""
         return self.lender.fetch(self.blocks[name], name)
 
     def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> AbstractContextManager[None]:
-        """Let a block have its weights, for what is computed with them meanwhile."""
+        """Give a block its weights inside the context."""
         return self.lender.lend(self.blocks[name], name, weights)
 
     @contextmanager
     def streaming(self, run: RunBlock) -> Iterator[None]:
-        """Let `run` do what a block's forward did, and every module outside the blocks have weights while it runs."""
+        """Replace every block's forward by `run`, and give each module outside the blocks weights while it runs."""
 
         def streamed(name: str, own_forward: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *args, **kwargs: run(name, own_forward, args, kwargs)
@@ -257,10 +255,10 @@ class CausalModel:
 
     @torch.inference_mode()
     def stream(self, input_ids: torch.Tensor, micro_batch: int, division: Division) -> torch.Tensor:
-        """As `hidden_states`, the weights of each module fetched when it is reached and freed when it is done.
+        """Return the same as `hidden_states`, with each module's weights fetched before it runs and freed after.
 
         Raises:
-            NotStreamableError: the model calls its blocks in another way than when it was probed.
+            NotStreamableError: the model calls its blocks differently from when it was probed.
         """
         turns = iter(track(division.rules, "forward", "block"))
         ahead = self.ahead()
@@ -278,7 +276,7 @@ class CausalModel:
             return self.split.hidden_states(input_ids)
 
     def _put_stand_ins(self) -> None:
-        """Let modules hold NaN that takes no memory for every stored tensor; whole numbers hold what they hold."""
+        """Replace every stored floating-point tensor by NaN that takes no memory; integers keep their values."""
         model, made = self.split.model, {}
         for path, module in model.named_modules():
             for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
@@ -298,7 +296,7 @@ class CausalModel:
 
     @contextmanager
     def _outside_lent(self, lender: Lender) -> Iterator[None]:
-        """Let every module outside the blocks have weights of `lender` while it runs."""
+        """Give every module outside the blocks weights from `lender` while it runs."""
 
         def lent(module: nn.Module, name: str) -> Callable[..., Any]:
             own_forward = module.forward
@@ -317,18 +315,18 @@ class CausalModel:
 
 
 def _copying(fetch: Fetch) -> Fetch:
-    """Weights that a model may write to: what is fetched may be the checkpoint itself."""
+    """Return a fetch whose weights the model may write to: otherwise they may be the checkpoint itself."""
     return lambda name: fetch(name).clone()
 
 
 def positions(model: nn.Module) -> int | None:
-    """How many positions a model is configured for, if it says so."""
+    """Return the number of positions a model is configured for; None if it does not say."""
     config = getattr(model, "config", None)
     most = getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
     return most if isinstance(most, int) and most > 0 else None
 
 
 def _switches(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
-    """What the modules of a model are set to: numbers, names, and whether something is done already."""
+    """Return the plain attributes of a model's modules: numbers, strings and flags."""
     plain = bool | int | float | str
     return {m: {k: v for k, v in vars(m).items() if v is None or isinstance(v, plain)} for m in model.modules()}

@@ -1,8 +1,8 @@
-"""Blocks spread over several devices, each of which keeps its share of the weights.
+"""Spreads blocks over several devices, each of which keeps its share of the weights.
 
-A model that is walked block by block needs no more than that each block has its weights and its input in one place. So
-the walk stays as it is: hidden states, embeddings and head are on the first device; a block's part of the batch goes to
-the block's device and comes back. Nothing that is computed depends on how the blocks are spread.
+A streamed walk only requires that each block has its weights and its input on one device. So the walk itself does not
+change: hidden states, embeddings and head are on the first device; a block's part of the batch moves to the block's
+device and back. The results do not depend on how the blocks are spread.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ class Spread:
     """How tensors are spread over devices.
 
     Attributes:
-        share_of_block: number of the device of each block, by the block's full name.
-        nbytes: of the weights that each device keeps.
+        share_of_block: device index of each block, by the block's full name.
+        nbytes: bytes of weights on each device.
     """
 
     share_of_block: dict[str, int]
@@ -32,12 +32,12 @@ class Spread:
 
     @classmethod
     def of(cls, manifest: Manifest, dtype: torch.dtype, count: int) -> "Spread":
-        """Spread a checkpoint over `count` devices, in `dtype`, by as equal shares as whole blocks in order allow.
+        """Spread a checkpoint in `dtype` over `count` devices, as evenly as whole blocks in order allow.
 
-        What is outside the blocks belongs to the first device.
+        Tensors outside the blocks go to the first device.
 
         Raises:
-            UserError: a block shares a weight with what may be on another device.
+            UserError: a block shares a weight with something that may be on another device.
         """
         sizes: dict[str, int] = {}
         for name, entry in manifest.tensors.items():
@@ -59,13 +59,13 @@ class Spread:
 
 
 class Shards:
-    """The weights of a model on the devices that keep them.
+    """A model's weights, kept on several devices.
 
     Args:
-        manifest: of the checkpoint.
-        fetch: gives the weights, on the first device.
-        dtype: that weights of floating point come in.
-        devices: which keep them.
+        manifest: the checkpoint's manifest.
+        fetch: fetches weights to the first device.
+        dtype: dtype of floating-point weights.
+        devices: devices that keep the weights.
     """
 
     def __init__(self, manifest: Manifest, fetch: Fetch, dtype: torch.dtype, devices: Sequence[torch.device]) -> None:
@@ -74,22 +74,22 @@ class Shards:
         self._kept: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str) -> torch.Tensor:
-        """The tensor of that name, where it belongs; fetched when it is first asked for."""
+        """Return the named tensor on its device; fetch it on first use."""
         if name not in self._kept:
-            with torch.inference_mode(False):  # gradients may be asked of the same weights later
+            with torch.inference_mode(False):  # gradients of the same weights may be needed later
                 self._kept[name] = self._fetch(name).to(self.device_of(block_of(name, self._manifest)))
         return self._kept[name]
 
     def device_of(self, block: str) -> torch.device:
-        """The device of a block by its full name; the first one for what is in none."""
+        """Return the device of a block by its full name; the first device for everything else."""
         return self._devices[self._shares.get(block, 0)]
 
     def forget(self) -> None:
-        """Fetch everything again, because it has changed."""
+        """Drop all weights because they have changed, so that they are fetched again."""
         self._kept.clear()
 
     def install(self, name: str, block: nn.Module) -> None:
-        """Let a block, with what it holds already, compute where its weights are, wherever its arguments come from."""
+        """Make a block compute on the device of its weights, wherever its arguments are, and move its buffers there."""
         for module in block.modules():
             for leaf, buffer in module.named_buffers(recurse=False):
                 module._buffers[leaf] = buffer.to(self.device_of(name))
@@ -105,7 +105,7 @@ def _elsewhere(forward: Callable[..., Any], there: torch.device, here: torch.dev
 
 
 def block_of(name: str, manifest: Manifest) -> str:
-    """Full name of the block that a tensor is in; empty for one outside the blocks."""
+    """Return the full name of a tensor's block; empty outside the blocks."""
     if not manifest.in_blocks(name):
         return ""
     number = name.removeprefix(f"{manifest.blocks}.").partition(".")[0]

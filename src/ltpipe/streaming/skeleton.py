@@ -1,4 +1,4 @@
-"""The model of a checkpoint without its weights."""
+"""A checkpoint's model without its weights."""
 
 import re
 from math import prod
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def build_skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> "PreTrainedModel":
-    """The model of a checkpoint, in eval mode: parameters without storage, buffers with values.
+    """Return a checkpoint's model in eval mode: parameters without storage, buffers with values.
 
     Raises:
         UserError: the configuration is missing.
-        DamagedFileError: it is damaged, or of no model that transformers knows.
+        DamagedFileError: it is damaged, or transformers does not know the model.
     """
     config = checkpoint.transformers_config()
     try:
@@ -33,10 +33,10 @@ def build_skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> "PreTrainedMod
 
 
 def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
-    """The model that a configuration describes, in eval mode: parameters without storage, buffers with values.
+    """Return the model of a configuration in eval mode: parameters without storage, buffers with values.
 
-    No parameter has storage even for a moment: the largest embedding may be more than there is memory. What
-    transformers keeps in float32 when it loads a model in another dtype is float32 here too.
+    No parameter ever has storage, not even temporarily: the largest embedding may not fit in memory. Tensors that
+    transformers keeps in float32 when it loads a model in another dtype are float32 here too.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -49,13 +49,13 @@ def skeleton_of(config: "PretrainedConfig", dtype: torch.dtype) -> nn.Module:
 
 
 def other_dtypes(skeleton: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """What is computed in another dtype of floating point than the model's, by name."""
+    """Return the tensors with a floating-point dtype other than the model's, name to dtype."""
     tensors = [*skeleton.named_parameters(remove_duplicate=False), *skeleton.named_buffers(remove_duplicate=False)]
     return {name: tensor.dtype for name, tensor in tensors if tensor.is_floating_point() and tensor.dtype != dtype}
 
 
 def _keep_float32(model: "PreTrainedModel", dtype: torch.dtype) -> None:
-    """Give those tensors float32 that transformers would when it loads the model."""
+    """Convert the tensors to float32 that transformers would keep in float32 when it loads the model."""
     patterns = [pattern.replace("*", ".*") for pattern in model._get_dtype_plan(dtype)]
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and any(re.search(pattern, name) for pattern in patterns):
@@ -63,9 +63,9 @@ def _keep_float32(model: "PreTrainedModel", dtype: torch.dtype) -> None:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Makes empty tensors without storage; what modules compute for their buffers is not empty and keeps its values.
+    """Creates empty tensors without storage; buffers that modules compute are not empty and keep their values.
 
-    Zeros of more than 64 MiB are some model's experts before their weights are loaded.
+    Zeros of more than 64 MiB also get no storage: some models' experts before their weights are loaded.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,8 +1,8 @@
-"""Small copies of an architecture: configurations that keep every kind of layer and little of the size.
+"""Small copies of an architecture: configurations with every kind of layer but little of the size.
 
-A model's walk is judged on such a copy (`ltpipe.streaming.guard`), so a copy has to have what the model has: the same
-classes of modules with the same parameters and the same switches. That is compared, not assumed; what is tried first
-is a guess from the names of a configuration's numbers, and a guess that does not fit is dropped.
+A model's walk is judged on such a copy (`ltpipe.streaming.guard`), so a copy must have what the model has: the same
+module classes with the same parameters and the same switches. This is verified, not assumed: a first guess comes from
+the names of a configuration's numbers, and a guess that does not fit is dropped.
 """
 
 import re
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _PARAMETERS = 8_000_000
-"""Most parameters of a copy: 32 MB, and a second or two for all walks over it."""
+"""Most parameters of a copy: 32 MB, and a second or two for all its walks."""
 _AS_IT_IS = 2_000_000
-"""A model of at most so many is its own copy."""
+"""A model with at most this many parameters is its own copy."""
 _FACTORS = (16, 8, 32, 4, 2, 64)
-"""What widths are divided by. Heads keep their number or their width, so that hidden states are as many heads."""
+"""Divisors of widths. Heads keep their number or their width, so that hidden states are still whole heads."""
 _DEPTHS = (4, 6, 8, 12, 16, 24, 32, 48)
 _ODD = 256
-"""From here on a width is divided that is no multiple, too."""
+"""From here on, widths that are not a multiple are divided too."""
 _VOCABULARY, _POSITIONS, _WINDOW, _EXPERTS = 256, 64, 8, 16
 
 _WIDTH_OF_EXPERT = re.compile(r"size|dim|hidden|inner|ffn|rank|width")
@@ -39,13 +39,13 @@ _NO_WIDTH = re.compile(
 
 
 def small_configs(config: "PretrainedConfig", most: int = _PARAMETERS) -> Iterator["PretrainedConfig"]:
-    """Configurations of small copies, the most faithful first; none if there is no way to a small one.
+    """Yield configurations of small copies, the most faithful first; nothing if no small copy can be found.
 
-    Each has all kinds of modules that the model has.
+    Each has all the kinds of modules in the model.
 
     Args:
-        config: of the model; it is not changed.
-        most: parameters that a copy should have; four times as many if there is none of so few.
+        config: the model's configuration; it is not changed.
+        most: most parameters of a copy; four times as many are allowed if there is no copy that small.
     """
     full = skeleton_of(config, torch.float32)
     wanted = _kinds(full)
@@ -62,7 +62,7 @@ def small_configs(config: "PretrainedConfig", most: int = _PARAMETERS) -> Iterat
             try:
                 copy = type(config).from_dict(_Shrinking(factor, depth, layers, fewer_heads).of(config.to_dict()))
                 skeleton = skeleton_of(copy, torch.float32)
-            except Exception:  # a guess that is no configuration raises anything
+            except Exception:  # a guess that is not a valid configuration raises anything
                 continue
             if _size(skeleton) > limit:
                 break
@@ -73,7 +73,7 @@ def small_configs(config: "PretrainedConfig", most: int = _PARAMETERS) -> Iterat
 
 
 def _depth(config: "PretrainedConfig") -> int:
-    """Number of layers, by whatever name."""
+    """Return the number of layers, whatever its name."""
     text = config.get_text_config()
     named = getattr(text, "num_hidden_layers", None)
     counts = [v for k, v in text.to_dict().items() if type(v) is int and re.search(r"layers?$|depth$", k)]
@@ -85,7 +85,7 @@ def _size(model: nn.Module) -> int:
 
 
 def _kinds(model: nn.Module) -> frozenset[tuple]:
-    """What modules there are: their class, the parameters of their own, and the switches and names they are set to."""
+    """Return the kinds of modules: class, own parameters, and the values of boolean and string attributes."""
     return frozenset(
         (
             type(module),
@@ -100,10 +100,10 @@ class _Shrinking:
     """One guess at a smaller configuration.
 
     Args:
-        factor: that widths are divided by.
+        factor: divisor of widths.
         depth: number of layers wanted.
         layers: number of layers of the model.
-        fewer_heads: whether to have fewer heads, in place of narrower ones.
+        fewer_heads: whether to use fewer heads instead of narrower ones.
     """
 
     def __init__(self, factor: int, depth: int, layers: int, fewer_heads: bool) -> None:
@@ -111,12 +111,12 @@ class _Shrinking:
         self._kept = list(range(depth))
 
     def of(self, content: dict[str, Any]) -> dict[str, Any]:
-        """The smaller configuration of the one with this content."""
+        """Return the content of the smaller configuration."""
         self._kept = self._layers_kept(content)
         return {name: self._value(name, value) for name, value in content.items() if value is not None}
 
     def _layers_kept(self, content: dict[str, Any]) -> list[int]:
-        """Of each kind of layer the first, the last layer, and the first layers of all, as many as wanted."""
+        """Return the layers to keep: the first of each kind, the last layer, then the first ones up to the depth."""
         lists = [value for value in _values(content) if isinstance(value, list) and len(value) == self._layers]
         kinds = [str([value[layer] for value in lists]) for layer in range(self._layers)]
         first = [kinds.index(kind) for kind in dict.fromkeys(kinds)]

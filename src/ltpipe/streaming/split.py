@@ -1,4 +1,4 @@
-"""A causal language model cut in two before its head: hidden states first, logits of any rows of them later."""
+"""A causal language model split before its head: hidden states first, logits of any of their rows later."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +11,7 @@ from ltpipe.streaming.blocks import replaced_forward
 
 
 class _BackboneDone(Exception):
-    """Stops a model's forward when its backbone has returned; the head would only make logits nobody asked for."""
+    """Stops a model's forward when its backbone has returned; the head would only compute unneeded logits."""
 
     def __init__(self, output: Any) -> None:
         self.output = output
@@ -26,13 +26,13 @@ def _called(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 class SplitModel:
-    """Backbone and head of a live causal language model, each on its own.
+    """Backbone and head of a live causal language model, to run separately.
 
     Args:
-        model: any that computes logits from what its backbone returns as `last_hidden_state`.
-        blocks: name of its module list of blocks, `model.layers` for example.
-        apart: False leaves a model whole that does not: its own logits take the place of hidden states, and nothing is
-            left for the head to do.
+        model: a model that computes logits from its backbone's `last_hidden_state`.
+        blocks: name of its module list of blocks, for example `model.layers`.
+        apart: False for a model that does not: it stays whole, its logits take the place of hidden states, and the
+            head does nothing.
     """
 
     def __init__(self, model: nn.Module, blocks: str, apart: bool = True) -> None:
@@ -42,15 +42,15 @@ class SplitModel:
         self._backbone: tuple[str, nn.Module, type] | None = None
 
     def ancestors(self) -> Iterator[tuple[str, nn.Module]]:
-        """Names and modules that contain the blocks, from the model itself (no name) inwards."""
+        """Yield names and modules that contain the blocks, from the model itself (empty name) inwards."""
         for depth in range(len(self._path)):
             name = ".".join(self._path[:depth])
             yield name, self.model.get_submodule(name)
 
     def outside(self) -> Iterator[tuple[str, nn.Module]]:
-        """Names and modules beside the blocks that contain none of them: embeddings, final norm, head.
+        """Yield names and modules that contain no blocks: embeddings, final norm, head.
 
-        Of a container that is never called itself, a list of modules for example, its members.
+        For a container that is never called itself, for example a module list, yield its members.
         """
         for depth, (name, ancestor) in enumerate(self.ancestors()):
             for child, module in ancestor.named_children():
@@ -58,14 +58,14 @@ class SplitModel:
                     yield from _called(f"{name}.{child}".removeprefix("."), module)
 
     def in_backbone(self, name: str) -> bool:
-        """Whether the module `name` is part of the backbone. Known once hidden states were computed."""
+        """Return whether the module `name` is part of the backbone; known once hidden states were computed."""
         return name.startswith(self._known_backbone[0] + ".")
 
     def hidden_states(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
-        """What the head is applied to, [sequences, tokens, width]; the logits, if the model is left whole.
+        """Return the head's input, [sequences, tokens, width]; the logits, if the model is left whole.
 
-        The backbone is the outermost module around the blocks that the model's forward calls. Further `inputs`, an
-        attention mask for example, go to the model as they are.
+        The backbone is the outermost module around the blocks that the model's forward calls. Further `inputs`, for
+        example an attention mask, go to the model unchanged.
         """
         if not self._apart:
             return self.model(input_ids=input_ids, **inputs).logits
@@ -77,14 +77,14 @@ class SplitModel:
         raise RuntimeError("the model's forward did not reach its blocks")
 
     def whole(self, input_ids: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, Any]:
-        """One forward to the end: what the head is applied to, as `hidden_states`, and what the model returns."""
+        """Run one full forward pass; return the head's input, as `hidden_states` does, and the model's output."""
         with self._watching(stop=False) as seen:
             output = self.model(input_ids=input_ids, use_cache=False, **inputs)
         return seen[0].last_hidden_state, output
 
     @contextmanager
     def _watching(self, stop: bool) -> Iterator[list[Any]]:
-        """Learn which module is the backbone, and get what it returns; with `stop` the forward ends there."""
+        """Find out which module is the backbone, and record its output; with `stop` the forward ends there."""
         entered: list[tuple[str, nn.Module]] = []
         seen: list[Any] = []
 
@@ -103,10 +103,10 @@ class SplitModel:
             yield seen
 
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The model's own head on [rows, width] hidden states: logits [rows, vocabulary].
+        """Apply the model's own head to [rows, width] hidden states; return logits [rows, vocabulary].
 
-        The model's forward runs with its backbone replaced by the given hidden states, so that whatever an
-        architecture does after its output embedding (scaling, soft-capping, projections) is done here too.
+        The model's forward runs with its backbone replaced by the given hidden states, so everything an architecture
+        does after its output embedding (scaling, soft-capping, projections) is included.
         """
         if not self._apart:
             return hidden_states
