@@ -1,8 +1,8 @@
-"""Agreement of a model's predictions with those of its dense model, from the dense model's likeliest tokens.
+"""Agreement of a model's predictions with its dense model's, from the dense model's top-k tokens.
 
-A whole distribution is a vocabulary wide. Kept are the k likeliest tokens of each prediction and the probability of
-all others together: a few hundred bytes a token, from which the top-1 agreement follows exactly, and a lower bound of
-the Kullback-Leibler divergence.
+A whole distribution is as wide as the vocabulary. So only the top-k tokens of each prediction and the total probability
+of all others are kept: a few hundred bytes per token, which give the exact top-1 agreement and a lower bound of the
+Kullback-Leibler divergence.
 """
 
 from collections.abc import Mapping
@@ -22,10 +22,10 @@ KIND = "set of likeliest tokens"
 
 @dataclass(frozen=True)
 class TopTokens:
-    """The k likeliest tokens of each prediction.
+    """The top-k tokens of each prediction.
 
     Attributes:
-        indices: int32 [tokens, k], the likeliest first; among equals the one with the lower index.
+        indices: int32 [tokens, k], the most likely first; ties by lower index.
         log_probabilities: float32 [tokens, k + 1], nats: of these tokens, and of all others together.
     """
 
@@ -33,24 +33,24 @@ class TopTokens:
     log_probabilities: np.ndarray
 
     def write(self, path: Path, hashes: Mapping[str, str]) -> None:
-        """Write as safetensors, with the hashes of the inputs (checkpoint, sequences) that they belong to."""
+        """Write as safetensors, with the hashes of the inputs (checkpoint, sequences)."""
         tensors = {"indices": self.indices, "log_probabilities": self.log_probabilities}
         contents = [TensorData.of(name, array) for name, array in tensors.items()]
         write_tensors(path, contents, {"format": FORMAT, "kind": KIND, **hashes})
 
     @classmethod
     def read(cls, path: Path, hashes: Mapping[str, str], tokens: int, vocabulary: int) -> "TopTokens":
-        """Open what `write` wrote: views of the mapped file.
+        """Open a file that `write` wrote, as views of the mapped file.
 
         Args:
-            path: of the file.
-            hashes: of the inputs that the predictions have to be of.
-            tokens: number of predictions that there have to be.
-            vocabulary: number of tokens that can be predicted.
+            path: the file.
+            hashes: expected hashes of the inputs.
+            tokens: expected number of predictions.
+            vocabulary: number of tokens in the vocabulary.
 
         Raises:
-            UserError: there is no such file, or it is of other inputs.
-            DamagedFileError: it is something else.
+            UserError: there is no such file, or it belongs to other inputs.
+            DamagedFileError: it is not such a file.
         """
         with artefact(path, KIND, FORMAT) as file:
             for what, fingerprint in hashes.items():
@@ -70,16 +70,16 @@ class TopTokens:
 
 
 def top_bytes(tokens: int, k: int) -> int:
-    """Bytes that the k likeliest tokens of so many predictions take, in memory and on disk."""
+    """Return the bytes that the top-k tokens of this number of predictions take, in memory and on disk."""
     return tokens * (8 * k + 4) if k else 0
 
 
 class Recorder:
-    """Keeps the likeliest tokens of each prediction: an observer of the dense model's evaluation.
+    """Records the top-k tokens of each prediction: an observer of the dense model's evaluation.
 
     Args:
         tokens: number of predictions.
-        k: number of tokens to keep of each.
+        k: number of tokens to keep for each.
     """
 
     def __init__(self, tokens: int, k: int) -> None:
@@ -88,29 +88,29 @@ class Recorder:
 
     @property
     def k(self) -> int:
-        """Number of tokens kept of each prediction."""
+        """Number of tokens kept for each prediction."""
         return self._indices.shape[1]
 
     @property
     def top(self) -> TopTokens:
-        """What was seen."""
+        """The recorded tokens."""
         return TopTokens(self._indices.numpy(), self._log_probabilities.numpy())
 
     def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
-        """The k likeliest tokens of each row in the order of `TopTokens`.
+        """Return the top-k tokens of each row in the order of `TopTokens`.
 
-        Which of several equally likely tokens get the last of k places is up to `torch.topk`.
+        `torch.topk` decides which of several equally likely tokens get the last of the k places.
         """
         top = logits.topk(self.k)
         tokens, by_token = top.indices.sort(-1)
         by_likelihood = top.values.gather(-1, by_token).sort(dim=-1, descending=True, stable=True).indices
         tokens = tokens.gather(-1, by_likelihood)
-        tokens[:, :1] = likeliest  # already so, unless more than k tokens are the likeliest
+        tokens[:, :1] = likeliest  # already so, unless more than k tokens tie for first place
         self._indices[first : first + len(tokens)] = tokens.to("cpu", torch.int32)
         return tokens
 
     def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
-        """Keep the log-probabilities."""
+        """Record the log-probabilities."""
         self._log_probabilities[first : first + len(likeliest)] = log_probabilities.cpu()
 
 
@@ -121,7 +121,7 @@ class Comparison:
         reference: the dense model's predictions.
 
     Attributes:
-        agrees: bool [tokens], whether both hold the same token for the likeliest.
+        agrees: bool [tokens], whether both predict the same token.
         kl: float64 [tokens], nats, see `bucket_kl`.
     """
 
@@ -132,24 +132,24 @@ class Comparison:
 
     @property
     def k(self) -> int:
-        """Number of tokens of each prediction that are told apart."""
+        """Number of tokens compared for each prediction."""
         return self._reference.indices.shape[1]
 
     def agreement(self) -> float:
-        """Fraction of tokens for which both hold the same token for the likeliest."""
+        """Return the fraction of positions at which both predict the same token."""
         return int(self.agrees.sum()) / self.agrees.numel()
 
     def divergence(self) -> float:
-        """Mean of `kl`, nats per token."""
+        """Return the mean of `kl`, nats per token."""
         return float(self.kl.mean())
 
     def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
-        """The dense model's likeliest tokens."""
+        """Return the dense model's top-k tokens."""
         indices = self._reference.indices[first : first + len(likeliest)]
         return torch.from_numpy(indices.astype(np.int64)).to(logits.device)
 
     def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
-        """Compare."""
+        """Compare with the dense model's predictions."""
         rows = slice(first, first + len(likeliest))
         dense = torch.from_numpy(self._reference.log_probabilities[rows].astype(np.float64))
         self.agrees[rows] = likeliest[:, 0].cpu() == torch.from_numpy(self._reference.indices[rows, 0].copy())
@@ -157,14 +157,14 @@ class Comparison:
 
 
 def bucket_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence KL(p || q) of distributions over buckets of tokens.
+    """Return the Kullback-Leibler divergence KL(p || q) of distributions over buckets of tokens.
 
-    With a bucket for each of k tokens and one for all others it is a lower bound of the divergence over the whole
+    With a bucket for each of k tokens and one for all others, it is a lower bound of the divergence over the whole
     vocabulary (data-processing inequality: Cover & Thomas, Elements of Information Theory, 2006, section 2.8), and
     equal to it if there are no others.
 
-    It is summed as q - p - p log(q / p): p and q sum to one, so that is p log(p / q), but no term is negative, and
-    float32 log-probabilities that differ by their rounding only give its square.
+    The terms are q - p - p log(q / p). Since p and q sum to one, the sum equals that of p log(p / q). But no term is
+    negative, and float32 log-probabilities that differ only by rounding contribute only the square of the rounding.
 
     Args:
         log_p: [rows, buckets], nats.

@@ -1,4 +1,4 @@
-"""Where and how a stage computes with a model, and how it goes on with less when memory runs out."""
+"""Device, precision and batch sizes of a stage's computation, and the out-of-memory back-off."""
 
 import logging
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ltpipe.streaming.shards import Spread
 
 logger = logging.getLogger(__name__)
 
-_USABLE = 0.9  # of what is free: allocators need some room between tensors
+_USABLE = 0.9  # fraction of free memory: allocators need some room between tensors
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Execution = Literal["streamed", "in-memory"]
@@ -32,11 +32,11 @@ class Settings:
 
     Attributes:
         precision: dtype to compute in; `auto` is the checkpoint's own.
-        micro_batch: at most so many sequences go through a block together; 0 means about four thousand tokens.
-        device_memory: GiB that tensors may take on the device (of main memory, on the CPU); 0 means what is free.
+        micro_batch: most sequences that go through a block together; 0 means about four thousand tokens.
+        device_memory: GiB that tensors may take on the device (in main memory, on the CPU); 0 means what is free.
         device: `auto`, `auto-shard`, `cpu`, `cuda`, ….
-        execution: one block of weights at a time, or all of them; `auto-shard` goes block by block and keeps them all.
-        threads: of the CPU; 0 takes every processor that the process may use.
+        execution: one block of weights at a time, or all of them; `auto-shard` runs block by block and keeps them all.
+        threads: CPU threads; 0 uses every processor that the process may use.
     """
 
     precision: Precision = "auto"
@@ -49,13 +49,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Computing:
-    """Settings made concrete on this machine, for one checkpoint.
+    """Settings resolved on this machine, for one checkpoint.
 
     Attributes:
-        devices: where to compute; several keep the weights of their blocks, the first all else.
-        precision, dtype: what to compute in.
-        streamed: one block of weights at a time.
-        threads: of the CPU.
+        devices: devices to compute on; several keep the weights of their blocks, and the first everything else.
+        precision, dtype: dtype to compute in.
+        streamed: whether one block of weights is in memory at a time.
+        threads: CPU threads.
         limit: bytes that tensors may take on a device.
     """
 
@@ -67,12 +67,12 @@ class Computing:
 
     @classmethod
     def of(cls, settings: Settings, checkpoint: Checkpoint, precision: str | None = None) -> "Computing":
-        """Make settings concrete for a checkpoint, and let torch use the threads.
+        """Resolve settings for a checkpoint, and set torch's number of threads.
 
         Args:
-            settings: as configured.
-            checkpoint: to compute with.
-            precision: that the computation insists on.
+            settings: the configured settings.
+            checkpoint: the checkpoint to compute with.
+            precision: precision that the computation requires, if any.
 
         Raises:
             UserError: a setting is not allowed, or the machine has no such device.
@@ -93,16 +93,16 @@ class Computing:
 
     @property
     def device(self) -> torch.device:
-        """The only device, or the one that has what is outside the blocks."""
+        """The only device, or the one with everything outside the blocks."""
         return self.devices[0]
 
     @property
     def shards(self) -> tuple[torch.device, ...]:
-        """Devices that keep weights; none where weights are streamed or on one device."""
+        """Devices that keep weights; none if weights are streamed or on one device."""
         return self.devices if len(self.devices) > 1 else ()
 
     def kept(self, manifest: Manifest) -> int:
-        """Bytes of weights on the device that keeps most of them; 0 without shards."""
+        """Return the bytes of weights on the device that keeps most of them; 0 without shards."""
         return max(Spread.of(manifest, self.dtype, len(self.devices)).nbytes) if self.shards else 0
 
     @property
@@ -112,7 +112,7 @@ class Computing:
 
     @property
     def accelerator(self) -> bool:
-        """Whether the device has memory of its own."""
+        """Whether the device has its own memory."""
         return self.device.type != "cpu"
 
 
@@ -121,13 +121,13 @@ def halving(
     attempt: Callable[[BatchSizes], Result],
     smaller: Callable[[BatchSizes], BatchSizes | None] = BatchSizes.shrunk,
 ) -> tuple[Result, BatchSizes, list[str]]:
-    """Attempt something with the given batch sizes, or smaller ones if memory runs out all the same.
+    """Attempt something with the given batch sizes, and with smaller ones if it runs out of memory.
 
     Returns:
-        What the attempt gave, the sizes that it was found with at last, and a line for each time that memory ran out.
+        The attempt's result, the sizes that succeeded, and a line for each time that it ran out of memory.
 
     Raises:
-        UserError: there is nothing left to halve.
+        UserError: the batch sizes cannot be halved further.
     """
     happened: list[str] = []
     while True:

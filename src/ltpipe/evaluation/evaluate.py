@@ -45,18 +45,18 @@ def evaluate_checkpoint(
     """Evaluate a canonical checkpoint, masked if `mask` is given.
 
     Args:
-        checkpoint: of the model.
-        sequences: token sequences that the checkpoint's tokenizer made.
-        settings: how to evaluate.
-        names: `model` and `data`, as they are to be called in the metrics.
+        checkpoint: the model's checkpoint.
+        sequences: token sequences made with the checkpoint's tokenizer.
+        settings: how to compute.
+        names: names of `model` and `data` in the metrics.
         mask: mask file made from this checkpoint.
-        baseline: metrics of the dense model on the same sequences; needed with a mask or a disturbance.
-        top_tokens: file of the dense model's likeliest tokens: read if there is a baseline, else written.
-        top_k: how many of them to keep of each prediction.
-        disturbance: perturbs the prunable weights, after the mask.
+        baseline: metrics of the dense model on the same sequences; required with a mask or a perturbation.
+        top_tokens: file of the dense model's top-k tokens: read if there is a baseline, otherwise written.
+        top_k: number of tokens to keep for each prediction.
+        disturbance: how to perturb the prunable weights, after the mask.
 
     Raises:
-        UserError: mask, baseline or likeliest tokens belong to another model or text, or losses are not finite.
+        UserError: mask, baseline or top-k tokens belong to another model or text, or losses are not finite.
     """
     inputs = open_inputs(checkpoint, sequences, mask, baseline, disturbance)
     perturbation = perturbation_named(disturbance.name, disturbance.seed) if disturbance else None
@@ -156,7 +156,7 @@ def evaluate_checkpoint(
 def _observe(
     inputs: Inputs, top_tokens: Path | None, top_k: int, vocabulary: int
 ) -> Callable[[], Recorder | Comparison] | None:
-    """What makes the observer of an evaluation: one that records without a baseline, one that compares with it."""
+    """Return a factory for the observer: one that compares with the baseline, or records if there is none."""
     if top_k < 0:
         raise UserError(f"top_k: {top_k} is not allowed; use 0 (compare nothing) or more")
     if top_tokens is None:

@@ -1,4 +1,4 @@
-"""What an evaluation reads, checked to belong together."""
+"""The inputs of an evaluation, checked to belong together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ class Disturbance:
     """How weights are perturbed.
 
     Attributes:
-        name: of the perturbation.
-        seed: of the noise; None for rounding.
-        prunable: which weights are perturbed where no mask says it: those that a mask would be made for.
+        name: name of the perturbation.
+        seed: seed of the noise; None for rounding.
+        prunable: weights to perturb if there is no mask: those that a mask would cover.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Disturbance:
 
 
 def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, str]:
-    """Token sequences made with the tokenizer of a checkpoint, and the SHA-256 of their file.
+    """Read token sequences made with a checkpoint's tokenizer, and the SHA-256 of their file.
 
     Raises:
         UserError: they were made with another tokenizer.
@@ -44,7 +44,7 @@ def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, 
         raise UserError(
             f"{path}: not made with the tokenizer of {checkpoint.folder}; run the data stage with this tokenizer"
         )
-    tied = frozenset(manifest.tied.values())  # an embedding may be stored as the head that it is tied to
+    tied = frozenset(manifest.tied.values())  # an embedding may be stored under the name of the head it is tied to
     entries = manifest.tensors.items()
     embedded = [entry.shape[0] for name, entry in entries if "Embedding" in entry.module or name in tied]
     if embedded and data.input_ids.size and (largest := int(data.input_ids.max())) >= max(embedded):
@@ -56,10 +56,10 @@ def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation reads, checked to belong together.
+    """The inputs of an evaluation, checked to belong together.
 
-    `protocol` and `bos` say how a text became the sequences, `perturbed` names tensors, `measured_on` identifies
-    checkpoint and sequences, `hashes` is what the metrics say about all inputs.
+    `protocol` and `bos` tell how a text became the sequences, `perturbed` names tensors, `measured_on` identifies
+    checkpoint and sequences, `hashes` identifies all inputs in the metrics.
     """
 
     manifest: Manifest
@@ -80,7 +80,7 @@ def open_inputs(
     baseline: Path | None,
     disturbance: Disturbance | None,
 ) -> Inputs:
-    """Read what an evaluation needs, and check it; see `evaluate_checkpoint`.
+    """Read and check the inputs of an evaluation; see `evaluate_checkpoint`.
 
     Raises:
         UserError: mask, baseline or sequences belong to another model or text, or one of them is missing.

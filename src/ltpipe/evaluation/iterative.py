@@ -1,4 +1,4 @@
-"""The stage that simulates iterative magnitude pruning: a schedule of one-shot tickets, and no training."""
+"""The stage that simulates iterative magnitude pruning: a schedule of one-shot tickets, without training."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -41,21 +41,21 @@ def simulate_iterative_pruning(
 ) -> Simulation:
     """Prune a checkpoint to each sparsity of an exponential schedule, evaluate, and keep the best mask.
 
-    Streamed like any evaluation. One mask exists at a time, on disk; each iteration takes the same memory.
+    Streamed like any evaluation. Only one mask exists at a time, on disk; every iteration takes the same memory.
 
     Args:
-        checkpoint: of the model.
-        histogram: of its magnitudes.
-        sequences: token sequences that its tokenizer made.
+        checkpoint: the model's checkpoint.
+        histogram: histogram of its magnitudes.
+        sequences: token sequences made with its tokenizer.
         settings: how to compute.
         target: sparsity of the last iteration, 0 to below 1.
         rounds: number of iterations.
-        batch: sequences a batch: the dense model is measured on at most 10 batches, a ticket on the first 5.
-        names: of model and data.
-        ticket: where to write the best mask.
+        batch: sequences per batch: the dense model is measured on at most 10 batches, a ticket on the first 5.
+        names: names of model and data.
+        ticket: file to write the best mask to.
 
     Raises:
-        UserError: the schedule or the batch is not allowed, or a file is of another model.
+        UserError: the schedule or the batch is not allowed, or a file belongs to another model.
     """
     if batch < 1:
         raise UserError(f"batch: {batch} is not allowed; use 1 or more")
@@ -111,7 +111,7 @@ def simulate_iterative_pruning(
 
 
 class _Walk:
-    """Evaluates one model with one mask after the other."""
+    """Evaluates one model with one mask after another."""
 
     def __init__(
         self, checkpoint: Checkpoint, masked: tuple[str, ...], settings: Settings, input_ids: torch.Tensor
@@ -136,7 +136,7 @@ class _Walk:
         return fetch_from(self._file, self._mask, self.here.device, self.here.dtype, self._others)(name)
 
     def losses(self, mask: Mask | None, count: int) -> TokenLosses:
-        """Losses of the first `count` sequences."""
+        """Return the losses of the first `count` sequences."""
         self._mask = mask
         self._model.reload()
 

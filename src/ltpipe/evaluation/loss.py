@@ -10,30 +10,30 @@ from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import CausalModel
 
 LEAST_OTHERS = -104.0
-"""Log-probability that stands for nothing: that of all other tokens together, where it is below float32's range."""
+"""Log-probability that stands for zero: used for all other tokens together if theirs is below float32's range."""
 
 
 class Observer(Protocol):
-    """Sees predictions while their logits exist, beside the loss.
+    """Sees predictions while their logits exist for the loss.
 
-    Positions count predicted tokens, row after row of [sequences, tokens - 1].
+    Positions count predicted tokens in row-major order of [sequences, tokens - 1].
     """
 
     def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
-        """Tokens whose log-probabilities are wanted.
+        """Return the tokens whose log-probabilities are wanted.
 
         Args:
-            logits: [rows, vocabulary] in the dtype of the computation; not to be changed.
+            logits: [rows, vocabulary] in the dtype of the computation; do not change them.
             likeliest: int64 [rows, 1], the first of the most likely tokens.
             first: position of the first row; the others follow it.
 
         Returns:
-            int64 [rows, k] on the device of the logits, no token twice in a row.
+            int64 [rows, k] on the device of the logits; no token occurs twice in a row.
         """
         ...
 
     def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
-        """Take in what was asked for.
+        """Take the requested log-probabilities.
 
         Args:
             first: position of the first row.
@@ -45,7 +45,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """What each predicted token cost.
+    """The loss of each predicted token.
 
     Attributes:
         losses: float32 [sequences, tokens - 1] on the CPU, nats.
@@ -56,15 +56,15 @@ class TokenLosses:
     correct: torch.Tensor
 
     def loss_sums(self) -> torch.Tensor:
-        """Summed loss of each sequence, float64 [sequences], nats."""
+        """Return the summed loss of each sequence, float64 [sequences], nats."""
         return self.losses.double().sum(1)
 
     def loss(self) -> float:
-        """Mean loss over all predicted tokens, nats per token, summed in float64."""
+        """Return the mean loss over all predicted tokens, nats per token, summed in float64."""
         return float(self.loss_sums().sum() / self.losses.numel())
 
     def accuracy(self) -> float:
-        """Fraction of tokens that were predicted right."""
+        """Return the fraction of tokens predicted correctly."""
         return int(self.correct.sum()) / self.correct.numel()
 
 
@@ -76,15 +76,15 @@ def token_losses(
     super_batch: int | None = None,
     observer: Observer | None = None,
 ) -> TokenLosses:
-    """Loss of every token but the first of each sequence, as `model(input_ids, labels=input_ids)` defines it.
+    """Return the loss of every token but each sequence's first, as `model(input_ids, labels=input_ids)` defines it.
 
     Args:
-        model: gives hidden states and logits.
+        model: the model.
         input_ids: int64 [sequences, tokens].
-        micro_batch: sequences that go through a block together.
-        chunk: tokens whose logits exist at the same time.
-        super_batch: sequences whose hidden states exist at the same time, None for all; each super-batch reads all
-            weights once.
+        micro_batch: number of sequences that go through a block together.
+        chunk: number of tokens whose logits exist at the same time.
+        super_batch: number of sequences whose hidden states exist at the same time, None for all; each super-batch
+            reads all weights once.
         observer: sees the predictions too.
 
     Raises:
@@ -114,7 +114,7 @@ def walk(
     observer: Observer | None = None,
     first: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses and hits of one super-batch, [sequences, tokens - 1] on the CPU: one walk over the model.
+    """Return losses and hits of one super-batch, [sequences, tokens - 1] on the CPU, from one walk over the model.
 
     `first` is the position of its first predicted token, for the observer.
     """
@@ -136,12 +136,12 @@ def walk(
 def cross_entropy(
     logits: torch.Tensor, targets: torch.Tensor, observer: Observer | None = None, first: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Losses (float32, nats) and hits (bool) of [rows] targets, on the CPU; float32 logits are used up.
+    """Return losses (float32, nats) and hits (bool) of [rows] targets, on the CPU; float32 logits are overwritten.
 
-    One maximum serves both, and one float32 copy of the logits both shift and exponential: half of the time of
-    `torch.nn.functional.cross_entropy` and `argmax`, with the same rule for ties (the first of the most likely tokens).
-    An observer's tokens are looked up beside the targets. What is left to all other tokens is summed over them, not
-    taken from one: that difference would be rounding error where they are unlikely.
+    One maximum serves both, and one float32 copy of the logits serves shift and exponential: half the time of
+    `torch.nn.functional.cross_entropy` and `argmax`, with the same tie rule (the first of the most likely tokens).
+    An observer's tokens are looked up along with the targets. The probability of all other tokens is summed, not
+    computed as a difference from one, which would be mere rounding error if they are unlikely.
     """
     targets = targets.to(logits.device).unsqueeze(-1)
     highest, likeliest = logits.max(-1, keepdim=True)

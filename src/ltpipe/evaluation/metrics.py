@@ -1,4 +1,4 @@
-"""What an evaluation found, as a small JSON file that says where it comes from."""
+"""The result of an evaluation, as a small JSON file with its provenance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ def _is_canonical(text: str) -> bool:
 
 
 CanonicalSparsity = Annotated[str, Predicate(_is_canonical)]
-"""A sparsity as it stands in names of files."""
+"""A sparsity as written in file names."""
 
 
 @dataclass(frozen=True)
 class SequenceTotals:
-    """Per-sequence sums, from which paired intervals are made.
+    """Per-sequence sums, for paired intervals.
 
     Attributes:
-        loss_sum: nats.
-        correct: tokens predicted right.
-        tokens: tokens predicted.
-        agree: tokens for which the dense model's likeliest token is the likeliest; None if it was not compared.
-        kl_sum: summed `kl_top_k`, nats; None if it was not compared.
+        loss_sum: summed loss, nats.
+        correct: number of tokens predicted correctly.
+        tokens: number of tokens predicted.
+        agree: number of tokens at which the dense model predicts the same token; None without a comparison.
+        kl_sum: summed `kl_top_k`, nats; None without a comparison.
     """
 
     loss_sum: Annotated[list[Amount], MinLen(1)]
@@ -42,10 +42,10 @@ class SequenceTotals:
 
 
 def memory_line(planned: int, measured: int, device: str) -> str:
-    """What was planned and what was measured, bytes, in words that say what the numbers are of.
+    """Return a line with planned and measured bytes that says what the numbers cover.
 
-    Only an accelerator's allocator counts tensors. On the CPU the process is measured, whose libraries and allocator
-    take more than tensors: some 100 MiB for a small model.
+    Only an accelerator's allocator counts tensors. On the CPU the whole process is measured, with libraries and
+    allocator on top of tensors: some 100 MiB for a small model.
     """
     mib = f"{planned / 2**20:,.0f} MiB"
     if device == "cpu":
@@ -59,38 +59,38 @@ class Metrics(Record):
 
     Attributes:
         model, data: names in the configuration.
-        criterion, scope, seed, sparsity: of the mask; None for the dense model, seed also where none was used.
-        perturbation: of the weights, noise or rounding; None for weights as they are.
-        perturbation_seed: of the noise; None where there is none.
-        kept, total: prunable weights kept, and in all; None for the dense model.
-        parameters: all parameters of the model, tied ones once.
-        vocabulary: tokens that the model chooses from; a uniform guess among them has a loss of ln(vocabulary).
+        criterion, scope, seed, sparsity: the mask's; None for the dense model. The seed is also None if none was used.
+        perturbation: perturbation of the weights, noise or rounding; None for unperturbed weights.
+        perturbation_seed: seed of the noise; None without noise.
+        kept, total: number of prunable weights kept and in total; None for the dense model.
+        parameters: number of parameters of the model, tied ones counted once.
+        vocabulary: number of tokens the model chooses from; a uniform guess has a loss of ln(vocabulary).
         loss: nats per token.
         perplexity: exp(loss); None above the range of float64.
-        accuracy: fraction of next tokens predicted right.
+        accuracy: fraction of next tokens predicted correctly.
         performance_retention: baseline loss / loss; 1.0 for the dense model.
-        agreement: fraction of tokens for which the dense model's likeliest token is the likeliest; None for the dense
-            model, or where its predictions were not kept.
-        kl_top_k: KL divergence of the predictions from the dense model's, over its k likeliest tokens and all others
-            as one, nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
-        top_k: that k; for the dense model the number of tokens that were kept; None where none were.
-        protocol: how the text became windows: `documents`, or `wikitext2`, that of the literature.
+        agreement: fraction of tokens at which the dense model predicts the same token; None for the dense model, or
+            if its predictions were not kept.
+        kl_top_k: KL divergence of the predictions from the dense model's, over its top-k tokens and all others as one,
+            nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
+        top_k: the k; for the dense model the number of tokens kept; None if none were kept.
+        protocol: how the text became windows: `documents`, or `wikitext2` as in the literature.
         bos: which windows begin as the tokenizer begins a text: `each window`, `first window` or `never`.
-        windows: number of sequences evaluated; each predicts one token less than it has.
+        windows: number of sequences evaluated; each predicts one token fewer than it has.
         tokens: number of predicted tokens.
         precision: dtype of the computation; losses are float32 and summed in float64.
-        device: where it ran.
-        execution: `streamed`, `sharded` over the devices, or `in-memory`, and why not streamed.
-        super_batch, micro_batch, chunk, threads: how it ran.
-        out_of_memory: what was halved because memory ran out, a line each time.
-        planned_bytes: of tensors on the device (in main memory, on the CPU) at the peak, foreseen before the run.
-        planned_parts: what they are.
-        measured_bytes: what became of the plan: tensors on the accelerator at the peak; on the CPU, by how much
-            private memory grew, with all that the allocator adds.
-        peak_host_bytes: resident set of the process at its peak, mapped file pages included.
-        peak_host_private_bytes: without those pages, at the peak of the evaluation.
-        peak_device_bytes, peak_device_reserved_bytes: tensors on the accelerator at the peak, and memory that its
-            allocator held for them; None on the CPU.
+        device: device it ran on.
+        execution: `streamed`, `sharded` over the devices, or `in-memory` with the reason.
+        super_batch, micro_batch, chunk, threads: batch sizes and threads it ran with.
+        out_of_memory: each out-of-memory back-off, one line each.
+        planned_bytes: planned peak bytes of tensors on the device (in main memory, on the CPU).
+        planned_parts: these bytes by what they are for.
+        measured_bytes: the measured counterpart: peak bytes of tensors on the accelerator; on the CPU, the growth of
+            private memory, including the allocator's overhead.
+        peak_host_bytes: peak resident set of the process, including mapped file pages.
+        peak_host_private_bytes: the same without those pages, during the evaluation.
+        peak_device_bytes, peak_device_reserved_bytes: peak bytes of tensors on the accelerator, and of memory that its
+            allocator reserved for them; None on the CPU.
         seconds: wall time of the evaluation, without start-up.
         sequences: per-sequence sums.
         provenance: versions, commit, input hashes, settings.
@@ -143,15 +143,15 @@ class Metrics(Record):
 
     @classmethod
     def head(cls) -> dict[str, Any]:
-        """See `Record`; metrics do not say their kind."""
+        """See `Record`; metrics files do not contain their kind."""
         return {"format": cls.FORMAT}
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return a one-line summary."""
         ticket = f"{self.criterion} {self.scope} {self.sparsity}" if self.criterion else "dense"
         perturbed = f" with {self.perturbation}" if self.perturbation else ""
         agreement = "" if self.agreement is None else f", agreement {self.agreement:.4f}, KL {self.kl_top_k:.4f}"
-        # Published numbers are perplexities of a protocol and a number of windows.
+        # Published numbers are perplexities with a protocol and a number of windows.
         published = (
             f"{self.protocol} perplexity {self.perplexity:.4f} over {self.windows} windows, "
             if (self.protocol != "documents" and self.perplexity is not None)
@@ -166,7 +166,7 @@ class Metrics(Record):
         )
 
     def check_measured_on(self, hashes: Mapping[str, str], where: str) -> None:
-        """Raise UserError unless these are metrics of the inputs (checkpoint, sequences) with the given hashes."""
+        """Raise UserError unless these metrics belong to the inputs (checkpoint, sequences) with the given hashes."""
         for what, fingerprint in hashes.items():
             if self.provenance["inputs"].get(what) != fingerprint:
                 raise UserError(

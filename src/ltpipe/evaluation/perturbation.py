@@ -1,6 +1,6 @@
-"""Small changes of weights that a robust ticket survives: noise, and rounding to few bits.
+"""Small changes to weights that a robust ticket survives: noise, and rounding to few bits.
 
-Both leave zeros zero, so that a ticket stays as sparse as it was.
+Both keep zeros zero, so a ticket stays as sparse as it was.
 """
 
 import re
@@ -14,7 +14,7 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
-if TYPE_CHECKING:  # what only names perturbations does not wait for torch
+if TYPE_CHECKING:  # code that only names perturbations must not import torch
     import torch
 
 NAME = r"noise-(?:0\.\d*[1-9]|[1-9]\d*(?:\.\d*[1-9])?)|int[2-8]"
@@ -27,21 +27,21 @@ class Perturbation(Protocol):
     """Changes one weight tensor at a time."""
 
     def __call__(self, name: str, weight: "torch.Tensor", layout: Layout) -> "torch.Tensor":
-        """A changed copy of a weight tensor, of the same dtype and on the same device.
+        """Return a perturbed copy of a weight tensor, with the same dtype and device.
 
         Args:
-            name: of the tensor.
-            weight: of two or more dimensions.
-            layout: says which of its dimensions are inputs.
+            name: the tensor's name.
+            weight: the weight tensor, of two or more dimensions.
+            layout: the model's layout, which tells which dimensions are inputs.
         """
         ...
 
 
 def perturbation_named(name: str, seed: int | None = None) -> Perturbation:
-    """The perturbation that a configuration calls `name`.
+    """Return the perturbation called `name` in a configuration.
 
     Raises:
-        UserError: there is none of that name, or noise comes without a seed.
+        UserError: there is no such perturbation, or noise has no seed.
     """
     if not re.fullmatch(NAME, name):
         raise UserError(f"perturbation '{name}' is unknown; use noise-X (X above 0, like 0.01) or int2 to int8")
@@ -53,14 +53,14 @@ def perturbation_named(name: str, seed: int | None = None) -> Perturbation:
 
 
 def stochastic(name: str) -> bool:
-    """Whether a perturbation depends on its seed."""
+    """Return whether a perturbation depends on its seed."""
     return name.startswith("noise-")
 
 
 def perturbing(
     fetch: Callable[[str], "torch.Tensor"], perturbation: Perturbation, names: Collection[str], manifest: Manifest
 ) -> Callable[[str], "torch.Tensor"]:
-    """A function that fetches tensors as `fetch` does, and perturbs those called `names`."""
+    """Return a function that fetches tensors like `fetch`, and perturbs those in `names`."""
     layout = Layout.of(manifest)
 
     def perturbed(name: str) -> "torch.Tensor":
@@ -72,15 +72,14 @@ def perturbing(
 
 @dataclass(frozen=True)
 class Noise:
-    """Independent Gaussian noise on every weight that is not zero.
+    """Independent Gaussian noise on every nonzero weight.
 
     Drawn on the CPU from a generator seeded with (seed, tensor name): the same on every device, in any order, and for
     a dense model and its tickets.
 
     Attributes:
-        scale: standard deviation of the noise, as a fraction of the root mean square of the tensor's weights that
-            are not zero.
-        seed: of the draw.
+        scale: standard deviation of the noise, as a fraction of the root mean square of the tensor's nonzero weights.
+        seed: seed of the draw.
     """
 
     scale: float
@@ -102,7 +101,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Rounding:
-    """Symmetric quantisation of each output's weights to integers of so many bits, and back.
+    """Symmetric quantisation of each output's weights to integers of `bits` bits, and back.
 
     The plain round-to-nearest baseline of the quantisation literature (Dettmers et al. 2022, 2208.07339, section 2:
     absmax): the step of an output is its largest magnitude / (2^(bits - 1) - 1), halves round to even.
@@ -124,7 +123,7 @@ class Rounding:
             inputs = 0 if name in layout.inputs_first else 1
             largest = torch.maximum(matrix.amax(inputs, keepdim=True), matrix.amin(inputs, keepdim=True).neg())
             steps = largest.float().div_(2 ** (self.bits - 1) - 1)
-            steps.masked_fill_(steps == 0, 1)  # an output of zeros
+            steps.masked_fill_(steps == 0, 1)  # an output with only zeros
             rows = max(1, _CHUNK * len(matrix) // matrix.numel())
             parts = zip(result.split(rows), matrix.split(rows), steps.expand_as(matrix).split(rows), strict=True)
             for target, part, step in parts:
@@ -133,7 +132,7 @@ class Rounding:
 
 
 def _root_mean_square(flat: "torch.Tensor") -> "torch.Tensor":
-    """Of those of [N] values that are not zero, float32 scalar; sums of chunks are added in float64."""
+    """Return the root mean square of the nonzero ones of [N] values, float32 scalar; chunks are added in float64."""
     import torch
 
     squares, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""What an evaluation will take, found by running it on tensors without contents; and the batch sizes that fit."""
+"""Plans an evaluation's memory by running it on tensors without contents, and finds batch sizes that fit."""
 
 import logging
 from collections import Counter
@@ -38,12 +38,13 @@ _CHUNK = 128
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How an evaluation is cut up; none of it changes the result beyond float rounding.
+    """How an evaluation is split up; this changes the result by no more than float rounding.
 
     Attributes:
-        super_batch: sequences whose hidden states exist at the same time; each super-batch reads all weights once.
-        micro_batch: sequences that go through a block together.
-        chunk: tokens whose logits exist at the same time.
+        super_batch: number of sequences whose hidden states exist at the same time; each super-batch reads all weights
+            once.
+        micro_batch: number of sequences that go through a block together.
+        chunk: number of tokens whose logits exist at the same time.
     """
 
     super_batch: int
@@ -52,11 +53,11 @@ class BatchSizes:
 
     @classmethod
     def generous(cls, sequences: int, length: int, micro_batch: int = 0) -> "BatchSizes":
-        """What is fastest where memory does not matter: about four thousand tokens, if `micro_batch` says nothing."""
+        """Return the fastest sizes if memory does not matter: about four thousand tokens if `micro_batch` is 0."""
         return cls(sequences, min(sequences, micro_batch or max(1, _MICRO_BATCH_TOKENS // length)), _CHUNK)
 
     def halved(self, parts: Mapping[str, int]) -> "BatchSizes | None":
-        """The next smaller sizes where `parts` were the bytes at the peak; None if nothing is left to halve."""
+        """Return the next smaller sizes, given `parts`, the bytes at the peak; None if nothing can be halved."""
         if LOGITS in parts and self.chunk > 1 and parts[LOGITS] >= parts.get(HIDDEN, 0):
             return replace(self, chunk=self.chunk // 2)
         if LOGITS not in parts and self.micro_batch > 1 and parts.get(ACTIVATIONS, 0) >= parts.get(HIDDEN, 0):
@@ -69,7 +70,7 @@ class BatchSizes:
         return None
 
     def shrunk(self) -> "BatchSizes | None":
-        """What to go on with after running out of memory, not knowing where; None if nothing is left to halve."""
+        """Return the sizes to try after running out of memory somewhere unknown; None if nothing can be halved."""
         if self.micro_batch > 1 or self.chunk > 1:
             return replace(self, micro_batch=max(1, self.micro_batch // 2), chunk=max(1, self.chunk // 2))
         return replace(self, super_batch=self.super_batch // 2) if self.super_batch > 1 else None
@@ -82,21 +83,21 @@ class EvaluationPlanner:
     """Runs the walk of `token_losses` on fake tensors.
 
     Args:
-        skeleton: of the model, in the dtype to compute in; it is not changed.
-        manifest: of the checkpoint, real or foreseen.
-        masked: names of the tensors that come with a mask.
-        dtype: to compute in.
-        accelerator: whether to plan for one, or for the CPU.
-        streamed: one block of weights at a time.
-        observe: makes the observer of the predictions, with all that it is to hold.
-        perturbation: of the tensors `perturbed`.
-        perturbed: their names.
-        kept: bytes of weights that a device keeps all the time, beside what a walk takes.
+        skeleton: the model's skeleton, in the dtype of the computation; it is not changed.
+        manifest: the checkpoint's manifest, real or planned.
+        masked: names of the masked tensors.
+        dtype: dtype of the computation.
+        accelerator: whether to plan for an accelerator rather than the CPU.
+        streamed: whether one block of weights is in memory at a time.
+        observe: creates the observer of the predictions, with all the memory it needs.
+        perturbation: perturbation of the tensors in `perturbed`.
+        perturbed: names of the perturbed tensors.
+        kept: bytes of weights that a device keeps all the time, on top of those of a walk.
 
     Attributes:
-        what: it plans, for messages.
+        what: what it plans, for messages.
         division: how the blocks run on a part of the batch, known after the first peak; None if they cannot.
-        unforeseen: why nothing could be planned; empty where it could.
+        unforeseen: why nothing could be planned; empty if it could.
     """
 
     what = "an evaluation"
@@ -122,10 +123,10 @@ class EvaluationPlanner:
         self._known, self.unforeseen = False, ""
 
     def fit(self, wanted: BatchSizes, length: int, limit: float) -> tuple[BatchSizes, Peak]:
-        """The largest batch sizes, from those `wanted` downwards, whose peak is within `limit` bytes.
+        """Return the largest batch sizes, from `wanted` downwards, whose peak is within `limit` bytes, and the peak.
 
-        A model whose computation depends on what tensors contain cannot be planned: it gets what is wanted, and an
-        empty peak; `unforeseen` says why.
+        A model whose computation depends on the contents of tensors cannot be planned: it gets `wanted` and an empty
+        peak; `unforeseen` gives the reason.
 
         Raises:
             UserError: not even single sequences fit.
@@ -147,11 +148,11 @@ class EvaluationPlanner:
         )
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
-        """The next smaller sizes where `parts` were the bytes at the peak; None if nothing is left to halve."""
+        """Return the next smaller sizes, given `parts`, the bytes at the peak; None if nothing can be halved."""
         return sizes.halved(parts)
 
     def peak(self, sizes: BatchSizes, length: int) -> Peak:
-        """Most bytes on the device while one super-batch is evaluated, inputs aside."""
+        """Return the peak bytes on the device while one super-batch is evaluated, without the inputs."""
         if not self._known:
             self.check_length(length)
             with self._on_the_cpu() as model:
@@ -177,16 +178,16 @@ class EvaluationPlanner:
         return Peak(counter.peak.total + self._kept, {**counter.peak.parts, KEPT: self._kept})
 
     def _run(self, model: "LabelledModel", fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:  # noqa: ARG002
-        """What is planned."""
+        """Run the computation to plan."""
         with model.counter.labelled(LIKELIEST):
             observer = self._observe() if self._observe else None
         walk(model, input_ids, sizes.micro_batch, sizes.chunk, observer)
 
     def _as_simulated(self, skeleton: nn.Module, fetch: Fetch, length: int) -> Division | None:
-        """The division of a walk over fakes.
+        """Return the division of a walk over fake tensors.
 
-        A model that looks at a mask's values before it uses it cannot do so here: it may call its blocks in another
-        way than in earnest.
+        A model that looks at an attention mask's values before it uses it cannot do so here: it may call its blocks
+        differently from a real run.
         """
         if self.division is None:
             return None
@@ -195,13 +196,13 @@ class EvaluationPlanner:
         return replace(self.division, rules=rules)
 
     def check_length(self, length: int) -> None:
-        """Raise UserError if the model does not take so many tokens."""
+        """Raise UserError if the sequences are too long for the model."""
         with self._on_the_cpu() as model:
             model.check_length(length)
 
     @contextmanager
     def _on_the_cpu(self) -> Iterator[CausalModel]:
-        """The skeleton itself, for a probe; not with fakes: the probe looks at values."""
+        """Give the skeleton itself, for a probe; without fake tensors, since the probe looks at values."""
 
         def zeros(name: str) -> torch.Tensor:
             return torch.zeros((), dtype=self._dtype).expand(self._manifest.tensors[name].shape)
@@ -210,7 +211,7 @@ class EvaluationPlanner:
             yield CausalModel(skeleton, self._manifest, zeros, torch.device("cpu"), self._streamed)
 
     def _fetch(self, counter: ByteCounter) -> Fetch:
-        """Fetch fakes of what the checkpoint holds, through the same `place` as the real ones."""
+        """Return a fetch of fake checkpoint tensors, through the same `place` as the real ones."""
         entries = self._manifest.tensors
         stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
         bits = {n: torch.empty((prod(entries[n].shape) + 7) // 8, dtype=torch.uint8) for n in self._masked}
@@ -236,7 +237,7 @@ class EvaluationPlanner:
 
 @contextmanager
 def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
-    """Lend a skeleton out, and put back its own parameters, buffers and forwards."""
+    """Lend out a skeleton, and restore its own parameters, buffers and forwards afterwards."""
     before = [(module, dict(module.__dict__)) for module in skeleton.modules()]
     contents: list[tuple[dict[str, Any], dict[str, Any]]]
     contents = [(module._parameters, dict(module._parameters)) for module, _ in before]
@@ -254,9 +255,9 @@ def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
 
 
 def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:
-    """Let a block pass its input on if two with the same weights, by shape, go before and two come after it.
+    """Make a block just pass on its input if two blocks with weights of the same shapes come before it and two after.
 
-    Such blocks would only take time. Two, because the weights of the next come while one still computes; at both
+    Such blocks would only take time. Two, because the next block's weights arrive while one still computes; at both
     ends, because a walk may go both ways.
     """
     kinds = [
@@ -283,37 +284,38 @@ def _pass_on_tuple(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[tor
 
 
 class LabelledModel(CausalModel):
-    """Counts what is made while a block is in use as activations, and while the head is in use as logits.
+    """Counts tensors created while a block is in use as activations, and while the head is in use as logits.
 
-    Of many parts only some are computed: each takes the same memory, and what it leaves has its place from the first.
+    Of many parts only some are computed: all take the same memory, and their results have space from the first part on.
     """
 
     counter: ByteCounter
 
     def parts(self, total: int, size: int) -> list[Part]:
-        """The first two parts and the last."""
+        """Return the first two parts and the last."""
         parts = super().parts(total, size)
         return parts if len(parts) < 4 else [*parts[:2], parts[-1]]
 
     @contextmanager
     def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
-        """As in `CausalModel`, and counted."""
+        """Do the same as `CausalModel.block`, and count."""
         with super().block(name, weights), self.counter.labelled(ACTIVATIONS):
             del weights
             yield
 
     @contextmanager
     def head(self) -> Iterator[None]:
-        """As in `CausalModel`, and counted."""
+        """Do the same as `CausalModel.head`, and count."""
         with super().head(), self.counter.labelled(LOGITS):
             yield
 
 
 @contextmanager
 def _unpacked_sequences() -> Iterator[None]:
-    """Tell transformers what it otherwise looks up in the position ids, which fakes do not have.
+    """Tell transformers what it otherwise reads from the position ids, which fake tensors do not have.
 
-    Where it cannot look it assumes that several texts are packed in a row, and makes an attention mask for each row.
+    If it cannot read them, it assumes that several texts are packed in a row, and creates an attention mask for each
+    row.
     """
     from transformers import masking_utils
 

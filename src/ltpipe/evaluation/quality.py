@@ -1,4 +1,4 @@
-"""Quality of a ticket against its dense model."""
+"""Quality of a ticket relative to its dense model."""
 
 import math
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ WINNING_RETENTION = 0.9
 
 
 def performance_retention(baseline_loss: float, pruned_loss: float) -> float:
-    """Quality score of a ticket: baseline loss / pruned loss; 1.0 means nothing is lost.
+    """Return the quality of a ticket: baseline loss / pruned loss; 1.0 means nothing is lost.
 
-    A pruned loss of exactly 0 gives 1.0 if the baseline is 0 too, and 0.0 otherwise (such a loss is no evidence of
-    quality but of a degenerate evaluation).
+    A pruned loss of exactly 0 gives 1.0 if the baseline is 0 too, and 0.0 otherwise (such a loss is evidence of a
+    degenerate evaluation, not of quality).
     """
     if pruned_loss == 0:
         return 1.0 if baseline_loss == 0 else 0.0
@@ -19,31 +19,31 @@ def performance_retention(baseline_loss: float, pruned_loss: float) -> float:
 
 
 def changed_nothing(kept: int, total: int, baseline_loss: float, pruned_loss: float) -> bool:
-    """Whether at least half of the weights are gone and the loss is the same to the bit.
+    """Return whether at least half of the weights are pruned and the loss is bit-identical.
 
-    That is no perfect ticket: the pruned weights were zeros before, or the model does not compute with them.
+    That is not a perfect ticket: the pruned weights were zeros already, or the model does not compute with them.
     """
     return 0 <= 2 * kept <= total and kept < total and pruned_loss == baseline_loss
 
 
 def uniform_loss(vocabulary: int) -> float:
-    """Loss of a uniform guess among so many tokens, nats/token: ln(vocabulary)."""
+    """Return the loss of a uniform guess among `vocabulary` tokens, nats/token: ln(vocabulary)."""
     return math.log(vocabulary)
 
 
 def beats_chance(loss: float, loss_high: float, uniform: float) -> bool:
-    """Whether a dense model is told apart from a uniform guess, and is the better one.
+    """Return whether a dense model is significantly better than a uniform guess.
 
     Args:
-        loss: of the model, nats/token.
-        loss_high: upper bound of its interval; NaN where there is none, then the loss itself decides.
+        loss: the model's loss, nats/token.
+        loss_high: upper bound of its interval; if it is NaN (no interval), the loss itself decides.
         uniform: loss of a uniform guess, nats/token.
     """
     return (loss if math.isnan(loss_high) else loss_high) < uniform
 
 
 def best_ticket(sparsities: Sequence[float], retentions: Sequence[float]) -> int:
-    """Index of the sparsest winning ticket, or if none wins of the one that retains most; of equals the first."""
+    """Return the index of the sparsest winning ticket or, if none wins, of the best retention; the first among ties."""
 
     def merit(index: int) -> tuple[bool, float]:
         wins = retentions[index] >= WINNING_RETENTION
@@ -53,7 +53,7 @@ def best_ticket(sparsities: Sequence[float], retentions: Sequence[float]) -> int
 
 
 def perplexity(loss: float) -> float | None:
-    """exp(loss) for a loss in nats per token; None where that exceeds float64."""
+    """Return exp(loss) for a loss in nats per token; None if that exceeds float64."""
     try:
         return math.exp(loss)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""What a simulation of iterative magnitude pruning found, as a small JSON file."""
+"""The result of a simulation of iterative magnitude pruning, as a small JSON file."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ltpipe.runtime.records import Record
 
 BASELINE_BATCHES, TICKET_BATCHES = 10, 5
-"""The dense model is measured on at most so many batches, a ticket on the first few of them."""
+"""Most batches that the dense model is measured on, and a ticket (the first of them)."""
 
 SIMULATION = (
     "simulation: nothing was trained. Each ticket is the given model, pruned once to that sparsity; tickets of full "
@@ -19,15 +19,16 @@ class Iteration:
     """One ticket of a simulation.
 
     Attributes:
-        iteration: from 1.
-        sparsity: as the schedule has it.
-        kept, total: prunable weights.
+        iteration: number of the iteration, from 1.
+        sparsity: sparsity in the schedule.
+        kept, total: number of prunable weights kept and in total.
         loss: nats/token on the ticket batches.
-        accuracy: fraction of their tokens predicted right.
+        accuracy: fraction of their tokens predicted correctly.
         performance_retention: dense loss on the same batches / loss.
-        winning: whether that is at least 0.9.
-        peak_host_private_bytes: of the process while it was evaluated; does not grow from one to the next.
-        peak_device_bytes: tensors on the accelerator at their peak so far; None on the CPU.
+        winning: whether the retention is at least 0.9.
+        peak_host_private_bytes: peak private memory of the process during its evaluation; it does not grow from one
+            iteration to the next.
+        peak_device_bytes: peak bytes of tensors on the accelerator so far; None on the CPU.
     """
 
     iteration: int
@@ -44,16 +45,16 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Simulation(Record):
-    """What a simulation of iterative magnitude pruning found.
+    """The result of a simulation of iterative magnitude pruning.
 
     Attributes:
         model, data: names in the configuration.
-        baseline_loss, baseline_accuracy: of the dense model, on `baseline_sequences` sequences.
-        ticket_sequences: how many of them, the first, tickets were measured on.
-        iterations: in the order of the schedule.
-        best: iteration of the sparsest winning ticket, or if none wins of the one that retains most.
+        baseline_loss, baseline_accuracy: the dense model's, on `baseline_sequences` sequences.
+        ticket_sequences: number of these sequences, from the first on, that tickets were measured on.
+        iterations: the tickets, in the order of the schedule.
+        best: iteration of the sparsest winning ticket or, if none wins, of the one with the best retention.
         provenance: versions, input hashes, settings.
-        note: what a simulation is.
+        note: explanation of a simulation.
     """
 
     KIND: ClassVar[str] = "simulation of iterative pruning"
