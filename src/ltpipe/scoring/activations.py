@@ -1,4 +1,4 @@
-"""Sizes of what weights are multiplied with, from one forward walk."""
+"""Norms of the inputs of weights, from one forward walk."""
 
 import weakref
 from collections.abc import Callable, Collection, Sequence
@@ -18,21 +18,21 @@ _COPIES = ("_to_copy", "clone")
 def input_norms(
     model: CausalModel, input_ids: torch.Tensor, micro_batch: int, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """L2 norm of each input of linear maps over all tokens of all sequences, of each expert over those routed to it.
+    """Return the L2 norm of each input of linear maps over all tokens; an expert's over the tokens routed to it.
 
-    Seen in the matrix products themselves, so that it does not matter which module computes them, in what way experts
-    are fused, and how often a block is used: all uses count.
+    Inputs are observed in the matrix products themselves, so it does not matter which module computes them, how experts
+    are fused, or how often a block is used: all uses count.
 
     Args:
-        model: to run.
+        model: the model to run.
         input_ids: int64 [sequences, tokens].
-        micro_batch: sequences that go through a block together.
-        names: of weights of linear maps.
+        micro_batch: number of sequences that go through a block together.
+        names: names of weights of linear maps.
 
     Returns:
-        Name to float32 on the CPU: of the weight's shape, or [matrices, rows, columns] where one dimension of it holds
-        several matrices. A view of one number for each input. Squares are summed in float32 inside a product and in
-        float64 over all of them. What is never run, or no token is routed to, has norms of zero.
+        Name to float32 on the CPU, in the weight's shape, or [matrices, rows, columns] if one of its dimensions has
+        several matrices: a view of one number per input. Squares are summed in float32 inside a product and in float64
+        over all products. Weights that never run, or that no token is routed to, have norms of zero.
 
     Raises:
         UserError: a weight is not the matrix of a linear map.
@@ -52,14 +52,14 @@ def input_norms(
 
 
 def _expanded(layout: Layout, name: str, shape: tuple[int, ...], squares: torch.Tensor) -> torch.Tensor:
-    """Norms of [matrices, inputs], laid out as the weight is."""
+    """Return norms from squares [matrices, inputs], laid out like the weight."""
     stack = layout.stack(name, shape)
     norms = squares.sqrt().float().unsqueeze(2 if name in layout.inputs_first else 1).expand(stack)
     return norms[0] if stack == (1, *shape) else norms
 
 
 class _Products(TorchDispatchMode):
-    """Sums up the squares of what weights are multiplied with while it is entered.
+    """Sums the squares of the inputs of weights while it is entered.
 
     Attributes:
         squares: name to float64 [matrices, inputs].
@@ -78,7 +78,7 @@ class _Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.namespace == "aten":
-            with self:  # what is made of other operations is seen as these
+            with self:  # composite operations are observed as their parts
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -97,7 +97,7 @@ class _Products(TorchDispatchMode):
         return result
 
     def _place(self, tensor: torch.Tensor) -> tuple[str, int] | None:
-        """Of which weight this is a part or a copy, and at which of its elements it begins."""
+        """Return which weight this is a part or a copy of, and its first element there."""
         storage = tensor.untyped_storage()
         if (copy := self._copies.get(storage._cdata)) is not None:
             name, start, _ = copy
@@ -106,21 +106,21 @@ class _Products(TorchDispatchMode):
         return None if own is None or own not in self._sizes else (own, int(tensor.storage_offset()))
 
     def _remember(self, copy: torch.Tensor, name: str, start: int) -> None:
-        """Know a copy of a weight, in another dtype for example, as long as it exists."""
+        """Remember a copy of a weight, for example in another dtype, while it exists."""
         storage = copy.untyped_storage()
         key = storage._cdata
         if self._name_of(copy) is None:
             self._copies[key] = (name, start, weakref.ref(storage, lambda _: self._copies.pop(key, None)))
 
     def _add(self, name: str, start: int, weight: torch.Tensor, inputs: torch.Tensor, ends: Any) -> None:
-        """Take a product of inputs [(matrices,) tokens, inputs] and a part of a weight [(matrices,) inputs, outputs].
+        """Add a product of inputs [(matrices,) tokens, inputs] and a part of a weight [(matrices,) inputs, outputs].
 
         Args:
-            name: of the weight.
+            name: the weight's name.
             start: element at which the part begins.
-            weight: the part, seen with its inputs before its outputs.
-            inputs: what it is multiplied with.
-            ends: of the rows of each matrix, int [matrices], where all rows come one after the other.
+            weight: the part, as a view with inputs before outputs.
+            inputs: the inputs it is multiplied with.
+            ends: where the rows of each matrix end, int [matrices], if all rows are in one sequence; otherwise None.
         """
         _, rows, columns = self._sizes[name]
         step = weight.stride(0) // (rows * columns) if weight.dim() == 3 else 0
@@ -137,7 +137,7 @@ class _Products(TorchDispatchMode):
 
 
 def _by_group(inputs: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Sums of squares of the rows of each group, float64 [groups, inputs] on the CPU."""
+    """Return sums of squares over the rows of each group, float64 [groups, inputs] on the CPU."""
     rows = torch.arange(len(inputs), device=ends.device, dtype=ends.dtype)
     groups = torch.searchsorted(ends, rows, right=True)
     sums = torch.zeros(len(ends) + 1, inputs.shape[1], dtype=torch.float32, device=inputs.device)  # one for no group

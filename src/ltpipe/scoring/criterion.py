@@ -1,10 +1,10 @@
-"""What a criterion with a score stage is like.
+"""The interface of criteria with a score stage.
 
 A new criterion is one file in the folder `criteria`: a class with one method of its own, named in the last line. The
-file `my_rule.py` is the criterion `my-rule` of the configuration. A score says what a weight is worth: the lowest are
+file `my_rule.py` is the criterion `my-rule` in the configuration. A score says how valuable a weight is: the lowest are
 pruned first.
 
-The workflow reads these facts when it starts, so nothing here or in `criteria` imports torch before it computes.
+The workflow imports this on start-up, so nothing here or in `criteria` imports torch before it computes.
 """
 
 import logging
@@ -35,9 +35,9 @@ class Criterion(ABC):
     Attributes:
         needs_data: whether it reads calibration sequences.
         signed: whether scores may be negative.
-        precision: dtype that it has to compute in; None leaves the choice to the user.
-        batch: sequences that have to go through a block together; None leaves the choice to the memory plan.
-        options: dataclass of what can be chosen, as in `ltpipe.runtime.options`; `subject.options` is one of it.
+        precision: dtype that it must compute in; None leaves the choice to the user.
+        batch: number of sequences that must go through a block together; None leaves the choice to the memory plan.
+        options: dataclass of its options, as in `ltpipe.runtime.options`; `subject.options` is an instance.
     """
 
     needs_data: ClassVar[bool] = True
@@ -49,7 +49,7 @@ class Criterion(ABC):
     @classmethod
     @abstractmethod
     def walk(cls, subject: "Subject") -> None:
-        """One pass over the model with nothing kept: what the memory plan runs on fake tensors."""
+        """Make one pass over the model and keep nothing: the memory plan runs this on fake tensors."""
 
     @classmethod
     @abstractmethod
@@ -58,27 +58,27 @@ class Criterion(ABC):
 
     @classmethod
     def passes(cls, options: Any) -> int:  # noqa: ARG003
-        """How often it goes over the examples, for the estimate of its time."""
+        """Return the number of passes over the examples, for the time estimate."""
         return 1
 
 
 def criterion_names() -> list[str]:
-    """Names of all criteria with a score stage."""
+    """Return the names of all criteria with a score stage."""
     return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
 
 
 def every_criterion() -> list[str]:
-    """Names of all criteria: those that rank a weight's own value, and those with a score stage."""
+    """Return the names of all criteria: those that rank a weight's own value, and those with a score stage."""
     return [*CRITERIA, *criterion_names()]
 
 
 def ranks_weights(name: str) -> bool:
-    """Whether a criterion ranks a weight's own value, and has no score stage."""
+    """Return whether a criterion ranks a weight's own value, without a score stage."""
     return name in CRITERIA
 
 
 def is_stochastic(name: str) -> bool:
-    """Whether a criterion depends on a seed; where none does, one mask serves all seeds."""
+    """Return whether a criterion depends on a seed; if not, one mask serves all seeds."""
     return name in CRITERIA and CRITERIA[name].stochastic
 
 
@@ -86,8 +86,8 @@ def scored_criterion(name: str) -> type[Criterion]:
     """Look up a criterion with a score stage.
 
     Raises:
-        UserError: there is none of that name, its file is damaged, or its class leaves out a method that it has to
-            have or lets it be called in another way.
+        UserError: there is no such criterion, its file is damaged, or its class lacks a required method or has one with
+            another signature.
     """
     if name not in criterion_names():
         raise UserError(f"criterion '{name}' has no score stage; use {', '.join(criterion_names())}")
@@ -102,15 +102,15 @@ def scored_criterion(name: str) -> type[Criterion]:
 
 
 def criterion_options(name: str, given: Given, key: str) -> Any:
-    """The options of a criterion.
+    """Return the options of a criterion.
 
     Args:
-        name: of the criterion; one without a score stage has none.
-        given: to their values.
-        key: what to call the options in messages.
+        name: the criterion's name; criteria without a score stage have no options.
+        given: option names to values.
+        key: name of the options in error messages.
 
     Raises:
-        UserError: the criterion has no such option, or it cannot have this value.
+        UserError: the criterion has no such option, or the option does not accept this value.
     """
     return options_of(NoOptions if ranks_weights(name) else scored_criterion(name).options, given, key)
 
@@ -121,9 +121,9 @@ class GradientCriterion(Criterion):
     One object accumulates one weight tensor. Objects exist for one block at a time.
 
     Args:
-        shape: of the weight.
-        device: where its gradients are.
-        tokens: predicted tokens of a sequence; gradients are of *summed* losses, divide by it for those of a mean.
+        shape: the weight's shape.
+        device: device of its gradients.
+        tokens: number of predicted tokens per sequence; gradients are of *summed* losses, so divide by it for a mean.
     """
 
     def __init__(self, shape: Sequence[int], device: "torch.device", tokens: float) -> None:
@@ -134,36 +134,36 @@ class GradientCriterion(Criterion):
 
     @abstractmethod
     def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:
-        """Take the gradient of the summed loss of a micro-batch; it is as large and of the dtype of the weight."""
+        """Take the gradient of a micro-batch's summed loss, in the weight's shape and dtype."""
 
     def result(self) -> "torch.Tensor":
-        """Scores, float32; the accumulator is used up. Here the magnitude of the sum."""
+        """Return scores, float32, by default the magnitude of the sum; the accumulator may be overwritten."""
         return self._sum.abs_()
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:
-        """Accumulate, and forget."""
+        """Accumulate, and discard the result."""
         subject.gradients(cls, lambda *_: None)
 
     @classmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
-        """Accumulate over one backward walk; each block's scores are delivered when it is done."""
+        """Accumulate over one backward walk, and deliver each block's scores when it is done."""
         subject.gradients(cls, deliver)
 
 
 class ActivationCriterion(Criterion):
-    """Scores from a weight and the sizes of its inputs: override `combine`."""
+    """Scores from a weight and the norms of its inputs: override `combine`."""
 
     @staticmethod
     @abstractmethod
     def combine(weight: "torch.Tensor", norms: "torch.Tensor") -> "torch.Tensor":
-        """Scores, float32, of a weight matrix.
+        """Return the scores, float32, of a weight matrix.
 
         Args:
-            weight: float32 on the CPU, of the shape that it is stored in, or [matrices, rows, columns] where one
-                dimension holds several matrices.
-            norms: L2 norm of each input over all calibration tokens, float32 of the same shape. An expert's are over
-                the tokens that were routed to it.
+            weight: float32 on the CPU in its stored shape, or [matrices, rows, columns] if one dimension has several
+                matrices.
+            norms: L2 norm of each input over all calibration tokens, float32 of the same shape. An expert's norms are
+                over the tokens routed to it.
         """
 
     @classmethod
@@ -175,7 +175,7 @@ class ActivationCriterion(Criterion):
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
         """Run the dense model forward once, then read every weight once.
 
-        What no calibration token reaches has scores of 0, and is logged.
+        Weights that no calibration token reaches get scores of 0 and a warning in the log.
         """
         norms = subject.input_norms()
         _say_what_was_not_run(norms)

@@ -1,4 +1,4 @@
-"""The Hessian of the loss times its gradient, without a second derivative, which could not be streamed."""
+"""The Hessian of the loss times its gradient, without second derivatives, which could not be streamed."""
 
 from typing import TYPE_CHECKING
 
@@ -9,26 +9,26 @@ if TYPE_CHECKING:
 
     from ltpipe.scoring.subject import Change, Deliver, Objective, Subject
 
-_STEP = 3e-5  # of the weights' norm: smaller loses digits of float32, larger sees more than the second order
+_STEP = 3e-5  # relative to the weights' norm: smaller loses float32 digits, larger includes higher orders
 
 
 class SummedGradient(GradientCriterion):
-    """Σ g with its sign, over all calibration tokens."""
+    """Σ g, signed, over all calibration tokens."""
 
     def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:  # noqa: ARG002
         """Add g."""
         self._sum.add_(gradient)
 
     def result(self) -> "torch.Tensor":
-        """The sum."""
+        """Return the sum."""
         return self._sum
 
 
 def hessian_gradient_by_differences(subject: "Subject", deliver: "Deliver", objective: "Objective") -> None:
-    """Hg from a central difference of gradients at θ ± εg, with ε‖g‖ = 0.00003 ‖θ‖.
+    """Deliver Hg from a central difference of gradients at θ ± εg, with ε‖g‖ = 0.00003 ‖θ‖.
 
-    Three backward walks; two gradients lie on disk meanwhile. On tiny models of transformers the error is 0.03 % of
-    the norm. It needs a smooth loss: a ReLU that switches inside the step counts as curvature.
+    Takes three backward walks, with two gradients on disk in between. On tiny transformers models the error is 0.03 %
+    of the norm. It requires a smooth loss: a ReLU that switches inside the step counts as curvature.
     """
     with subject.stored() as gradient, subject.stored() as ahead:
         subject.gradients(SummedGradient, gradient.write, objective)

@@ -1,4 +1,4 @@
-"""Scores from pruning step by step, each step among the weights that the last one left."""
+"""Scores from iterative pruning, where each step prunes among the weights that are left."""
 
 from collections.abc import Callable
 
@@ -16,29 +16,29 @@ from ltpipe.scoring.stored import Stored
 from ltpipe.scoring.subject import Deliver, Subject
 
 _LEAST = np.float32(np.finfo(np.float32).tiny)
-_SPAN = 0.99  # so that no weight of a step ties with one of the next
+_SPAN = 0.99  # so that no weight ties with one of the next step
 
 Flow = Callable[[Callable[[str], torch.Tensor], Deliver], None]
-"""Gets a function from a name to which weights are left (float32, 0 or 1), and delivers the score of every weight."""
+"""Takes a function from a name to which weights are left (float32, 0 or 1), and delivers the score of every weight."""
 
 
 def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver, steps: int, density: float) -> None:
-    """Prune globally to a density of `density`^(k/n) in step k of n, and score each weight by when and where it fell.
+    """Prune globally to a density of `density`^(k/n) in step k of n, and score weights by when they are pruned.
 
-    A weight that fell in step k gets k - 1 plus its score relative to the threshold there, times 0.99; those left at
-    the end get n plus.
+    A weight pruned in step k gets k - 1 plus 0.99 times its score relative to that step's threshold; a weight left at
+    the end gets n plus its score relative to the largest.
 
     Args:
-        subject: to prune.
-        flow: scores what is left.
-        deliver: takes the scores.
+        subject: the model to prune.
+        flow: scores the weights that are left.
+        deliver: receives the scores.
         steps: n, at least one.
-        density: fraction of the weights that is left at the end, above 0 and below 1.
+        density: fraction of the weights left at the end, above 0 and below 1.
 
     Raises:
         UserError: no weight has a score above 0.
     """
-    with subject.stored() as fallen, subject.stored() as scores:  # 0 in `fallen` says that a weight is left
+    with subject.stored() as fallen, subject.stored() as scores:  # 0 in `fallen`: the weight is left
 
         def left(name: str) -> torch.Tensor:
             return (fallen.read(name) == 0).float()
@@ -64,7 +64,7 @@ def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver, steps: int
 
 
 def _keys(subject: Subject, scores: Stored, left: Callable[[str], torch.Tensor]) -> RankKeys:
-    """Scores of what is left, above 0; and 0 for what has fallen, so that it falls again."""
+    """Return keys of the scores of weights that are left, above 0, and 0 for pruned ones, so they are pruned again."""
 
     def whole(name: str) -> np.ndarray:
         values = scores.read(name).numpy()
@@ -75,7 +75,7 @@ def _keys(subject: Subject, scores: Stored, left: Callable[[str], torch.Tensor])
 
 
 def _pruned(keys: np.ndarray, cut: Cut) -> np.ndarray:
-    """Which keys a cut prunes, bool."""
+    """Return which keys a cut prunes, bool."""
     pruned = keys < cut.threshold
     pruned[np.flatnonzero(keys == cut.threshold)[: cut.ties]] = True
     return pruned

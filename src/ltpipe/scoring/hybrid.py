@@ -16,7 +16,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
 MAGNITUDE = "magnitude"
-"""The criterion that is read from the weights and has no score file."""
+"""The criterion that is read from the weights, without a score file."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Part:
 
 
 def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
-    """The parts of a hybrid.
+    """Return the parts of a hybrid.
 
     Raises:
-        UserError: there are not as many weights as scores.
+        UserError: the numbers of scores and weights differ.
     """
     if len(scores) != len(weights):
         raise UserError(f"{len(scores)} scores but {len(weights)} weights; give each score one weight")
@@ -41,20 +41,20 @@ def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
 def combine_scores(
     checkpoint: Checkpoint, name: str, parts: Sequence[Part], selection: Selection, output: Path
 ) -> None:
-    """Write the scores Σ_i weight_i · s_i / mean|s_i|, means over all selected weights, in float64.
+    """Write the scores Σ_i weight_i · s_i / mean|s_i|, with means over all selected weights, in float64.
 
-    So every criterion has a mean magnitude of 1 before it is weighted, whatever its unit. Extra memory is a few
-    copies of the largest tensor.
+    So every criterion has a mean magnitude of 1 before weighting, whatever its unit. Extra memory is a few copies of
+    the largest tensor.
 
     Args:
-        checkpoint: that all scores are of.
-        name: of the hybrid.
-        parts: what it is made of.
-        selection: of the weights.
+        checkpoint: the checkpoint that all scores belong to.
+        name: name of the hybrid.
+        parts: parts of the hybrid.
+        selection: weights to score.
         output: score file to write.
 
     Raises:
-        UserError: a score file is of another model, a weight is not positive, or the scores of a part are all zero.
+        UserError: a score file belongs to another model, a weight is not positive, or a part's scores are all zero.
     """
     manifest = checkpoint.manifest
     names = selection.names(manifest)
@@ -73,11 +73,11 @@ class Scored:
     """One criterion's scores in a hybrid.
 
     Attributes:
-        origin: what messages call them.
-        read: a tensor's name to its scores, float32.
+        origin: name of the scores in error messages.
+        read: function from a tensor's name to its scores, float32.
         signed: whether they may be negative.
-        weight: in the sum.
-        options: by criterion.
+        weight: weight in the sum.
+        options: options by criterion.
     """
 
     origin: str
@@ -88,10 +88,10 @@ class Scored:
 
 
 def combine(hybrid: str, parts: Sequence[Scored], names: Sequence[str]) -> Callable[[str], np.ndarray]:
-    """A function from a tensor's name to Σ_i weight_i · s_i / mean|s_i|, float32, means over all of `names`.
+    """Return a function from a tensor's name to Σ_i weight_i · s_i / mean|s_i|, float32, with means over `names`.
 
     Raises:
-        UserError: a weight is not positive, or the scores of a part are all zero.
+        UserError: a weight is not positive, or a part's scores are all zero.
     """
     scaled: list[tuple[Callable[[str], np.ndarray], float]] = []
     for part in parts:
@@ -108,7 +108,7 @@ def combine(hybrid: str, parts: Sequence[Scored], names: Sequence[str]) -> Calla
 
 
 def magnitudes(weights: Weights, name: str) -> np.ndarray:
-    """|w| of a tensor, float32."""
+    """Return |w| of a tensor, float32."""
     bits = np.concatenate([block & np.uint32(0x7FFFFFFF) for block in float32_keys(weights, name)])
     return bits.view(np.float32).reshape(weights.spec(name).shape)
 

@@ -1,4 +1,4 @@
-"""What a score stage will take, found by running its walk on tensors without contents."""
+"""Plans a score stage's memory by running its walk on tensors without contents."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -23,19 +23,19 @@ GRADIENTS, ACCUMULATORS = "gradients", "accumulators"
 class ScorePlanner(EvaluationPlanner):
     """Runs a criterion's `walk` on fake tensors.
 
-    On an accelerator, the kept inputs of the blocks and the finished scores lie on the host, and are not counted; on
-    the CPU they are, for there the host is the device.
+    With an accelerator, the kept inputs of the blocks and the finished scores are on the host and are not counted. On
+    the CPU they are counted, since the host is the device.
 
     Args:
-        skeleton: of the model, in the dtype to compute in; it is not changed.
-        manifest: of the checkpoint, real or foreseen.
-        names: of the tensors to score.
-        criterion: to plan for.
-        dtype: to compute in.
-        accelerator: whether to plan for one, or for the CPU.
-        streamed: one block of weights at a time.
+        skeleton: the model's skeleton, in the dtype of the computation; it is not changed.
+        manifest: the checkpoint's manifest, real or planned.
+        names: names of the tensors to score.
+        criterion: the criterion to plan for.
+        dtype: dtype of the computation.
+        accelerator: whether to plan for an accelerator rather than the CPU.
+        streamed: whether one block of weights is in memory at a time.
         kept: bytes of weights that a device keeps all the time.
-        options: of the criterion; None takes its defaults.
+        options: the criterion's options; None takes its defaults.
     """
 
     what = "scoring"
@@ -57,19 +57,19 @@ class ScorePlanner(EvaluationPlanner):
         self._options = criterion.options() if options is None else options
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
-        """The next smaller sizes: all sequences stay one batch, and some criteria need a certain micro-batch."""
+        """Return the next smaller sizes: all sequences stay one batch, and some criteria fix the micro-batch."""
         return smaller_scored(sizes, parts, self._criterion)
 
     def _fetch(self, counter: ByteCounter) -> Fetch:
         return _LabelledChanges(super()._fetch(counter), counter, self._manifest)
 
     def _run(self, model: LabelledModel, fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:
-        assert isinstance(fetch, ChangingFetch)  # that of `_fetch`
+        assert isinstance(fetch, ChangingFetch)  # the result of `_fetch`
         self._criterion.walk(_PlannedSubject(model, fetch, self._names, input_ids, sizes, fetch, Path(), self._options))
 
 
 def smaller_scored(sizes: BatchSizes, parts: Mapping[str, int], criterion: type[Criterion]) -> BatchSizes | None:
-    """The next smaller sizes for a score where `parts` were the bytes at the peak; None if there are none."""
+    """Return the next smaller sizes for a score, given `parts`, the bytes at the peak; None if there are none."""
     if LOGITS in parts and sizes.chunk > 1:
         return replace(sizes, chunk=sizes.chunk // 2)
     if LOGITS not in parts and sizes.micro_batch > 1 and criterion.batch is None:
@@ -93,7 +93,7 @@ class _LabelledChanges(ChangingFetch):
 
 
 class _PlannedSubject(StreamedSubject):
-    """Counts accumulators as such, and gradients as gradients."""
+    """Counts accumulators and gradients separately."""
 
     _model: LabelledModel
 
@@ -108,7 +108,7 @@ class _PlannedSubject(StreamedSubject):
 
 
 class _Labelled:
-    """An accumulator that is counted."""
+    """An accumulator whose memory is counted."""
 
     def __init__(self, counter: ByteCounter, inner: Accumulator) -> None:
         self._counter, self._inner = counter, inner

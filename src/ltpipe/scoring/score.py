@@ -1,4 +1,4 @@
-"""The score stage: what every prunable weight of a checkpoint is worth to one criterion."""
+"""The score stage: one criterion's score of every prunable weight of a checkpoint."""
 
 from pathlib import Path
 from types import MappingProxyType
@@ -38,20 +38,20 @@ def score_checkpoint(
     """Score the selected weights of a canonical checkpoint, and write the score file.
 
     Args:
-        checkpoint: of the model.
-        criterion: name of one with a score stage.
+        checkpoint: the model's checkpoint.
+        criterion: name of a criterion with a score stage.
         output: safetensors file to write.
-        selection: of the weights.
-        sequences: calibration sequences that the checkpoint's tokenizer made, for a criterion that needs data.
-        settings: how to compute; a criterion may insist on a precision or a micro-batch.
-        options: of the criterion; those that are not given have their defaults.
+        selection: weights to score.
+        sequences: calibration sequences made with the checkpoint's tokenizer, for a criterion that needs data.
+        settings: how to compute; a criterion may require a precision or a micro-batch.
+        options: the criterion's options; missing ones take their defaults.
 
     Returns:
         The planned peak of tensors on the device.
 
     Raises:
-        UserError: the criterion is unknown, has no such option, cannot score a selected weight, or finds a score that
-            is not finite; sequences are missing or of another tokenizer; memory is too small.
+        UserError: the criterion is unknown, has no such option, cannot score a selected weight, or gives a score that
+            is not finite; sequences are missing or made with another tokenizer; memory is too small.
     """
     rule = scored_criterion(criterion)
     chosen = criterion_options(criterion, options, criterion)
@@ -87,7 +87,7 @@ def score_checkpoint(
 
 
 def _in_blocks(names: tuple[str, ...], manifest: Manifest, rule: type[Criterion], criterion: str) -> tuple[str, ...]:
-    """The names, if a walk of the criterion reaches all of them: backward, it goes through one list of blocks."""
+    """Return the names if the criterion's walk reaches all of them: a backward walk covers one list of blocks only."""
     for name in names:
         block = manifest.block_of(name)
         if block is None:
@@ -107,7 +107,7 @@ def _in_blocks(names: tuple[str, ...], manifest: Manifest, rule: type[Criterion]
 def _calibration(
     checkpoint: Checkpoint, rule: type[Criterion], criterion: str, sequences: Path | None
 ) -> tuple[torch.Tensor, str]:
-    """The sequences, int64, and the SHA-256 of their file."""
+    """Return the sequences, int64, and the SHA-256 of their file."""
     if not rule.needs_data:
         return torch.from_numpy(_NO_DATA.astype(np.int64)), ""
     if sequences is None:

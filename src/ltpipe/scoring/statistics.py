@@ -1,4 +1,4 @@
-"""What batch normalisation sees while a model is scored."""
+"""The statistics that batch normalisation uses while a model is scored."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Literal
@@ -8,5 +8,5 @@ if TYPE_CHECKING:
 
 
 def as_in(mode: Literal["eval", "train"], subject: "Subject") -> AbstractContextManager[None]:
-    """Running statistics, or those of batches as in training. There is no dropout in either."""
+    """Use running statistics, or batch statistics as in training. Dropout is off in both."""
     return subject.statistics_of_batches() if mode == "train" else nullcontext()

@@ -1,4 +1,4 @@
-"""Tensors that wait on disk while a criterion works, so that memory holds one of them at a time."""
+"""Tensors kept on disk while a criterion works, so that only one of them is in memory at a time."""
 
 from collections.abc import Mapping
 from itertools import accumulate
@@ -10,7 +10,7 @@ import torch
 
 
 class Stored:
-    """One float32 tensor for each name, zeros until it is written.
+    """One float32 tensor per name, zeros until it is written.
 
     Args:
         file: an empty file, open for reading and writing.
@@ -24,12 +24,12 @@ class Stored:
         file.truncate(ends[-1])
 
     def write(self, name: str, values: torch.Tensor) -> None:
-        """Keep the values of a tensor, float32 on the CPU."""
+        """Store the values of a tensor, float32 on the CPU."""
         self._file.seek(self._start[name])
         self._file.write(values.contiguous().numpy().data.cast("B"))
 
     def read(self, name: str) -> torch.Tensor:
-        """The values of a tensor: a copy of its own."""
+        """Return a copy of a tensor's values."""
         self._file.seek(self._start[name])
         shape = self._shapes[name]
         values = np.frombuffer(bytearray(self._file.read(4 * prod(shape))), np.float32)

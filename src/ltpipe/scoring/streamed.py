@@ -1,4 +1,4 @@
-"""A checkpoint as the subject of a criterion: larger than memory, it is streamed."""
+"""A checkpoint as the subject of a criterion, streamed because it may be larger than memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,23 +27,23 @@ class ChangingFetch:
         self.change: Change | None = None
 
     def __call__(self, name: str) -> torch.Tensor:
-        """The tensor of that name, as it is to be computed with."""
+        """Return the named tensor as used in the computation."""
         values = self._fetch(name)
         return values if self.change is None else self.change(name, values)
 
 
 class StreamedSubject:
-    """A checkpoint that is walked block by block, and what to score it with.
+    """A checkpoint that is walked block by block, with the data to score it.
 
     Args:
-        model: gives weights through `fetch`.
-        fetch: of the model.
+        model: the model, which gets its weights through `fetch`.
+        fetch: the model's fetch.
         names: weights to score, in canonical order, all in the blocks.
-        sequences: of the calibration data, int64 [sequences, tokens].
-        sizes: how to cut them up; super-batches are not used.
+        sequences: calibration sequences, int64 [sequences, tokens].
+        sizes: batch sizes; super-batches are not used.
         weight: reads a stored weight as float32 on the CPU.
-        scratch: folder for what is too large for memory.
-        options: of the criterion.
+        scratch: folder for data that is too large for memory.
+        options: the criterion's options.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class StreamedSubject:
         self._scratch = scratch
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a weight."""
+        """Return the shape of a weight."""
         return self._model.manifest.tensors[name].shape
 
     def gradients(self, make: AccumulatorType, deliver: Deliver, objective: Objective = next_token_loss) -> None:
         """Accumulate the gradients of every weight, and deliver the results of each block when it is done.
 
-        Accumulators exist for one block at a time; for all blocks, if the model cannot be streamed.
+        Accumulators exist for one block at a time, or for all blocks if the model cannot be streamed.
         """
         sink = _Accumulators(make, self._sequences.shape[1] - 1, deliver)
         walk_gradients(
@@ -80,7 +80,7 @@ class StreamedSubject:
         hessian_gradient_by_differences(self, deliver, objective)
 
     def input_norms(self) -> dict[str, torch.Tensor]:
-        """L2 norm of each input of every weight over the tokens that it sees, float32 on the CPU; see `Subject`.
+        """Return the L2 norm of each input of every weight over its tokens, float32 on the CPU; see `Subject`.
 
         Raises:
             UserError: a weight is not the matrix of a linear map.
@@ -89,7 +89,7 @@ class StreamedSubject:
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
-        """Let the model compute with other weights for a while; ones that are not scored change too."""
+        """Make the model compute with changed weights inside the context; unscored weights change too."""
         self._fetch.change = change
         self._model.reload()
         try:
@@ -99,12 +99,12 @@ class StreamedSubject:
             self._model.reload()
 
     def statistics_of_batches(self) -> AbstractContextManager[None]:
-        """Nothing: language models have no batch normalisation."""
+        """Do nothing: language models have no batch normalisation."""
         return nullcontext()
 
     @contextmanager
     def inputs_of_ones(self) -> Iterator[None]:
-        """Let the embedding of every token be ones for a while."""
+        """Make the embedding of every token ones inside the context."""
         model: Any = self._model.split.model
         embedding = model.get_input_embeddings()
         hook = embedding.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
@@ -115,7 +115,7 @@ class StreamedSubject:
 
     @contextmanager
     def stored(self) -> Iterator[Stored]:
-        """Room on disk for one float32 a weight, zeros at first; it is gone afterwards."""
+        """Give space on disk for one float32 per weight, initially zeros; removed on exit."""
         with TemporaryFile(dir=self._scratch) as file:
             yield Stored(file, {name: self.shape(name) for name in self.names})
 

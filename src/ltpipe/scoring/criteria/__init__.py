@@ -1,1 +1,1 @@
-"""One criterion a file."""
+"""Criteria, one per file."""

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Fisher(GradientCriterion):
     """Mean over sequences of g², the diagonal of the empirical Fisher information.
 
-    As in Theis et al. 2018 (1801.05787) and Kirkpatrick et al. 2017 (1612.00796), in nats² a squared unit of weight,
-    of the loss summed over a sequence. Squares are taken and summed in float32, since those of bfloat16 gradients
+    As in Theis et al. 2018 (1801.05787) and Kirkpatrick et al. 2017 (1612.00796), for the loss summed over a sequence,
+    in nats² per squared unit of weight. Squares are computed and summed in float32, because those of bfloat16 gradients
     underflow, and nothing is clamped from below.
     """
 
@@ -29,7 +29,7 @@ class Fisher(GradientCriterion):
         self._batches += 1
 
     def result(self) -> "torch.Tensor":
-        """The mean of the squares."""
+        """Return the mean of the squares."""
         return self._sum.div_(self._batches)
 
 

@@ -6,8 +6,8 @@ from ltpipe.scoring.criteria.fisher import Fisher
 class FisherBatch(Fisher):
     """Mean over batches of four sequences of (Σ g)².
 
-    Gradients of opposite sign cancel inside a batch, so this is no Fisher information: its expectation is that of
-    `fisher` times four plus twelve times the squared mean gradient. It takes a quarter of the backward passes. The
+    Gradients of opposite sign cancel inside a batch, so this is not the Fisher information: its expectation is four
+    times that of `fisher` plus twelve times the squared mean gradient. It takes a quarter of the backward passes. The
     last batch may be smaller.
     """
 

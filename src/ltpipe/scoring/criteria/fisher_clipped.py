@@ -11,9 +11,9 @@ _LARGEST = 1.0
 
 
 class FisherClipped(Fisher):
-    """As `fisher`, with the gradient of each weight tensor scaled down to an L2 norm of at most 1 first.
+    """Like `fisher`, but with each weight tensor's gradient first scaled down to an L2 norm of at most 1.
 
-    The norm is that of the mean loss of a sequence, nats/token a unit of weight.
+    The norm is of the gradient of a sequence's mean loss, in nats/token per unit of weight.
     """
 
     def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:

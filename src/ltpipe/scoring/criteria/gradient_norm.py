@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class GradientNorm(GradientCriterion):
-    """|Σ g|, the magnitude of the gradient of the loss summed over all calibration tokens, in nats a unit of weight."""
+    """|Σ g|, the gradient magnitude of the loss summed over all calibration tokens, in nats per unit of weight."""
 
     def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:  # noqa: ARG002
         """Add g."""

@@ -19,26 +19,26 @@ class Options:
     """Options of GraSP.
 
     Attributes:
-        temperature: T, that logits are divided by; 1 leaves them as they are.
-        mode: eval, or train: with the batch normalisation of training.
+        temperature: T, the divisor of the logits; 1 leaves them unchanged.
+        mode: eval, or train: with batch normalisation as in training.
     """
 
     temperature: float = 200.0
     mode: Literal["eval", "train"] = "eval"
 
     def __post_init__(self) -> None:
-        """Refuse what logits cannot be divided by."""
+        """Reject a temperature that is not above 0."""
         if self.temperature <= 0:
             raise UserError(f"temperature: {self.temperature:g} is not allowed; use a number above 0")
 
 
 class Grasp(Criterion):
-    """θ⊙Hg: half of what the gradient's norm ‖g‖² loses, to first order, when a weight goes.
+    """θ⊙Hg: half of the first-order decrease of the gradient's squared norm ‖g‖² when a weight is pruned.
 
-    Wang et al. 2020 (2002.07376): the paper's S(−θ) with the sign turned, so that what is worth keeping has the larger
-    score. Scores have a sign. g and H are those of the cross-entropy of logits / T, summed over all calibration
-    tokens, with respect to the scored weights. The paper does not mention T; its code divides by 200, which ranks
-    otherwise than 1 does: softmax is then nearly uniform, and curvature is that of the logits.
+    Wang et al. 2020 (2002.07376): the paper's S(−θ) with the opposite sign, so that weights worth keeping have larger
+    scores. Scores are signed. g and H are those of the cross-entropy of logits / T, summed over all calibration tokens,
+    with respect to the scored weights. The paper does not mention T; its code divides by 200, which ranks differently
+    from 1: the softmax is then nearly uniform, and the curvature is that of the logits.
     """
 
     signed = True
@@ -47,13 +47,13 @@ class Grasp(Criterion):
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:
-        """One of the walks, at scored weights that are copied as if they were moved."""
+        """Make one of the walks, with the scored weights copied as if they were moved."""
         with subject.changed(lambda name, weight: weight.clone() if name in subject.names else weight):
             subject.gradients(SummedGradient, lambda *_: None)
 
     @classmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
-        """Multiply what the subject finds of the curvature; a streamed one takes three backward walks."""
+        """Multiply the subject's Hg by the weights; a streamed subject takes three backward walks."""
 
         def finish(name: str, product: "torch.Tensor") -> None:
             deliver(name, product.mul_(subject.weight(name)))

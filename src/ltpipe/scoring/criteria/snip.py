@@ -17,7 +17,7 @@ class Options:
     """Options of SNIP.
 
     Attributes:
-        mode: eval, or train: with the batch normalisation of training, as in the paper's code.
+        mode: eval, or train: with batch normalisation as in training, as in the paper's code.
     """
 
     mode: Literal["eval", "train"] = "eval"
@@ -34,15 +34,15 @@ class Sensitivity(GradientCriterion):
 class Snip(Sensitivity):
     """|Σ w·g|: the loss's sensitivity to a gate c on the weight, |∂L(c⊙w)/∂c| at c = 1.
 
-    Lee et al. 2019 (1810.02340), of the loss summed over all calibration tokens, in nats. The paper divides by the sum
-    over all weights, which changes no rank and is left out.
+    Lee et al. 2019 (1810.02340), for the loss summed over all calibration tokens, in nats. The paper also divides by
+    the sum over all weights, which is left out because it does not change the ranking.
     """
 
     options = Options
 
     @classmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
-        """As `GradientCriterion`, in the mode of the options."""
+        """Score as `GradientCriterion` does, in the mode given by the options."""
         with as_in(subject.options.mode, subject):
             super().score(subject, deliver)
 

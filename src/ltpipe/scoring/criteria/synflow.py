@@ -20,15 +20,15 @@ class Options:
     """Options of SynFlow.
 
     Attributes:
-        iterations: n, steps that it prunes in.
-        density: d, fraction of the weights that the last step leaves.
+        iterations: n, the number of pruning steps.
+        density: d, the fraction of the weights left after the last step.
     """
 
     iterations: int = 100
     density: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse a schedule without steps or end."""
+        """Reject a schedule without steps or with an impossible density."""
         if self.iterations < 1:
             raise UserError(f"iterations: {self.iterations} is not allowed; use 1 or more")
         if not 0 < self.density < 1:
@@ -36,19 +36,19 @@ class Options:
 
 
 class Synflow(Criterion):
-    """The iteration that a weight falls in, of an exponential schedule, and its synaptic flow there.
+    """The iteration of an exponential schedule in which a weight is pruned, and its synaptic flow there.
 
-    Synaptic flow is |∂R/∂|θ| ⊙ |θ|| with R the sum of all outputs of the network of absolute weights on an input of
-    ones (Tanaka et al. 2020, 2006.05467, eq. 3): no data, one token's embedding replaced by ones. Iteration k of n
+    Synaptic flow is |∂R/∂|θ| ⊙ |θ||, where R is the sum of all outputs of the network with absolute weights on an input
+    of ones (Tanaka et al. 2020, 2006.05467, eq. 3): no data, one token's embedding replaced by ones. Iteration k of n
     leaves the global density d^(k/n), with the flow recomputed among the weights that are left (algorithm 1).
-    A weight that falls in iteration k scores k - 1 plus its flow relative to the threshold of that iteration, from 0
-    to 1; those left at the end score n plus. So one score file serves every sparsity, and at those of the schedule,
-    under scope `global`, its masks are the paper's. The paper's code has a schedule for each density, which ends there:
-    its masks are those of the `density` that they are asked for, at a sparsity of 1 less that.
+    A weight pruned in iteration k scores k - 1 plus its flow relative to that iteration's threshold, from 0 to 1; one
+    left at the end scores n plus its relative flow. So one score file serves every sparsity, and at the sparsities of
+    the schedule, under scope `global`, its masks are the paper's. The paper's code has a schedule for each density,
+    ending there: set `density` to get its masks, at a sparsity of 1 - `density`.
 
-    Softmax and norms stay as they are, while the paper's networks are linear but for ReLU. Where all tokens see the
-    same values, attention does not matter, and the weights of queries and keys have no flow: exclude them from the
-    prunable ones, or they go first.
+    Softmax and norms stay unchanged, while the paper's networks are linear except for ReLU. If all tokens see the same
+    values, attention does not matter, and the weights of queries and keys have no flow: exclude them from the prunable
+    weights, or they are pruned first.
     """
 
     needs_data = False
@@ -57,18 +57,18 @@ class Synflow(Criterion):
 
     @classmethod
     def passes(cls, options: Options) -> int:
-        """One an iteration."""
+        """Return one pass per iteration."""
         return options.iterations
 
     @classmethod
     def walk(cls, subject: "Subject") -> None:
-        """One iteration's walk."""
+        """Make one iteration's walk."""
         with subject.changed(lambda _, weight: weight.abs()), subject.inputs_of_ones():
             subject.gradients(Sensitivity, lambda *_: None, _summed)
 
     @classmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
-        """As many walks as there are iterations; the state of every weight lies on disk between them."""
+        """Make one walk per iteration; the state of every weight is on disk between them."""
         from ltpipe.scoring.flow import prune_iteratively
 
         def flow(left: "Callable[[str], torch.Tensor]", write: "Deliver") -> None:

@@ -1,4 +1,4 @@
-"""First-order change of the loss if a weight were zero."""
+"""First-order change of the loss when a weight is set to zero."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Taylor(GradientCriterion):
     """Mean over sequences of |w·g|, in nats (Molchanov et al. 2017, 1611.06440; per weight: 2019, 1906.10771).
 
-    The magnitude is taken of each sequence, so that changes of opposite sign in different sequences do not cancel as
-    they do in SNIP. The later paper squares instead.
+    The magnitude is taken for each sequence, so changes of opposite sign in different sequences do not cancel as they
+    do in SNIP. The later paper squares instead.
     """
 
     batch = 1
@@ -28,7 +28,7 @@ class Taylor(GradientCriterion):
         self._sequences += 1
 
     def result(self) -> "torch.Tensor":
-        """Scores of the loss summed over a sequence."""
+        """Return scores for the loss summed over a sequence."""
         return self._sum.div_(self._sequences)
 
 
