@@ -1,10 +1,10 @@
-"""What a layer allocation is like: how many weights each tensor loses. Exact arithmetic throughout.
+"""The interface of layer allocations: how many weights each tensor loses. Exact arithmetic throughout.
 
-A new allocation is one file in the folder `allocations`: a function from a `Request` to one count a tensor, named in
-the last line. The file `my_rule.py` gives the scopes `my-rule` and `my-rule-row` of the configuration.
+A new allocation is one file in the folder `allocations`: a function from a `Request` to one count per tensor, named in
+the last line. The file `my_rule.py` provides the scopes `my-rule` and `my-rule-row` in the configuration.
 
-Counts are in the order of the tensors, with 0 <= count <= size and a sum of exactly `prune`. Ideal counts are
-fractions; `apportion` rounds them, and `by_shares` keeps them inside the tensors.
+Counts are in tensor order, with 0 <= count <= size and a sum of exactly `prune`. Ideal counts are fractions;
+`apportion` rounds them, and `by_shares` keeps them within the tensors' sizes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,14 +28,14 @@ from ltpipe.runtime.options import NoOptions
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of an allocation, and what it may look at.
+    """A request to an allocation, with the data it may use.
 
     Attributes:
         asked: average sparsity over all prunable weights.
-        keys: of all prunable weights.
-        histogram: of these keys.
-        layout: of the model.
-        options: of the allocation's type.
+        keys: rank keys of all prunable weights.
+        histogram: histogram of these keys.
+        layout: the model's layout.
+        options: the allocation's options.
     """
 
     asked: Sparsity
@@ -46,27 +46,27 @@ class Request:
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Weights of each tensor."""
+        """Number of weights in each tensor."""
         return self.keys.sizes
 
     @property
     def sparsity(self) -> Fraction:
-        """The same as an exact number."""
+        """The requested sparsity as an exact number."""
         return self.asked.fraction
 
     @cached_property
     def prune(self) -> int:
-        """Number of weights that all tensors lose together."""
+        """Number of weights to prune in all tensors together."""
         return self.asked.count(sum(self.sizes))
 
     @property
     def stacks(self) -> list[tuple[int, ...]]:
-        """Shape of each tensor with the number of its matrices before it: [experts, out, in, …]."""
+        """Shape of each tensor, preceded by its number of matrices: [experts, out, in, …]."""
         return [self.layout.stack(name, shape) for name, shape in zip(self.keys.names, self.keys.shapes, strict=True)]
 
     @property
     def blocks(self) -> list[str | None]:
-        """Index of the block of the model that each tensor is in; None outside the blocks."""
+        """Index of each tensor's block in the model; None outside the blocks."""
         return [self.layout.block(name) for name in self.keys.names]
 
 
@@ -75,10 +75,10 @@ class Allocation:
     """A layer allocation.
 
     Attributes:
-        counts: how many weights each tensor loses.
-        copies: of the largest tensor's keys that it holds in memory, for the plan; 0 if it streams them.
-        options: dataclass of what can be chosen, as in `ltpipe.runtime.options`.
-        nested: whether no tensor ever loses less at a larger sparsity.
+        counts: function that returns how many weights each tensor loses.
+        copies: number of copies of the largest tensor's keys in memory, for the plan; 0 if it streams them.
+        options: dataclass of its options, as in `ltpipe.runtime.options`.
+        nested: whether no tensor ever loses fewer weights at a larger sparsity.
     """
 
     counts: Callable[[Request], list[int]]
@@ -88,10 +88,10 @@ class Allocation:
 
 
 def allocate(name: str, request: Request) -> list[int]:
-    """How many weights each tensor loses.
+    """Return how many weights each tensor loses.
 
     Raises:
-        UserError: the allocation does not keep to what it was asked.
+        UserError: the allocation's counts do not fit the request.
     """
     counts = allocation_named(name).counts(request)
     inside = len(counts) == len(request.sizes) and all(
@@ -106,21 +106,21 @@ def allocate(name: str, request: Request) -> list[int]:
 
 
 def score_values(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
-    """Scores of a tensor, float32 [n], in pieces small enough to be converted."""
+    """Yield the scores of a tensor, float32 [n], in pieces small enough to convert."""
     for block in keys.blocks(name):
         for start in range(0, block.size, COPIED_BLOCK):
             yield keys.values(block[start : start + COPIED_BLOCK])
 
 
 def score_sums(keys: RankKeys) -> list[float]:
-    """Sum of the scores of each tensor, from one pass."""
+    """Return the sum of the scores of each tensor, from one pass."""
     return [fsum(matrix_kernels.total(values) for values in score_values(keys, name)) for name in keys.names]
 
 
 def apportion(quotas: Sequence[Fraction], total: int) -> list[int]:
-    """Round fractions to whole numbers of the given sum: all down, then the largest remainders up.
+    """Round fractions to integers with the given sum: all down, then the largest remainders up.
 
-    Among equal remainders the earlier goes up: as everywhere, among equals the earlier loses first.
+    Among equal remainders the earlier is rounded up: as everywhere, the earlier loses first among ties.
 
     Args:
         quotas: not negative; their sum differs from `total` by less than one.
@@ -134,14 +134,14 @@ def apportion(quotas: Sequence[Fraction], total: int) -> list[int]:
 
 
 def by_shares(sizes: Sequence[int], shares: Sequence[Fraction | float], prune: int) -> list[int]:
-    """Keep weights in proportion to `shares`, but never more than a tensor has.
+    """Return pruning counts that keep weights in proportion to `shares`, but never more than a tensor has.
 
-    A tensor whose share is more than its size is kept whole, and the rest is scaled up, until all fit. If nothing but
-    shares of zero is left, what remains to be kept is kept in proportion to size.
+    A tensor whose share exceeds its size is kept whole, and the rest is scaled up, until all fit. If only shares of
+    zero are left, the remaining weights to keep are distributed in proportion to size.
 
     Args:
-        sizes: weights of each tensor.
-        shares: of the kept weights, not negative, in any unit.
+        sizes: number of weights in each tensor.
+        shares: shares of the kept weights, not negative, in any unit.
         prune: number of weights to prune.
     """
     parts = [Fraction(share) for share in shares]

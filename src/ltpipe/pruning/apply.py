@@ -1,4 +1,4 @@
-"""Weights of a checkpoint as torch tensors, masked on the way."""
+"""Weights of a checkpoint as torch tensors, masked as they are read."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ def fetch_from(
     dtype: torch.dtype,
     others: Mapping[str, torch.dtype] = MappingProxyType({}),
 ) -> Callable[[str], torch.Tensor]:
-    """A function from a tensor's name to its masked values on `device`.
+    """Return a function from a tensor's name to its masked values on `device`.
 
-    Floating-point tensors come in `dtype`, or in that which `others` has for their name. On the CPU a tensor that needs
-    neither conversion nor mask is the mapped file itself, not a copy: it must not be written to.
+    Floating-point tensors have `dtype`, or the dtype in `others` for their name. On the CPU a tensor that needs neither
+    conversion nor mask is the mapped file itself, not a copy: do not write to it.
     """
 
     def fetch(name: str) -> torch.Tensor:
@@ -36,13 +36,13 @@ def fetch_from(
 
 
 def place(stored: torch.Tensor, bits: torch.Tensor | None, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Put one tensor on a device, in `dtype` if it is of floating point, and masked if there are packed `bits`.
+    """Put one tensor on a device, in `dtype` if it is floating-point, and masked if there are packed `bits`.
 
-    Bits travel packed and are expanded on the device, a chunk at a time.
+    Bits are transferred packed and expanded on the device, a chunk at a time.
     """
     target = dtype if stored.is_floating_point() else stored.dtype
     if has_streams(device):
-        stored = stored.pin_memory()  # else the copy could not run beside computation
+        stored = stored.pin_memory()  # otherwise the copy could not overlap with computation
     values = stored.to(device, target, non_blocking=True, copy=bits is not None)
     if bits is not None:
         _prune(values.view(-1), bits.to(device, non_blocking=True))
@@ -50,7 +50,7 @@ def place(stored: torch.Tensor, bits: torch.Tensor | None, device: torch.device,
 
 
 def _prune(values: torch.Tensor, bits: torch.Tensor) -> None:
-    """Set those of [N] values to zero whose bits are not set."""
+    """Zero those of [N] values whose bits are not set."""
     pruned_by_byte = _table().to(values.device)
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK]
@@ -60,7 +60,7 @@ def _prune(values: torch.Tensor, bits: torch.Tensor) -> None:
 
 
 def _table() -> torch.Tensor:
-    """For each byte of packed bits its eight inverted bits, the first in the lowest byte: int64 [256]."""
+    """Return, for each byte of packed bits, its eight inverted bits as bytes, the first in the lowest: int64 [256]."""
     kept = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     return torch.from_numpy((1 - kept).view(np.int64)[:, 0].copy())
 

@@ -1,4 +1,4 @@
-"""The mask stage: rank, cut, pack and write, streaming from the mapped checkpoint."""
+"""The mask stage: rank, cut, pack and write, streamed from the mapped checkpoint."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Made:
-    """A mask's kept and prunable weights, those that only their place told apart, and the most bytes foreseen."""
+    """A mask's numbers of kept and prunable weights, of ties broken by position, and the planned peak bytes."""
 
     kept: int
     total: int
@@ -49,17 +49,17 @@ def make_mask(
     """Make the mask of one sparsity from a checkpoint and the histogram that was counted on it.
 
     Args:
-        checkpoint: of the model.
-        histogram: of its scores.
-        scope: where weights compete.
-        sparsity: fraction to prune; the mask says it as written.
-        output: where to write the mask.
+        checkpoint: the model's checkpoint.
+        histogram: histogram of its scores.
+        scope: name of the scope.
+        sparsity: fraction to prune, which the mask stores as written.
+        output: mask file to write.
         scores: file of the criterion's scores, if it has a score stage.
-        options: of the scope.
+        options: the scope's options.
 
     Raises:
-        UserError: the histogram is of another checkpoint, scope or sparsity are not allowed, or the model has no units
-            of the scope.
+        UserError: the histogram belongs to another checkpoint, scope or sparsity is not allowed, or the model has none
+            of the scope's units.
     """
     counted, wanted = KeyHistogram.read(histogram), Sparsity.of(sparsity)
     if counted.checkpoint != checkpoint.fingerprint:
@@ -89,16 +89,16 @@ def write_mask(
     sparsity: str,
     layout: Layout = _LINEAR,
 ) -> int:
-    """Prune what `scope` says (docs/scopes.md), exactly as many weights, and write the mask.
+    """Prune exactly the number of weights that `scope` defines (docs/scopes.md), and write the mask.
 
     Returns:
         Number of weights kept.
 
-    Where all weights or each tensor's compete, streams the keys once to pack them (31-bit keys once more, to find the
-    threshold), and extra memory is one block. Other scopes: `by_scope.packing_bytes`.
+    Scopes `global` and `layer` stream the keys once to pack them (31-bit keys once more, to find the threshold), and
+    extra memory is one block. For other scopes see `by_scope.packing_bytes`.
 
     Raises:
-        UserError: the weights are not those that the histogram counted, or scope or sparsity are not allowed.
+        UserError: the weights are not those that the histogram counted, or scope or sparsity is not allowed.
     """
     _check_counted(keys, histogram)
     wanted = Sparsity.of(sparsity)
@@ -113,7 +113,7 @@ def write_cut(
     cutter: Cutter,
     options: Mapping[str, Mapping[str, Any]] = _NONE,
 ) -> int:
-    """Write the mask that a cutter makes of the weights that were counted; `options` as in `Mask`.
+    """Write the mask that a cutter makes for the counted weights; `options` as in `Mask`.
 
     Returns:
         Number of weights kept.
@@ -143,7 +143,7 @@ def _check_counted(keys: RankKeys, histogram: KeyHistogram) -> None:
 
 
 def _counted(cutter: Cutter, name: str, kept: int) -> Iterator[np.ndarray]:
-    """Pack a tensor block by block, and refuse to end on a count that is not the one promised."""
+    """Pack a tensor block by block, and raise UserError if the count is not the expected one."""
     ones = 0
     for bits in cutter.packed(name):
         ones += count_kept(bits)

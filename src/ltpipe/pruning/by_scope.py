@@ -28,15 +28,15 @@ from ltpipe.runtime.errors import UserError
 def cutter_for(
     scope: str, sparsity: Sparsity, keys: RankKeys, histogram: KeyHistogram, layout: Layout, options: Any = None
 ) -> Cutter:
-    """The cutter of a scope.
+    """Return the cutter of a scope.
 
     Args:
-        scope: its name.
+        scope: name of the scope.
         sparsity: fraction to prune.
-        keys: of all prunable weights.
-        histogram: of these keys.
-        layout: of the model.
-        options: of the scope; None takes its defaults.
+        keys: rank keys of all prunable weights.
+        histogram: histogram of these keys.
+        layout: the model's layout.
+        options: the scope's options; None takes its defaults.
 
     Raises:
         UserError: there is no such scope, or it does not fit the sparsity or a tensor.
@@ -72,10 +72,10 @@ def cutter_for(
 
 
 def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
-    """Most bytes that making a mask of keys of 15 or 31 bits takes at a time.
+    """Return the peak bytes of making a mask from keys of 15 or 31 bits.
 
-    As much as counting them, whatever the size of the model. Scopes that look at scores convert a block more. Those
-    that need a whole tensor take so many bytes for each weight of the largest one: its keys in blocks and joined, and
+    It is as much as for counting them, whatever the size of the model. Scopes that use scores also convert a block.
+    Scopes that need a whole tensor also take bytes per weight of the largest one: its keys in blocks and joined, and
     for rows and tiles a third time in another order, and two bools.
     """
     streamed = streaming_bytes(bits)

@@ -1,4 +1,4 @@
-"""Cutters: how the tensors of a mask are pruned, at thresholds or run by run."""
+"""Cutters: prune the tensors of a mask, at thresholds or run by run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,22 +19,22 @@ class Cutter(Protocol):
 
     @property
     def kept(self) -> Mapping[str, int]:
-        """Number of weights that each tensor keeps: exact, known before a bit is packed."""
+        """Number of weights that each tensor keeps: exact, known before any bit is packed."""
         ...
 
     @property
     def tied(self) -> int:
-        """Weights that have been packed, and which only their place told apart; 0 where tiles or units compete."""
+        """Number of packed weights whose ties were broken by position; 0 if tiles or units compete."""
         ...
 
     def packed(self, name: str) -> Iterator[np.ndarray]:
-        """Keep-bits of a tensor, packed little-endian (uint8), in blocks."""
+        """Yield the keep-bits of a tensor, packed little-endian (uint8), in blocks."""
         ...
 
 
 @dataclass(frozen=True)
 class ThresholdCutter:
-    """Prunes each tensor at a threshold, streaming: extra memory is one block."""
+    """Prunes each tensor at a threshold, streamed: extra memory is one block."""
 
     keys: RankKeys
     cuts: Mapping[str, Cut]
@@ -61,23 +61,23 @@ class ThresholdCutter:
 
 
 def threshold_cutter(keys: RankKeys, histogram: KeyHistogram, plan: Sequence[Group]) -> ThresholdCutter:
-    """The cutter for groups of tensors that compete; they name every tensor once."""
+    """Return the cutter for groups of competing tensors, which contain every tensor once."""
     (cuts,) = exact_cuts(keys, histogram, [plan])
     return ThresholdCutter(keys, dict(zip(keys.names, cuts, strict=True)))
 
 
 @dataclass(frozen=True)
 class RunCutter:
-    """Prunes the smallest of every run of weights that lie side by side along the input dimension.
+    """Prunes the smallest weights of every run of neighbours along the input dimension.
 
-    Takes one tensor into memory at a time.
+    One tensor is in memory at a time.
 
     Attributes:
-        keys, histogram, layout: of the model.
-        lengths: of the runs of each tensor; whole rows, or parts of them.
-        counts: weights to prune in each tensor, shared evenly by its runs; earlier runs lose one more where it does
-            not come out.
-        tied_in: weights of each packed tensor that only their place told apart.
+        keys, histogram, layout: the model's rank keys, their histogram, and its layout.
+        lengths: length of the runs of each tensor; whole rows, or parts of them.
+        counts: number of weights to prune in each tensor, spread evenly over its runs; earlier runs lose one more if
+            it does not divide evenly.
+        tied_in: number of weights of each packed tensor whose ties were broken by position.
     """
 
     keys: RankKeys

@@ -1,8 +1,8 @@
-"""Where architectures keep the units that structured scopes prune.
+"""Where the units that structured scopes prune are, by architecture.
 
 A unit is pruned whole or not at all: an attention *head* is a key/value head with all the query heads of its group
-(Ainslie et al. 2023, 2305.13245), a *channel* one intermediate feature of the MLP, a *block* all prunable weights of a
-block. What a unit takes of a tensor is neighbouring rows or columns.
+(Ainslie et al. 2023, 2305.13245), a *channel* is one intermediate feature of the MLP, and a *block* is all prunable
+weights of a block. A unit's part of a tensor is neighbouring rows or columns.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,10 +21,10 @@ class Layout:
         query, key, value, output: projections of the attention.
         expand: projections from the hidden state to the MLP's channels.
         contract: the projection back.
-        channels_key: configuration key that holds the number of channels.
-        scopes: that a mask can have.
-        exported: those of which a smaller checkpoint can be written.
-        heads_divide: the configuration demands that the number of heads divides the hidden size, also where the head
+        channels_key: configuration key of the number of channels.
+        scopes: structured scopes that masks can have.
+        exported: scopes whose masks can be exported as a smaller checkpoint.
+        heads_divide: whether the configuration requires the number of heads to divide the hidden size, even if the head
             size is given.
     """
 
@@ -69,7 +69,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 @dataclass(frozen=True)
 class Part:
-    """What every unit takes of one tensor: `width` neighbouring rows (`axis` 0) or columns (1)."""
+    """Every unit's part of one tensor: `width` neighbouring rows (`axis` 0) or columns (1)."""
 
     name: str
     axis: int
@@ -85,10 +85,10 @@ class Family:
 
 
 def layout_of(architecture: str, scope: str) -> Layout:
-    """The layout of an architecture that has units of `scope`.
+    """Return the layout of an architecture with units of `scope`.
 
     Raises:
-        UserError: it has none.
+        UserError: the architecture has none.
     """
     layout = LAYOUTS.get(architecture)
     if layout is None or scope not in layout.scopes:
@@ -110,10 +110,10 @@ class Attention:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Attention":
-        """Read a configuration.
+        """Read the numbers from a configuration.
 
         Raises:
-            UserError: its numbers are missing or do not fit together.
+            UserError: they are missing or inconsistent.
         """
         queries = whole_number(config, "num_attention_heads")
         groups = whole_number(config, "num_key_value_heads") if config.get("num_key_value_heads") else queries
@@ -124,10 +124,10 @@ class Attention:
 
 
 def whole_number(config: Mapping[str, Any], key: str) -> int:
-    """A count that a configuration holds.
+    """Return a count from a configuration.
 
     Raises:
-        UserError: it is missing, or not a whole number above 0.
+        UserError: it is missing, or not an integer above 0.
     """
     value = config.get(key)
     if type(value) is not int or value < 1:
@@ -136,17 +136,17 @@ def whole_number(config: Mapping[str, Any], key: str) -> int:
 
 
 def families(scope: str, manifest: Manifest, config: Mapping[str, Any], prunable: Collection[str]) -> list[Family]:
-    """The units of every block, block by block.
+    """Return the units of every block, block by block.
 
     Args:
         scope: heads, channels or blocks.
-        manifest: of the checkpoint.
+        manifest: the checkpoint's manifest.
         config: content of its config.json.
-        prunable: names of the tensors that may be pruned.
+        prunable: names of the prunable tensors.
 
     Raises:
         UserError: the architecture has no such units, they do not fit configuration and prunable tensors, or a pruned
-            block would not be the identity.
+            block would not become the identity.
     """
     layout = layout_of(manifest.architecture, scope)
     found = []
@@ -191,7 +191,7 @@ def _block(layout: Layout, prefix: str, manifest: Manifest, prunable: Collection
 
 
 def _check(scope: str, family: Family, manifest: Manifest, prunable: Collection[str]) -> None:
-    """A unit must be whole, and as large as the configuration says."""
+    """Check that units are prunable as a whole, and as large as the configuration says."""
     for part in family.parts:
         if part.name not in manifest.tensors:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Masks in any form that is read: ours, bool tensors, state dicts of `torch.nn.utils.prune`; all safetensors files."""
+"""Reads masks in any form: ltpipe's, bool tensors, state dicts of `torch.nn.utils.prune`; all are safetensors files."""
 
 import json
 from collections.abc import Mapping
@@ -18,26 +18,26 @@ from ltpipe.runtime.files import check_file
 from ltpipe.runtime.progress import track
 
 UNKNOWN = "unknown"
-"""What a mask says of itself where its file does not say it."""
+"""The value of a mask's attributes that its file does not give."""
 
 FORMS = (
     "use a mask file of ltpipe, a safetensors file of bool tensors by parameter name (True is kept), or a "
     "state dict of torch.nn.utils.prune (…weight_orig, …weight_mask)"
 )
-"""What is accepted, for messages."""
+"""The accepted forms, for error messages."""
 
 _MASK, _ORIGINAL = "_mask", "_orig"
-_PICKLES = (b"PK\x03\x04", b"\x80")  # the first bytes of what torch.save writes, and of any pickle
+_PICKLES = (b"PK\x03\x04", b"\x80")  # the first bytes of files from torch.save, and of any pickle
 
 
 def read_any_mask(path: Path) -> Mask:
-    """Read a mask in any form; what a file does not say of itself is `unknown`, its checkpoint ''.
+    """Read a mask in any form; attributes that the file does not give are `unknown`, and its checkpoint ''.
 
-    Memory holds one bit a weight.
+    Takes one bit of memory per weight.
 
     Raises:
-        UserError: there is no such file, or it is no mask. The message says what it is and what is accepted.
-        DamagedFileError: it is a mask file of ours that is damaged.
+        UserError: there is no such file, or it is not a mask. The message says what it is and what is accepted.
+        DamagedFileError: it is a damaged mask file of ltpipe.
     """
     check_file(path)
     with path.open("rb") as opened:
@@ -64,18 +64,17 @@ def read_any_mask(path: Path) -> Mask:
 
 
 def is_mask(file: TensorFile) -> bool:
-    """Whether a file that is none of ltpipe's own artefacts can be read as a mask."""
+    """Return whether a file that is not an ltpipe artefact can be read as a mask."""
     return bool(_of_torch_prune(file)) or {spec.dtype for spec in file.specs.values()} == {"BOOL"}
 
 
 def read_mask_for(path: Path, manifest: Manifest) -> Mask:
-    """Read a mask in any form, as one of a checkpoint.
+    """Read a mask in any form, as a mask of a checkpoint.
 
-    A mask that does not say which checkpoint it was made from is taken for one of this one, if it masks only what that
-    has.
+    A mask that does not name the checkpoint it was made from is accepted if it only masks this checkpoint's tensors.
 
     Raises:
-        UserError: it is no mask, or one of another model.
+        UserError: it is not a mask, or it belongs to another model.
     """
     mask = read_any_mask(path)
     if not mask.checkpoint:
@@ -85,10 +84,10 @@ def read_mask_for(path: Path, manifest: Manifest) -> Mask:
 
 
 def adopted(mask: Mask, manifest: Manifest, origin: str) -> Mask:
-    """A mask as one of a checkpoint: by the names that it stores, in canonical order, with its fingerprint.
+    """Return a mask as a mask of a checkpoint: with its stored names, in canonical order, and its fingerprint.
 
     Raises:
-        UserError: a tensor is no parameter of the checkpoint or has another shape, or two are one tied parameter.
+        UserError: a tensor is not a parameter of the checkpoint or has another shape, or two are one tied parameter.
     """
     names = {name: manifest.tied.get(name, name) for name in mask.bits}
     if len(set(names.values())) < len(names):
@@ -108,7 +107,7 @@ def adopted(mask: Mask, manifest: Manifest, origin: str) -> Mask:
 
 
 def stranger(name: str, shape: tuple[int, ...], stored: str, manifest: Manifest) -> str:
-    """Why a tensor of a mask is none of a model; empty if it is one."""
+    """Return why a mask's tensor does not belong to a model; empty if it does."""
     entry = manifest.tensors.get(stored)
     if entry is None or entry.buffer:
         example = next((each for each, tensor in manifest.tensors.items() if not tensor.buffer), "")
@@ -119,13 +118,13 @@ def stranger(name: str, shape: tuple[int, ...], stored: str, manifest: Manifest)
 
 
 def _of_torch_prune(file: TensorFile) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what `torch.nn.utils.prune` has masked in a state dict; its other tensors do not matter."""
+    """Return names and shapes of the tensors that `torch.nn.utils.prune` has masked in a state dict; ignore others."""
     names = [name.removesuffix(_MASK) for name in file.specs if name.endswith(_MASK)]
     return {name: file.specs[name + _MASK].shape for name in names if name + _ORIGINAL in file.specs}
 
 
 def _kept(file: TensorFile, name: str) -> np.ndarray:
-    """A mask of ones and zeros as bools."""
+    """Return a mask of ones and zeros as bools."""
     values = file.array(name)
     one = np.array(0x3F80 if file.specs[name].dtype == "BF16" else 1, STORAGE[file.specs[name].dtype])
     kept = values == one

@@ -23,7 +23,7 @@ FORMAT = "2"
 
 @dataclass(frozen=True)
 class SparseCounts:
-    """The occupied bins of one tensor's histogram: `bins` ascending, `counts` (int64) how many keys are in each."""
+    """The occupied bins of one tensor's histogram: `bins` ascending, `counts` (int64) the number of keys in each."""
 
     bins: np.ndarray
     counts: np.ndarray
@@ -35,13 +35,13 @@ class SparseCounts:
         return cls(bins, dense[bins])
 
     def at(self, position: int) -> int:
-        """Count in one bin."""
+        """Return the count in one bin."""
         place = int(np.searchsorted(self.bins, position))
         found = place < len(self.bins) and self.bins[place] == position
         return int(self.counts[place]) if found else 0
 
     def below(self, position: int) -> int:
-        """Count in all bins before `position`."""
+        """Return the count in all bins before `position`."""
         return int(self.counts[: np.searchsorted(self.bins, position)].sum())
 
 
@@ -51,9 +51,9 @@ class KeyHistogram:
 
     Attributes:
         names, shapes, bits: as in `RankKeys`.
-        counts: one histogram a tensor.
-        checkpoint: fingerprint of the checkpoint that was counted.
-        criterion, seed: what was counted.
+        counts: one histogram per tensor.
+        checkpoint: fingerprint of the counted checkpoint.
+        criterion, seed: criterion and seed of the counted scores.
     """
 
     names: tuple[str, ...]
@@ -66,7 +66,7 @@ class KeyHistogram:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of weights of each tensor."""
+        """Number of weights in each tensor."""
         return tuple(prod(shape) for shape in self.shapes)
 
     @property
@@ -75,7 +75,7 @@ class KeyHistogram:
         return sum(self.sizes)
 
     def write(self, path: Path) -> None:
-        """Write as safetensors: bins and counts of all tensors end to end, with the offset of each."""
+        """Write as safetensors: bins and counts of all tensors concatenated, with the offset of each."""
         offsets = np.cumsum([0, *(len(counts.bins) for counts in self.counts)]).astype(np.int64)
         metadata = {
             "format": FORMAT,
@@ -96,10 +96,10 @@ class KeyHistogram:
 
     @classmethod
     def read(cls, path: Path) -> "KeyHistogram":
-        """Read what `write` wrote.
+        """Read a file that `write` wrote.
 
         Raises:
-            DamagedFileError: the file is something else, or its counts do not add up.
+            DamagedFileError: it is not a histogram, or its counts do not add up.
         """
         with artefact(path, "histogram", FORMAT) as file:
             offsets, bins, counts = (file.array(name) for name in ("offsets", "bins", "counts"))
@@ -128,15 +128,15 @@ def count_checkpoint(
     """Count the keys that a criterion gives the selected weights of a checkpoint.
 
     Args:
-        checkpoint: to count.
+        checkpoint: the checkpoint.
         criterion: name of the criterion.
-        seed: of a stochastic criterion.
-        selection: of the weights.
+        seed: seed of a stochastic criterion.
+        selection: weights to count.
         scores: file of the criterion's scores, if it has a score stage.
 
     Raises:
-        UserError: the criterion is unknown, the selection is empty, the scores are of another model or criterion, or
-            one is not finite.
+        UserError: the criterion is unknown, the selection is empty, the scores belong to another model or criterion, or
+            a score is not finite.
     """
     names = selection.names(checkpoint.manifest)
     keys = rank_keys(checkpoint, criterion, seed, names, scores)
@@ -144,9 +144,10 @@ def count_checkpoint(
 
 
 def streaming_bytes(bits: int) -> int:
-    """Most bytes that counting or packing keys of 15 or 31 bits takes at a time, whatever the size of the model.
+    """Return the peak bytes of counting or packing keys of 15 or 31 bits, whatever the size of the model.
 
-    A block of packed bits for each of two limits, and for converted 31-bit keys the block itself with two temporaries.
+    These are a block of packed bits for each of two limits and, for converted 31-bit keys, the block itself with two
+    temporaries.
     """
     return 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
 
@@ -178,10 +179,10 @@ def _no_counts(keys: RankKeys) -> np.ndarray:
 
 
 def read_whole(keys: RankKeys, histogram: KeyHistogram, name: str) -> np.ndarray:
-    """All keys of one tensor in memory, flat; in place where they are mapped and one block.
+    """Return all keys of one tensor in memory, flat; not copied if they are a single mapped block.
 
     Raises:
-        UserError: they are not those that were counted.
+        UserError: they are not the keys that were counted.
     """
     blocks = list(keys.blocks(name))
     dense = sum(map(kernels.count_coarse, blocks), _no_counts(keys))
@@ -192,5 +193,5 @@ def read_whole(keys: RankKeys, histogram: KeyHistogram, name: str) -> np.ndarray
 
 
 def changed(name: str) -> str:
-    """What to say of a tensor whose keys are not those that were counted."""
+    """Return the error message for a tensor whose keys are not those that were counted."""
     return f"tensor '{name}' changed since it was counted; run the histogram stage again"

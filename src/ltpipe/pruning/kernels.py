@@ -1,7 +1,7 @@
 """The hot loops over rank keys, compiled by numba.
 
-A block is a flat array of uint16 or uint32. Its rank keys are its elements without their top bit: for the bit pattern
-of a float that is the bit pattern of its magnitude, which orders like the magnitude itself.
+A block is a flat array of uint16 or uint32. Its rank keys are its elements without the top bit: for a float's bit
+pattern this is the bit pattern of its magnitude, which orders like the magnitude itself.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from ltpipe.runtime.digest import Digest
 from ltpipe.runtime.digest_kernels import add_terms
 
 COARSE_BITS = 16
-"""Keys of 31 bits are counted by their upper 16 bits first, then by the rest inside the bins that matter."""
+"""31-bit keys are counted by their upper 16 bits first, then by the remaining bits in the bins that matter."""
 
 _PARALLEL_FROM = 1 << 16
-_CHUNK = 8192  # keys that are staged at a time, small enough for the first-level cache
-_LANES = 2  # a run of equal keys increments two counters in turn; more would cost a small tensor their clearing
+_CHUNK = 8192  # keys staged at a time, small enough for the L1 cache
+_LANES = 2  # runs of equal keys increment two counters in turn; clearing more would slow down small tensors
 
 
 def use_threads(threads: int) -> None:
@@ -26,14 +26,14 @@ def use_threads(threads: int) -> None:
 
 
 def key_bits(block: np.ndarray) -> int:
-    """Width of a block's rank keys: 15 or 31 bits."""
+    """Return the width of a block's rank keys: 15 or 31 bits."""
     return 8 * block.itemsize - 1
 
 
 def count_coarse(block: np.ndarray, seen: Digest | None = None) -> np.ndarray:
-    """Histogram of a block's keys (15 bits), or of their upper 16 bits (31 bits). int64 [2^15 or 2^16].
+    """Return the histogram of a block's keys (15 bits) or their upper 16 bits (31 bits), int64 [2^15 or 2^16].
 
-    `seen` digests the block's bytes on the way.
+    `seen` digests the block's bytes in the same pass.
     """
     parts = _parts(block.size)
     digested, first = _on_the_way(block, seen)
@@ -51,7 +51,7 @@ def count_coarse(block: np.ndarray, seen: Digest | None = None) -> np.ndarray:
 
 
 def count_fine(block: np.ndarray, coarse: Sequence[int]) -> np.ndarray:
-    """Histograms of the lower 15 bits of those 31-bit keys whose upper 16 bits are in `coarse`.
+    """Return histograms of the lower 15 bits of the 31-bit keys whose upper 16 bits are in `coarse`.
 
     Returns int64 [len(coarse), 2^15], from one read of the block.
     """
@@ -61,9 +61,9 @@ def count_fine(block: np.ndarray, coarse: Sequence[int]) -> np.ndarray:
 
 
 def pack(block: np.ndarray, threshold: int, ties: int, seen: Digest | None = None) -> tuple[np.ndarray, int]:
-    """Keep-bits of a block: keys below `threshold` and the first `ties` keys equal to it are pruned.
+    """Return a block's keep-bits: keys below `threshold` and the first `ties` keys equal to it are pruned.
 
-    `seen` digests the block's bytes on the way.
+    `seen` digests the block's bytes in the same pass.
 
     Returns the bits, packed little-endian (uint8 [ceil(size / 8)]), and the number of ties left for the next block.
     """
@@ -81,13 +81,13 @@ def pack(block: np.ndarray, threshold: int, ties: int, seen: Digest | None = Non
 def add_by_unit(values: np.ndarray, start: int, run: int, sums: np.ndarray) -> None:
     """Add element `start + i` of a tensor, `values[i]`, to its unit's sum.
 
-    Units take turns, `run` elements each. Every sum is added up one element after the other, so that it does not depend
-    on how the tensor was cut in blocks.
+    Units alternate, `run` elements each. Every sum is added element by element, so it does not depend on how the tensor
+    was split into blocks.
 
     Args:
         values: float32 [N].
-        start: flat index of the first.
-        run: neighbouring elements of one unit.
+        start: flat index of the first value.
+        run: number of neighbouring elements of one unit.
         sums: float64 [units], changed in place.
     """
     _add_by_unit(values, start, run, sums)
@@ -98,7 +98,7 @@ def _parts(size: int) -> int:
 
 
 def _on_the_way(block: np.ndarray, seen: Digest | None) -> tuple[bool, np.uint64]:
-    """Whether a kernel is to digest a block, and the number of its first word; if it cannot, it is done here."""
+    """Return whether a kernel should digest a block, and its first word's index; digest a misaligned block here."""
     if seen is None:
         return False, np.uint64(0)
     if block.ctypes.data % 8:
@@ -108,7 +108,7 @@ def _on_the_way(block: np.ndarray, seen: Digest | None) -> tuple[bool, np.uint64
 
 
 def _tell(seen: Digest | None, block: np.ndarray, terms: int) -> None:
-    """Say what a kernel found of a block's whole words; what is behind them is added here."""
+    """Add a kernel's terms of a block's whole words to the digest, then the bytes after them."""
     if seen is not None:
         words = block.nbytes // 8
         seen.add(int(terms), words)
@@ -117,7 +117,7 @@ def _tell(seen: Digest | None, block: np.ndarray, terms: int) -> None:
 
 @numba.njit(cache=True)
 def _added(counts):
-    """One histogram from those of all parts and lanes."""
+    """Return the sum of the histograms of all parts and lanes."""
     total = np.zeros(counts.shape[2], np.int64)
     for part in range(counts.shape[0]):
         for lane in range(counts.shape[1]):
@@ -127,7 +127,7 @@ def _added(counts):
 
 @numba.njit(cache=True)
 def _whole_words(keys):
-    """Keys as words of 64 bits, without what does not fill one."""
+    """Return keys as 64-bit words, without an incomplete last word."""
     return keys[: keys.size * keys.itemsize // 8 * 8 // keys.itemsize].view(np.uint64)
 
 
@@ -183,7 +183,7 @@ def _count_fine32(block, rows, height, parts):
 
 @numba.njit(cache=True)
 def _reaching_in(chunk, magnitude, limit, staged, packed):
-    """Pack whether each key reaches the limit. One byte a key first: that loop becomes vector instructions."""
+    """Pack whether each key reaches the limit. One byte per key first, because that loop vectorises."""
     for i in range(chunk.size):
         staged[i] = (chunk[i] & magnitude) >= limit
     staged[chunk.size : packed.size * 8] = 0
@@ -194,9 +194,9 @@ def _reaching_in(chunk, magnitude, limit, staged, packed):
 
 @numba.njit(parallel=True, cache=True)
 def _reaching(block, magnitude, limits, parts, digested, first):
-    """Which keys reach each limit: packed bits, uint64 [limits, ceil(size / 64)], from one read of the block.
+    """Return which keys reach each limit: packed bits, uint64 [limits, ceil(size / 64)], from one read of the block.
 
-    With them the terms of the block's digest, if it is `digested`.
+    Also returns the sum of the terms of the block's digest, if it is `digested`.
     """
     filled = np.empty((limits.size, (block.size + 63) // 64), np.uint64)
     filled[:, -1:] = 0
@@ -218,7 +218,7 @@ def _reaching(block, magnitude, limits, parts, digested, first):
 
 @numba.njit(cache=True)
 def _prune_first(words, above, ties):
-    """Clear the first `ties` of the bits that are not also in `above`; returns how many were missing."""
+    """Clear the first `ties` bits that are not also in `above`; return how many are still to clear."""
     one = np.uint64(1)
     for i in range(words.size):
         equal = words[i] ^ above[i]

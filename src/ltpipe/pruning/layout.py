@@ -1,4 +1,4 @@
-"""How tensors lie in the model: which of their dimensions are outputs and inputs, and which block they are in."""
+"""The layout of a model's tensors: which dimensions are outputs and inputs, and which block they are in."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ _CONVOLUTIONS = ("Conv1d", "Conv2d", "Conv3d")
 
 @dataclass(frozen=True)
 class Layout:
-    """What a mask has to know of the model beside its scores.
+    """What making a mask requires of the model besides scores.
 
-    A tensor is a stack of matrices [matrices, output rows, input columns]. What the load stage has seen in matrix
-    products is taken as it was seen: [experts, out, in] for fused experts, [experts, in, out] where inputs are first,
-    several experts in one dimension (DBRX). Of other tensors:
+    A tensor is a stack of matrices [matrices, output rows, input columns]. For tensors that the load stage observed in
+    matrix products, this is known: [experts, out, in] for fused experts, [experts, in, out] if inputs come first,
+    several experts in one dimension (DBRX). For other tensors:
 
     - two dimensions: one matrix, [out, in];
     - a convolution: one matrix, [out, everything else];
@@ -25,10 +25,10 @@ class Layout:
     - one dimension or none: a single row.
 
     Attributes:
-        seen: tensor name to number, rows and columns of its matrices, as they are stored.
-        inputs_first: names of the tensors in which these rows are inputs, as in GPT-2's `Conv1D`.
+        seen: tensor name to number, rows and columns of its matrices, as stored.
+        inputs_first: names of tensors in which these rows are inputs, as in GPT-2's `Conv1D`.
         modules: tensor name to class name of the module that owns it.
-        stacks: lists of the model's blocks, and how many blocks come before those of each.
+        stacks: the model's lists of blocks, and the number of blocks before each.
     """
 
     seen: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Layout:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Layout":
-        """The layout of a canonical checkpoint."""
+        """Return the layout of a canonical checkpoint."""
         entries = manifest.tensors
         stacks, before = {}, 0
         for stack in (manifest.blocks, *manifest.further):
@@ -52,7 +52,7 @@ class Layout:
         )
 
     def stack(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Number of matrices in a tensor, and the dimensions of one of them (of a convolution, all of them)."""
+        """Return the number of matrices in a tensor, and the dimensions of one (for a convolution, all dimensions)."""
         if name in self.seen:
             return self.seen[name]
         if len(shape) > 2 and self.modules.get(name) not in _CONVOLUTIONS:
@@ -60,18 +60,18 @@ class Layout:
         return (1, *((1,) * (2 - len(shape))), *shape)
 
     def matrices(self, name: str, shape: tuple[int, ...], flat: np.ndarray) -> np.ndarray:
-        """View of a tensor's row-major elements as [matrices, output rows, input columns]."""
+        """Return a view of a tensor's row-major elements as [matrices, output rows, input columns]."""
         count, first, *rest = self.stack(name, shape)
         stacked = flat.reshape(count, first, prod(rest))
         return stacked.swapaxes(1, 2) if name in self.inputs_first else stacked
 
     def columns(self, name: str, shape: tuple[int, ...]) -> int:
-        """Number of input columns of a tensor's matrices."""
+        """Return the number of input columns of a tensor's matrices."""
         _, first, *rest = self.stack(name, shape)
         return first if name in self.inputs_first else prod(rest)
 
     def block(self, name: str) -> str | None:
-        """Number of the block that a tensor is in, counted through all lists of blocks; None outside of them."""
+        """Return the index of a tensor's block, counted through all lists of blocks; None outside of them."""
         for stack, before in self.stacks.items():
             if name.startswith(f"{stack}."):
                 number = name.removeprefix(f"{stack}.").partition(".")[0]

@@ -1,4 +1,4 @@
-"""Masks: packed one bit a weight, written and read with all that defends them.
+"""Masks: packed with one bit per weight, written and read with integrity checks.
 
 File format: docs/mask-format.md.
 """
@@ -31,12 +31,12 @@ class Mask:
     Attributes:
         bits: canonical-order tensor names to uint8 arrays of shape [ceil(size / 8)]; bit i % 8 of byte i // 8
             (little-endian) is 1 where weight i, in row-major order, is kept.
-        shapes: of the tensors.
+        shapes: shapes of the tensors.
         kept: number of weights kept in each tensor.
         criterion, scope, sparsity, seed: how the mask was made; `sparsity` as requested.
         checkpoint: fingerprint of the checkpoint it was made from.
-        options: what `criterion` and `scope` were told beside their names, by these two words, and how a `level` of a
-            training pruned; what has no options is left out.
+        options: options under the keys `criterion` and `scope`, and under `level` how a level of a training pruned;
+            keys without options are left out.
     """
 
     bits: Mapping[str, np.ndarray]
@@ -69,7 +69,7 @@ class Mask:
 
 
 def check_fits(mask: Mask, manifest: Manifest, path: Path) -> None:
-    """Raise UserError unless the mask was made from the checkpoint, and masks only what it has."""
+    """Raise UserError unless the mask was made from the checkpoint and only masks its tensors."""
     mask.check_made_for(manifest.fingerprint, path)
     for name, shape in mask.shapes.items():
         entry = manifest.tensors.get(name)
@@ -82,7 +82,7 @@ def read_mask(path: Path) -> Mask:
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: it is no mask of this format, or its bits are not those that were written.
+        DamagedFileError: it is not a mask of this format, or its bits are not those that were written.
     """
     with artefact(path, "mask", FORMAT) as file:
         mask = Mask(
@@ -108,13 +108,13 @@ def read_mask(path: Path) -> Mask:
 
 
 def write_whole_mask(path: Path, mask: Mask) -> None:
-    """Write a mask that is in memory."""
+    """Write a mask from memory."""
     tensors = [TensorData.of(name, bits) for name, bits in mask.bits.items()]
     write_tensors(path, tensors, header(mask))
 
 
 def header(mask: Mask) -> dict[str, str]:
-    """The metadata of a mask's file; its bits are not looked at."""
+    """Return the metadata of a mask file; the bits are not used."""
     return {
         "format": FORMAT,
         "kind": "mask",
@@ -131,17 +131,17 @@ def header(mask: Mask) -> dict[str, str]:
 
 
 def pack(kept: np.ndarray) -> np.ndarray:
-    """One tensor's bool array of any shape as packed bits."""
+    """Return one tensor's bool array, of any shape, as packed bits."""
     return np.packbits(kept.reshape(-1), bitorder="little")
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Expand one tensor's packed bits to a bool array of `shape`."""
+    """Return one tensor's packed bits as a bool array of `shape`."""
     return np.unpackbits(bits, count=prod(shape), bitorder="little").view(np.bool_).reshape(shape)
 
 
 def count_kept(bits: np.ndarray) -> int:
-    """Number of ones in packed bits; eight bytes at a time, which is five times as fast as one."""
+    """Return the number of ones in packed bits; eight bytes at a time is five times as fast as one."""
     whole = bits.size // 8 * 8
     words = np.bitwise_count(bits[:whole].view(np.uint64)).sum(dtype=np.int64)
     return int(words) + int(np.bitwise_count(bits[whole:]).sum(dtype=np.int64))
@@ -152,7 +152,7 @@ def load_mask(path: Path | str) -> dict[str, "torch.Tensor"]:
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: it is no mask of ours, or not what was written.
+        DamagedFileError: it is not a mask of ltpipe, or it is damaged.
     """
     import torch
 

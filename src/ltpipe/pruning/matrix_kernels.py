@@ -1,4 +1,4 @@
-"""The loops over rows and tiles of a tensor, compiled by numba. The same results for any number of threads."""
+"""The loops over rows and tiles of a tensor, compiled by numba. Results do not depend on the number of threads."""
 
 from math import fsum
 
@@ -7,17 +7,18 @@ import numpy as np
 
 from ltpipe.pruning.kernels import key_bits
 
-_RANK_UP_TO = 32  # weights in a competition, from where on counting digits is faster than comparing all pairs
+_RANK_UP_TO = 32  # competition size up to which comparing all pairs is faster than counting digits
 _PARALLEL_FROM = 1 << 16
 _CHUNK = 8192
 
 
 def keep_largest(keys: np.ndarray, prune: int) -> np.ndarray:
-    """Keep the largest keys of every row; among equals the earlier is pruned first.
+    """Keep the largest keys of every row; among ties the earlier is pruned first.
 
     Args:
         keys: uint16 or uint32 [rows, columns], the top bit ignored.
-        prune: number of keys to prune in all. Rows share them evenly, earlier rows one more where it does not come out.
+        prune: number of keys to prune in total, spread evenly over rows; earlier rows lose one more if it does not
+            divide evenly.
 
     Returns:
         bool [rows, columns], True where a key is kept.
@@ -31,11 +32,11 @@ def keep_largest(keys: np.ndarray, prune: int) -> np.ndarray:
 
 
 def tied(keys: np.ndarray, kept: np.ndarray) -> int:
-    """How many keys only their place tells apart: those of a row that equal its smallest kept key, if one is pruned.
+    """Return the number of ties broken by position: keys equal to their row's smallest kept key, if one is pruned.
 
     Args:
         keys: uint16 or uint32 [rows, columns], the top bit ignored.
-        kept: bool [rows, columns]; what is pruned of a row is not above what is kept.
+        kept: bool [rows, columns]; no pruned key of a row is above a kept one.
     """
     parts = _parts(keys.size)
     counts = np.zeros(parts, np.int64)
@@ -44,7 +45,7 @@ def tied(keys: np.ndarray, kept: np.ndarray) -> int:
 
 
 def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Sums over tiles of a matrix; the tiles at its lower and right edges may be smaller.
+    """Return sums over the tiles of a matrix; tiles at the lower and right edges may be smaller.
 
     Args:
         values: float32 [rows, columns].
@@ -61,21 +62,21 @@ def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def lamp_scores(falling: np.ndarray, larger: float) -> tuple[np.ndarray, float]:
-    """Squares of scores over the sums of the squares that are not smaller, zero for zero.
+    """Return squares of scores over the sums of all squares that are not smaller; zero for zero.
 
     Args:
-        falling: float32, in falling order.
-        larger: sum of the squares of all scores before them.
+        falling: float32 scores in descending order.
+        larger: sum of the squares of all earlier scores.
 
     Returns:
-        float32 of the same shape, computed in float64; and the sum for those after them.
+        float32 of the same shape, computed in float64, and the sum of squares to pass for later scores.
     """
     scores = np.empty(falling.size, np.float32)
     return scores, _lamp_scores(np.ascontiguousarray(falling), larger, scores)
 
 
 def total(values: np.ndarray) -> float:
-    """Sum of a flat float32 array: float64 over short chunks, then exact and rounded once."""
+    """Return the sum of a flat float32 array: float64 over short chunks, then exact and rounded once."""
     sums = np.empty(-(-values.size // _CHUNK))
     _chunk_sums(values, sums, _parts(values.size))
     return fsum(sums)
@@ -87,7 +88,7 @@ def _parts(size: int) -> int:
 
 @numba.njit(parallel=True, cache=True)
 def _by_rank(keys, magnitude, bits, each, extra, kept, parts):  # noqa: ARG001
-    """A key is kept if enough others of its row go before it."""
+    """Keep a key if enough other keys of its row are pruned before it."""
     rows, columns = keys.shape
     for part in numba.prange(parts):
         for row in range(part * rows // parts, (part + 1) * rows // parts):
@@ -104,7 +105,7 @@ def _by_rank(keys, magnitude, bits, each, extra, kept, parts):  # noqa: ARG001
 
 @numba.njit(parallel=True, cache=True)
 def _by_digits(keys, magnitude, bits, each, extra, kept, parts):
-    """Find each row's threshold eight bits at a time, from the top; then cut, with what is left for its ties."""
+    """Find each row's threshold eight bits at a time, from the top; then cut, and prune its ties up to the count."""
     rows, columns = keys.shape
     for part in numba.prange(parts):
         counts = np.empty(256, np.int64)

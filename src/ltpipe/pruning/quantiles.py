@@ -1,4 +1,4 @@
-"""Quantiles from histograms of equal bins: little memory, an error of at most one bin."""
+"""Quantiles from histograms with equal bins: little memory, an error of at most one bin."""
 
 from collections.abc import Callable, Iterable
 from math import floor
@@ -12,11 +12,11 @@ def histogram_quantile(chunks: Callable[[], Iterable[np.ndarray]], q: float, bin
     """Approximate the quantile `q` of values that need not be in memory together.
 
     The bins divide the range of the values equally. Each of the two order statistics that `numpy.quantile` would
-    interpolate between is placed inside the bin that holds it, so the result is at most one bin, (largest - smallest)
-    / bins, away from that of `numpy.quantile`; it never decreases with `q`. Smallest and largest values are exact.
+    interpolate between is placed inside its bin, so the result is at most one bin, (largest - smallest) / bins, away
+    from that of `numpy.quantile`; it never decreases with `q`. Smallest and largest values are exact.
 
     Args:
-        chunks: gives the values, float64, flat; called twice, the same both times.
+        chunks: returns the values, float64, flat; called twice, with the same values both times.
         q: from 0 to 1.
         bins: number of bins; memory is O(bins + largest chunk).
 

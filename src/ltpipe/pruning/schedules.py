@@ -1,16 +1,16 @@
-"""How sparsity grows from one round of pruning to the next."""
+"""Schedules of sparsity over rounds of pruning."""
 
 from ltpipe.runtime.errors import UserError
 
 
 def exponential_schedule(target: float, rounds: int) -> list[float]:
-    """Sparsities after each of `rounds` rounds that all prune the same fraction of what is left.
+    """Return the sparsities after each of `rounds` rounds that all prune the same fraction of the remaining weights.
 
     s_i = 1 - (1 - target)^(i / rounds), the schedule of iterative magnitude pruning (Frankle & Carbin 2019,
     1803.03635). The last is exactly `target`.
 
     Raises:
-        UserError: `target` is not from 0 to below 1, or there is no round.
+        UserError: `target` is not from 0 to below 1, or `rounds` is below 1.
     """
     if not 0 <= target < 1:
         raise UserError(f"target sparsity: {target} is not allowed; use a fraction from 0 to below 1")

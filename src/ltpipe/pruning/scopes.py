@@ -1,7 +1,7 @@
-"""Scopes: which weights compete with each other, how many of them go, and in what pattern.
+"""Scopes: which weights compete with each other, how many of them are pruned, and in what pattern.
 
 docs/scopes.md has the definitions, formulas and sources. A scope is a name in the configuration and a plain value here;
-`by_scope` turns it into a mask. A new way to share the sparsity out over tensors is one file in `allocations`.
+`by_scope` turns it into a mask. A new way to distribute sparsity over tensors is one file in `allocations`.
 """
 
 import re
@@ -20,13 +20,13 @@ from ltpipe.runtime.options import NoOptions
 
 @dataclass(frozen=True)
 class Promise:
-    """A number that a scope keeps to in every mask: what goes of each thing of a kind.
+    """A count that every mask of a scope must have: the number pruned in each thing of a kind.
 
     Attributes:
-        each: `mask` (all weights together), `tensor`, `row`, `run` (neighbours along the input dimension), `tile` and
-            `unit` (of which whole ones go, counted over all that compete).
-        pruned: of so many weights, tiles or units how many go.
-        length: of a run.
+        each: `mask` (all weights together), `tensor`, `row`, `run` (neighbours along the input dimension), `tile` or
+            `unit` (pruned whole, counted over all that compete).
+        pruned: function from a number of weights, tiles or units to the number pruned.
+        length: length of a run.
     """
 
     each: Literal["mask", "tensor", "row", "run", "tile", "unit"]
@@ -36,46 +36,46 @@ class Promise:
 
 @dataclass(frozen=True)
 class EvenRows:
-    """The promise that rows of a tensor lose the same number of weights, but for one."""
+    """The promise that the rows of a tensor lose the same number of weights, give or take one."""
 
 
 class Scope(ABC):
-    """Which weights compete, and how many of them go.
+    """Which weights compete, and how many of them are pruned.
 
     Attributes:
-        empties: whether it is meant to empty rows, heads or blocks.
+        empties: whether the scope is meant to empty rows, heads or blocks.
     """
 
     empties: ClassVar[bool] = False
 
     @property
     def options(self) -> type:
-        """Dataclass of what can be chosen, as in `ltpipe.runtime.options`."""
+        """Dataclass of the scope's options, as in `ltpipe.runtime.options`."""
         return NoOptions
 
     @property
     def nested(self) -> bool:
-        """Whether a mask keeps nothing that one of a smaller sparsity does not."""
+        """Whether a mask only keeps weights that masks of smaller sparsity keep too."""
         return True
 
     @property
     def own_sparsity(self) -> Sparsity | None:
-        """The one sparsity of a scope that has only one: its tickets are no curve."""
+        """The sparsity of a scope that has only one, so that its tickets are not a curve; otherwise None."""
         return None
 
     @abstractmethod
     def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:
-        """What every mask of the scope keeps to.
+        """Return the promises that every mask of the scope keeps.
 
         Args:
-            sparsity: that was asked for.
-            options: of the scope's type.
+            sparsity: the requested sparsity.
+            options: the scope's options.
         """
 
 
 @dataclass(frozen=True)
 class Unstructured(Scope):
-    """The smallest weights go, of all tensors together or of each."""
+    """Prunes the smallest weights of all tensors together, or of each."""
 
     competition: Literal["global", "layer"]
 
@@ -86,18 +86,18 @@ class Unstructured(Scope):
 
 @dataclass(frozen=True)
 class Allocated(Scope):
-    """The smallest of each tensor go, as many as an allocation says."""
+    """Prunes the smallest weights of each tensor, as many as an allocation says."""
 
     allocation: str
 
     @property
     def options(self) -> type:
-        """Those of the allocation."""
+        """The allocation's options."""
         return allocation_named(self.allocation).options
 
     @property
     def nested(self) -> bool:
-        """As the allocation says."""
+        """Whether the allocation is nested."""
         return allocation_named(self.allocation).nested
 
     def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:  # noqa: ARG002
@@ -107,7 +107,7 @@ class Allocated(Scope):
 
 @dataclass(frozen=True)
 class AllocatedRows(Allocated):
-    """The smallest of each output row go: of each tensor as many as an allocation says, spread evenly."""
+    """Prunes the smallest weights of each output row: as many per tensor as an allocation says, spread evenly."""
 
     def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:
         """See `Scope`."""
@@ -119,8 +119,8 @@ class RowOptions:
     """Options of scope row.
 
     Attributes:
-        counts: `exact`, round(s · columns) of every row, or `truncated`, the whole part of the product in float64: what
-            Wanda's code prunes (Sun et al. 2024, 2306.11695).
+        counts: `exact`, round(s · columns) of every row, or `truncated`, the integer part of the product in float64, as
+            in Wanda's code (Sun et al. 2024, 2306.11695).
     """
 
     counts: Literal["exact", "truncated"] = "exact"
@@ -128,7 +128,7 @@ class RowOptions:
 
 @dataclass(frozen=True)
 class Rows(Scope):
-    """The smallest of each output row go, the same fraction of every row."""
+    """Prunes the smallest weights of each output row, the same fraction of every row."""
 
     options = RowOptions
 
@@ -137,13 +137,13 @@ class Rows(Scope):
         return (Promise("row", lambda columns: self.pruned(sparsity, columns, options)),)
 
     def pruned(self, sparsity: Sparsity, columns: int, options: RowOptions) -> int:
-        """How many of a row's weights go."""
+        """Return how many weights of a row are pruned."""
         return sparsity.count(columns) if options.counts == "exact" else int(columns * float(sparsity))
 
 
 @dataclass(frozen=True)
 class NOfM(Scope):
-    """Of every `group` consecutive weights along the input dimension the `keep` largest stay."""
+    """Keeps the `keep` largest of every `group` consecutive weights along the input dimension."""
 
     keep: int
     group: int
@@ -160,7 +160,7 @@ class NOfM(Scope):
 
 @dataclass(frozen=True)
 class Tiles(Scope):
-    """Tiles of `height` output rows and `width` input columns go whole; all tiles compete."""
+    """Prunes whole tiles of `height` output rows and `width` input columns; all tiles compete."""
 
     height: int
     width: int
@@ -173,16 +173,16 @@ class Tiles(Scope):
 
 @dataclass(frozen=True)
 class Units(Scope):
-    """Whole units of the architecture go, attention heads for example: `ltpipe.pruning.units` cuts these."""
+    """Prunes whole units of the architecture, for example attention heads; see `ltpipe.pruning.units`."""
 
     kind: Literal["heads", "channels", "blocks"]
     empties: ClassVar[bool] = True
 
     def competitions(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What competes with each other: all blocks of the model, the heads or channels of each block.
+        """Return the competitions: all blocks of the model, or the heads or channels of each block.
 
         Args:
-            units: of each block of the model, one value a unit.
+            units: for each block of the model, one value per unit.
         """
         return [np.concatenate(units)] if self.kind == "blocks" else list(units)
 
@@ -196,7 +196,7 @@ _TILES = re.compile(r"block([1-9]\d*)x([1-9]\d*)")
 
 
 def scopes() -> dict[str, Scope]:
-    """Scopes with a name of their own; `scope_named` knows those with numbers in their names too."""
+    """Return the scopes with a fixed name; `scope_named` also knows those with numbers in their names."""
     allocations = allocation_names()
     return {
         "global": Unstructured("global"),
@@ -211,10 +211,10 @@ def scopes() -> dict[str, Scope]:
 
 
 def scope_named(name: str) -> Scope:
-    """Look a scope up.
+    """Look up a scope.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such scope.
     """
     if name in (named := scopes()):
         return named[name]
@@ -228,7 +228,7 @@ def scope_named(name: str) -> Scope:
 
 
 def has_own_sparsity(name: str) -> bool:
-    """Whether a scope has one sparsity only, so that its tickets are no curve; names of imported masks have not."""
+    """Return whether a scope has only one sparsity, so that its tickets are not a curve; unknown names have not."""
     try:
         return scope_named(name).own_sparsity is not None
     except UserError:
@@ -244,10 +244,10 @@ class Group:
 
 
 def groups(scope: str, sparsity: Sparsity, sizes: Sequence[int]) -> list[Group]:
-    """The competitions that `global` or `layer` sets up among tensors of the given sizes.
+    """Return the competitions of `global` or `layer` among tensors of the given sizes.
 
     Raises:
-        UserError: the competitions of the scope do not follow from sizes.
+        UserError: the scope's competitions depend on more than sizes.
     """
     if scope == "global":
         return [Group(tuple(range(len(sizes))), sparsity.count(sum(sizes)))]

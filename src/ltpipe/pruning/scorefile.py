@@ -1,4 +1,4 @@
-"""Scores that a stage of their own computed: one float32 a weight, written once, ranked for any sparsity and scope."""
+"""Score files: scores from a separate stage, one float32 per weight, written once, for any sparsity and scope."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,22 +29,22 @@ def score_writer(
     details: Mapping[str, str],
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """Write a score file: a safetensors file with one float32 tensor for each name, in canonical (byte) order.
+    """Write a score file: a safetensors file with one float32 tensor per name, in canonical (byte) order.
 
     Args:
-        path: of the file; it is there when all is written.
-        manifest: of the checkpoint that is scored.
-        names: of the tensors.
-        criterion: what the scores are.
+        path: the file, which appears once everything is written.
+        manifest: manifest of the scored checkpoint.
+        names: names of the tensors.
+        criterion: criterion of the scores.
         signed: whether they may be negative.
-        details: what else the file is to say about itself.
-        options: of the criterion, that JSON can hold.
+        details: further metadata of the file.
+        options: the criterion's options, JSON-serialisable.
 
     Yields:
-        Function of a tensor's name and its scores, float32; in any order, each tensor once.
+        A function of a tensor's name and its scores, float32. Call it once per tensor, in any order.
 
     Raises:
-        UserError: a score is infinite or not a number, or negative where none may be.
+        UserError: a score is infinite or not a number, or negative although scores are unsigned.
     """
     metadata = {
         **details,
@@ -66,7 +66,7 @@ def score_writer(
 
 
 def check_scores(criterion: str, name: str, scores: np.ndarray, signed: bool) -> None:
-    """Raise UserError where a score is infinite or not a number, or negative where none may be."""
+    """Raise UserError if a score is infinite or not a number, or negative although scores are unsigned."""
     if not np.isfinite(scores).all():
         raise UserError(
             f"{criterion} of '{name}' is infinite or not a number; "
@@ -77,18 +77,18 @@ def check_scores(criterion: str, name: str, scores: np.ndarray, signed: bool) ->
 
 
 class ScoreFile:
-    """A score file, mapped.
+    """A memory-mapped score file.
 
     Attributes:
-        criterion: what the scores are.
+        criterion: criterion of the scores.
         signed: whether they may be negative.
-        options: of the criterion.
-        checkpoint: fingerprint of the checkpoint that was scored.
-        names: of the scored tensors, in canonical order.
+        options: the criterion's options.
+        checkpoint: fingerprint of the scored checkpoint.
+        names: names of the scored tensors, in canonical order.
 
     Raises:
         UserError: there is no such file.
-        DamagedFileError: it is something else.
+        DamagedFileError: it is not a score file, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +104,7 @@ class ScoreFile:
         self._file: TensorFile = file
 
     def check_made_for(self, checkpoint: str) -> None:
-        """Raise UserError unless the scores are of the checkpoint with this fingerprint."""
+        """Raise UserError unless the scores belong to the checkpoint with this fingerprint."""
         if self.checkpoint != checkpoint:
             raise UserError(
                 f"{self.path}: scores of another model (of checkpoint {self.checkpoint[:12]}, used on "
@@ -112,22 +112,22 @@ class ScoreFile:
             )
 
     def array(self, name: str) -> np.ndarray:
-        """Scores of one tensor, float32, read-only."""
+        """Return the scores of one tensor, float32, read-only."""
         return self._file.array(name)
 
     def keys(self, names: Sequence[str]) -> RankKeys:
-        """Their rank keys; see `score_keys`.
+        """Return the scores' rank keys; see `score_keys`.
 
         Raises:
-            DamagedFileError: the file holds no such tensor.
+            DamagedFileError: the file has no such tensor.
         """
         return score_keys(self._file, names, self.signed)
 
 
 def score_keys(scores: Weights, names: Sequence[str], signed: bool) -> RankKeys:
-    """Rank keys of 31 bits of float32 scores: those without sign are their own bit patterns, and order exactly.
+    """Return 31-bit rank keys of float32 scores: unsigned scores are their own bit patterns, and order exactly.
 
-    Signed scores give up the last bit of their mantissa for the sign: scores that differ in no other tie.
+    Signed scores give up the last bit of the mantissa for the sign: scores that differ only in that bit tie.
     """
     shapes = tuple(scores.spec(name).shape for name in names)
     if not signed:
@@ -144,10 +144,11 @@ def score_keys(scores: Weights, names: Sequence[str], signed: bool) -> RankKeys:
 def rank_keys(
     checkpoint: Checkpoint, criterion: str, seed: int | None, names: Sequence[str], scores: Path | None
 ) -> RankKeys:
-    """Rank keys of weights of a checkpoint: from their scores, or from the weights where there are none.
+    """Return rank keys of a checkpoint's weights: from their scores or, without scores, from the weights.
 
     Raises:
-        UserError: the scores are of another checkpoint or criterion, or the criterion cannot do without.
+        UserError: the scores belong to another checkpoint or criterion, or are missing although the criterion needs
+            them.
     """
     if scores is None:
         return criterion_named(criterion).keys(checkpoint.weights, names, seed)
@@ -159,6 +160,6 @@ def rank_keys(
 
 
 def ordered_bits(values: np.ndarray) -> np.ndarray:
-    """uint32 that order like finite float32 `values`, negative ones included; both zeros are one."""
+    """Return uint32 that order like finite float32 `values`, including negative ones; both zeros are equal."""
     bits = (values + np.float32(0)).view(np.uint32)
     return np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))

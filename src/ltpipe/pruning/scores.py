@@ -1,10 +1,10 @@
-"""Criteria: what makes a weight worth keeping, as integers that order like the score.
+"""Criteria: how valuable a weight is, as integers that order like the score.
 
 Ranking needs no floating point. The bit pattern of a finite float without its sign orders like its magnitude, so a
-criterion hands out *rank keys*: blocks of uint16 or uint32 whose lower 15 or 31 bits order like the score (the top
-bit is ignored). Small keys are pruned first.
+criterion returns *rank keys*: blocks of uint16 or uint32 whose lower 15 or 31 bits order like the score (the top bit is
+ignored). Small keys are pruned first.
 
-Here are the criteria that need no more than a weight's own value. The others are in `ltpipe.scoring.criteria`.
+This module has the criteria that only need a weight's own value. The others are in `ltpipe.scoring.criteria`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,29 +22,29 @@ from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.digest import Digest
 from ltpipe.runtime.errors import UserError
 
-BLOCK = 1 << 24  # weights a block; a multiple of 8, so that packed blocks join without a seam
-COPIED_BLOCK = 1 << 22  # where keys are computed, not read
+BLOCK = 1 << 24  # weights per block; a multiple of 8, so that packed blocks join seamlessly
+COPIED_BLOCK = 1 << 22  # for keys that are computed, not read
 
 BFLOAT16_INFINITY, FLOAT16_INFINITY, FLOAT32_INFINITY = 0x7F80, 0x7C00, 0x7F800000
-"""Bit patterns from where on a float is not finite."""
+"""Bit patterns from which on a float is not finite."""
 
 
 Blocks = Callable[[str], Iterator[np.ndarray]]
-"""A tensor's name to its keys in row-major order, in blocks whose sizes, but for the last, are multiples of 8."""
+"""Maps a tensor's name to its keys in row-major order, in blocks whose sizes, except the last, are multiples of 8."""
 
 
 @dataclass(frozen=True)
 class MappedBlocks:
-    """Blocks of keys that are the very bytes of a file, which a reader can check on its way."""
+    """Blocks of keys that are bytes of a file, which a reader can check as it reads."""
 
     file: TensorFile
 
     def __call__(self, name: str) -> Iterator[np.ndarray]:
-        """The blocks, checked before the first is given."""
+        """Return the blocks, after checking the whole tensor."""
         return _patterns(self.file.array(name))
 
     def unchecked(self, name: str) -> tuple[Iterator[np.ndarray], Callable[[int], None]]:
-        """The blocks, not checked yet, and what has to be told their digest."""
+        """Return the unchecked blocks, and a function to call with their digest."""
         return _patterns(self.file.unchecked(name)), partial(self.file.check, name)
 
 
@@ -54,13 +54,13 @@ class RankKeys:
 
     Attributes:
         names: tensors in canonical (byte) order.
-        shapes: of the tensors.
+        shapes: shapes of the tensors.
         bits: 15 or 31, the width of every key.
-        infinite: keys from here on stand for scores that are not finite. Tells what kind of float the keys are; keys
-            without such scores (2^31) are uniform numbers.
-        blocks: of the keys. That they are bytes of a file is theirs to say, so that keys which are computed from
-            others never pass for these.
-        signed: whether keys stand for scores with a sign; those order, but say nothing about size.
+        infinite: keys from here on stand for scores that are not finite. This identifies the float format of the keys;
+            keys without such scores (2^31) are uniform numbers.
+        blocks: blocks of the keys. Their type tells whether they are bytes of a file, so that computed keys are never
+            mistaken for these.
+        signed: whether keys stand for signed scores; such keys only order, and do not give a size.
     """
 
     names: tuple[str, ...]
@@ -72,10 +72,10 @@ class RankKeys:
 
     @contextmanager
     def digested(self, name: str) -> Iterator[tuple[Iterator[np.ndarray], Digest | None]]:
-        """A tensor's blocks, for a reader that tells the digest, if there is one, of all of them.
+        """Give a tensor's blocks, and a digest (or None) that the reader must update with all of them.
 
         Raises:
-            DamagedFileError: they are not the bytes that were written.
+            DamagedFileError: the blocks are not the bytes that were written.
         """
         if not isinstance(self.blocks, MappedBlocks):
             yield self.blocks(name), None
@@ -87,14 +87,14 @@ class RankKeys:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of weights of each tensor."""
+        """Number of weights in each tensor."""
         return tuple(prod(shape) for shape in self.shapes)
 
     def values(self, block: np.ndarray) -> np.ndarray:
-        """Scores that a block of keys stands for: float32 of its shape; in [0, 1) where keys are uniform.
+        """Return the scores that a block of keys stands for: float32 of its shape; in [0, 1) for uniform keys.
 
         Raises:
-            UserError: the scores have a sign.
+            UserError: the scores are signed.
         """
         if self.signed:
             raise UserError(
@@ -108,13 +108,13 @@ class RankKeys:
             return magnitudes.view(np.float16).astype(np.float32)
         if self.infinite == FLOAT32_INFINITY:
             return magnitudes.view(np.float32)
-        return (magnitudes >> np.uint32(7)).astype(np.float32) * np.float32(2**-24)  # the 24 bits that float32 holds
+        return (magnitudes >> np.uint32(7)).astype(np.float32) * np.float32(2**-24)  # the 24 bits that fit in float32
 
 
 class Weights(Protocol):
-    """Where a criterion reads weights: a `TensorFile`, or whatever else hands out arrays of the same kind.
+    """A source of weights for a criterion: a `TensorFile`, or anything else that returns the same kind of arrays.
 
-    `path` is what error messages call it.
+    `path` is its name in error messages.
     """
 
     @property
@@ -123,25 +123,25 @@ class Weights(Protocol):
         ...
 
     def spec(self, name: str) -> TensorSpec:
-        """Dtype and shape of the tensor `name`."""
+        """Return dtype and shape of the tensor `name`."""
         ...
 
     def array(self, name: str) -> np.ndarray:
-        """The tensor `name`, in the dtype that `STORAGE` gives it."""
+        """Return the tensor `name`, in its `STORAGE` dtype."""
         ...
 
 
 class Criterion(Protocol):
     """Scores the weights of a checkpoint.
 
-    `stochastic` says whether the keys depend on the seed; where they do not, one mask serves all seeds.
+    `stochastic` tells whether the keys depend on the seed; if not, one mask serves all seeds.
     """
 
     name: ClassVar[str]
     stochastic: ClassVar[bool]
 
     def keys(self, weights: Weights, names: Sequence[str], seed: int | None) -> RankKeys:
-        """Rank keys of the tensors `names` of `weights`."""
+        """Return rank keys of the tensors `names` of `weights`."""
         ...
 
 
@@ -152,13 +152,13 @@ class Magnitude(Criterion):
     stochastic = False
 
     def keys(self, weights: Weights, names: Sequence[str], seed: int | None) -> RankKeys:  # noqa: ARG002
-        """The weights' own bit patterns, read from the mapped file without a copy.
+        """Return the weights' own bit patterns, read from the mapped file without a copy.
 
-        Tensors of one 16-bit format give 15-bit keys. Otherwise keys are 31 bits, those of float32, to which every
+        Tensors in a single 16-bit format give 15-bit keys. Otherwise keys have the 31 bits of float32, to which every
         16-bit float converts exactly.
 
         Raises:
-            UserError: a tensor is of a dtype that float32 does not hold exactly.
+            UserError: a tensor has a dtype other than BF16, F16 and F32.
         """
         dtypes = {weights.spec(name).dtype for name in names}
         for name in names:
@@ -175,13 +175,13 @@ class Magnitude(Criterion):
 
 
 class Random(Criterion):
-    """Independent uniform scores: the control that any criterion has to beat."""
+    """Independent uniform scores: the control that any criterion must beat."""
 
     name = "random"
     stochastic = True
 
     def keys(self, weights: Weights, names: Sequence[str], seed: int | None) -> RankKeys:
-        """Keys from NumPy's Philox, keyed by (seed, tensor name): the same on every machine and in any order."""
+        """Return keys from NumPy's Philox, keyed by (seed, tensor name): the same on every machine and in any order."""
         if seed is None:
             raise UserError("criterion 'random' needs a seed")
         shapes = {name: weights.spec(name).shape for name in names}
@@ -201,7 +201,7 @@ def criterion_named(name: str) -> Criterion:
     """Look up a criterion that ranks a weight's own value; `ltpipe.scoring.criterion` knows all criteria.
 
     Raises:
-        UserError: there is none of that name that needs no score stage.
+        UserError: there is no such criterion without a score stage.
     """
     if name not in CRITERIA:
         raise UserError(f"criterion '{name}' needs a score file; without one, use {', '.join(sorted(CRITERIA))}")
@@ -209,28 +209,28 @@ def criterion_named(name: str) -> Criterion:
 
 
 def float32_rank_keys(weights: Weights, names: Sequence[str], shapes: tuple[tuple[int, ...], ...]) -> RankKeys:
-    """Rank keys of 31 bits of the magnitudes of tensors of BF16, F16 or F32."""
+    """Return 31-bit rank keys of the magnitudes of BF16, F16 or F32 tensors."""
     stored = {weights.spec(name).dtype for name in names}
     blocks = _own_bits(weights) if stored == {"F32"} else lambda name: float32_keys(weights, name)
     return RankKeys(tuple(names), shapes, 31, FLOAT32_INFINITY, blocks)
 
 
 def _own_bits(weights: Weights) -> Blocks:
-    """Keys that are the weights' own bit patterns, read in place."""
+    """Return blocks of keys that are the weights' own bit patterns, read in place."""
     if isinstance(weights, TensorFile) and weights.has_digests:
         return MappedBlocks(weights)
     return lambda name: _patterns(weights.array(name))
 
 
 def _patterns(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Bit patterns of floats of 16 or 32 bits, in blocks, as they lie in memory."""
+    """Yield the bit patterns of 16-bit or 32-bit floats in blocks, without a copy."""
     flat = array.reshape(-1).view(np.uint16 if array.itemsize == 2 else np.uint32)
     for start in range(0, flat.size, BLOCK):
         yield flat[start : start + BLOCK]
 
 
 def float32_keys(weights: Weights, name: str) -> Iterator[np.ndarray]:
-    """Keys of 31 bits of the magnitudes of a tensor of BF16, F16 or F32; F32 is not copied."""
+    """Yield 31-bit keys of the magnitudes of a BF16, F16 or F32 tensor; F32 is not copied."""
     flat = weights.array(name).reshape(-1)
     if flat.dtype == np.float32:
         yield from _patterns(flat)

@@ -1,4 +1,4 @@
-"""How much is pruned: an exact decimal fraction."""
+"""Sparsity: an exact decimal fraction."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ _ALLOWED = "is not allowed; use a fraction from 0 to 1"
 
 @dataclass(frozen=True, order=True)
 class Sparsity:
-    """A fraction of things to prune, exactly as it was written. Those of equal numbers are equal.
+    """A fraction to prune, exactly as written. Sparsities with equal numbers are equal.
 
     Attributes:
-        fraction: 0 to 1.
-        text: as written, `0.50` for example.
+        fraction: the exact number, 0 to 1.
+        text: the number as written, for example `0.50`.
     """
 
     fraction: Fraction
@@ -35,32 +35,32 @@ class Sparsity:
         if isinstance(value, Sparsity):
             return value
         text = str(value)
-        if not _NUMBER.fullmatch(text):  # Decimal takes other digits and underscores too
+        if not _NUMBER.fullmatch(text):  # Decimal also accepts other digits and underscores
             raise UserError(f"sparsity {value!r} {_ALLOWED}")
         decimal = Decimal(text)
         if not 0 <= decimal <= 1:
             percent = f"; did you mean {_plain(decimal / 100)}?" if 2 <= decimal <= 100 else ""
             raise UserError(f"sparsity {text} {_ALLOWED}{percent}")
         exponent = decimal.as_tuple().exponent
-        if isinstance(exponent, int) and exponent < -_DECIMALS:  # names of files, and whole numbers, of so many digits
+        if isinstance(exponent, int) and exponent < -_DECIMALS:  # file names and integers get that many digits
             raise UserError(f"sparsity {text} {_ALLOWED} with at most {_DECIMALS} decimals")
         return cls(Fraction(decimal), text)
 
     @property
     def canonical(self) -> str:
-        """The shortest plain decimal, as in names of files: 0.5 and 0.50 are one sparsity and one file."""
+        """The shortest plain decimal, as in file names: 0.5 and 0.50 are one sparsity and one file."""
         return _plain(Decimal(self.text))
 
     def count(self, total: int) -> int:
-        """How many of `total` things are pruned: `round(fraction * total)` in exact arithmetic, halves to even."""
+        """Return how many of `total` are pruned: `round(fraction * total)` in exact arithmetic, halves to even."""
         return round(self.fraction * total)
 
     def __float__(self) -> float:
-        """The nearest float."""
+        """Return the nearest float."""
         return float(self.fraction)
 
     def __str__(self) -> str:
-        """As written."""
+        """Return the text as written."""
         return self.text
 
 

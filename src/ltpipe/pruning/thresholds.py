@@ -20,8 +20,8 @@ _FINE_BITS = 15
 class Cut:
     """How one tensor is pruned: every key below `threshold`, and the first `ties` keys equal to it.
 
-    `pruned` is the number of weights that this prunes in the tensor, and `tied` that of its weights, pruned or kept,
-    which only their place tells apart from others of their competition.
+    `pruned` is the number of weights this prunes in the tensor, and `tied` the number of its weights, pruned or kept,
+    whose tie with others in their competition is broken by position.
     """
 
     threshold: int
@@ -31,13 +31,13 @@ class Cut:
 
 
 def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence[Group]]) -> list[list[Cut]]:
-    """For each plan (the groups of one sparsity) the cut of every tensor that a group names, in tensor order.
+    """Return, for each plan (the groups of one sparsity), the cut of every tensor in its groups, in tensor order.
 
-    15-bit keys need no look at the weights. 31-bit keys need a second pass, shared by all plans, over the tensors
-    whose boundary bin has to be resolved.
+    15-bit keys do not require reading the weights. 31-bit keys need a second pass, shared by all plans, over the
+    tensors whose boundary bin must be resolved.
 
     Raises:
-        UserError: what that pass finds is not what was counted.
+        UserError: that pass finds other keys than were counted.
     """
     cut_groups = [[_find_bin(histogram.counts, group) for group in plan] for plan in plans]
     if histogram.bits == 15:
@@ -55,7 +55,7 @@ def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence
 
 @dataclass(frozen=True)
 class _Found:
-    """A group's boundary bin, and how many of the keys in it have to go. Bins before it are pruned whole."""
+    """A group's boundary bin, and how many of its keys are pruned. Earlier bins are pruned whole."""
 
     group: Group
     bin: int
@@ -77,7 +77,7 @@ def _find_bin(counts: Sequence[SparseCounts], group: Group) -> _Found:
 def _refine(
     found: _Found, counts: Sequence[SparseCounts], fine: Mapping[tuple[int, int], SparseCounts]
 ) -> dict[int, Cut]:
-    """Resolve a coarse boundary bin by the histograms of the keys inside it."""
+    """Resolve a coarse boundary bin with the histograms of the keys inside it."""
     nothing = SparseCounts(np.zeros(0, np.int64), np.zeros(0, np.int64))
     inside = [fine.get((member, found.bin), nothing) for member in range(len(counts))]
     within = _find_bin(inside, Group(found.group.members, found.remaining))
@@ -89,7 +89,7 @@ def _refine(
 
 
 def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[int, Cut]:
-    """Give the ties of a group to its members in canonical order: among equals the earlier is pruned first."""
+    """Distribute a group's ties to its members in canonical order: among ties the earlier is pruned first."""
     left = found.remaining
     split = 0 < left < sum(counts[member].at(found.bin) for member in found.group.members)
     cuts = {}

@@ -1,4 +1,4 @@
-"""Block sparsity: tiles of a matrix that stay or go whole."""
+"""Block sparsity: tiles of a matrix are kept or pruned whole."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ class TiledKeys:
     width: int
 
     def rank_keys(self) -> RankKeys:
-        """Keys of all tiles, [matrices, tiles down, tiles across] of each tensor."""
+        """Return the keys of all tiles, [matrices, tiles down, tiles across] for each tensor."""
         shapes = tuple(self.tile_sizes(name).shape for name in self.keys.names)
         return RankKeys(self.keys.names, shapes, 31, FLOAT32_INFINITY, self._blocks)
 
     def tile_sizes(self, name: str) -> np.ndarray:
-        """Weights in each tile of a tensor, int64 [matrices, tiles down, tiles across]."""
+        """Return the number of weights in each tile of a tensor, int64 [matrices, tiles down, tiles across]."""
         shape = self.keys.shapes[self.keys.names.index(name)]
         (count, *_), width = self.layout.stack(name, shape), self.layout.columns(name, shape)
         size = self.keys.sizes[self.keys.names.index(name)]
@@ -45,7 +45,7 @@ class TiledKeys:
         yield (sums.reshape(-1) / self.tile_sizes(name).reshape(-1)).astype(np.float32).view(np.uint32)
 
     def _sums(self, matrix: np.ndarray) -> np.ndarray:
-        """Sum of the scores of each tile, a few rows of tiles at a time."""
+        """Return the sum of the scores of each tile, computed a few rows of tiles at a time."""
         rows = max(1, COPIED_BLOCK // (self.height * matrix.shape[1])) * self.height
         bands = (self.keys.values(matrix[start : start + rows]) for start in range(0, len(matrix), rows))
         return np.concatenate([matrix_kernels.tile_sums(band, self.height, self.width) for band in bands])
@@ -53,7 +53,7 @@ class TiledKeys:
 
 @dataclass(frozen=True)
 class TileCutter:
-    """Prunes whole tiles. Which stay is known beforehand, one bit a tile."""
+    """Prunes whole tiles. The kept tiles are known beforehand, one bit per tile."""
 
     tiled: TiledKeys
     tiles: Mapping[str, np.ndarray]
@@ -83,9 +83,9 @@ class TileCutter:
 
 
 def tile_cutter(tiled: TiledKeys, sparsity: Sparsity) -> TileCutter:
-    """The cutter that prunes exactly `round(sparsity * tiles)` tiles, those of the smallest mean score.
+    """Return the cutter that prunes exactly `round(sparsity * tiles)` tiles, those with the smallest mean score.
 
-    Three passes over the weights: to count the tiles' keys, to find the threshold, to cut.
+    It takes three passes over the weights: to count the tiles' keys, to find the threshold, and to cut.
     """
     tiles = tiled.rank_keys()
     cutter = threshold_cutter(tiles, count_keys(tiles, "", "tiles", None), groups("global", sparsity, tiles.sizes))
@@ -93,5 +93,5 @@ def tile_cutter(tiled: TiledKeys, sparsity: Sparsity) -> TileCutter:
 
 
 def _parts(size: int, step: int) -> np.ndarray:
-    """Lengths of the parts that a line is cut into, the last perhaps shorter. int64 [ceil(size / step)]."""
+    """Return the lengths of the parts of a line, the last perhaps shorter, int64 [ceil(size / step)]."""
     return np.minimum(step, size - np.arange(0, size, step))

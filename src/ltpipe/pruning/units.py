@@ -1,7 +1,7 @@
-"""Masks of whole units: heads, channels and blocks (`ltpipe.pruning.families` says what these are).
+"""Masks of whole units: heads, channels and blocks (defined in `ltpipe.pruning.families`).
 
-A unit's score is the mean score of its weights. Heads and channels compete inside each block, and every block loses
-the same number of them, since a Hugging Face configuration has one number for all blocks. Blocks compete in the whole
+A unit's score is the mean score of its weights. Heads and channels compete inside each block, and every block loses the
+same number of them, because a Hugging Face configuration has one number for all blocks. Blocks compete across the whole
 model.
 """
 
@@ -21,8 +21,8 @@ from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
-_SCORED = 1 << 18  # weights whose scores are float32 at a time
-_EXPANDED = 1 << 20  # weights whose bits are bools at a time
+_SCORED = 1 << 18  # weights converted to float32 scores at a time
+_EXPANDED = 1 << 20  # weights whose bits are expanded to bools at a time
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class UnitCutter:
     """A mask of whole rows and columns.
 
     Attributes:
-        shapes: of all prunable tensors.
+        shapes: shapes of all prunable tensors.
         keep: tensor name to an axis and a bool array [length of that axis], True where rows (axis 0) or columns (1) are
-            kept. Tensors that are not named are kept whole.
+            kept. Other tensors are kept whole.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -42,7 +42,7 @@ class UnitCutter:
     def of(
         cls, shapes: Mapping[str, tuple[int, ...]], found: Sequence[Family], kept: Sequence[np.ndarray]
     ) -> "UnitCutter":
-        """The cutter that keeps those units of each family whose element of `kept`, bool [units], is True."""
+        """Return the cutter that keeps the units of each family whose element of `kept`, bool [units], is True."""
         keep = {
             part.name: (part.axis, np.repeat(units, part.width))
             for family, units in zip(found, kept, strict=True)
@@ -64,7 +64,7 @@ class UnitCutter:
         return 0
 
     def packed(self, name: str) -> Iterator[np.ndarray]:
-        """Keep-bits of a tensor in row-major order, packed little-endian (uint8), in blocks of whole rows."""
+        """Yield the keep-bits of a tensor in row-major order, packed little-endian (uint8), in blocks of whole rows."""
         shape = self.shapes[name] or (1,)
         rows, columns = shape[0], prod(shape[1:])
         axis, lines = self.keep.get(name, (0, np.ones(rows, np.bool_)))
@@ -80,10 +80,11 @@ def cut_units(
 ) -> UnitCutter:
     """Prune exactly `round(sparsity * N)` of the N units of each competition of `scope`, the lowest scores first.
 
-    One pass over the keys of the units. Needs the checkpoint's manifest and configuration, no model.
+    It takes one pass over the keys of the units, and needs the checkpoint's manifest and configuration but no model.
 
     Raises:
-        UserError: the architecture has no such units, the prunable weights cut through one, or all units would go.
+        UserError: the architecture has no such units, some weights of a unit are not prunable, or all units would be
+            pruned.
     """
     found = families(scope, manifest, config, keys.names)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))
@@ -91,7 +92,7 @@ def cut_units(
 
 
 def unit_scores(keys: RankKeys, found: Sequence[Family]) -> list[np.ndarray]:
-    """Mean score of every unit, float64 [units] for each family; summed in float64, weight by weight in order.
+    """Return the mean score of every unit, float64 [units] for each family; summed in float64, weight by weight.
 
     Raises:
         UserError: a score is infinite or not a number.
@@ -113,12 +114,12 @@ def unit_scores(keys: RankKeys, found: Sequence[Family]) -> list[np.ndarray]:
 
 
 def choose(scope: str, sparsity: Sparsity, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Which units stay: bool [units] for each family.
+    """Return which units stay: bool [units] for each family.
 
-    Ties are broken by canonical order: blocks, heads and channels by their index, the earlier goes first.
+    Ties are broken in canonical order: blocks, heads and channels by their index, the earlier is pruned first.
 
     Raises:
-        UserError: all units of a competition would go though `sparsity` is below 1.
+        UserError: all units of a competition would be pruned although `sparsity` is below 1.
     """
     if scope == "blocks":
         return np.split(_kept(scope, sparsity, np.concatenate(scores)), len(scores))
@@ -126,10 +127,10 @@ def choose(scope: str, sparsity: Sparsity, scores: Sequence[np.ndarray]) -> list
 
 
 def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
-    """Which units a mask keeps: bool [units] for each family.
+    """Return which units a mask keeps: bool [units] for each family.
 
     Raises:
-        UserError: the mask prunes anything but whole units.
+        UserError: the mask prunes anything other than whole units.
     """
     kept = [_first_weights(mask, family) for family in found]
     cutter = UnitCutter.of(mask.shapes, found, kept)
@@ -140,7 +141,7 @@ def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
 
 
 def _values(keys: RankKeys, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Scores of a tensor, float32, in pieces, with the flat index at which each begins."""
+    """Yield the scores of a tensor, float32, in pieces, each with its first flat index."""
     position = 0
     for block in keys.blocks(name):
         for start in range(0, block.size, _SCORED):
@@ -162,7 +163,7 @@ def _kept(scope: str, sparsity: Sparsity, scores: np.ndarray) -> np.ndarray:
 
 
 def _first_weights(mask: Mask, family: Family) -> np.ndarray:
-    """The bit of the first weight of every unit."""
+    """Return the bit of the first weight of every unit."""
     part = family.parts[0]
     shape = mask.shapes[part.name]
     first = np.arange(family.units) * part.width * (prod(shape[1:]) if part.axis == 0 else 1)

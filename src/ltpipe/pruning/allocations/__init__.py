@@ -1,4 +1,4 @@
-"""Layer allocations, one a file: `my_rule.py` gives the scopes `my-rule` and `my-rule-row`."""
+"""Layer allocations, one per file: `my_rule.py` provides the scopes `my-rule` and `my-rule-row`."""
 
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def allocation_names() -> list[str]:
-    """Names of all allocations; none of them is imported."""
+    """Return the names of all allocations without importing them."""
     return sorted(name.replace("_", "-") for _, name, _ in iter_modules(__path__))
 
 
 def allocation_named(name: str) -> "Allocation":
-    """Look an allocation up, one of `allocation_names`; it is imported.
+    """Import and return an allocation, one of `allocation_names`.
 
     Raises:
         UserError: its file is damaged, or its function cannot be called with a request.

@@ -6,13 +6,13 @@ from ltpipe.pruning.allocation import Allocation, by_shares, score_sums
 
 
 def importance(sizes: Sequence[int], sums: Sequence[float], prune: int) -> list[int]:
-    """Importance-weighted: the density of a tensor is proportional to its mean score, and ends at 1.
+    """Importance-weighted: the density of a tensor is proportional to its mean score, capped at 1.
 
-    Proportional to the mean is: what is kept is proportional to the sum.
+    So the number of weights kept is proportional to the sum of the scores.
 
     Args:
-        sizes: weights of each tensor.
-        sums: of the scores of each tensor.
+        sizes: number of weights in each tensor.
+        sums: sum of the scores of each tensor.
         prune: number of weights to prune.
     """
     return by_shares(sizes, sums, prune)

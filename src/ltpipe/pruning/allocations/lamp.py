@@ -1,4 +1,4 @@
-"""LAMP: weights compete by their share of what is left of their tensor (Lee et al. 2021, 2010.07611)."""
+"""LAMP: weights compete by their share of the weights left in their tensor (Lee et al. 2021, 2010.07611)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ltpipe.pruning.thresholds import exact_cuts
 
 
 def lamp(request: Request) -> list[int]:
-    """How many weights each tensor loses if all compete by their LAMP scores."""
+    """Return how many weights each tensor loses if all weights compete by their LAMP scores."""
     scores = lamp_keys(request.keys)
     counted = count_keys(scores, request.histogram.checkpoint, "lamp", None)
     (cuts,) = exact_cuts(scores, counted, [groups("global", request.asked, request.sizes)])
@@ -22,11 +22,11 @@ def lamp(request: Request) -> list[int]:
 
 
 def lamp_keys(keys: RankKeys) -> RankKeys:
-    """Keys of the LAMP scores of each tensor, in an order of their own (Lee et al. 2021, 2010.07611, equation 3).
+    """Return keys of the LAMP scores of each tensor, in sorted order (Lee et al. 2021, 2010.07611, equation 3).
 
-    The score of a weight is w² / (sum of the squares of all weights of the tensor that are not smaller), and that of
-    zero is zero; any criterion's score stands for |w|. It orders the weights of a tensor as they were, so what it says
-    is how many of them go. Computed in float64, then float32: scores that it cannot tell apart are ties.
+    The score of a weight is w² / (sum of the squares of all weights of the tensor that are not smaller), and zero for
+    zero; any criterion's score stands for |w|. It does not change the ranking inside a tensor, so it only decides how
+    many of its weights are pruned. It is computed in float64 and rounded to float32; equal float32 scores are ties.
 
     Each pass sorts one tensor at a time, in memory.
     """

@@ -19,10 +19,10 @@ class Options:
 
     Attributes:
         window: λ, how far the sparsity of a block may be from the average; 0.08 as in the paper and its code.
-        multiple: M, a score so many times the mean is an outlier; 5 as in the commands of the paper's code, whose own
-            default is 3.
-        clip: whether sparsities stay in the window, as the paper says; its code shifts them by their mean, so that some
-            lie outside.
+        multiple: M, the multiple of the mean above which a score is an outlier; 5 as in the commands of the paper's
+            code, whose own default is 3.
+        clip: whether sparsities stay in the window, as the paper says; its code shifts them by their mean, so some lie
+            outside.
     """
 
     window: float = 0.08
@@ -30,7 +30,7 @@ class Options:
     clip: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what is no window, and no multiple."""
+        """Reject values out of range."""
         if not 0 <= self.window <= 1:
             raise UserError(f"window: {self.window:g} is not allowed; use a number from 0 to 1")
         if self.multiple <= 0:
@@ -49,15 +49,15 @@ def owl(
 
     Densities of blocks are linear in their outlier ratios and span 2 λ, as in the authors' code. They are then shifted
     together until all tensors lose `sparsity` of their weights. That code shifts by the plain mean over blocks; here
-    blocks count by their weights, so that the total is exact, which for blocks of one size is the same. Sparsities are
-    clipped to 0 … 1, and to `sparsity` ± λ if `clip` says so. If all ratios are equal, so are all sparsities.
+    blocks are weighted by their size so that the total is exact, which is the same for blocks of equal size. Sparsities
+    are clipped to 0 … 1, and with `clip` to `sparsity` ± λ. If all ratios are equal, so are all sparsities.
 
     Args:
-        sizes: weights of each tensor.
-        blocks: the block of the model that each tensor is in. Inside a block every tensor has the block's sparsity;
-            tensors outside (None) have `sparsity`.
+        sizes: number of weights in each tensor.
+        blocks: each tensor's block in the model. Inside a block every tensor has the block's sparsity; tensors outside
+            (None) have `sparsity`.
         outliers: ratio of outliers in the tensor's block; None outside.
-        sparsity: average.
+        sparsity: average sparsity.
         prune: number of weights to prune, `sparsity` of all, rounded.
         options: λ, and whether to clip.
     """
@@ -78,7 +78,7 @@ def owl(
 def _in_window(
     ratios: Sequence[Fraction], weights: Sequence[int], sparsity: Fraction, options: Options
 ) -> list[Fraction]:
-    """Sparsities that fall with the ratios, inside their limits, whose weighted mean is exactly `sparsity`."""
+    """Return sparsities that decrease with the ratios, within limits, with a weighted mean of exactly `sparsity`."""
     spread = max(ratios, default=Fraction(0)) - min(ratios, default=Fraction(0))
     if spread == 0:
         return [sparsity] * len(ratios)
@@ -96,7 +96,7 @@ def _in_window(
         )
 
     # The weighted sum rises with the shift and is linear between the shifts at which a block enters or leaves the
-    # window; it passes the wanted sum between two of them.
+    # window; it crosses the wanted sum between two of them.
     kinks = sorted({fall + end for fall in falls for end in (low, high)})
     below = max(kink for kink in kinks if missing(kink) >= 0)
     above = min((kink for kink in kinks if missing(kink) <= 0), default=below)
@@ -109,10 +109,10 @@ def _in_window(
 def outlier_ratios(
     keys: RankKeys, blocks: Sequence[str | None], multiple: float = Options.multiple
 ) -> list[Fraction | None]:
-    """Layerwise outlier distribution D of OWL (Yin et al. 2023, 2310.05175, equation 1), from two passes.
+    """Return the layerwise outlier distribution D of OWL (Yin et al. 2023, 2310.05175, equation 1), from two passes.
 
-    Of the block that each tensor is in, the fraction of its scores above `multiple` times their mean; None for tensors
-    in no block.
+    For each tensor, this is the fraction of its block's scores above `multiple` times their mean; None for tensors
+    outside the blocks.
     """
     sums: dict[str | None, list[float]] = defaultdict(list)
     sizes: dict[str | None, int] = defaultdict(int)
@@ -128,7 +128,7 @@ def outlier_ratios(
 
 
 def allocated(request: Request) -> list[int]:
-    """How many weights each tensor loses."""
+    """Return how many weights each tensor loses."""
     outliers = outlier_ratios(request.keys, request.blocks, request.options.multiple)
     return owl(request.sizes, request.blocks, outliers, request.sparsity, request.prune, request.options)
 
