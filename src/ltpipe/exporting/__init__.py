@@ -1,1 +1,1 @@
-"""A ticket in formats that other tools read."""
+"""Exports tickets to formats that other tools read."""

@@ -22,18 +22,18 @@ _WEIGHT = ".weight"
 
 
 def export_bitmask(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exported:
-    """Write a ticket as a checkpoint whose masked matrices are kept as non-zero values, bit masks and row offsets.
+    """Write a ticket as a checkpoint whose masked matrices are stored as nonzero values, bit masks and row offsets.
 
-    Each tensor is compressed twice, once to know its size; one is in memory at a time.
+    Each tensor is compressed twice, the first time to find its size; one is in memory at a time.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: the model's checkpoint.
         mask_path: mask made from it.
         output: folder to write; absent or empty.
 
     Raises:
-        UserError: the library is not installed or has dropped the format, or the mask is of another model. Nothing is
-            written then.
+        UserError: the library is not installed or has dropped the format, or the mask belongs to another model.
+            Nothing is written then.
     """
     compressed = _compressor()
     manifest = checkpoint.manifest
@@ -73,7 +73,7 @@ def export_bitmask(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exp
 
 
 def _compression(sparsity: float, ignored: list[str]) -> dict[str, Any]:
-    """What the configuration says of the format."""
+    """Return the configuration's entry for the format."""
     described = {
         "format": "sparse-bitmask",
         "global_sparsity": sparsity,
@@ -86,7 +86,7 @@ def _compression(sparsity: float, ignored: list[str]) -> dict[str, Any]:
 
 
 def _compressor() -> Any:
-    """Function from a dense matrix and a prefix to what the library stores of it, by name."""
+    """Return a function from a dense matrix and a prefix to the tensors that the library stores, by name."""
     try:
         from compressed_tensors.compressors.sparse_compressors.sparse_bitmask import BitmaskTensor
     except ImportError:

@@ -26,9 +26,9 @@ from ltpipe.streaming.skeleton import build_skeleton
 
 
 class HubNames:
-    """How transformers stores the tensors of a live model: names, fused tensors in parts, split tensors as one.
+    """How transformers stores the tensors of a live model: names, fused tensors in parts, split tensors joined.
 
-    What `save_pretrained` does to a whole model is done to as few tensors at a time as belong together.
+    It does what `save_pretrained` does to a whole model, but to as few tensors at a time as belong together.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -36,16 +36,15 @@ class HubNames:
         self._manifest = checkpoint.manifest
 
     def parts(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The tensors that some of the live model become, by name; themselves where only a name changes."""
+        """Return the stored tensors for some live tensors, by name; the same objects if only a name changes."""
         from transformers.core_model_loading import revert_weight_conversion
 
         return revert_weight_conversion(self._model, dict(tensors))
 
     def groups(self, foreseen: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
-        """Names of tensors that have to be converted together, in order; most of them alone.
+        """Return the names of tensors that must be converted together, in order; most are alone.
 
-        Those that cannot be converted alone, or become the same tensor as others, go together with their like of the
-        same block.
+        Tensors that cannot be converted alone, or that become the same tensor as others, are grouped by block.
 
         Args:
             foreseen: all tensors, without contents.
@@ -67,16 +66,16 @@ class HubNames:
 def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> Exported:
     """Write a ticket, or the dense model, as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
 
-    Tensors are streamed; only those that transformers stores in parts (fused experts) or puts together are in memory,
-    one or those of one block at a time.
+    Tensors are streamed; only those that transformers stores in parts (fused experts) or joins are in memory, one at a
+    time or one block's at a time.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: the model's checkpoint.
         mask_path: mask made from it; None prunes nothing.
         output: folder to write; absent or empty.
 
     Raises:
-        UserError: the mask is of another model, or the folder holds something. Nothing is written then.
+        UserError: the mask belongs to another model, or the folder is not empty. Nothing is written then.
     """
     manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest) if mask_path else _nothing_pruned(manifest)
@@ -104,7 +103,7 @@ def _nothing_pruned(manifest: Manifest) -> Mask:
 
 
 def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Stored tensors with pruned weights at zero, as transformers stores them: whole in memory, by name."""
+    """Return stored tensors with pruned weights set to zero, as transformers stores them: in memory, by name."""
     tensors = {}
     for name in group:
         tensor = torch.from_numpy(masked_array(weights, mask, name))
@@ -113,12 +112,12 @@ def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, group: Sequen
 
 
 def foreseen_tensors(weights: TensorFile) -> dict[str, torch.Tensor]:
-    """All stored tensors, without contents."""
+    """Return all stored tensors, without contents."""
     return {name: _foreseen(weights, name) for name in weights.specs}
 
 
 def as_arrays(tensor: torch.Tensor) -> list[np.ndarray]:
-    """The contents of a tensor as `tensor_writer` takes them."""
+    """Return the contents of a tensor in the form that `tensor_writer` takes."""
     bits = tensor.contiguous().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
     return [bits.numpy()]
 
@@ -126,7 +125,7 @@ def as_arrays(tensor: torch.Tensor) -> list[np.ndarray]:
 def _contents(
     weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]
 ) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
-    """What a group of stored tensors becomes, by name: streamed, where nothing but a name changes."""
+    """Yield the exported tensors of a group by name; streamed if only a name changes."""
     foreseen = {name: _foreseen(weights, name) for name in group}
     ((part, unchanged), *others) = names.parts(foreseen).items()
     if not others and unchanged is foreseen[group[0]]:
@@ -137,6 +136,6 @@ def _contents(
 
 
 def _foreseen(weights: TensorFile, name: str) -> torch.Tensor:
-    """A tensor without contents."""
+    """Return a tensor without contents."""
     spec = weights.spec(name)
     return torch.empty(spec.shape, dtype=getattr(torch, TORCH_NAMES[spec.dtype]), device="meta")

@@ -1,4 +1,4 @@
-"""What every export has in common: what it says of itself, and the files beside the weights."""
+"""What all exports share: their metadata, and the files beside the weights."""
 
 import json
 import shutil
@@ -15,13 +15,13 @@ from ltpipe.pruning.masks import Mask
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        output: file or folder.
-        parameters: of the model before and after, tied parameters counted once.
-        nbytes: of its tensors before and after.
-        note: what a reader of these numbers should know.
+        output: file or folder that was written.
+        parameters: number of parameters before and after, tied ones counted once.
+        nbytes: bytes of tensors before and after.
+        note: remark on these numbers.
     """
 
     output: Path
@@ -30,14 +30,14 @@ class Exported:
     note: str = ""
 
     def __str__(self) -> str:
-        """One line."""
+        """Return a one-line summary."""
         (before, after), (bytes_before, bytes_after) = self.parameters, self.nbytes
         sizes = f"{before:,} → {after:,} parameters, {bytes_before:,} → {bytes_after:,} bytes"
         return f"{self.output}: {sizes}" + (f"; {self.note}" if self.note else "")
 
 
 def origin(mask: Mask) -> dict[str, str]:
-    """Where a ticket comes from, for the metadata of a safetensors file that torch and others read."""
+    """Return a ticket's provenance, for the metadata of a safetensors file that torch and others read."""
     return {
         "format": "pt",
         "checkpoint": mask.checkpoint,
@@ -49,16 +49,16 @@ def origin(mask: Mask) -> dict[str, str]:
 
 
 def widest_first(name: str, dtype: str) -> tuple[int, bytes]:
-    """Sort key of tensors in a file: then every tensor starts at a multiple of its own element size."""
+    """Return the sort key of tensors in a file, so that every tensor starts at a multiple of its own element size."""
     return -np.dtype(STORAGE[dtype]).itemsize, name.encode()
 
 
 def copy_companions(checkpoint: Checkpoint, output: Path) -> None:
-    """Copy the tokenizer of a checkpoint, and how its model generates.
+    """Copy a checkpoint's tokenizer and generation settings.
 
     Raises:
-        UserError: it is not there.
-        DamagedFileError: it is not what the load stage wrote.
+        UserError: a file is missing.
+        DamagedFileError: a file is not what the load stage wrote.
     """
     for name in (TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG):
         shutil.copyfile(checkpoint.verified(name), output / name)

@@ -1,4 +1,4 @@
-"""The formats that a ticket can be exported to, by name."""
+"""The export formats of tickets, by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +16,12 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None
 
     Args:
         kind: the format.
-        mask: mask file; None writes the dense model, which only `hf` can.
-        checkpoint: that it was made from; `bool` needs none.
+        mask: mask file; None writes the dense model, which only `hf` supports.
+        checkpoint: checkpoint that the mask was made from; `bool` needs none.
         output: file (`bool`, `torch-prune`) or folder to write.
 
     Raises:
-        UserError: no checkpoint was given, or the format cannot hold this ticket.
+        UserError: no checkpoint was given, or the format cannot store this ticket.
     """
     if kind == "hf":
         from ltpipe.exporting.checkpoint import export_checkpoint

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint with pruned weights at zero, streamed without torch."""
+"""Tensors of a checkpoint with pruned weights set to zero, streamed without torch."""
 
 from collections.abc import Iterator
 
@@ -7,11 +7,11 @@ import numpy as np
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.masks import Mask, unpack
 
-_BLOCK = 1 << 22  # weights at a time; a multiple of 8, so that blocks begin at whole bytes of the mask
+_BLOCK = 1 << 22  # weights per block; a multiple of 8, so that blocks begin at whole bytes of the mask
 
 
 def masked_blocks(weights: TensorFile, mask: Mask, name: str) -> Iterator[np.ndarray]:
-    """A tensor's values in row-major order, flat; bfloat16 as bit patterns, of which 0 is zero too."""
+    """Yield a tensor's values in row-major order, flat; bfloat16 as bit patterns, in which 0 is also zero."""
     flat = weights.array(name).reshape(-1)
     if name not in mask.bits:
         yield flat
@@ -23,5 +23,5 @@ def masked_blocks(weights: TensorFile, mask: Mask, name: str) -> Iterator[np.nda
 
 
 def masked_array(weights: TensorFile, mask: Mask, name: str) -> np.ndarray:
-    """A whole tensor."""
+    """Return a whole masked tensor."""
     return np.concatenate(list(masked_blocks(weights, mask, name))).reshape(weights.spec(name).shape)

@@ -1,4 +1,4 @@
-"""Masks as other tools have them: one bool tensor for each weight matrix, True where a weight is kept."""
+"""Masks in the form of other tools: one bool tensor per weight matrix, True where a weight is kept."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ from ltpipe.exporting.folder import Exported, origin
 from ltpipe.pruning.foreign import adopted, read_any_mask
 from ltpipe.pruning.masks import Mask, unpack, write_whole_mask
 
-_BYTES = 1 << 20  # of packed bits that are expanded at a time
+_BYTES = 1 << 20  # packed bytes that are expanded at a time
 
 
 @dataclass(frozen=True)
 class Imported:
-    """An imported mask, and which weight matrices of the model's blocks have none and stay dense."""
+    """An imported mask, and the weight matrices in the model's blocks that it leaves dense."""
 
     mask: Mask
     missing: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One line."""
+        """Return a one-line summary."""
         mask, few = self.mask, ", ".join(self.missing[:3]) + " …" * (len(self.missing) > 3)
         dense = f"; {len(self.missing)} weight matrices of the blocks have no mask and stay dense: {few}"
         kept = f"kept {mask.total_kept:,} of {mask.total:,} weights of {len(mask.bits)} tensors"
@@ -33,7 +33,7 @@ class Imported:
 
 
 def export_plain(mask_path: Path, output: Path) -> Exported:
-    """Write a mask as a safetensors file of bool tensors, with its origin in the metadata."""
+    """Write a mask as a safetensors file of bool tensors, with its provenance in the metadata."""
     mask = read_any_mask(mask_path)
     tensors = [
         TensorData(name, "BOOL", mask.shapes[name], _expanded(bits, prod(mask.shapes[name])))
@@ -46,17 +46,17 @@ def export_plain(mask_path: Path, output: Path) -> Exported:
 
 
 def import_plain(path: Path, checkpoint: Checkpoint, output: Path, criterion: str | None = None) -> Imported:
-    """Write a mask in any form (`read_any_mask`) as one of a checkpoint. What we exported comes back byte for byte.
+    """Write a mask in any form (`read_any_mask`) as a mask of a checkpoint. Exported masks come back byte for byte.
 
     Args:
-        path: of the file.
-        checkpoint: that the mask is for.
+        path: the file to import.
+        checkpoint: checkpoint that the mask is for.
         output: mask to write.
-        criterion: what the mask's criterion is to be called; None takes what the file says.
+        criterion: name of the mask's criterion; None takes the one in the file.
 
     Raises:
-        UserError: a tensor is no parameter of the checkpoint or has another shape, or the file says that it is of
-            another checkpoint.
+        UserError: a tensor is not a parameter of the checkpoint or has another shape, or the file belongs to another
+            checkpoint.
     """
     manifest, foreign = checkpoint.manifest, read_any_mask(path)
     if foreign.checkpoint:

@@ -23,23 +23,23 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
 
-_COPIED = 1 << 22  # elements that are copied at a time
+_COPIED = 1 << 22  # elements copied at a time
 
 
 def export_smaller(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exported:
-    """Write the ticket of a structured mask as a checkpoint that has no pruned units.
+    """Write the ticket of a structured mask as a checkpoint without the pruned units.
 
-    The result loads with plain `AutoModelForCausalLM.from_pretrained` and computes what the masked model computes, up
-    to the order of sums. Tensors are copied a few rows at a time.
+    The result loads with plain `AutoModelForCausalLM.from_pretrained` and computes the same as the masked model, up to
+    the order of sums. Tensors are copied a few rows at a time.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: the model's checkpoint.
         mask_path: mask of scope heads, channels or blocks, made from it.
         output: folder to write; absent or empty.
 
     Raises:
-        UserError: the mask is of another model or not of whole units, or no configuration of the architecture
-            describes what would be left. Nothing is written then.
+        UserError: the mask belongs to another model or does not prune whole units, or no configuration of the
+            architecture describes the result. Nothing is written then.
     """
     manifest, config = checkpoint.manifest, checkpoint.config
     mask = read_mask_for(mask_path, manifest)
@@ -77,7 +77,7 @@ def _check_exported(mask: Mask, path: Path, architecture: str) -> None:
 def _smaller_config(
     scope: str, architecture: str, config: Mapping[str, Any], kept: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-    """The configuration of what is left.
+    """Return the configuration of the smaller model.
 
     Raises:
         UserError: nothing is left, blocks differ, or the architecture does not allow the numbers.
@@ -115,7 +115,7 @@ def _check_left(scope: str, left: int) -> None:
 
 
 def _new_names(weights: TensorFile, manifest: Manifest, kept: Sequence[np.ndarray]) -> dict[str, str]:
-    """Names of the tensors that stay, old to new: blocks that stay are numbered anew."""
+    """Return the names of the tensors that stay, old to new, with blocks renumbered."""
     place = list(accumulate((int(units[0]) for units in kept), initial=0))
     names = {}
     for name in weights.specs:
@@ -129,7 +129,7 @@ def _new_names(weights: TensorFile, manifest: Manifest, kept: Sequence[np.ndarra
 
 
 def _lines(found: Sequence[Family], kept: Sequence[np.ndarray]) -> dict[str, tuple[int, np.ndarray]]:
-    """For each tensor that shrinks the axis, and which of its rows or columns stay; biases go with rows."""
+    """Return the axis of each tensor that shrinks, and which of its rows or columns stay; biases follow rows."""
     lines = {}
     for family, units in zip(found, kept, strict=True):
         for part in family.parts:
@@ -140,7 +140,7 @@ def _lines(found: Sequence[Family], kept: Sequence[np.ndarray]) -> dict[str, tup
 
 
 def _smaller(weights: TensorFile, name: str, new: str, axis: int, stay: np.ndarray | None) -> TensorData:
-    """The rows (`axis` 0) or columns (1) of a tensor where `stay`, bool, is True; all of them if it is None."""
+    """Return the rows (`axis` 0) or columns (1) of a tensor where `stay`, bool, is True; all if it is None."""
     spec, array = weights.spec(name), weights.array(name)
     if stay is None:
         return TensorData(new, spec.dtype, spec.shape, [array])

@@ -15,22 +15,22 @@ from ltpipe.pruning.masks import Mask, unpack
 
 _BLOCK = 1 << 22
 _ONE = {"BF16": 0x3F80}
-"""1 where the storage dtype holds bit patterns."""
+"""The number 1 in dtypes stored as bit patterns."""
 
 
 def export_torch_prune(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exported:
     """Write the state dict of the model after `prune.custom_from_mask` on every masked parameter, as safetensors.
 
-    Originals are the dense weights, so that nothing is lost. Masks have the dtype of their weights, as torch has them.
-    Tied parameters stand under each of their names, as a state dict has them.
+    Originals are the dense weights, so nothing is lost. Masks have the dtype of their weights, as in torch. Tied
+    parameters appear under each of their names, as in a state dict.
 
     Args:
-        checkpoint: of the model.
+        checkpoint: the model's checkpoint.
         mask_path: mask made from it.
         output: safetensors file to write.
 
     Raises:
-        UserError: the mask is of another model.
+        UserError: the mask belongs to another model.
     """
     manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest)
@@ -54,7 +54,7 @@ def _tensors(weights: TensorFile, mask: Mask, name: str, source: str) -> Iterato
 
 
 def _as_numbers(bits: np.ndarray, size: int, dtype: str) -> Iterator[np.ndarray]:
-    """Ones and zeros of a dtype."""
+    """Yield packed bits as ones and zeros of a dtype."""
     one = np.array(_ONE.get(dtype, 1), STORAGE[dtype])
     for start in range(0, size, _BLOCK):
         yield unpack(bits[start // 8 :], (min(size - start, _BLOCK),)) * one
