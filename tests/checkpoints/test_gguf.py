@@ -182,7 +182,7 @@ def test_a_model_without_attention_has_no_heads():
     said = {"attention.head_count": 0, "attention.head_count_kv": 0, "feed_forward_length": 0, "ssm.conv_kernel": 4}
     config = MambaConfig(num_hidden_layers=2)
     _check_settings(said, config, "here", "mamba.")
-    with pytest.raises(UserError, match=r"^here says mamba\.attention\.head_count = 4"):
+    with pytest.raises(UserError, match=r"^here sets mamba\.attention\.head_count = 4"):
         _check_settings({"attention.head_count": 4}, config, "here", "mamba.")
 
 

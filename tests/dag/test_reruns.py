@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = study(tmp_path_factory.mktemp("study"))
     assert reruns(folder) == EVERYTHING
     output = snakemake(folder)
-    assert "winning from 0.9" in output, "the run ends with the table of tickets"
+    assert "at least 0.9 wins" in output, "the run ends with the table of tickets"
     assert "report: results/report/index.html" in output
     return folder
 

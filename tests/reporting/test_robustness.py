@@ -88,7 +88,7 @@ def test_what_is_compared_with_has_to_be_there(models, missing: str):
 
 def test_other_sequences_are_refused(models):
     other = [replace(models["tickets"][0], provenance={"inputs": {"checkpoint": "a", "sequences": "c"}})]
-    with pytest.raises(UserError, match="other sequences"):
+    with pytest.raises(UserError, match="baseline does not match the sequences"):
         robustness_table(**models | {"tickets": other})
 
 

@@ -173,7 +173,7 @@ def test_all_lists_of_blocks_are_scored_or_refused_in_one_line(tmp_path):
     assert {name.split(".")[1] for name in scores.names} == {"H_module", "L_module"}
     assert all(scores.array(name).any() for name in scores.names)
     with pytest.raises(
-        UserError, match=r"blocks of model\.L_module\.layers only; .* exclude 'model\.H_module\.layers\.\*'"
+        UserError, match=r"blocks of model\.L_module\.layers only, .* exclude 'model\.H_module\.layers\.\*'"
     ):
         score("taylor")
     assert not (tmp_path / "taylor").exists()

@@ -56,8 +56,7 @@ rule baseline:
         **DENSE,
         sequences=rules.sequences.output,
     output:
-        **jobs.top_tokens,
-        metrics=grid.BASELINE,
+        **jobs.baseline,
     log:
         "results/logs/baseline/{model}/{data}.log",
     cache: True

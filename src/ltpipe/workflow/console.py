@@ -17,7 +17,7 @@ _TARGET = "all"
 _STOPPED = "stopped by Ctrl-C; what is done is kept: run the same command again to go on"
 _INTERRUPT = "Terminating processes on user request"
 _AFTER_INTERRUPT = ("Complete log", "Elapsed time")
-_CHATTER = ("Select jobs to execute...", "Execute ")
+_CHATTER = ("Select jobs to execute...", "Execute ", "Workflow defines that rule ")
 
 
 def job_name(rule: str, wildcards: Mapping[str, str]) -> str:

@@ -222,6 +222,11 @@ class Jobs:
         return [part for part in self.parts(wildcards) if "/" in part]
 
     @property
+    def baseline(self) -> dict[str, str]:
+        """The files of a dense evaluation, by name."""
+        return {"metrics": grid.BASELINE, **self.top_tokens}
+
+    @property
     def top_tokens(self) -> dict[str, str]:
         """The file of a dense model's top tokens, by name; none where tickets are not compared with them."""
         return {"top_tokens": grid.TOP_TOKENS} if self.config["evaluate"]["top_k"] else {}
