@@ -38,7 +38,7 @@ def test_times_that_jump(what: str, years: int, copied: Run, same: Callable, tri
     moment = time.time() + years * YEAR
     for path in chosen:
         os.utime(path, (moment, moment))
-    skewed, seen, remedy = years > 0, "nothing", "none"
+    skewed, seen, remedy = years > 0 and what != "inputs", "nothing", "none"  # no missing job reads what the user has
     if skewed:
         assert copied.ended() == 1
         assert "has older modification time" in copied.output
@@ -49,7 +49,7 @@ def test_times_that_jump(what: str, years: int, copied: Run, same: Callable, tri
     assert sorted(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", copied.output)) == ["all", "report", "training"]
     same(copied)
     assert reruns(copied.folder) == set()
-    times = "one year in the future" if skewed else "twenty years in the past"
+    times = "one year in the future" if years > 0 else "twenty years in the past"
     outcome = f"{'refused until touched, then ' if skewed else ''}only what is missing is made; identical"
     tried(f"clock jumps in the middle of a run: {what} {times}", seen, remedy, 1, outcome)
 
