@@ -1,6 +1,6 @@
 """From the name of a scope to its cutter."""
 
-from typing import Any
+from typing import Any, assert_never
 
 from ltpipe.pruning.allocation import Request, allocate
 from ltpipe.pruning.allocations import allocation_named
@@ -68,7 +68,7 @@ def cutter_for(
         case Units():
             raise UserError(f"scope '{scope}' prunes units of an architecture, which only the mask stage knows")
         case _:
-            raise NotImplementedError(f"a cutter for {type(found).__name__}")
+            assert_never(found)
 
 
 def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
@@ -92,7 +92,7 @@ def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
         case Tiles(height, width):
             return streamed + converted + (3 * key + 2) * largest + 32 * -(-largest // (height * width))
         case _:
-            raise NotImplementedError(f"the memory of {type(found).__name__}")
+            assert_never(found)
 
 
 def _check_pattern(scope: str, pattern: NOfM, sparsity: Sparsity, keys: RankKeys, layout: Layout) -> None:

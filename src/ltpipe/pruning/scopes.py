@@ -195,7 +195,11 @@ _N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")
 _TILES = re.compile(r"block([1-9]\d*)x([1-9]\d*)")
 
 
-def scopes() -> dict[str, Scope]:
+AnyScope = Unstructured | Allocated | Rows | NOfM | Tiles | Units
+"""All kinds of scopes; the type checker sees a kind that a match over them forgets."""
+
+
+def scopes() -> dict[str, AnyScope]:
     """Return the scopes with a fixed name; `scope_named` also knows those with numbers in their names."""
     allocations = allocation_names()
     return {
@@ -210,7 +214,7 @@ def scopes() -> dict[str, Scope]:
     }
 
 
-def scope_named(name: str) -> Scope:
+def scope_named(name: str) -> AnyScope:
     """Look up a scope.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -103,7 +103,10 @@ def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, trainings: 
     for table in TABLES:
         rows = found[table.name]
         figure = FIGURES[table.figure](rows) if table.figure and len(rows) else None
-        shown[table.name] = pictured(figure, "tickets") if table.name == "tickets" else table.section(rows, figure)
+        if table.section is None:
+            shown[table.name] = pictured(figure, table.name)
+        else:
+            shown[table.name] = replace(table.section(rows), file=table.name, figure=figure)
     sections = [(name, made) for name, made in shown.items() if made and (made.rows or made.figure)]
     first_half = list(shown)[: list(shown).index("tickets") + 1]
     return Content(

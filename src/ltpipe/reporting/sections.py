@@ -57,8 +57,7 @@ def section(
     table: Frame,
     cells: Mapping[str, Callable[[Row], str]],
     *,
-    file: str,
-    figure: "Figure | None" = None,
+    file: str = "",
     prose: bool = False,
 ) -> Section:
     """A section whose table has a column for each of `cells`, of what it makes of a row; at most `SHOWN` rows."""
@@ -70,7 +69,6 @@ def section(
         tuple(tuple(show(row) for show in cells.values()) for row in rows),
         total=len(table),
         file=file,
-        figure=figure,
         prose=prose,
     )
 

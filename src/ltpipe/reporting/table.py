@@ -12,7 +12,6 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, parsed_csv, parsed_parquet, read_csv, read_parquet
 
 if TYPE_CHECKING:  # editing how things are trained or drawn does not make the tables of models again
-    from ltpipe.reporting.charts import Figure
     from ltpipe.reporting.sections import Section
     from ltpipe.reporting.trainings import Trained
 
@@ -43,10 +42,6 @@ def _as_it_is(table: Frame) -> Frame:
     return table
 
 
-def _no_section(_: Frame, __: "Figure | None") -> "Section | None":
-    return None
-
-
 @dataclass(frozen=True)
 class Table:
     """A table of the report.
@@ -62,7 +57,7 @@ class Table:
         measured: makes it of what was measured of a model, for the stage `tables`.
         trained: makes it of what was trained, for the report.
         arranged: rows of several models, and of trainings, in the order of the report.
-        section: of the page, with the table's figure if it has one; None where there is nothing to show.
+        section: makes the page's section of the table, below its figure; None: the page has only the figure.
         figure: stem of the figure that is drawn from it.
         suffixes: of its files.
         category: of its files in Snakemake's own report.
@@ -79,7 +74,7 @@ class Table:
     measured: Callable[[Measured], Frame] | None = None
     trained: "Callable[[Trained], Frame] | None" = None
     arranged: Callable[[Frame], Frame] = _as_it_is
-    section: "Callable[[Frame, Figure | None], Section | None]" = _no_section
+    section: "Callable[[Frame], Section] | None" = None
     figure: str = ""
     suffixes: tuple[str, ...] = (".csv", ".parquet")
     category: str = ""

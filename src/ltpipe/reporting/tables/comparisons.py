@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from ltpipe.analysis.confidence import bounds, interval, loss_difference
 from ltpipe.analysis.samples import Sample
@@ -12,9 +11,6 @@ from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT, curve_of
 from ltpipe.runtime.frames import Columns, Frame, frame, measured, truth
 from ltpipe.runtime.progress import track
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 _PAIR: Columns = {
     **TEXT,
@@ -56,7 +52,7 @@ def comparisons_table(samples: Sequence[Sample]) -> Frame:
     return table.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True)
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Tickets against tickets",
         "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. Two tickets differ "
@@ -72,8 +68,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "difference": with_interval("loss_difference", "{:+.4f}"),
             "significant": lambda row: "yes" if row["distinct"] else "no",
         },
-        file="comparisons",
-        figure=figure,
     )
 
 

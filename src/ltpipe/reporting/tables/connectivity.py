@@ -1,7 +1,6 @@
 """Lines between two trainings: one row per point of a line."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ltpipe.reporting.columns import percent
 from ltpipe.reporting.sections import Section, as_it_is, section
@@ -9,9 +8,6 @@ from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import LEVEL, STUDY
 from ltpipe.runtime.frames import Columns, Frame, frame, number, truth, word
 from ltpipe.training.connectivity import STABLE, Connectivity
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
     **STUDY,
@@ -37,7 +33,7 @@ def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
     return frame(rows, COLUMNS)
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Linear mode connectivity",
         "Test error along the line between two trainings from one rewinding point that saw the data in "
@@ -52,8 +48,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "barrier, points": lambda row: f"{100 * row['barrier']:.2f}",
             "stable": lambda row: "yes" if row["stable"] else "no",
         },
-        file="connectivity",
-        figure=figure,
     )
 
 

@@ -4,16 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
-from typing import TYPE_CHECKING
 
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.reporting.sections import Section, as_it_is, formatted, section
 from ltpipe.reporting.table import Table
 from ltpipe.runtime.frames import Columns, Frame, count, frame, number, word
 from ltpipe.training.record import LearningRecord
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
     "stage": word("kind of run; stages whose artefacts do not record their time have no row"),
@@ -90,7 +86,7 @@ def _known(values: Iterable[int | None]) -> Iterator[int]:
     return (value for value in values if value is not None)
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Time and memory",
         "Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the CPU "
@@ -109,8 +105,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "measured, MiB": formatted("measured_bytes", "{:,.0f}", 2**-20),
             "device": as_it_is("device"),
         },
-        file="costs",
-        figure=figure,
     )
 
 

@@ -7,7 +7,7 @@ do not include the error of interpolating. Estimate and bounds are missing where
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, w
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, TEXT, curve_of
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number, truth
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 _DISTINCT = "whether the interval of its retention excludes the winning threshold"
 COLUMNS: Columns = {
@@ -93,7 +90,7 @@ def _end(name: str, curve: Curve, tickets: Sequence[Evaluated], index: int | Non
     }
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Critical sparsity",
         f"{NOTE} Area: the area under straight lines from the dense model to the largest sparsity, with its interval "
@@ -110,8 +107,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "area": with_interval("area", "{:.4f}"),
             "largest sparsity": lambda row: percent(row["largest_sparsity"]),
         },
-        file="curves",
-        figure=figure,
     )
 
 

@@ -1,7 +1,6 @@
 """Masks drawn while the dense model trains: one row per mask."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.reporting.columns import MISSING, percent
@@ -9,9 +8,6 @@ from ltpipe.reporting.sections import Row, Section, as_it_is, section
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import STUDY
 from ltpipe.runtime.frames import Columns, Frame, count, frame, is_missing, number, truth, word
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
     **STUDY,
@@ -39,7 +35,7 @@ def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
     return frame(rows, COLUMNS)
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Early-bird tickets",
         "Masks drawn while the dense model trains, and the first iteration at which they had stopped changing.",
@@ -51,8 +47,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "rule": _rule,
             "converged at iteration": _converged,
         },
-        file="early_birds",
-        figure=figure,
     )
 
 

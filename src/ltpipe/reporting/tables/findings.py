@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import log
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from ltpipe.analysis.replicates import Estimate, Holds, averaged, estimate, paired
 from ltpipe.reporting.columns import percent
@@ -26,9 +25,6 @@ from ltpipe.reporting.trainings import CONTROLS, Trainings, Treatment, label
 from ltpipe.runtime.frames import Columns, Frame, frame, word
 from ltpipe.training.connectivity import STABLE, Connectivity
 from ltpipe.training.record import TICKET
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
     "study": word("name of the study"),
@@ -217,14 +213,13 @@ def _sentence(parts: Sequence[str]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _section(table: Frame, _: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Findings",
         "What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only if the "
         "95% interval over replicates shows it, otherwise undecided. Differences are paired by replicate.",
         table,
         {key: as_it_is(key) for key in ("study", "finding", "holds", "evidence")},
-        file="findings",
         prose=True,
     )
 

@@ -1,7 +1,6 @@
 """What each tensor of a mask keeps, as counted by the stage `validation`."""
 
 from ltpipe.analysis.validation_table import LAYERS
-from ltpipe.reporting.sections import pictured
 from ltpipe.reporting.table import Table
 
 TABLE = Table(
@@ -10,7 +9,6 @@ TABLE = Table(
     row="a mask and tensor",
     columns=LAYERS,
     stage="validation",
-    section=lambda _, figure: pictured(figure, "layers"),
     figure="layers",
     category="Masks",
     suffixes=(".parquet",),

@@ -3,7 +3,7 @@
 Differences are paired by replicate. A single replicate has no interval.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ltpipe.analysis.confidence import bounds
 from ltpipe.analysis.replicates import Estimate, estimate, paired
@@ -13,9 +13,6 @@ from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import BRANCH, LEVEL, STUDY
 from ltpipe.reporting.trainings import Trainings, is_dense, label
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 MEASURES = {
     "test_accuracy": "test accuracy at early stop",
@@ -74,7 +71,7 @@ def _columns(name: str, found: Estimate | None) -> dict[str, float]:
     return {} if found is None else {name: found.mean, **bounds(name, found.interval)}
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Levels of iterative magnitude pruning",
         "Means over replicates, with 95% intervals in brackets (Student's t; none if replicates show no spread, as "
@@ -94,8 +91,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "− ticket's": with_interval("early_stop_iteration_minus_ticket", "{:+,.0f}"),
             "accuracy at the end, %": with_interval("final_test_accuracy", "{:.2f}", 100),
         },
-        file="levels",
-        figure=figure,
     )
 
 

@@ -1,18 +1,13 @@
 """One row per pair of masks that differ in one axis, as written by the stage `overlap`."""
 
-from typing import TYPE_CHECKING
-
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.reporting.columns import MISSING
 from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_chance
 from ltpipe.reporting.table import Table
 from ltpipe.runtime.frames import Frame, is_missing
 
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
-
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Overlap of masks",
         "Masks that differ in one axis. Brackets contain the value for independent masks of the same densities; for "
@@ -26,8 +21,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "Hamming": with_chance("hamming"),
             "Spearman": lambda row: MISSING if is_missing(row["spearman"]) else f"{row['spearman']:z.4f}",
         },
-        file="overlap",
-        figure=figure,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ltpipe.analysis.confidence import bounds, interval, loss_difference, resample, retention
 from ltpipe.analysis.samples import check_once
@@ -12,9 +12,6 @@ from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, count, frame, is_missing, measured, number, word
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
     **TEXT,
@@ -93,7 +90,7 @@ def _cell(metrics: Metrics) -> tuple[object, ...]:
     return tuple(getattr(metrics, axis) for axis in _AXES)
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Robustness",
         "Losses in nats/token with perturbed weights: noise-X adds Gaussian noise of X times the root mean square of a "
@@ -109,8 +106,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "dense, perturbed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
             "retention": with_interval("performance_retention", "{:.4f}"),
         },
-        file="robustness",
-        figure=figure,
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from ltpipe.evaluation.simulated import SIMULATION, Simulation
 from ltpipe.reporting.columns import percent
@@ -10,9 +9,6 @@ from ltpipe.reporting.sections import Section, as_it_is, section
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import SPARSITY, TEXT
 from ltpipe.runtime.frames import Columns, Frame, count, frame, number, truth
-
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
 COLUMNS: Columns = {
     **TEXT,
@@ -43,7 +39,7 @@ def simulations_table(simulations: Sequence[Simulation]) -> Frame:
     return frame(rows, COLUMNS)
 
 
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Simulation of iterative pruning",
         f"{SIMULATION[0].upper()}{SIMULATION[1:]} Retention is against the dense model on the same sequences.",
@@ -58,8 +54,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "sequences": as_it_is("ticket_sequences"),
             "private memory, MiB": lambda row: f"{row['peak_host_private_bytes'] / 2**20:,.0f}",
         },
-        file="simulations",
-        figure=figure,
     )
 
 

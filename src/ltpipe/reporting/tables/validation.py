@@ -1,17 +1,12 @@
 """One row per mask, as written by the stage `validation`."""
 
-from typing import TYPE_CHECKING
-
 from ltpipe.analysis.validation_table import VALIDATION
 from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name
 from ltpipe.reporting.table import Table
 from ltpipe.runtime.frames import Frame
 
-if TYPE_CHECKING:
-    from ltpipe.reporting.charts import Figure
 
-
-def _section(table: Frame, figure: "Figure | None") -> Section:
+def _section(table: Frame) -> Section:
     return section(
         "Validation of masks",
         "Broken: the mask is not what it claims to be. Warnings: it is, but it cuts off part of the model.",
@@ -22,8 +17,6 @@ def _section(table: Frame, figure: "Figure | None") -> Section:
             "verdict": as_it_is("verdict"),
             "reasons": as_it_is("reasons"),
         },
-        file="validation",
-        figure=figure,
     )
 
 
