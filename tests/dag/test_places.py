@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,22 +76,32 @@ def run(folder: Path, *command: object, env: dict[str, str] | None = None) -> st
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study in a folder of its own, run from a third folder with -s, -d and --configfile."""
+    """A study in a folder of its own, run from a third folder with -s, -d and --configfile, beside another study."""
     root = tmp_path_factory.mktemp("places")
-    code, study = checkout(root / "code"), root / "study"
-    study.mkdir()
-    inputs(study)
-    write(study / "my.yaml", CONFIG)
+    code = checkout(root / "code")
+    sparsities = {"study": 0.5, "beside": 0.25}
+    for name, sparsity in sparsities.items():
+        (root / name).mkdir()
+        inputs(root / name)
+        write(root / name / "my.yaml", CONFIG | {"grid": CONFIG["grid"] | {"sparsities": [sparsity]}})
     before = files_below(code)
-    where = ("-s", code / "Snakefile", "-d", study, "--configfile", study / "my.yaml", "--cores", 1)
     environment = plain_environment() | {"PYTHONPATH": str(code / "src")}
     (root / "elsewhere").mkdir()
-    output = run(root / "elsewhere", SNAKEMAKE, *where, "--resources", "gpu=1", env=environment)
-    assert "report: results/report/index.html" in output
-    assert (study / "results/report/index.html").exists()
+
+    def started(study: Path) -> str:
+        where = ("-s", code / "Snakefile", "-d", study, "--configfile", study / "my.yaml", "--cores", 1)
+        return run(root / "elsewhere", SNAKEMAKE, *where, "--resources", "gpu=1", env=environment)
+
+    with ThreadPoolExecutor() as at_the_same_time:
+        outputs = list(at_the_same_time.map(started, [root / name for name in sparsities]))
+    for output, (name, sparsity) in zip(outputs, sparsities.items(), strict=True):
+        assert "report: results/report/index.html" in output
+        assert (root / name / "results/report/index.html").exists()
+        tickets = [path.stem for path in (root / name / "results/tickets").rglob("*.json")]
+        assert tickets == [str(sparsity)]
     assert files_below(code) == before, "nothing is written to the code"
     assert files_below(root / "elsewhere") == set()
-    return study
+    return root / "study"
 
 
 def by_hand(study: Path, code: Path) -> list[object]:  # noqa: ARG001
