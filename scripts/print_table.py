@@ -5,7 +5,7 @@ from pathlib import Path
 from ltpipe.reporting.folder import PAGE, ReportFolder
 from ltpipe.reporting.tables import comparisons, curves, findings, levels, tickets
 from ltpipe.reporting.terminal import print_page, print_tickets, print_verdicts
-from ltpipe.reporting.training_terminal import print_studies
+from ltpipe.reporting.training_terminal import print_trainings
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.made_with import check_made_with
@@ -35,7 +35,7 @@ def main(
     if len(table):
         print_tickets(table)
         print_verdicts(table, folder.table(curves.TABLE), folder.table(comparisons.TABLE))
-    print_studies(folder.table(levels.TABLE), folder.table(findings.TABLE))
+    print_trainings(folder.table(levels.TABLE), folder.table(findings.TABLE))
     print_page(folder.path / PAGE)
 
 

@@ -44,7 +44,7 @@ def ticket(retention, **changes):
         "planned_bytes": 2**27, "measured_bytes": 2**27 + 2**20, "peak_host_private_bytes": 2**29,
         "peak_device_reserved_bytes": pd.NA,
         "peak_device_bytes": pd.NA, "seconds": 12.5, "performance_retention": retention,
-        "agreement": pd.NA, "kl_top_k": pd.NA, **changes,
+        "agreement": pd.NA, "kl": pd.NA, **changes,
     }  # fmt: skip
     loss = row["baseline_loss"] / retention if retention else math.inf
     row.setdefault("loss_difference", loss - row["baseline_loss"])
@@ -86,10 +86,10 @@ def curves_frame(**changes):
         "scope": "global",
         "last_winning_sparsity": 0.5,
         "last_winning_kept": 500_000,
-        "last_winning_distinct": True,
+        "last_winning_significant": True,
         "first_losing_sparsity": 0.7,
         "first_losing_kept": 300_000,
-        "first_losing_distinct": True,
+        "first_losing_significant": True,
         "crossings": 1,
         "critical_sparsity_estimate": 0.51,
         "critical_sparsity_estimate_low": 0.48,
@@ -99,7 +99,7 @@ def curves_frame(**changes):
         "scope": "layer",
         "last_winning_sparsity": 0.7,
         "last_winning_kept": 300_000,
-        "last_winning_distinct": False,
+        "last_winning_significant": False,
         "crossings": 0,
         "critical_sparsity_estimate_low": 0.66,
     }
@@ -113,7 +113,7 @@ def comparisons_frame(tickets=(), apart=0.02):
         [
             {"model": a["model"], "data": a["data"], "sparsity": a["sparsity"],
              "loss_difference": a["loss"] - b["loss"],
-             "distinct": abs(a["performance_retention"] - b["performance_retention"]) > apart,
+             "significant": abs(a["performance_retention"] - b["performance_retention"]) > apart,
              **{f"{axis}_{side}": one[axis] for side, one in (("a", a), ("b", b))
                 for axis in ("criterion", "scope", "seed")}}
             for a, b in combinations(rows, 2)

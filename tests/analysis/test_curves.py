@@ -76,8 +76,8 @@ def test_the_bracket_holds_the_first_fall_and_the_estimate(sparsities, retention
 
 def test_an_end_is_told_apart_from_the_threshold_by_its_interval():
     curve = noisy([0.93, 0.8], spread=0.02)  # 0.93 is a deviation and a half from 0.9
-    assert (curve.is_distinct(0), curve.is_distinct(1)) == (False, True)
-    assert noisy([0.93, 0.8], sequences=1).is_distinct(1) is None
+    assert (curve.is_significant(0), curve.is_significant(1)) == (False, True)
+    assert noisy([0.93, 0.8], sequences=1).is_significant(1) is None
 
 
 def test_intervals_come_from_the_resampled_curves():

@@ -27,7 +27,7 @@ def test_round_trip_keeps_every_digit(tmp_path: Path):
         ("accuracy", 1.5),
         ("format", 2),
         ("agreement", 1.5),
-        ("kl_top_k", -0.1),
+        ("kl", -0.1),
         ("top_k", 0),
         ("perturbation", ""),
         ("extra", 1),

@@ -120,19 +120,19 @@ def test_a_checkpoint(canonical_folder):
 
 @pytest.mark.parametrize("kind", TABLES)
 def test_tables(kind, tmp_path):
-    table = frame([{"model": "tiny", "study": "tiny"}], TABLES[kind])
+    table = frame([{"model": "tiny", "training": "tiny"}], TABLES[kind])
     write_csv(table, tmp_path / "a")
     write_parquet(table, tmp_path / "b")
     for name in ("a", "b"):
         described = describe(tmp_path / name)
         assert described.kind == f"table of {kind}"
         assert described.facts["rows"] == 1
-        assert "tiny" in described.facts.get("model", ()) or "tiny" in described.facts["study"]
+        assert "tiny" in described.facts.get("model", ()) or "tiny" in described.facts["training"]
 
 
 def test_damage_is_seen(tmp_path):
     write_record(tmp_path / "plan", {"fits": True, "stages": [{}]})
-    write_csv(frame([{"study": "tiny"}], TABLES["findings"]), tmp_path / "findings.csv")
+    write_csv(frame([{"training": "tiny"}], TABLES["findings"]), tmp_path / "findings.csv")
     text = (tmp_path / "findings.csv").read_text()
     (tmp_path / "findings.csv").write_text(text.replace("tiny", "tinz"))
     for name, words in (
@@ -142,7 +142,7 @@ def test_damage_is_seen(tmp_path):
         with pytest.raises(DamagedFileError, match=words):
             describe(tmp_path / name)
     (tmp_path / "findings.csv.sha256").unlink()
-    assert describe(tmp_path / "findings.csv").facts["study"] == ["tinz"]
+    assert describe(tmp_path / "findings.csv").facts["training"] == ["tinz"]
 
 
 def test_a_mask_tensor_by_tensor_and_on_its_model(place, canonical_folder):

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from reports import TRAININGS, tables, ticket, tickets_frame
 
-from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import render_page
+from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.report import page_content
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -22,7 +22,7 @@ if CHROMIUM is None:
     pytest.skip("there is no chromium", allow_module_level=True)
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
-ORIGIN = Origin("0" * 40, True, "models: {}\n", {"checkpoint of org/small, wiki": "f" * 64})
+ORIGIN = Provenance("0" * 40, True, "models: {}\n", {"checkpoint of org/small, wiki": "f" * 64})
 FIGURES = ["levels", "connectivity", "early_birds", "tradeoff", "critical", "overlap", "layers", "costs"]
 
 

@@ -277,7 +277,7 @@ def test_levels_have_the_means_and_intervals_of_the_table():
             np.testing.assert_allclose(drawn[f"{measure}{bound}"], LEVELS[f"{measure}{bound}"], rtol=1e-5)
     legend = figure.views[0].spec["concat"][0]["layer"][0]["encoding"]
     assert legend["color"]["legend"]["values"] == [
-        "ticket", "re-initialised", "shuffled mask", "mask transplanted from another study",
+        "ticket", "re-initialised", "shuffled mask", "mask transplanted from another training",
     ]  # fmt: skip
     assert legend["shape"]["legend"]["values"] == ["own mask", "a", "b"]
     scales = [panel["layer"][0]["encoding"]["y"]["scale"] for panel in figure.views[0].spec["concat"]]
@@ -330,7 +330,7 @@ def test_stars_are_where_masks_had_converged():
 
 
 def test_each_study_has_a_view():
-    both = pd.concat([LEVELS, LEVELS.assign(study="$_{x$")])
+    both = pd.concat([LEVELS, LEVELS.assign(training="$_{x$")])
     assert [view.title for view in levels_figure(both).views] == ["$_{x$, 5 replicates", "lenet, 5 replicates"]
 
 

@@ -13,14 +13,14 @@ from reports import comparisons_frame, curves_frame, frame, seeds, ticket, ticke
 from rich.console import Console
 
 from ltpipe.reporting.columns import percent, perplexity, short_count
-from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
+from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.sections import SHOWN, Section, as_it_is, section
 from ltpipe.reporting.terminal import summary_table, verdict_lines
 from ltpipe.reporting.verdicts import verdicts
 
 EVIL = '</title></script><!--<script>alert("x")</script><img src="http://evil.example/x">'
-NOWHERE = Origin(None, False, "", {})
+NOWHERE = Provenance(None, False, "", {})
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_the_critical_sparsity_is_that_of_the_curve_that_falls_last(tickets):
     assert "gives an estimate of 51.0% [48.0%, 53.0%]; the brackets show how it would vary with other text" in text
     assert "falls:" not in text
     assert "the first of 2 falls" in page(tickets, curves=falls.assign(crossings=2)).text
-    unsure = falls.assign(last_winning_distinct=False, last_winning_kept=432_100)
+    unsure = falls.assign(last_winning_significant=False, last_winning_kept=432_100)
     assert (
         "between 50% (prunes 56.8%), not significantly different from 0.9 and 70%" in page(tickets, curves=unsure).text
     )
@@ -307,7 +307,7 @@ def test_cells_hold_values_at_full_precision_for_sorting_and_download(tickets):
 def test_names_are_text_and_never_markup(tickets):
     evil = tickets.assign(model=EVIL, data=EVIL, criterion=EVIL, scope=EVIL, device=EVIL)
     listed = Section(EVIL, EVIL, (EVIL,), ((EVIL,),), file=EVIL)
-    html = rendered(evil, Origin(EVIL, True, EVIL, {EVIL: EVIL}), sections=[listed])
+    html = rendered(evil, Provenance(EVIL, True, EVIL, {EVIL: EVIL}), sections=[listed])
     parsed = Parsed(html)
     assert "evil.example" in parsed.text
     assert [script.get("type") for script in parsed.attributes("script")] == ["application/json", None]
@@ -318,7 +318,7 @@ def test_names_are_text_and_never_markup(tickets):
 
 def test_the_page_asks_for_nothing(tickets):
     html = rendered(
-        tickets, Origin("abc", False, "a: https://example.org/model\n", {"hub": "https://example.org/model"})
+        tickets, Provenance("abc", False, "a: https://example.org/model\n", {"hub": "https://example.org/model"})
     )
     parsed = Parsed(html)
     links = [v for _, attrs in parsed.tags for k, v in attrs.items() if k in ("src", "href", "srcset", "data")]
@@ -335,7 +335,7 @@ def test_the_page_asks_for_nothing(tickets):
 
 
 def test_the_page_says_what_was_measured_and_its_limits(tickets):
-    origin = Origin("abc123", False, "models: {}\n", {"checkpoint": "f00"})
+    origin = Provenance("abc123", False, "models: {}\n", {"checkpoint": "f00"})
     text = page(tickets, origin).text
     assert "org/small (1,200,000 weights, 1,000,000 of them prunable) on wiki: 16,368 predicted tokens" in text
     assert "in 16 windows (protocol documents), float32, streamed on cpu." in text

@@ -94,7 +94,7 @@ def test_other_sequences_are_refused(models):
 
 def test_tickets_table_holds_agreement_and_divergence(models):
     table = tickets_table(samples(models["baselines"], models["tickets"]))
-    assert table.loc[0, ["agreement", "kl_top_k"]].tolist() == [0.75, 0.1]
-    silent = replace(models["tickets"][0], agreement=None, kl_top_k=None)
+    assert table.loc[0, ["agreement", "kl"]].tolist() == [0.75, 0.1]
+    silent = replace(models["tickets"][0], agreement=None, kl=None)
     alone = tickets_table(samples(models["baselines"], [silent]))
     assert pd.isna(alone.loc[0, "agreement"])

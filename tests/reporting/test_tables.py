@@ -15,8 +15,8 @@ from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting import reference
 from ltpipe.reporting.columns import best_tickets
-from ltpipe.reporting.origin import Origin
 from ltpipe.reporting.page import Content, render_page
+from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.report import page_content
@@ -101,10 +101,10 @@ def test_every_pair_of_one_sparsity_is_compared_once():
     assert len(table) == 4 * 3 // 2
     assert set(table["sparsity"]) == {0.5}
     close = table[(table["scope_b"] == "layer")].iloc[0]
-    assert (close["criterion_a"], close["distinct"]) == ("magnitude", False)
+    assert (close["criterion_a"], close["significant"]) == ("magnitude", False)
     assert close["loss_difference_low"] < 0 < close["loss_difference_high"]
     far = table[(table["scope_a"] == "global") & (table["criterion_a"] == "magnitude") & (table["seed_b"] == 0)].iloc[0]
-    assert far["distinct"]
+    assert far["significant"]
     assert far["loss_difference"] == pytest.approx(TICKETS[1].loss - TICKETS[4].loss)
     assert far["loss_difference_high"] < 0
 
@@ -129,12 +129,12 @@ def test_curves_one_for_each_criterion_scope_and_seed():
     assert (estimate < table["critical_sparsity_estimate_high"]).all()
     assert (table["last_winning_sparsity"] < estimate).all()
     assert (estimate < table["first_losing_sparsity"]).all()
-    assert first[["last_winning_sparsity", "last_winning_kept", "last_winning_distinct"]].tolist() == [0.2, 50, True]
+    assert first[["last_winning_sparsity", "last_winning_kept", "last_winning_significant"]].tolist() == [0.2, 50, True]
     dense = table.iloc[1]  # the dense model is no ticket
     assert dense["last_winning_sparsity"] == 0
-    assert dense[["last_winning_kept", "last_winning_distinct"]].isna().all()
+    assert dense[["last_winning_kept", "last_winning_significant"]].isna().all()
     assert set(table["first_losing_sparsity"]) == {0.5}
-    assert table["first_losing_distinct"].all()
+    assert table["first_losing_significant"].all()
     assert set(table["crossings"]) == {1}
     assert set(table["largest_sparsity"]) == {0.5}
 
@@ -242,7 +242,7 @@ def test_a_large_report_shows_the_best_tickets_and_says_so():
     assert len(best_tickets(table, 7)) == 7
     long = section("Title", "Note.", table, {"model": as_it_is("model")}, file="long")
     html = render_page(
-        Content(table, curves_frame().iloc[:0], comparisons_frame(), [], [long], Origin(None, False, "", {}))
+        Content(table, curves_frame().iloc[:0], comparisons_frame(), [], [long], Provenance(None, False, "", {}))
     )
     assert f"40 of {len(table):,} tickets" in html
     assert f'The first 1,000 of {len(table):,} rows; <a href="long.csv">' in html
@@ -268,7 +268,7 @@ def masks_tables():
 
 
 def shown(tables):
-    content = page_content(tables, Origin(None, False, "", {}), Trainings([]))
+    content = page_content(tables, Provenance(None, False, "", {}), Trainings([]))
     return content, {section.title: section for section in (*content.leading, *content.sections)}
 
 

@@ -107,7 +107,7 @@ def test_the_page_shows_the_verdict_first_and_nothing_empty(report):
         assert absent not in html
     assert "task of lenet" in html
     assert "mask of lenet" not in html  # not one for all trainings
-    assert f"<dt>trainings of lenet</dt><dd>{len(TRAININGS.records)}, replicates (seeds) 0, 1, 2, 3, 4</dd>" in html
+    assert f"<dt>runs of lenet</dt><dd>{len(TRAININGS.records)}, replicates (seeds) 0, 1, 2, 3, 4</dd>" in html
     assert CONFIG in html
     assert (report / "config.yaml").read_text() == CONFIG
 

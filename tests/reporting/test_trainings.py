@@ -118,7 +118,9 @@ def test_tables_do_not_depend_on_the_order_of_the_files():
 
 
 def test_a_training_that_is_there_twice_is_refused():
-    with pytest.raises(UserError, match="two of study 'lenet', replicate 4, level 3, branch 'ticket'; give each once"):
+    with pytest.raises(
+        UserError, match="two of training 'lenet', replicate 4, level 3, branch 'ticket'; give each once"
+    ):
         Trainings([*RECORDS, record("ticket", 3, 4)])
     Trainings([*RECORDS, record("ticket", 3, 4, study="other")])
 

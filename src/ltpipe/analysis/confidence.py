@@ -18,7 +18,7 @@ from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
 RESAMPLES = 10_000
-LEVEL = 0.95
+CONFIDENCE = 0.95
 _BLOCK = 1 << 22  # draws made at a time
 
 
@@ -96,7 +96,7 @@ def interval(values: np.ndarray, sequences: int) -> Interval:
     """Return the percentile interval of a statistic's values on resamples of `sequences` sequences."""
     if sequences < 2:
         return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltpipe.analysis.confidence import LEVEL, Interval, interval
+from ltpipe.analysis.confidence import CONFIDENCE, Interval, interval
 from ltpipe.evaluation.quality import WINNING_RETENTION
 
 
@@ -47,7 +47,7 @@ class Curve:
         losing = np.concatenate([[False], _losing(self.retentions)])
         return int((losing[1:] & ~losing[:-1]).sum())
 
-    def is_distinct(self, ticket: int) -> bool | None:
+    def is_significant(self, ticket: int) -> bool | None:
         """Whether the interval of a ticket's retention excludes that of a winning ticket; None if it has none."""
         if self.sequences < 2:
             return None
@@ -68,8 +68,8 @@ class Curve:
             return None, None
         crossings = interpolated_crossing(self.sparsities, self.resampled)
         # Between a number and "beyond the largest sparsity" there is nothing to interpolate: observed values only.
-        levels = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-        low, high = np.quantile(crossings, levels, method="inverted_cdf")
+        bounds = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+        low, high = np.quantile(crossings, bounds, method="inverted_cdf")
         return _finite(float(low)), _finite(float(high))
 
     @property

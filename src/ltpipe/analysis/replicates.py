@@ -16,7 +16,7 @@ from math import nan, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
-from ltpipe.analysis.confidence import LEVEL, Interval
+from ltpipe.analysis.confidence import CONFIDENCE, Interval
 
 Holds = Literal["yes", "no", "undecided"]
 NO_SPREAD = 1e-9
@@ -79,4 +79,4 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Estim
 def _t_quantile(degrees: int) -> float:
     from scipy.stats import t  # takes a second to load, and reports without trainings need none
 
-    return float(t.ppf((1 + LEVEL) / 2, degrees))
+    return float(t.ppf((1 + CONFIDENCE) / 2, degrees))

@@ -139,7 +139,7 @@ class Comparison:
         """Return the fraction of positions at which both predict the same token."""
         return int(self.agrees.sum()) / self.agrees.numel()
 
-    def divergence(self) -> float:
+    def mean_kl(self) -> float:
         """Return the mean of `kl`, nats per token."""
         return float(self.kl.mean())
 

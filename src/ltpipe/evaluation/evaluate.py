@@ -126,7 +126,7 @@ def evaluate_checkpoint(
         accuracy=losses.accuracy(),
         performance_retention=1.0 if dense_loss is None else performance_retention(dense_loss, loss),
         agreement=compared.agreement() if compared else None,
-        kl_top_k=compared.divergence() if compared else None,
+        kl=compared.mean_kl() if compared else None,
         top_k=observer.k if observer else None,
         protocol=inputs.protocol,  # type: ignore[arg-type]  # words are checked when they are written
         bos=inputs.bos,  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ class SequenceTotals:
         correct: number of tokens predicted correctly.
         tokens: number of tokens predicted.
         agree: number of tokens at which the dense model predicts the same token; None without a comparison.
-        kl_sum: summed `kl_top_k`, nats; None without a comparison.
+        kl_sum: summed `kl`, nats; None without a comparison.
     """
 
     loss_sum: Annotated[list[Amount], MinLen(1)]
@@ -71,7 +71,7 @@ class Metrics(Record):
         performance_retention: baseline loss / loss; 1.0 for the dense model.
         agreement: fraction of tokens at which the dense model predicts the same token; None for the dense model, or
             if its predictions were not kept.
-        kl_top_k: KL divergence of the predictions from the dense model's, over its top-k tokens and all others as one,
+        kl: KL divergence of the predictions from the dense model's, over its top-k tokens and all others as one,
             nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
         top_k: the k; for the dense model the number of tokens kept; None if none were kept.
         protocol: how the text became windows: `documents`, or `wikitext2` as in the literature.
@@ -97,7 +97,7 @@ class Metrics(Record):
     """
 
     KIND: ClassVar[str] = "set of metrics"
-    FORMAT: ClassVar[int] = 5
+    FORMAT: ClassVar[int] = 6
 
     model: Word
     data: Word
@@ -116,7 +116,7 @@ class Metrics(Record):
     accuracy: Share
     performance_retention: Amount
     agreement: Share | None = None
-    kl_top_k: Amount | None = None
+    kl: Amount | None = None
     top_k: Positive | None = None
     protocol: Literal["documents", "wikitext2"] = "documents"
     bos: Literal["each window", "first window", "never"] = "never"
@@ -150,7 +150,7 @@ class Metrics(Record):
         """Return a one-line summary."""
         ticket = f"{self.criterion} {self.scope} {self.sparsity}" if self.criterion else "dense"
         perturbed = f" with {self.perturbation}" if self.perturbation else ""
-        agreement = "" if self.agreement is None else f", agreement {self.agreement:.4f}, KL {self.kl_top_k:.4f}"
+        agreement = "" if self.agreement is None else f", agreement {self.agreement:.4f}, KL {self.kl:.4f}"
         # Published numbers are perplexities with a protocol and a number of windows.
         published = (
             f"{self.protocol} perplexity {self.perplexity:.4f} over {self.windows} windows, "

@@ -16,7 +16,7 @@ TABLES: Mapping[str, Columns] = {
     "overlap of masks by tensor": LAYERS,
 }
 """Columns of every table, by its subject."""
-_AXES = ("model", "data", "study", "criterion", "scope", "level", "verdict")
+_AXES = ("model", "data", "study", "training", "criterion", "scope", "level", "verdict")
 
 
 def describe_table(path: Path, parquet: bool) -> Description:

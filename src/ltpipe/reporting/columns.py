@@ -116,7 +116,7 @@ COLUMNS = (
         interval=True,
     ),
     Column(
-        "kl_top_k",
+        "kl",
         "KL",
         "KL divergence from the dense model's predictions, over its top-k tokens and all others taken as one (a lower "
         "bound), in nats/token; lower is better.",
@@ -130,7 +130,7 @@ DIFFERENCES = (
     "performance_retention_low", "performance_retention_high",
     *(
         f"{key}{bound}"
-        for key in ("loss_difference", "accuracy_difference", "agreement", "kl_top_k")
+        for key in ("loss_difference", "accuracy_difference", "agreement", "kl")
         for bound in ("", "_low", "_high")
     ),
 )  # fmt: skip

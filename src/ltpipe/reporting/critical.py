@@ -23,12 +23,12 @@ class End:
     Attributes:
         sparsity: the requested sparsity, a fraction.
         kept: prunable weights kept; None for the dense model.
-        distinct: whether the interval of its retention excludes the winning threshold; None if it has no interval.
+        significant: whether the interval of its retention excludes the winning threshold; None if it has no interval.
     """
 
     sparsity: float
     kept: int | None
-    distinct: bool | None
+    significant: bool | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CriticalSparsity:
 
         def end(name: str) -> End | None:
             sparsity = value[f"{name}_sparsity"]
-            return None if sparsity is None else End(sparsity, value[f"{name}_kept"], value[f"{name}_distinct"])
+            return None if sparsity is None else End(sparsity, value[f"{name}_kept"], value[f"{name}_significant"])
 
         return cls(
             criterion=row["criterion"],
@@ -109,4 +109,4 @@ class CriticalSparsity:
         text = percent(end.sparsity)
         if end.kept is not None and abs(1 - end.kept / self.total - end.sparsity) > max(0.0005, 1 / self.total):
             text += f" (prunes {percent(1 - end.kept / self.total, 1)})"
-        return text if end.distinct is not False else f"{text}, not significantly different from {WINNING_RETENTION}"
+        return text if end.significant is not False else f"{text}, not significantly different from {WINNING_RETENTION}"

@@ -14,14 +14,14 @@ from ltpipe.reporting.cost_figures import costs_figure
 from ltpipe.reporting.figures import critical_figure, tradeoff_figure
 from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES, write_folder
 from ltpipe.reporting.mask_figures import layers_figure, overlap_figure
-from ltpipe.reporting.origin import Origin, origin
 from ltpipe.reporting.page import Content, render_page
+from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.sections import Section, pictured
-from ltpipe.reporting.study_verdicts import study_verdicts
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
+from ltpipe.reporting.training_verdicts import training_verdicts
 from ltpipe.reporting.trainings import Trained, Trainings
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import csv_bytes, parquet_bytes
@@ -83,20 +83,20 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
         raise UserError(
             "tables: no table of tickets is given; give that of at least one model, or the record of a training"
         )
-    content = page_content(tables, origin(dense, records, config), trained.trainings)
+    content = page_content(tables, report_provenance(dense, records, config), trained.trainings)
     files = [table_files(table, tables[table.name]) for table in TABLES if table.name in tables]
     files += [{CONFIG: config.encode()} if config else {}, page_files(content)]
     write_folder(folder, dict(ChainMap(*files)))
     return len(content.tickets)
 
 
-def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, trainings: Trainings) -> Content:
-    """What the page says of tables: findings of studies and the trade-off of tickets first.
+def page_content(tables: Mapping[str, pd.DataFrame], provenance: Provenance, trainings: Trainings) -> Content:
+    """What the page says of tables: findings of trainings and the trade-off of tickets first.
 
     Args:
         tables: those that there are, by their names.
-        source: where they come from.
-        trainings: of the studies that are trained.
+        provenance: where they come from.
+        trainings: what was trained.
     """
     found = {table.name: tables.get(table.name, table.empty) for table in TABLES}
     shown: dict[str, Section | None] = {}
@@ -115,9 +115,9 @@ def page_content(tables: Mapping[str, pd.DataFrame], source: Origin, trainings: 
         comparisons=found["comparisons"],
         leading=[made for name, made in sections if name in first_half],
         sections=[made for name, made in sections if name not in first_half],
-        origin=source,
-        studies=trainings.studies,
-        study_verdicts=study_verdicts(trainings),
+        provenance=provenance,
+        trainings=trainings.names,
+        training_verdicts=training_verdicts(trainings),
     )
 
 

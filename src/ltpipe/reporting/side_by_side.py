@@ -8,8 +8,8 @@ import pandas as pd
 from ltpipe.reporting.columns import percent
 from ltpipe.reporting.figures import tradeoff_figure
 from ltpipe.reporting.folder import ReportFolder, write_folder
-from ltpipe.reporting.origin import Origin, origin
 from ltpipe.reporting.page import Content
+from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.report import page_files, table_files
 from ltpipe.reporting.sections import Section, as_it_is, formatted, pictured, section, ticket_name
 from ltpipe.reporting.table import Table
@@ -76,7 +76,7 @@ def _content(studies: Mapping[str, ReportFolder]) -> Content:
     every = rows["tickets"].astype(dtypes(TABLE.columns))
     drawn = tradeoff_figure(every.assign(scope=every["scope"] + ", " + every["study"]))
     leading = [made for made in (pictured(drawn, "tickets"), _losses(every)) if made]
-    return Content(every, rows["curves"], rows["comparisons"], leading, [], _origin(studies))
+    return Content(every, rows["curves"], rows["comparisons"], leading, [], _provenance(studies))
 
 
 def _rows(table: Table, studies: Mapping[str, ReportFolder]) -> pd.DataFrame:
@@ -115,8 +115,8 @@ def _losses(every: pd.DataFrame) -> Section | None:
     )
 
 
-def _origin(studies: Mapping[str, ReportFolder]) -> Origin:
+def _provenance(studies: Mapping[str, ReportFolder]) -> Provenance:
     """This code, and the checksums of the reports."""
-    here = origin([], [])
+    here = report_provenance([], [])
     sums = {f"{FOLDER} of {study}": sha256_of(report.sums.path) for study, report in studies.items()}
-    return Origin(here.commit, here.changed, "", {**here.lines, **sums})
+    return Provenance(here.commit, here.changed, "", {**here.lines, **sums})

@@ -22,7 +22,7 @@ TERMINAL: dict[str, dict[str, Any]] = {
     "accuracy": {"title": "acc."},
     "performance_retention": {"show": "{:.3f}".format},
 }
-PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl_top_k"}
+PAGE_ONLY = {"kept", "loss_difference", "accuracy_difference", "agreement", "kl"}
 
 
 ROOM = 200
@@ -73,7 +73,7 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
             "control": f"  not significantly better than a random mask: {found}",
             "won": f"  sparsest winning ticket: {found}",
         }[standing]
-        if verdict.sequences > 1 and not best.is_distinct:
+        if verdict.sequences > 1 and not best.is_significant:
             yield f"  its retention does not differ significantly from {WINNING_RETENTION}"
         if verdict.sequences > 1 and verdict.beside:
             others = len(verdict.beside) - 1

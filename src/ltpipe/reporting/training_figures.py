@@ -1,6 +1,6 @@
 """Figures of trainings: accuracy and speed against weights remaining, lines between trainings, early birds.
 
-Each figure has one view per study.
+Each figure has one view per training.
 """
 
 from collections.abc import Sequence
@@ -40,16 +40,16 @@ def levels_figure(levels: pd.DataFrame) -> Figure:
     Args:
         levels: the levels table, at least one row.
     """
-    kinds = [label(kind) for kind in KINDS[:-1]] + [label(KINDS[-1], "another study")]
+    kinds = [label(kind) for kind in KINDS[:-1]] + [label(KINDS[-1], "another training")]
     donors = [OWN, *sorted(levels["donor"].dropna().unique())]
     views = []
-    drawn, more = groups(levels, "study", "studies")
-    for number, (study, table) in enumerate(drawn):
+    drawn, more = groups(levels, "training", "trainings")
+    for number, (training, table) in enumerate(drawn):
         rows = _drawn(table)
         rows = rows.assign(beside=_beside(rows))
         axes = Axes.of(number, ("branch", kinds), ("mask", donors), rows)
         panels = [_branches(rows, axes, *panel) for panel in enumerate(PANELS)]
-        views.append(view(f"{study}, {_replicates(*table['replicates'])}", panels, rows))
+        views.append(view(f"{training}, {_replicates(*table['replicates'])}", panels, rows))
     return Figure(
         "levels",
         "Accuracy and speed of training",
@@ -70,8 +70,8 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
         points: the connectivity table, at least one row.
     """
     views = []
-    drawn, more = groups(points, "study", "studies")
-    for study, table in drawn:
+    drawn, more = groups(points, "training", "trainings")
+    for training, table in drawn:
         rows = rounded(table.assign(line=_words(table, "replicate", "first", "second")))
         base = alt.Chart().encode(
             x=alt.X("alpha:Q", title="α, from the second training (0) to the first (1)", axis=alt.Axis(tickCount=6)),
@@ -93,7 +93,7 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
                 alt.Tooltip("mean(error):Q", title="mean test error", format=".2%"),
             ],
         )
-        views.append(_single(study, rows, [thin, mean], rows["replicate"].nunique()))
+        views.append(_single(training, rows, [thin, mean], rows["replicate"].nunique()))
     return Figure(
         "connectivity",
         "Error between two trainings",
@@ -113,8 +113,8 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
         masks: the early-bird table, at least one row.
     """
     views = []
-    drawn, more = groups(masks, "study", "studies")
-    for study, table in drawn:
+    drawn, more = groups(masks, "training", "trainings")
+    for training, table in drawn:
         rows = rounded(table)
         corrected = ", chance-corrected" if rows["chance_corrected"].all() else ""
         value = f"{' or '.join(sorted(rows['rule'].unique()))}{corrected}, worst in the window"
@@ -142,7 +142,7 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
         )
         thresholds = alt.Chart().transform_aggregate(groupby=["threshold"]).mark_rule(style="dense")
         layers = [thresholds.encode(y="threshold:Q"), lines, points, stars]
-        views.append(_single(study, rows, layers, rows["replicate"].nunique()))
+        views.append(_single(training, rows, layers, rows["replicate"].nunique()))
     return Figure(
         "early_birds",
         "Early birds",
@@ -154,14 +154,14 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
 
 
 def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
-    """Return the panels' values for a study's levels; a flag marks the dense model."""
+    """Return the panels' values for a training's levels; a flag marks the dense model."""
     columns = ["level", "weights_remaining", "replicates"]
     measures = [f"{key}{bound}" for key in ("test_accuracy", "early_stop_iteration") for bound in ("", "_low", "_high")]
     donors = levels["donor"].isna()
     return rounded(
         levels[[*columns, *measures]].assign(
             branch=[
-                label(kind, None if without else "another study")
+                label(kind, None if without else "another training")
                 for kind, without in zip(levels["branch"], donors, strict=True)
             ],
             mask=levels["donor"].fillna(OWN),
@@ -238,9 +238,9 @@ def _ticks(remaining: Sequence[float]) -> list[float]:
     return ticks
 
 
-def _single(study: str, rows: pd.DataFrame, layers: Sequence[alt.Chart], replicates: int) -> View:
+def _single(training: str, rows: pd.DataFrame, layers: Sequence[alt.Chart], replicates: int) -> View:
     panel = alt.layer(*layers).properties(width=1.6 * PANEL["width"], height=1.2 * PANEL["height"])
-    return View(f"{study}, {_replicates(replicates)}", alt.concat(panel, data=rows))
+    return View(f"{training}, {_replicates(replicates)}", alt.concat(panel, data=rows))
 
 
 def _graded(column: str, values: pd.Series, **legend: Any) -> alt.Color:

@@ -1,4 +1,4 @@
-"""The levels and findings of studies, in a terminal."""
+"""The levels and findings of trainings, in a terminal."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,20 +15,20 @@ from ltpipe.reporting.trainings import is_dense, label
 STYLES = {"yes": "green", "no": "red", "undecided": "yellow"}
 
 
-def print_studies(levels: pd.DataFrame, findings: pd.DataFrame) -> None:
-    """Print a table of levels for each study, and all findings, on standard output."""
+def print_trainings(levels: pd.DataFrame, findings: pd.DataFrame) -> None:
+    """Print a table of levels for each training, and all findings, on standard output."""
     console = Console()
-    for study, rows in levels.groupby("study"):
-        console.print(levels_summary(str(study), rows))
+    for training, rows in levels.groupby("training"):
+        console.print(levels_summary(str(training), rows))
     for line in finding_lines(findings):
         console.print(line)
 
 
-def levels_summary(study: str, levels: pd.DataFrame) -> Table:
-    """Return a study's levels for a terminal of 80 characters: means, and ± half the width of 95 % intervals."""
+def levels_summary(training: str, levels: pd.DataFrame) -> Table:
+    """Return a training's levels for a terminal of 80 characters: means, and ± half the width of 95 % intervals."""
     table = Table(
         # Text, not str: names come from the user and may look like rich's markup.
-        title=Text(f"{study}, iterative magnitude pruning"),
+        title=Text(f"{training}, iterative magnitude pruning"),
         caption="weights remaining; n: replicates; test accuracy at early stop, and\n"
         "minus the dense model's in points, paired; ±: half a 95% interval",
         box=box.SIMPLE_HEAD,
@@ -57,7 +57,7 @@ def finding_lines(findings: pd.DataFrame) -> Iterator[Text]:
     """Yield each finding, whether it holds, and its evidence."""
     for row in findings.to_dict("records"):
         holds = (row["holds"], STYLES.get(row["holds"], ""))
-        yield Text.assemble("\n", holds, f": {row['study']}: {row['finding']}.\n  {row['evidence']}")
+        yield Text.assemble("\n", holds, f": {row['training']}: {row['finding']}.\n  {row['evidence']}")
 
 
 def _with_half(key: str, form: str, row: Mapping[str, Any], scale: float = 1) -> str:

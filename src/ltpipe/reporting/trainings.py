@@ -21,15 +21,15 @@ CONTROLS = ("reinitialised", "shuffled", "random")
 
 @dataclass(frozen=True)
 class Treatment:
-    """All trainings of a study that were trained alike at one level, whatever their replicate and seed.
+    """All runs of a training that were trained alike at one level, whatever their replicate and seed.
 
     Attributes:
-        study, level: which.
+        training, level: which.
         kind, donor: of the branch.
         records: in the order of replicates and seeds.
     """
 
-    study: str
+    training: str
     level: int
     kind: str
     donor: str | None
@@ -58,7 +58,7 @@ class Treatment:
 
 
 class Trainings:
-    """Learning records, found by study, level and branch.
+    """Learning records, found by training, level and branch.
 
     Raises:
         UserError: two of them are of one training.
@@ -69,7 +69,7 @@ class Trainings:
         for record, following in zip(self.records, self.records[1:], strict=False):
             if _order(record) == _order(following):
                 raise UserError(
-                    f"records: two of study '{record.study}', replicate {record.replicate}, level {record.level}, "
+                    f"records: two of training '{record.study}', replicate {record.replicate}, level {record.level}, "
                     f"branch '{record.branch}'; give each once"
                 )
         found: dict[tuple[str, int, str, str | None], list[LearningRecord]] = {}
@@ -79,21 +79,21 @@ class Trainings:
         self._treatments = {key: Treatment(*key, tuple(alike)) for key, alike in found.items()}
 
     def __iter__(self) -> Iterator[Treatment]:
-        """All treatments: by study, level, kind and donor."""
+        """All treatments: by training, level, kind and donor."""
         return iter(self._treatments.values())
 
     @property
-    def studies(self) -> list[str]:
-        """Names of the studies."""
+    def names(self) -> list[str]:
+        """Names of the trainings."""
         return sorted({record.study for record in self.records})
 
-    def treatment(self, study: str, level: int, kind: str = TICKET) -> Treatment | None:
+    def treatment(self, training: str, level: int, kind: str = TICKET) -> Treatment | None:
         """The treatment of a kind without donor; None if there is none. The dense model is the ticket of level 0."""
-        return self._treatments.get((study, level, kind, None))
+        return self._treatments.get((training, level, kind, None))
 
     def references(self, treatment: Treatment) -> dict[str, Treatment | None]:
         """What a treatment is compared with, by the names of `REFERENCES`; never with itself."""
-        dense, ticket = (self.treatment(treatment.study, level) for level in (0, treatment.level))
+        dense, ticket = (self.treatment(treatment.training, level) for level in (0, treatment.level))
         found = {"dense": dense, "ticket": ticket}
         return {name: None if other is treatment else other for name, other in found.items()}
 

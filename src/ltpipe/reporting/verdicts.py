@@ -21,7 +21,7 @@ ticket; that it wins."""
 
 
 @dataclass(frozen=True)
-class Ticket:
+class EvaluatedTicket:
     """One evaluated ticket: losses in nats/token; sparsity, accuracies and retention as fractions."""
 
     criterion: str
@@ -46,7 +46,7 @@ class Ticket:
         return self.performance_retention >= WINNING_RETENTION
 
     @property
-    def is_distinct(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether its interval excludes the retention that is just enough; False also where there is no interval."""
         low, high = self.performance_retention_low, self.performance_retention_high
         return Interval(low, high).excludes(WINNING_RETENTION)
@@ -85,7 +85,7 @@ class Verdict:
         seeds_winning: how many of those are winning tickets.
         randoms: number of random tickets at the winner's sparsity, the winner aside.
         random: of those the one that retains most; None if there is none.
-        random_distinct: whether that one is told apart from the winner; with a single sequence nothing is.
+        random_significant: whether that one is told apart from the winner; with a single sequence nothing is.
         closest: the ticket that retains most; None if none removes weights and has a loss that is a number.
         critical: where the curve that wins farthest stops winning; None if there are no curves.
         critical_shared: number of other curves with the same bracket.
@@ -99,14 +99,14 @@ class Verdict:
     evaluated: int
     untouched: int
     sparsest: float
-    winner: Ticket | None
-    beside: tuple[Ticket, ...]
+    winner: EvaluatedTicket | None
+    beside: tuple[EvaluatedTicket, ...]
     seeds: int
     seeds_winning: int
     randoms: int
-    random: Ticket | None
-    random_distinct: bool
-    closest: Ticket | None
+    random: EvaluatedTicket | None
+    random_significant: bool
+    closest: EvaluatedTicket | None
     critical: CriticalSparsity | None
     critical_shared: int
     tokens: int
@@ -125,7 +125,7 @@ class Verdict:
         if self.random is None:
             return "uncontrolled"
         ahead = self.winner.performance_retention > self.random.performance_retention
-        return "won" if ahead and (self.random_distinct or self.sequences < 2) else "control"
+        return "won" if ahead and (self.random_significant or self.sequences < 2) else "control"
 
 
 def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> list[Verdict]:
@@ -163,7 +163,7 @@ def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, co
     rivals = [ticket for ticket in tickets if winner and ticket.sparsity == winner.sparsity and ticket != winner]
     alike = [one for one in rivals if winner and (one.criterion, one.scope) == (winner.criterion, winner.scope)]
     randoms = [ticket for ticket in rivals if ticket.criterion == RANDOM]
-    told_apart = _told_apart(winner, comparisons) if winner else set()
+    different = _different(winner, comparisons) if winner else set()
     critical, shared = _critical(curves)
     return Verdict(
         model=model,
@@ -173,12 +173,12 @@ def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, co
         untouched=sum(untouched),
         sparsest=float(rows["sparsity"].max()),
         winner=winner,
-        beside=tuple(one for one in rivals if one.criterion != RANDOM and _identity(one) not in told_apart),
+        beside=tuple(one for one in rivals if one.criterion != RANDOM and _identity(one) not in different),
         seeds=len(alike) + (winner is not None),
         seeds_winning=sum(one.wins for one in alike) + (winner is not None),
         randoms=len(randoms),
         random=randoms[0] if randoms else None,
-        random_distinct=bool(randoms) and _identity(randoms[0]) in told_apart,
+        random_significant=bool(randoms) and _identity(randoms[0]) in different,
         closest=tickets[0] if tickets else None,
         critical=critical,
         critical_shared=shared,
@@ -188,15 +188,15 @@ def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, co
     )
 
 
-def _preference(ticket: Ticket) -> tuple[float, bool, str, str, int]:
+def _preference(ticket: EvaluatedTicket) -> tuple[float, bool, str, str, int]:
     """Sort key of tickets: most retention first; among equals those not random, then by name and seed."""
     seed = -1 if ticket.seed is None else ticket.seed
     return -ticket.performance_retention, ticket.criterion == RANDOM, ticket.criterion, ticket.scope, seed
 
 
-def _ticket(row: dict[str, Any]) -> Ticket:
-    values = {field.name: row[field.name] for field in fields(Ticket)}
-    return Ticket(**{**values, "seed": None if pd.isna(row["seed"]) else int(row["seed"])})
+def _ticket(row: dict[str, Any]) -> EvaluatedTicket:
+    values = {field.name: row[field.name] for field in fields(EvaluatedTicket)}
+    return EvaluatedTicket(**{**values, "seed": None if pd.isna(row["seed"]) else int(row["seed"])})
 
 
 def _dense(row: Mapping[str, Any]) -> Dense:
@@ -206,14 +206,14 @@ def _dense(row: Mapping[str, Any]) -> Dense:
 Identity = tuple[str, str, int | None]
 
 
-def _identity(ticket: Ticket) -> Identity:
+def _identity(ticket: EvaluatedTicket) -> Identity:
     return ticket.criterion, ticket.scope, ticket.seed
 
 
-def _told_apart(winner: Ticket, comparisons: pd.DataFrame) -> set[Identity]:
+def _different(winner: EvaluatedTicket, comparisons: pd.DataFrame) -> set[Identity]:
     """Tickets of the winner's sparsity whose paired interval of the difference in loss excludes 0."""
     found = set()
-    apart = comparisons[(comparisons["sparsity"] == winner.sparsity) & comparisons["distinct"]]
+    apart = comparisons[(comparisons["sparsity"] == winner.sparsity) & comparisons["significant"]]
     for row in apart.to_dict("records"):
         seeds = [None if pd.isna(row[f"seed_{side}"]) else int(row[f"seed_{side}"]) for side in "ab"]
         pair = [(row[f"criterion_{side}"], row[f"scope_{side}"], seed) for side, seed in zip("ab", seeds, strict=True)]

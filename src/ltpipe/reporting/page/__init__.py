@@ -14,10 +14,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.reporting.charts import Figure
 from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, percent, shown_columns, wins, with_baselines
-from ltpipe.reporting.origin import Origin
+from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.sections import SHOWN, Section
-from ltpipe.reporting.study_verdicts import StudyVerdict
 from ltpipe.reporting.theme import DARK, FONT, LIGHT, vega_config
+from ltpipe.reporting.training_verdicts import TrainingVerdict
 from ltpipe.reporting.verdicts import verdicts
 
 MEASURED_ON = (
@@ -35,9 +35,9 @@ class Content:
         comparisons: one row a pair of tickets of one sparsity.
         leading: sections that stand before the table of tickets.
         sections: those that stand after it.
-        origin: what the report was made from and with.
-        studies: names of the studies that are trained.
-        study_verdicts: what their tickets show.
+        provenance: what the report was made from and with.
+        trainings: names of the trainings.
+        training_verdicts: what their tickets show.
     """
 
     tickets: pd.DataFrame
@@ -45,9 +45,9 @@ class Content:
     comparisons: pd.DataFrame
     leading: Sequence[Section]
     sections: Sequence[Section]
-    origin: Origin
-    studies: Sequence[str] = ()
-    study_verdicts: Sequence[StudyVerdict] = ()
+    provenance: Provenance
+    trainings: Sequence[str] = ()
+    training_verdicts: Sequence[TrainingVerdict] = ()
 
     @property
     def figures(self) -> list[Figure]:
@@ -71,9 +71,9 @@ def render_page(content: Content) -> str:
     shown = best_tickets(tickets, SHOWN)
     scripts = [library(), asset("page.js")] if content.figures else [asset("page.js")]
     return environment.get_template("page.html").render(
-        names=[*sorted(tickets["model"].unique()), *content.studies],
+        names=[*sorted(tickets["model"].unique()), *content.trainings],
         verdicts=verdicts(tickets, content.curves, content.comparisons),
-        study_verdicts=content.study_verdicts,
+        training_verdicts=content.training_verdicts,
         winning=WINNING_RETENTION,
         columns=shown_columns(tickets),
         rows=with_baselines(shown).to_dict("records") if len(shown) else [],
@@ -85,7 +85,7 @@ def render_page(content: Content) -> str:
         measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),
         leading=content.leading,
         sections=content.sections,
-        origin=content.origin,
+        provenance=content.provenance,
         styles=asset("page.css"),
         font=FONT,
         light=LIGHT.variables,

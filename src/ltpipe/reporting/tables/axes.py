@@ -13,14 +13,14 @@ SPARSITY: Columns = {"sparsity": number("fraction of the prunable weights, or un
 TICKET: Columns = {**TEXT, **CURVE, **SPARSITY}
 """Columns that identify a ticket."""
 
-STUDY: Columns = {
-    "study": word("name of the study"),
+TRAINING: Columns = {
+    "training": word("name of the training"),
     "replicate": count("replicate, which is the seed of the dense model"),
 }
 LEVEL: Columns = {"level": count("level of iterative pruning; 0 is the dense model")}
 BRANCH: Columns = {
     "branch": word("kind of training: ticket, or a control"),
-    "donor": word("study whose mask is transplanted"),
+    "donor": word("training whose mask is transplanted"),
 }
 
 

@@ -24,7 +24,7 @@ _PAIR: Columns = {
 COLUMNS: Columns = {
     **_PAIR,
     **measured("loss_difference", "loss of ticket a minus that of ticket b, nats/token"),
-    "distinct": truth("whether the interval excludes 0: the two differ significantly"),
+    "significant": truth("whether the interval excludes 0: the two differ significantly"),
 }
 
 
@@ -45,7 +45,7 @@ def comparisons_table(samples: Sequence[Sample]) -> Frame:
                     **curve_of(b.metrics, "_b"),
                     "loss_difference": a.metrics.loss - b.metrics.loss,
                     **bounds("loss_difference", found),
-                    "distinct": found.excludes(0.0),
+                    "significant": found.excludes(0.0),
                 }
             )
     table = frame(rows, COLUMNS)
@@ -66,7 +66,7 @@ def _section(table: Frame) -> Section:
             "first": ticket_name("_a"),
             "second": ticket_name("_b"),
             "difference": with_interval("loss_difference", "{:+.4f}"),
-            "significant": lambda row: "yes" if row["distinct"] else "no",
+            "significant": lambda row: "yes" if row["significant"] else "no",
         },
     )
 

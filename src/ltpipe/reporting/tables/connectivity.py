@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from ltpipe.reporting.columns import percent
 from ltpipe.reporting.sections import Section, as_it_is, section
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import LEVEL, STUDY
+from ltpipe.reporting.tables.axes import LEVEL, TRAINING
 from ltpipe.runtime.frames import Columns, Frame, frame, number, truth, word
 from ltpipe.training.connectivity import STABLE, Connectivity
 
 COLUMNS: Columns = {
-    **STUDY,
+    **TRAINING,
     **LEVEL,
     "first": word("branch at the line's end"),
     "second": word("branch at the line's start"),
@@ -22,11 +22,17 @@ COLUMNS: Columns = {
 
 
 def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
-    """Return one row per point of a line, by study, replicate, level, branches and position."""
+    """Return one row per point of a line, by training, replicate, level, branches and position."""
     ordered = sorted(lines, key=lambda line: (line.study, line.replicate, line.level, line.branches))
     rows = [
         {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
-        | {"first": line.branches[0], "second": line.branches[1], "alpha": alpha, "error": error}
+        | {
+            "training": line.study,
+            "first": line.branches[0],
+            "second": line.branches[1],
+            "alpha": alpha,
+            "error": error,
+        }
         for line in ordered
         for alpha, error in zip(line.alphas, line.errors, strict=True)
     ]
@@ -39,9 +45,9 @@ def _section(table: Frame) -> Section:
         "Test error along the line between two trainings from one rewinding point that saw the data in "
         "different orders. Barrier: the largest error on the line minus the mean error of its ends. "
         f"Stable: below {percent(STABLE)}.",
-        table.drop_duplicates(["study", "replicate", "level", "first", "second"]),
+        table.drop_duplicates(["training", "replicate", "level", "first", "second"]),
         {
-            "study": as_it_is("study"),
+            "training": as_it_is("training"),
             "replicate": as_it_is("replicate"),
             "level": as_it_is("level"),
             "trainings": lambda row: f"{row['first']} and {row['second']}",

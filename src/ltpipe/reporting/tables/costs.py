@@ -13,7 +13,7 @@ from ltpipe.training.record import LearningRecord
 
 COLUMNS: Columns = {
     "stage": word("kind of run; stages whose artefacts do not record their time have no row"),
-    "model": word("name of the model, or of the study that trains"),
+    "model": word("name of the model, or of the training"),
     "data": word("name of the text"),
     "runs": count("number of runs"),
     "seconds": number("total wall time of all runs, without start-up"),
@@ -46,7 +46,7 @@ def evaluation_costs(baselines: Iterable[Metrics], tickets: Iterable[Metrics], p
 
 
 def training_costs(records: Iterable[LearningRecord]) -> Frame:
-    """Return one row per study."""
+    """Return one row per training."""
     return _table(_Run(STAGES[-1], record.study, None, record.seconds) for record in records)
 
 
@@ -95,7 +95,7 @@ def _section(table: Frame) -> Section:
         table,
         {
             "stage": as_it_is("stage"),
-            "model or study": as_it_is("model"),
+            "model or training": as_it_is("model"),
             "text": as_it_is("data"),
             "runs": formatted("runs", "{:,}"),
             "all runs, s": formatted("seconds", "{:,.1f}"),
@@ -111,7 +111,7 @@ def _section(table: Frame) -> Section:
 TABLE = Table(
     name="costs",
     of="time and memory",
-    row="a stage with the model and text, or the study, that it ran for",
+    row="a stage with the model and text, or the training, that it ran for",
     columns=COLUMNS,
     needs="anything",
     stage="tables",

@@ -30,10 +30,10 @@ COLUMNS: Columns = {
     "largest_sparsity": number("sparsity of the sparsest ticket"),
     "last_winning_sparsity": number("sparsity of the last winning ticket; 0, the dense model, if all lose"),
     "last_winning_kept": count("weights that it keeps"),
-    "last_winning_distinct": truth(_DISTINCT),
+    "last_winning_significant": truth(_DISTINCT),
     "first_losing_sparsity": number("sparsity of the first losing ticket; missing if all win"),
     "first_losing_kept": count("weights that it keeps"),
-    "first_losing_distinct": truth(_DISTINCT),
+    "first_losing_significant": truth(_DISTINCT),
     "crossings": count("how often retention falls below the winning threshold"),
     **measured("critical_sparsity_estimate", "interpolated between the two; missing beyond the largest sparsity"),
     **measured("area", "area under retention up to the largest sparsity"),
@@ -86,7 +86,7 @@ def _end(name: str, curve: Curve, tickets: Sequence[Evaluated], index: int | Non
     return {
         f"{name}_sparsity": curve.sparsities[index],
         f"{name}_kept": tickets[index].metrics.kept,
-        f"{name}_distinct": curve.is_distinct(index),
+        f"{name}_significant": curve.is_significant(index),
     }
 
 

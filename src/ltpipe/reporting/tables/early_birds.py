@@ -6,11 +6,11 @@ from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.reporting.columns import MISSING, percent
 from ltpipe.reporting.sections import Row, Section, as_it_is, section
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import STUDY
+from ltpipe.reporting.tables.axes import TRAINING
 from ltpipe.runtime.frames import Columns, Frame, count, frame, is_missing, number, truth, word
 
 COLUMNS: Columns = {
-    **STUDY,
+    **TRAINING,
     "sparsity": number("fraction of the prunable weights that the mask removes"),
     "rule": word("how two masks are compared"),
     "threshold": number("distance below which masks count as alike"),
@@ -24,11 +24,11 @@ COLUMNS: Columns = {
 
 
 def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
-    """Return one row per mask drawn, by study, replicate, sparsity and iteration."""
+    """Return one row per mask drawn, by training, replicate, sparsity and iteration."""
     ordered = sorted(birds, key=lambda bird: (bird.study, bird.replicate, float(bird.sparsity)))
     rows = [
         {name: getattr(bird, name) for name in COLUMNS if hasattr(bird, name)}
-        | {"sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
+        | {"training": bird.study, "sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
         for bird in ordered
         for iteration, distance in zip(bird.iterations, bird.distances, strict=True)
     ]
@@ -39,9 +39,9 @@ def _section(table: Frame) -> Section:
     return section(
         "Early-bird tickets",
         "Masks drawn while the dense model trains, and the first iteration at which they had stopped changing.",
-        table.drop_duplicates(["study", "replicate", "sparsity"]),
+        table.drop_duplicates(["training", "replicate", "sparsity"]),
         {
-            "study": as_it_is("study"),
+            "training": as_it_is("training"),
             "replicate": as_it_is("replicate"),
             "sparsity": lambda row: percent(row["sparsity"]),
             "rule": _rule,

@@ -1,4 +1,4 @@
-"""Which findings of Frankle & Carbin 2019 (1803.03635) and Frankle et al. 2020 (1912.05671) hold in a study.
+"""Which findings of Frankle & Carbin 2019 (1803.03635) and Frankle et al. 2020 (1912.05671) hold in a training.
 
 A finding holds ("yes") only if the 95 % interval over replicates lies entirely on its side, does not hold ("no") only
 if the interval lies entirely on the other side, and is "undecided" otherwise, as always with a single replicate.
@@ -9,7 +9,7 @@ That tickets are no worse than the dense model is a non-inferiority claim: their
 points. It is "yes" only if every level down to 8.7 % shows it, and "no" if any of these levels excludes it.
 
 If the dense model has learned nothing, that is, its accuracy is not significantly better than that of always naming the
-most frequent label, every finding of the study is "undecided".
+most frequent label, every finding of the training is "undecided".
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ from ltpipe.training.connectivity import STABLE, Connectivity
 from ltpipe.training.record import TICKET
 
 COLUMNS: Columns = {
-    "study": word("name of the study"),
+    "training": word("name of the training"),
     "finding": word("what a paper found"),
     "holds": word("yes, no or undecided"),
     "evidence": word("the numbers behind it"),
@@ -39,26 +39,28 @@ DOWN_TO = 0.087
 COMPARED_AT = (0.211, 0.135)
 """Weights remaining at which the papers state their findings."""
 NEAR = 0.05
-"""Relative distance up to which a level of the study counts as one of these."""
+"""Relative distance up to which a level of the training counts as one of these."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding, whether it holds in a study, and the evidence."""
+    """A finding, whether it holds in a training, and the evidence."""
 
-    study: str
+    training: str
     finding: str
     holds: Holds
     evidence: str
 
 
 def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> Frame:
-    """Return one row per study and finding; a finding without trainings or lines in the study has no row."""
-    studies = sorted({*trainings.studies, *(line.study for line in lines)})
+    """Return one row per training and finding; a finding without branches or lines in the training has no row."""
+    names = sorted({*trainings.names, *(line.study for line in lines)})
     found = [
-        _at_chance(finding, dense) if (dense := trainings.treatment(study, 0)) and not dense.beats_chance else finding
-        for study in studies
-        for finding in _findings(study, trainings, lines)
+        _at_chance(finding, dense)
+        if (dense := trainings.treatment(training, 0)) and not dense.beats_chance
+        else finding
+        for training in names
+        for finding in _findings(training, trainings, lines)
     ]
     return frame([asdict(finding) for finding in found], COLUMNS)
 
@@ -72,23 +74,23 @@ def _at_chance(finding: Finding, dense: Treatment) -> Finding:
     return replace(finding, holds="undecided", evidence=learned + finding.evidence)
 
 
-def _findings(study: str, trainings: Trainings, lines: Sequence[Connectivity]) -> Iterator[Finding]:
-    tickets = [found for found in trainings if (found.study, found.kind) == (study, TICKET) and found.level > 0]
-    dense = trainings.treatment(study, 0)
+def _findings(training: str, trainings: Trainings, lines: Sequence[Connectivity]) -> Iterator[Finding]:
+    tickets = [found for found in trainings if (found.training, found.kind) == (training, TICKET) and found.level > 0]
+    dense = trainings.treatment(training, 0)
     if dense:
-        yield from _no_worse(study, tickets, dense)
+        yield from _no_worse(training, tickets, dense)
     for kind in CONTROLS:
-        controls = {ticket.level: trainings.treatment(study, ticket.level, kind) for ticket in tickets}
+        controls = {ticket.level: trainings.treatment(training, ticket.level, kind) for ticket in tickets}
         for ticket, remaining in _compared([ticket for ticket in tickets if controls[ticket.level]]):
             control = controls[ticket.level]
             if control:
                 yield from _against(ticket, control, remaining)
-    for level in sorted({line.level for line in lines if line.study == study}):
-        alike = [line for line in lines if (line.study, line.level) == (study, level)]
-        yield _connected(study, level, alike, trainings.treatment(study, level))
+    for level in sorted({line.level for line in lines if line.study == training}):
+        alike = [line for line in lines if (line.study, line.level) == (training, level)]
+        yield _connected(training, level, alike, trainings.treatment(training, level))
 
 
-def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Iterator[Finding]:
+def _no_worse(training: str, tickets: Sequence[Treatment], dense: Treatment) -> Iterator[Finding]:
     """Judge every level down to 8.7 % of the weights; the evidence also says how much further the claim holds."""
     reference = dense.values("test_accuracy")
     levels = [
@@ -112,7 +114,7 @@ def _no_worse(study: str, tickets: Sequence[Treatment], dense: Treatment) -> Ite
         ),
     ]
     yield Finding(
-        study,
+        training,
         f"Tickets are at most {100 * MARGIN:g} points less accurate than the dense model, down to "
         f"{percent(DOWN_TO)} of the weights",
         _all(shown[:claimed]),
@@ -135,7 +137,7 @@ def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterato
         means = [fmean(found[replicate] for replicate in both) for found in (values, others)]
         first, second = (f"{100 * mean:.2f}%" if measure == "test_accuracy" else f"{mean:,.0f}" for mean in means)
         yield Finding(
-            ticket.study,
+            ticket.training,
             f"Tickets {claim} than {_others(control)}, at {percent(remaining)} of the weights",
             holds(difference),
             _sentence(
@@ -147,7 +149,7 @@ def _against(ticket: Treatment, control: Treatment, remaining: float) -> Iterato
         )
 
 
-def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Treatment | None) -> Finding:
+def _connected(training: str, level: int, lines: Sequence[Connectivity], ticket: Treatment | None) -> Finding:
     """Judge the barrier between two trainings from one rewinding point."""
     barrier = estimate(list(averaged((line.replicate, line.barrier) for line in lines).values()))
     where = f"level {level}"
@@ -156,7 +158,7 @@ def _connected(study: str, level: int, lines: Sequence[Connectivity], ticket: Tr
         step = f"k = {' or '.join(steps)}" if steps else "k not recorded"
         where += f", {percent(ticket.weights_remaining, 1)} of the weights, {step}"
     return Finding(
-        study,
+        training,
         f"Trainings from one rewinding point with different data orders are linearly connected (barrier below "
         f"{percent(STABLE)}), at level {level}",
         barrier.below(STABLE),
@@ -219,7 +221,7 @@ def _section(table: Frame) -> Section:
         "What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only if the "
         "95% interval over replicates shows it, otherwise undecided. Differences are paired by replicate.",
         table,
-        {key: as_it_is(key) for key in ("study", "finding", "holds", "evidence")},
+        {key: as_it_is(key) for key in ("training", "finding", "holds", "evidence")},
         prose=True,
     )
 
@@ -227,7 +229,7 @@ def _section(table: Frame) -> Section:
 TABLE = Table(
     name="findings",
     of="findings",
-    row="a study and finding",
+    row="a training and finding",
     columns=COLUMNS,
     needs="trainings",
     trained=lambda found: findings_table(found.trainings, found.lines),

@@ -1,4 +1,4 @@
-"""One row per study, level and kind of branch: means and differences over replicates, with Student's t intervals.
+"""One row per training, level and kind of branch: means and differences over replicates, with Student's t intervals.
 
 Differences are paired by replicate. A single replicate has no interval.
 """
@@ -10,7 +10,7 @@ from ltpipe.analysis.replicates import Estimate, estimate, paired
 from ltpipe.reporting.columns import percent
 from ltpipe.reporting.sections import Section, as_it_is, section, with_interval
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import BRANCH, LEVEL, STUDY
+from ltpipe.reporting.tables.axes import BRANCH, LEVEL, TRAINING
 from ltpipe.reporting.trainings import Trainings, is_dense, label
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number
 
@@ -27,7 +27,7 @@ _AGAINST = {
 }
 
 COLUMNS: Columns = {
-    "study": STUDY["study"],
+    "training": TRAINING["training"],
     **LEVEL,
     **BRANCH,
     "weights_remaining": number("fraction of the prunable weights that remain"),
@@ -42,7 +42,7 @@ COLUMNS: Columns = {
 
 
 def levels_table(trainings: Trainings) -> Frame:
-    """Return one row per study, level, branch kind and donor of transplanted masks, with means over replicates.
+    """Return one row per training, level, branch kind and donor of transplanted masks, with means over replicates.
 
     Differences are over replicates too. Neither the dense model (the ticket of level 0) nor a ticket has differences
     from itself.
@@ -51,7 +51,7 @@ def levels_table(trainings: Trainings) -> Frame:
     for treatment in trainings:
         values = {measure: treatment.values(measure) for measure in MEASURES}
         row: dict[str, Any] = {
-            "study": treatment.study,
+            "training": treatment.training,
             "level": treatment.level,
             "branch": treatment.kind,
             "donor": treatment.donor,
@@ -79,7 +79,7 @@ def _section(table: Frame) -> Section:
         "first minimum of the validation loss; differences are in points, paired by replicate.",
         table,
         {
-            "study": as_it_is("study"),
+            "training": as_it_is("training"),
             "level": as_it_is("level"),
             "branch": lambda row: "dense model" if is_dense(row) else label(row["branch"], row["donor"]),
             "weights remaining": lambda row: percent(row["weights_remaining"], 1),
@@ -97,7 +97,7 @@ def _section(table: Frame) -> Section:
 TABLE = Table(
     name="levels",
     of="levels",
-    row="a study, level and kind of branch",
+    row="a training, level and kind of branch",
     columns=COLUMNS,
     needs="trainings",
     trained=lambda found: levels_table(found.trainings),

@@ -25,7 +25,7 @@ COLUMNS: Columns = {
     **measured("performance_retention", "loss of the unperturbed dense model / loss"),
     **measured("loss_difference", "loss that the perturbation adds to that of the same model, nats/token"),
     "agreement": number("fraction of tokens predicted as by the dense model"),
-    "kl_top_k": number("KL divergence from the dense model's predictions, nats/token"),
+    "kl": number("KL divergence from the dense model's predictions, nats/token"),
     "unperturbed_loss": number("loss of the same model or ticket without perturbation, nats/token"),
     "perturbed_dense_loss": number("loss of the dense model under the same perturbation, nats/token"),
     "baseline_loss": number("loss of the unperturbed dense model, nats/token"),

@@ -25,7 +25,7 @@ COLUMNS: Columns = {
     "total": count("prunable weights"),
     "parameters": count("all weights of the model"),
     **_as_shown("loss", "perplexity", "accuracy", "performance_retention"),
-    **_as_shown("agreement"), **bounds_of("agreement"), **_as_shown("kl_top_k"), **bounds_of("kl_top_k"),
+    **_as_shown("agreement"), **bounds_of("agreement"), **_as_shown("kl"), **bounds_of("kl"),
     **bounds_of("performance_retention"),
     **_as_shown("loss_difference"), **bounds_of("loss_difference"),
     **_as_shown("accuracy_difference"), **bounds_of("accuracy_difference"),
@@ -79,7 +79,7 @@ def tickets_table(samples: Sequence[Sample]) -> Frame:
 def _against_dense(sample: Sample, ticket: Evaluated) -> dict[str, float]:
     """Return the differences of a ticket from its dense model, with intervals."""
     dense = sample.dense
-    compared = {"agreement": ticket.resampled.agreement, "kl_top_k": ticket.resampled.kl}
+    compared = {"agreement": ticket.resampled.agreement, "kl": ticket.resampled.kl}
     return {
         **{
             key: bound

@@ -1,13 +1,13 @@
 """One row per run of a training."""
 
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import BRANCH, LEVEL, STUDY
+from ltpipe.reporting.tables.axes import BRANCH, LEVEL, TRAINING
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.frames import Columns, Frame, count, frame, number
 from ltpipe.training.record import Branch
 
 COLUMNS: Columns = {
-    **STUDY,
+    **TRAINING,
     **LEVEL,
     "branch": BRANCH["branch"],
     "branch_seed": count("number of the control, for kinds with several"),
@@ -27,20 +27,22 @@ COLUMNS: Columns = {
 
 
 def trainings_table(trainings: Trainings) -> Frame:
-    """Return one row per training, by study, replicate, level and branch."""
+    """Return one row per run, by training, replicate, level and branch."""
     rows = []
     for record in trainings.records:
         branch = Branch.named(record.branch)
         row = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
-        rows.append(row | {"branch": branch.kind, "branch_seed": branch.seed, "donor": branch.donor})
+        rows.append(
+            row | {"training": record.study, "branch": branch.kind, "branch_seed": branch.seed, "donor": branch.donor}
+        )
     table = frame(rows, COLUMNS)
-    return table.sort_values(["study", "replicate"], kind="stable", ignore_index=True)
+    return table.sort_values(["training", "replicate"], kind="stable", ignore_index=True)
 
 
 TABLE = Table(
     name="trainings",
     of="trainings",
-    row="a training",
+    row="a run of a training",
     columns=COLUMNS,
     needs="trainings",
     trained=lambda found: trainings_table(found.trainings),

@@ -9,7 +9,7 @@ from ltpipe.training.record import LearningRecord
 
 
 @dataclass(frozen=True)
-class Origin:
+class Provenance:
     """Where a report comes from; nothing in it depends on when it was made.
 
     Attributes:
@@ -25,8 +25,8 @@ class Origin:
     lines: Mapping[str, str]
 
 
-def origin(dense: Sequence[Metrics], records: Sequence[LearningRecord], config: str = "") -> Origin:
-    """The origin of a report on dense models and trainings, made by this code.
+def report_provenance(dense: Sequence[Metrics], records: Sequence[LearningRecord], config: str = "") -> Provenance:
+    """The provenance of a report on dense models and trainings, made by this code.
 
     Args:
         dense: metrics of the dense models.
@@ -43,14 +43,14 @@ def origin(dense: Sequence[Metrics], records: Sequence[LearningRecord], config: 
     for metrics in dense:
         for what, fingerprint in metrics.provenance["inputs"].items():
             lines[f"{what} of {metrics.model}, {metrics.data}"] = fingerprint
-    for study in sorted({record.study for record in records}):
-        of_study = [record for record in records if record.study == study]
-        alike = [set(record.inputs.items()) for record in of_study]
-        lines |= {f"{what} of {study}": hashed for what, hashed in sorted(set.intersection(*alike))}
-        seeds = sorted({record.replicate for record in of_study})
-        lines[f"trainings of {study}"] = f"{len(of_study)}, replicates (seeds) {', '.join(map(str, seeds))}"
+    for training in sorted({record.study for record in records}):
+        runs = [record for record in records if record.study == training]
+        alike = [set(record.inputs.items()) for record in runs]
+        lines |= {f"{what} of {training}": hashed for what, hashed in sorted(set.intersection(*alike))}
+        seeds = sorted({record.replicate for record in runs})
+        lines[f"runs of {training}"] = f"{len(runs)}, replicates (seeds) {', '.join(map(str, seeds))}"
     measured = {commit for metrics in dense if (commit := metrics.provenance.get("git_commit"))}
     if measured:
         lines["commits that evaluated the dense models"] = ", ".join(sorted(measured))
     commit, _, changes = (here["git_commit"] or "").partition("+")
-    return Origin(commit or None, bool(changes), config, lines)
+    return Provenance(commit or None, bool(changes), config, lines)

@@ -7,8 +7,8 @@ from math import isnan
 import pytest
 from studies import KEPT, TOTAL, record
 
-from ltpipe.reporting.study_verdicts import StudyVerdict, study_verdicts
 from ltpipe.reporting.tables.findings import findings_table
+from ltpipe.reporting.training_verdicts import TrainingVerdict, training_verdicts
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.training.record import LearningRecord
 
@@ -23,8 +23,8 @@ def tickets(level: int, gains: Sequence[float], stop: int = 2000, branch: str = 
     ]
 
 
-def verdict(*records: Sequence[LearningRecord]) -> StudyVerdict:
-    (found,) = study_verdicts(Trainings([*DENSE, *(one for some in records for one in some)]))
+def verdict(*records: Sequence[LearningRecord]) -> TrainingVerdict:
+    (found,) = training_verdicts(Trainings([*DENSE, *(one for some in records for one in some)]))
     return found
 
 
@@ -53,7 +53,7 @@ def test_a_ticket_that_is_as_good_wins_whatever_the_rounding():
         for level in (0, 1)
         for replicate, both in enumerate(right)
     ]
-    (found,) = study_verdicts(Trainings(records))
+    (found,) = training_verdicts(Trainings(records))
     assert found.winner.level == 1
 
 
@@ -80,9 +80,9 @@ def test_controls_are_of_that_level_and_taken_from_the_ticket():
 
 
 def test_without_a_dense_model_or_tickets_there_is_nothing_to_judge():
-    assert study_verdicts(Trainings(DENSE)) == []
-    assert study_verdicts(Trainings(tickets(1, (0.0,) * 3))) == []
-    assert study_verdicts(Trainings([])) == []
+    assert training_verdicts(Trainings(DENSE)) == []
+    assert training_verdicts(Trainings(tickets(1, (0.0,) * 3))) == []
+    assert training_verdicts(Trainings([])) == []
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_dense_model_that_names_the_most_frequent_label_decides_nothing(majori
         for one in [*DENSE, *tickets(7, (0.01, 0.011, 0.012)), *tickets(7, (-0.02,) * 3, branch="shuffled-1")]
     ]
     trainings = Trainings(alike)
-    (found,) = study_verdicts(trainings)
+    (found,) = training_verdicts(trainings)
     assert (found.beats_chance, found.winner.level) == (beats, 7)
     table = findings_table(trainings, [])
     assert len(table) == 2
@@ -111,6 +111,6 @@ def test_a_study_without_controls_is_known():
 
 
 def test_one_replicate_has_no_intervals():
-    (found,) = study_verdicts(Trainings([DENSE[0], tickets(1, (0.0,) * 3)[0]]))
+    (found,) = training_verdicts(Trainings([DENSE[0], tickets(1, (0.0,) * 3)[0]]))
     assert found.winner.over_dense.accuracy.mean == 0
     assert isnan(found.winner.over_dense.accuracy.interval.low)

@@ -1,4 +1,4 @@
-"""The verdict on the tickets of each study that is trained."""
+"""The verdict on the tickets of each training."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -34,11 +34,11 @@ class TrainedTicket:
 
 
 @dataclass(frozen=True)
-class StudyVerdict:
-    """What the trained tickets of one study show.
+class TrainingVerdict:
+    """What the tickets of one training show.
 
     Attributes:
-        study: its name.
+        training: its name.
         replicates: trainings of the dense model.
         levels: at which tickets were trained.
         smallest: least weights remaining of any ticket, a fraction.
@@ -47,11 +47,11 @@ class StudyVerdict:
         beats_chance: whether that is told apart from nothing; without it no ticket is judged.
         winner: the smallest winning ticket; None if there is none.
         closest: the most accurate ticket, of equals the smallest.
-        controlled: whether the study has controls, at that or another level; without any no ticket is judged.
+        controlled: whether the training has controls, at that or another level; without any no ticket is judged.
         controls: what the winner, or else the closest, has over those of its level, by their names.
     """
 
-    study: str
+    training: str
     replicates: int
     levels: int
     smallest: float
@@ -65,26 +65,26 @@ class StudyVerdict:
     controls: dict[str, Difference]
 
 
-def study_verdicts(trainings: Trainings) -> list[StudyVerdict]:
-    """Judge the tickets of each study, by its name; one without a dense model or without tickets has no verdict."""
-    return [verdict for study in trainings.studies if (verdict := _verdict(study, trainings))]
+def training_verdicts(trainings: Trainings) -> list[TrainingVerdict]:
+    """Judge the tickets of each training, by its name; one without a dense model or without tickets has no verdict."""
+    return [verdict for training in trainings.names if (verdict := _verdict(training, trainings))]
 
 
-def _verdict(study: str, trainings: Trainings) -> StudyVerdict | None:
-    dense = trainings.treatment(study, 0)
-    pruned = [found for found in trainings if (found.study, found.kind) == (study, TICKET) and found.level > 0]
+def _verdict(training: str, trainings: Trainings) -> TrainingVerdict | None:
+    dense = trainings.treatment(training, 0)
+    pruned = [found for found in trainings if (found.training, found.kind) == (training, TICKET) and found.level > 0]
     tickets = [ticket for found in pruned if dense and (ticket := _ticket(found, dense))]
     if dense is None or not tickets:
         return None
     winner = min((ticket for ticket in tickets if ticket.wins), key=_size, default=None)
     closest = min(tickets, key=lambda ticket: (-ticket.accuracy, _size(ticket)))
     level = (winner or closest).level
-    own = trainings.treatment(study, level)
-    beside = {kind: trainings.treatment(study, level, kind) for kind in CONTROLS}
+    own = trainings.treatment(training, level)
+    beside = {kind: trainings.treatment(training, level, kind) for kind in CONTROLS}
     controls = {label(kind): _difference(own, control) for kind, control in beside.items() if own and control}
     accuracies = dense.values("test_accuracy")
-    return StudyVerdict(
-        study=study,
+    return TrainingVerdict(
+        training=training,
         replicates=len(accuracies),
         levels=len(tickets),
         smallest=min(map(_size, tickets)),
@@ -94,7 +94,7 @@ def _verdict(study: str, trainings: Trainings) -> StudyVerdict | None:
         beats_chance=dense.beats_chance,
         winner=winner,
         closest=closest,
-        controlled=any(found.study == study and found.kind in CONTROLS for found in trainings),
+        controlled=any(found.training == training and found.kind in CONTROLS for found in trainings),
         controls={name: difference for name, difference in controls.items() if difference},
     )
 
