@@ -9,7 +9,6 @@ from benchmarks.report import Bar, Table, in_turn
 from ltpipe.checkpoints.layout import WEIGHTS
 from ltpipe.checkpoints.prunable import Preset
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import RankKeys
@@ -55,7 +54,7 @@ def against_plain_read(
         "count": lambda: stages.count(stages.open_keys(folder, names)),
         "threshold": lambda: exact_cuts(stages.open_keys(folder, names), histogram, plan),
         "threshold + pack": lambda: _pack(folder, names, histogram, scope),
-        "threshold + pack + write + fsync": lambda: write_mask(
+        "threshold + pack + write + fsync": lambda: stages.write_mask(
             mask, stages.open_keys(folder, names), histogram, scope, SPARSITY
         ),
     }

@@ -23,7 +23,6 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.apply import fetch_from
-from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.masks import read_mask
 
 
@@ -71,7 +70,7 @@ class Ltpipe:
     def save(self, output: Path) -> dict[str, int]:
         """Write the mask file."""
         keys = stages.open_keys(self._folder, self._names)
-        return {"kept": write_mask(output, keys, stages.count(keys), "global", SPARSITY)}
+        return {"kept": stages.write_mask(output, keys, stages.count(keys), "global", SPARSITY)}
 
     def extras(self, output: Path) -> dict[str, float]:
         """Return seconds per mask of a schedule, with the mask written, and with all weights masked too."""

@@ -12,9 +12,12 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData
-from ltpipe.pruning.build import write_mask
+from ltpipe.pruning import build
+from ltpipe.pruning.by_scope import cutter_for
 from ltpipe.pruning.histogram import KeyHistogram, count_keys
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.scores import RankKeys, weight_keys
+from ltpipe.pruning.sparsity import Sparsity
 
 SCOPES = ("global", "layer")
 """Scopes whose masks are streamed, one chunk of weights at a time."""
@@ -30,7 +33,7 @@ def prunable(folder: Path, preset: Preset) -> tuple[str, ...]:
 
 def open_keys(folder: Path, names: tuple[str, ...]) -> RankKeys:
     """Return the magnitudes of a freshly mapped checkpoint, so that page faults count, as in a stage."""
-    return criterion_named("magnitude").keys(TensorFile(folder / WEIGHTS), names, None)
+    return weight_keys("magnitude", TensorFile(folder / WEIGHTS), names, None)
 
 
 def count(keys: RankKeys) -> KeyHistogram:
@@ -38,8 +41,14 @@ def count(keys: RankKeys) -> KeyHistogram:
     return count_keys(keys, FINGERPRINT, "magnitude", None)
 
 
+def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:
+    """Run the mask stage; return the number of weights kept."""
+    wanted = Sparsity.of(sparsity)
+    return build.write_mask(path, histogram, scope, wanted, cutter_for(scope, wanted, keys, histogram, Layout()))
+
+
 def pack_away(keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:
-    """Run the mask stage, dropping every packed block immediately; return the number of weights kept."""
+    """Run the mask stage, dropping every packed chunk immediately; return the number of weights kept."""
     return _without_file(lambda _: None, keys, histogram, scope, sparsity)
 
 
@@ -73,9 +82,9 @@ class ReadCounter:
     def watching(self, keys: RankKeys) -> RankKeys:
         """Return the same keys, counted as they are read."""
 
-        def blocks(name: str) -> Iterable[np.ndarray]:
-            for block in keys.blocks(name):
-                self.weights += block.size
-                yield block
+        def chunks(name: str) -> Iterable[np.ndarray]:
+            for chunk in keys.chunks(name):
+                self.weights += chunk.size
+                yield chunk
 
-        return replace(keys, blocks=blocks)
+        return replace(keys, chunks=chunks)

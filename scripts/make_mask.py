@@ -34,8 +34,7 @@ def main(
     """
     kernels.use_threads(available_threads(threads))
     made = make_mask(Checkpoint.open(checkpoint), histogram, scope, sparsity, output, scores, options)
-    ties = f"; {made.tied:,} tied weights were separated by position" if made.tied else ""
-    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights{ties}")
+    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights")
     return made.planned_bytes
 
 

@@ -89,8 +89,8 @@ def test_masks_are_nested():
 def test_blocks_join_without_a_seam(monkeypatch):
     from ltpipe.pruning import scores
 
-    monkeypatch.setattr(scores, "BLOCK", 16)
-    monkeypatch.setattr(scores, "COPIED_BLOCK", 8)
+    monkeypatch.setattr(scores, "CHUNK", 16)
+    monkeypatch.setattr(scores, "COPIED_CHUNK", 8)
     for dtypes in [(F32,) * 3, (BF16, F32, F16)]:
         model = Odd(dtypes)
         assert same(ltpipe.create_magnitude_mask(model, 0.55), oracle(model, 0.55))

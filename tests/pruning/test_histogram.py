@@ -7,15 +7,15 @@ from pathlib import Path
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
+from cutting import write_cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_keys
-from ltpipe.pruning.scores import criterion_named
+from ltpipe.pruning.scores import weight_keys
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
 CHECKPOINT = "0123456789abcdef" * 4
@@ -36,7 +36,7 @@ def count(folder: Path, tensors: list[TensorData], criterion: str = "magnitude",
     path = folder / "weights.safetensors"
     write_tensors(path, tensors)
     names = sorted((tensor.name for tensor in tensors), key=str.encode)
-    keys = criterion_named(criterion).keys(TensorFile(path), names, seed=seed)
+    keys = weight_keys(criterion, TensorFile(path), names, seed=seed)
     return keys, count_keys(keys, checkpoint=CHECKPOINT, criterion=criterion, seed=seed)
 
 
@@ -57,8 +57,8 @@ def test_round_trip(single: np.ndarray, brain: np.ndarray, recipe: tuple[str, in
         again.write(folder / "second")
         assert (folder / "second").read_bytes() == (folder / "first").read_bytes()
         for scope in ("global", "layer"):
-            write_mask(folder / "mask", keys, histogram, scope, "0.45")
-            write_mask(folder / "mask-again", keys, again, scope, "0.45")
+            write_cut(folder / "mask", keys, histogram, scope, "0.45")
+            write_cut(folder / "mask-again", keys, again, scope, "0.45")
             assert (folder / "mask-again").read_bytes() == (folder / "mask").read_bytes()
 
 
@@ -89,7 +89,7 @@ def test_infinities_and_nans_are_refused(tmp_path: Path, dtype: str, bits: list[
 def test_largest_finite_values_are_accepted(tmp_path: Path, dtype: type[np.floating]) -> None:
     largest = np.finfo(dtype).max
     keys, histogram = count(tmp_path, [TensorData.of("w", np.array([largest, -largest, 0], dtype))])
-    write_mask(tmp_path / "mask", keys, histogram, "global", "0.5")
+    write_cut(tmp_path / "mask", keys, histogram, "global", "0.5")
     assert (tmp_path / "mask").exists()
 
 

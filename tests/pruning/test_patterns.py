@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cutting import write_cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,13 +23,13 @@ from ltpipe.pruning.allocation import score_sums
 from ltpipe.pruning.allocations.erk import erk
 from ltpipe.pruning.allocations.importance import importance
 from ltpipe.pruning.allocations.owl import outlier_ratios, owl
-from ltpipe.pruning.build import make_mask, write_mask
+from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.by_scope import cutter_for
 from ltpipe.pruning.histogram import count_checkpoint, count_keys
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import read_mask, unpack
 from ltpipe.pruning.scopes import Units, scopes
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.scores import RankKeys, weight_keys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
@@ -70,7 +71,7 @@ class Held:
 
 
 def keys_of(arrays: Arrays, dtype: str = "F32", criterion: str = "magnitude") -> RankKeys:
-    return criterion_named(criterion).keys(Held(arrays, dtype), sorted(arrays), 3 if criterion == "random" else None)
+    return weight_keys(criterion, Held(arrays, dtype), sorted(arrays), 3 if criterion == "random" else None)
 
 
 def kept_by(arrays: Arrays, scope: str, sparsity: str, dtype: str = "F32", layout: Layout = LAYOUT) -> Arrays:
@@ -78,7 +79,7 @@ def kept_by(arrays: Arrays, scope: str, sparsity: str, dtype: str = "F32", layou
     keys = keys_of(arrays, dtype)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mask")
-        kept = write_mask(path, keys, count_keys(keys, "c", "magnitude", None), scope, sparsity, layout)
+        kept = write_cut(path, keys, count_keys(keys, "c", "magnitude", None), scope, sparsity, layout)
         mask = read_mask(path)
         assert mask.total_kept == kept
         return {name: unpack(bits, mask.shapes[name]).copy() for name, bits in mask.bits.items()}
@@ -217,7 +218,7 @@ def test_keys_of_31_bits_are_cut_to_the_last_of_them() -> None:
 
 def test_lamp_of_a_tensor_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = weights(8)
-    monkeypatch.setattr("ltpipe.pruning.allocations.lamp.COPIED_BLOCK", 64)
+    monkeypatch.setattr("ltpipe.pruning.allocations.lamp.COPIED_CHUNK", 64)
     for dtype in FORMATS:
         assert_same(kept_by(arrays, "lamp", "0.6", dtype), oracle(arrays, "lamp", "0.6"))
 
@@ -329,7 +330,7 @@ def test_bytes_do_not_depend_on_threads(scope: str, tmp_path: Path) -> None:
     written = []
     for threads in (1, 2):
         kernels.use_threads(threads)
-        write_mask(tmp_path / "mask", keys, histogram, scope, "0.5", LAYOUT)
+        write_cut(tmp_path / "mask", keys, histogram, scope, "0.5", LAYOUT)
         written.append((tmp_path / "mask").read_bytes())
     kernels.use_threads(1)
     assert written[0] == written[1]
@@ -341,7 +342,7 @@ def test_weights_that_changed_since_they_were_counted_are_refused(scope: str, tm
     histogram = count_keys(keys_of(arrays), "c", "magnitude", None)
     arrays["h.0.fc"][:] = 1
     with pytest.raises(UserError, match=r"'h\.0\.fc' changed since it was counted"):
-        write_mask(tmp_path / "mask", keys_of(arrays), histogram, scope, "0.5", LAYOUT)
+        write_cut(tmp_path / "mask", keys_of(arrays), histogram, scope, "0.5", LAYOUT)
     assert not list(tmp_path.iterdir())
 
 
@@ -374,14 +375,14 @@ def test_keys_give_the_scores_back(dtype: str) -> None:
     arrays = weights(5, levels=80)
     keys = keys_of(arrays, dtype)
     for name, array in arrays.items():
-        (block,) = keys.blocks(name)
+        (block,) = keys.chunks(name)
         np.testing.assert_array_equal(keys.values(block), np.abs(array).reshape(-1))
         assert keys.values(block).dtype == np.float32
 
 
 def test_uniform_keys_give_numbers_below_one_in_their_order() -> None:
     keys = keys_of({"w": np.zeros((300, 300), np.float32)}, criterion="random")
-    block = np.concatenate([*keys.blocks("w"), np.array([0x7FFFFFFF, 0xFFFFFFFF, 0], np.uint32)])
+    block = np.concatenate([*keys.chunks("w"), np.array([0x7FFFFFFF, 0xFFFFFFFF, 0], np.uint32)])
     values = keys.values(block)
     assert values.dtype == np.float32
     assert values.min() >= 0
@@ -452,27 +453,3 @@ def test_the_stage_gives_owl_its_blocks(canonical_folder: Callable[[str], Path],
     assert all(max(parts) - min(parts) < 0.002 for parts in density.values()), "one sparsity in a block"
     means = sorted(np.mean(parts) for block, parts in density.items() if block)
     assert max(means[-1] - 0.5, 0.5 - means[0]) == pytest.approx(0.08, abs=0.002), "up to an end of the window"
-
-
-@pytest.mark.parametrize("scope", ["global", "layer", "row", "2of4", "erk", "erk-row"])
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
-def test_weights_that_only_their_place_tells_apart_are_counted(scope, dtype):
-    """A weight is told apart by its place if an equal one of its competition fared otherwise."""
-    arrays = weights(4)
-    keys, sparsity = keys_of(arrays, dtype), "0.5"
-    histogram = count_keys(keys, "c", "magnitude", None)
-    cutter = cutter_for(scope, Sparsity.of(sparsity), keys, histogram, LAYOUT)
-    kept = {name: np.concatenate(list(cutter.packed(name))) for name in keys.names}
-    competitions = []
-    for name, array in arrays.items():
-        bits = unpack(kept[name], array.shape)
-        runs = [LAYOUT.matrices(name, array.shape, flat.reshape(-1)) for flat in (np.abs(array), bits)]
-        length = runs[0].shape[2] if scope.endswith("row") else 4 if scope == "2of4" else array.size
-        competitions += zip(*(run.reshape(-1, length) for run in runs), strict=True)
-    if scope == "global":
-        competitions = [tuple(np.concatenate(parts) for parts in zip(*competitions, strict=True))]
-    expected = 0
-    for scores, bits in competitions:
-        undecided = np.intersect1d(scores[bits], scores[~bits])
-        expected += int(np.isin(scores, undecided).sum())
-    assert cutter.tied == expected > 0

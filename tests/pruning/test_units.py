@@ -22,9 +22,9 @@ from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.families import Family, Part
 from ltpipe.pruning.masks import unpack
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.scores import RankKeys, weight_keys
 from ltpipe.pruning.sparsity import Sparsity
-from ltpipe.pruning.units import UnitCutter, choose, unit_scores
+from ltpipe.pruning.units import choose, unit_cutter, unit_scores
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
 
@@ -112,17 +112,17 @@ def test_values_of_keys_are_the_magnitudes(dtype, tmp_path):
     kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     tensors = {f"w{index}": numbers.to(kinds[kind]) for index, kind in enumerate(dtype.split("+"))}
     safetensors.torch.save_file(tensors, tmp_path / "file")
-    keys = criterion_named("magnitude").keys(TensorFile(tmp_path / "file"), list(tensors), None)
+    keys = weight_keys("magnitude", TensorFile(tmp_path / "file"), list(tensors), None)
     for name, tensor in tensors.items():
-        values = np.concatenate([keys.values(block) for block in keys.blocks(name)])
+        values = np.concatenate([keys.values(block) for block in keys.chunks(name)])
         assert values.dtype == np.float32
         np.testing.assert_array_equal(values, tensor.float().abs().numpy())
 
 
 def test_values_of_random_keys_are_uniform(tmp_path):
     write_tensors(tmp_path / "file", [TensorData.of("w", np.zeros(20_000, np.float32))])
-    keys = criterion_named("random").keys(TensorFile(tmp_path / "file"), ["w"], 1)
-    (block,) = keys.blocks("w")
+    keys = weight_keys("random", TensorFile(tmp_path / "file"), ["w"], 1)
+    (block,) = keys.chunks("w")
     values = keys.values(block)
     np.testing.assert_allclose(values, (block & 0x7FFFFFFF) / 2**31, rtol=0, atol=2**-24)
     assert 0 <= values.min() < 0.01
@@ -203,14 +203,14 @@ def test_exactly_the_rounded_number_goes(units, percent):
 def test_packed_bits_are_whole_rows_and_columns(rows, columns, axis, seed, expanded):
     keep = np.random.default_rng(seed).random((rows, columns)[axis]) < 0.5
     expected = np.broadcast_to(keep[:, None] if axis == 0 else keep, (rows, columns))
-    cutter = UnitCutter({"w": (rows, columns), "free": (3, 5, 7)}, {"w": (axis, keep)})
+    cutter = unit_cutter({"w": (rows, columns), "free": (3, 5, 7)}, {"w": (axis, keep)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ltpipe.pruning.units._EXPANDED", expanded)
-        blocks = {name: np.concatenate(list(cutter.packed(name))) for name in cutter.shapes}
-    np.testing.assert_array_equal(unpack(blocks["w"], (rows, columns)), expected)
-    assert unpack(blocks["free"], (3, 5, 7)).all()
+        packed = {name: np.concatenate(list(cutter.packed(name))) for name in cutter.kept}
+    np.testing.assert_array_equal(unpack(packed["w"], (rows, columns)), expected)
+    assert unpack(packed["free"], (3, 5, 7)).all()
     assert cutter.kept == {"w": expected.sum(), "free": 105}
-    assert len(blocks["w"]) == (rows * columns + 7) // 8
+    assert len(packed["w"]) == (rows * columns + 7) // 8
 
 
 # --- refusals

@@ -46,18 +46,3 @@ def test_compiled_loop(threads):
     words = np.random.default_rng(0).integers(0, 2**64, 20_011, dtype=np.uint64)
     kernels.use_threads(threads)
     assert sum_terms(words, 2**40) == word_sum(words, 2**40)
-
-
-@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
-@pytest.mark.parametrize("size", [0, 1, 4, 8193, 100_003])
-@pytest.mark.parametrize("skipped", [0, 1])
-def test_kernels_digest_on_their_way(dtype, size, skipped):
-    """Blocks that begin inside a word of memory too."""
-    block = np.random.default_rng(size).integers(0, 2**15, size + skipped).astype(dtype)[skipped:]
-    counting, packing = Digest(), Digest()
-    np.testing.assert_array_equal(kernels.count_coarse(block, counting), kernels.count_coarse(block))
-    packing.update(np.arange(3, dtype=np.uint64))
-    bits, _ = kernels.pack(block, 500, 3, packing)
-    np.testing.assert_array_equal(bits, kernels.pack(block, 500, 3)[0])
-    assert counting.value == by_formula(block.tobytes())
-    assert packing.value == by_formula(np.arange(3, dtype=np.uint64).tobytes() + block.tobytes())

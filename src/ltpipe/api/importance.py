@@ -20,13 +20,12 @@ from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning.by_scope import cutter_for
-from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import check_scores, score_keys
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.scores import RankKeys, random_keys, weight_keys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
@@ -97,7 +96,6 @@ def create_mask(
     chosen: Any = options_of(competition.options, scope_options, f"scope {scope}")
     name, keys = _keys(subject, criterion, dataloader, seed, options)
     counted = count_keys(keys, "", name, seed)
-    cutter: Cutter
     if isinstance(competition, Units):
         cutter = cut_units(subject.manifest, config_of(model), keys, scope, wanted)
     else:
@@ -131,9 +129,9 @@ def compute_importance(
     """
     subject = _Model.of(model, preset, include, exclude)
     if criterion == "random":
-        keys = criterion_named("random").keys(subject.weights, subject.names, seed)
-        blocks = {name: np.concatenate([keys.values(block) for block in keys.blocks(name)]) for name in keys.names}
-        return {name: torch.from_numpy(flat).view(subject.shape(name)) for name, flat in blocks.items()}
+        keys = random_keys(subject.weights, subject.names, seed)
+        values = {name: np.concatenate([keys.values(chunk) for chunk in keys.chunks(name)]) for name in keys.names}
+        return {name: torch.from_numpy(flat).view(subject.shape(name)) for name, flat in values.items()}
     _, scores = _scores(subject, criterion, dataloader, options)
     return {name: torch.from_numpy(scores.array(name)) for name in subject.names}
 
@@ -197,7 +195,7 @@ def _keys(
     """Return a criterion's name and its rank keys."""
     if isinstance(criterion, str) and ranks_weights(criterion):
         criterion_options(criterion, options, criterion)  # rejects options, as it has none
-        return criterion, criterion_named(criterion).keys(subject.weights, subject.names, seed)
+        return criterion, weight_keys(criterion, subject.weights, subject.names, seed)
     name, scores = _scores(subject, criterion, dataloader, options)
     return name, score_keys(scores, subject.names, scores.signed)
 

@@ -11,7 +11,7 @@ from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.quantiles import histogram_quantile
 from ltpipe.pruning.scopes import groups
-from ltpipe.pruning.scores import RankKeys, criterion_named
+from ltpipe.pruning.scores import RankKeys, magnitude_keys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.thresholds import Cut, exact_cuts
 
@@ -94,20 +94,20 @@ def compute_histogram_quantile(values: torch.Tensor, q: float, bins: int = 1000)
 
 def _rank(weights: HostWeights, sparsity: Sparsity) -> dict[str, torch.Tensor]:
     """Return the exact mask. Everything that depends on weight values happens here, on the host."""
-    keys = criterion_named("magnitude").keys(weights, tuple(weights.parameters), None)
+    keys = magnitude_keys(weights, tuple(weights.parameters))
     histogram = count_keys(keys, "", "magnitude", None)
     (cuts,) = exact_cuts(keys, histogram, [groups("global", sparsity, keys.sizes)])
     return {name: _kept(keys, name, cut) for name, cut in zip(keys.names, cuts, strict=True)}
 
 
 def _kept(keys: RankKeys, name: str, cut: Cut) -> torch.Tensor:
-    """Cut one tensor block by block; return bool, True where a weight is kept."""
+    """Cut one tensor chunk by chunk; return bool, True where a weight is kept."""
     kept = np.empty(keys.sizes[keys.names.index(name)], np.bool_)
     start, ties = 0, cut.ties
-    for block in keys.blocks(name):
-        bits, ties = kernels.pack(block, cut.threshold, ties)
-        kept[start : start + block.size] = unpack(bits, block.shape)
-        start += block.size
+    for chunk in keys.chunks(name):
+        bits, ties = kernels.pack(chunk, cut.threshold, ties)
+        kept[start : start + chunk.size] = unpack(bits, chunk.shape)
+        start += chunk.size
     return torch.from_numpy(kept.reshape(keys.shapes[keys.names.index(name)]))
 
 

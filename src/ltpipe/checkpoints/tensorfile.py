@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ltpipe.checkpoints.header import STORAGE, TensorSpec, hexadecimal, read_header
-from ltpipe.runtime.digest import digest
+from ltpipe.runtime.digest import Digest, digest
 from ltpipe.runtime.errors import MEND, MEND_ANY, DamagedFileError, OtherSettingsError, UserError
 from ltpipe.runtime.made_with import ENTRY, check_made_with
 
@@ -62,27 +62,34 @@ class TensorFile:
         Raises:
             DamagedFileError: the file has no such tensor, or its bytes are not those that were written.
         """
-        view = self.unchecked(name)
+        view = self._view(name)
         if name in self._unchecked:
-            self.check(name, digest(view))
+            self._check(name, digest(view))
         return view
+
+    def chunks(self, name: str, size: int) -> Iterator[np.ndarray]:
+        """Yield the elements of the tensor `name`, flat, `size` at a time, and check them on the way.
+
+        So every byte is read once, from disk at least. Raises as `array`, but damage only after the last chunk.
+        """
+        seen, checked = Digest(), name not in self._unchecked
+        for chunk in chunks_of(self._view(name).reshape(-1), size):
+            if not checked:
+                seen.update(chunk)
+            yield chunk
+        if not checked:
+            self._check(name, seen.value)
 
     def check_all(self) -> None:
         """Read and check every tensor that has a digest; raises as `array`."""
         for name in list(self._unchecked):
             self.array(name)
 
-    def check(self, name: str, found: int) -> None:
-        """Check the digest `found` that a reader computed for the tensor `name`.
-
-        Raises:
-            DamagedFileError: it is not the digest of the bytes that were written.
-        """
+    def _check(self, name: str, found: int) -> None:
         if self._unchecked.pop(name, hexadecimal(found)) != hexadecimal(found):
             raise DamagedFileError(f"{self.path}: damaged: '{name}' does not match its checksum; {MEND}")
 
-    def unchecked(self, name: str) -> np.ndarray:
-        """Return the same as `array`, for a reader that computes the digest itself and passes it to `check`."""
+    def _view(self, name: str) -> np.ndarray:
         spec = self.spec(name)
         if spec.dtype not in STORAGE:
             raise DamagedFileError(
@@ -90,6 +97,12 @@ class TensorFile:
             )
         flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
         return flat.reshape(spec.shape)
+
+
+def chunks_of(flat: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield the parts of a flat array, `size` elements each; the last may be smaller."""
+    for start in range(0, flat.size, size):
+        yield flat[start : start + size]
 
 
 @contextmanager

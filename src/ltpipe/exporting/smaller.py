@@ -18,7 +18,7 @@ from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import Units, scopes
-from ltpipe.pruning.units import units_of
+from ltpipe.pruning.units import lines_kept, units_of
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
@@ -130,13 +130,9 @@ def _new_names(weights: TensorFile, manifest: Manifest, kept: Sequence[np.ndarra
 
 def _lines(found: Sequence[Family], kept: Sequence[np.ndarray]) -> dict[str, tuple[int, np.ndarray]]:
     """Return the axis of each tensor that shrinks, and which of its rows or columns stay; biases follow rows."""
-    lines = {}
-    for family, units in zip(found, kept, strict=True):
-        for part in family.parts:
-            lines[part.name] = (part.axis, np.repeat(units, part.width))
-            if part.axis == 0:
-                lines[part.name.removesuffix("weight") + "bias"] = lines[part.name]
-    return lines
+    lines = lines_kept(found, kept)
+    biases = {name.removesuffix("weight") + "bias": line for name, line in lines.items() if line[0] == 0}
+    return lines | biases
 
 
 def _smaller(weights: TensorFile, name: str, new: str, axis: int, stay: np.ndarray | None) -> TensorData:

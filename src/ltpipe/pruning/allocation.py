@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from ltpipe.checkpoints.tensorfile import chunks_of
 from ltpipe.pruning import matrix_kernels
 from ltpipe.pruning.allocations import allocation_named
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
+from ltpipe.pruning.scores import COPIED_CHUNK, RankKeys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import NoOptions
@@ -107,9 +108,8 @@ def allocate(name: str, request: Request) -> list[int]:
 
 def score_values(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
     """Yield the scores of a tensor, float32 [n], in pieces small enough to convert."""
-    for block in keys.blocks(name):
-        for start in range(0, block.size, COPIED_BLOCK):
-            yield keys.values(block[start : start + COPIED_BLOCK])
+    for chunk in keys.chunks(name):
+        yield from map(keys.values, chunks_of(chunk, COPIED_CHUNK))
 
 
 def score_sums(keys: RankKeys) -> list[float]:

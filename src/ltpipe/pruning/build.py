@@ -23,17 +23,15 @@ from ltpipe.pruning.units import cut_units
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, as_given, options_of
 
-_LINEAR = Layout()
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Made:
-    """A mask's numbers of kept and prunable weights, of ties broken by position, and the planned peak bytes."""
+    """A mask's numbers of kept and prunable weights, and the planned peak bytes."""
 
     kept: int
     total: int
-    tied: int
     planned_bytes: int
 
 
@@ -70,42 +68,17 @@ def make_mask(
     planned = packing_bytes(counted.bits, scope, max(counted.sizes))
     found = scope_named(scope)
     chosen: Any = options_of(found.options, options, f"scope {scope}")
-    cutter: Cutter
     if isinstance(found, Units):
         cutter = cut_units(checkpoint.manifest, checkpoint.config, keys, scope, wanted)
     else:
         _check_counted(keys, counted)
         cutter = cutter_for(scope, wanted, keys, counted, Layout.of(checkpoint.manifest), chosen)
     given = {"scope": as_given(chosen), "criterion": {} if scores is None else ScoreFile(scores).options}
-    kept = write_cut(output, counted, scope, wanted, cutter, {what: each for what, each in given.items() if each})
-    return Made(kept, counted.total, cutter.tied, planned)
+    kept = write_mask(output, counted, scope, wanted, cutter, {what: each for what, each in given.items() if each})
+    return Made(kept, counted.total, planned)
 
 
 def write_mask(
-    path: Path,
-    keys: RankKeys,
-    histogram: KeyHistogram,
-    scope: str,
-    sparsity: str,
-    layout: Layout = _LINEAR,
-) -> int:
-    """Prune exactly the number of weights that `scope` defines (docs/scopes.md), and write the mask.
-
-    Returns:
-        Number of weights kept.
-
-    Scopes `global` and `layer` stream the keys once to pack them (31-bit keys once more, to find the threshold), and
-    extra memory is one block. For other scopes see `by_scope.packing_bytes`.
-
-    Raises:
-        UserError: the weights are not those that the histogram counted, or scope or sparsity is not allowed.
-    """
-    _check_counted(keys, histogram)
-    wanted = Sparsity.of(sparsity)
-    return write_cut(path, histogram, scope, wanted, cutter_for(scope, wanted, keys, histogram, layout))
-
-
-def write_cut(
     path: Path,
     histogram: KeyHistogram,
     scope: str,
@@ -143,7 +116,7 @@ def _check_counted(keys: RankKeys, histogram: KeyHistogram) -> None:
 
 
 def _counted(cutter: Cutter, name: str, kept: int) -> Iterator[np.ndarray]:
-    """Pack a tensor block by block, and raise UserError if the count is not the expected one."""
+    """Pack a tensor chunk by chunk, and raise UserError if the count is not the expected one."""
     ones = 0
     for bits in cutter.packed(name):
         ones += count_kept(bits)

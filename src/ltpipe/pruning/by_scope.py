@@ -4,7 +4,7 @@ from typing import Any, assert_never
 
 from ltpipe.pruning.allocation import Request, allocate
 from ltpipe.pruning.allocations import allocation_named
-from ltpipe.pruning.cutters import Cutter, RunCutter, threshold_cutter
+from ltpipe.pruning.cutters import Cutter, run_cutter, threshold_cutter
 from ltpipe.pruning.histogram import KeyHistogram, streaming_bytes
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import (
@@ -19,7 +19,7 @@ from ltpipe.pruning.scopes import (
     groups,
     scope_named,
 )
-from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys
+from ltpipe.pruning.scores import COPIED_CHUNK, RankKeys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.tiles import TiledKeys, tile_cutter
 from ltpipe.runtime.errors import UserError
@@ -48,7 +48,7 @@ def cutter_for(
             return threshold_cutter(keys, histogram, groups(competition, sparsity, keys.sizes))
         case AllocatedRows(allocation):
             counts = allocate(allocation, Request(sparsity, keys, histogram, layout, options))
-            return RunCutter(keys, histogram, layout, _columns(keys, layout), counts)
+            return run_cutter(keys, histogram, layout, _columns(keys, layout), counts)
         case Allocated(allocation):
             counts = allocate(allocation, Request(sparsity, keys, histogram, layout, options))
             return threshold_cutter(keys, histogram, [Group((index,), count) for index, count in enumerate(counts)])
@@ -58,11 +58,11 @@ def cutter_for(
                 size // width * rows.pruned(sparsity, width, options)
                 for size, width in zip(keys.sizes, columns, strict=True)
             ]
-            return RunCutter(keys, histogram, layout, columns, counts)
+            return run_cutter(keys, histogram, layout, columns, counts)
         case NOfM() as pattern:
             _check_pattern(scope, pattern, sparsity, keys, layout)
             counts = [size // pattern.group * (pattern.group - pattern.keep) for size in keys.sizes]
-            return RunCutter(keys, histogram, layout, [pattern.group] * len(counts), counts)
+            return run_cutter(keys, histogram, layout, [pattern.group] * len(counts), counts)
         case Tiles(height, width):
             return tile_cutter(TiledKeys(keys, histogram, layout, height, width), sparsity)
         case Units():
@@ -74,12 +74,12 @@ def cutter_for(
 def packing_bytes(bits: int, scope: str = "global", largest: int = 0) -> int:
     """Return the peak bytes of making a mask from keys of 15 or 31 bits.
 
-    It is as much as for counting them, whatever the size of the model. Scopes that use scores also convert a block.
-    Scopes that need a whole tensor also take bytes per weight of the largest one: its keys in blocks and joined, and
+    It is as much as for counting them, whatever the size of the model. Scopes that use scores also convert a chunk.
+    Scopes that need a whole tensor also take bytes per weight of the largest one: its keys in chunks and joined, and
     for rows and tiles a third time in another order, and two bools.
     """
     streamed = streaming_bytes(bits)
-    converted, key = 8 * 4 * COPIED_BLOCK, (bits + 1) // 8
+    converted, key = 8 * 4 * COPIED_CHUNK, (bits + 1) // 8
     match found := scope_named(scope):
         case Unstructured():
             return streamed

@@ -14,7 +14,7 @@ from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.scorefile import rank_keys
-from ltpipe.pruning.scores import BLOCK, COPIED_BLOCK, RankKeys
+from ltpipe.pruning.scores import CHUNK, COPIED_CHUNK, RankKeys
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 
@@ -146,10 +146,10 @@ def count_checkpoint(
 def streaming_bytes(bits: int) -> int:
     """Return the peak bytes of counting or packing keys of 15 or 31 bits, whatever the size of the model.
 
-    These are a block of packed bits for each of two limits and, for converted 31-bit keys, the block itself with two
+    These are a chunk of packed bits for each of two limits and, for converted 31-bit keys, the chunk itself with two
     temporaries.
     """
-    return 2 * (BLOCK // 8) + (3 * 4 * COPIED_BLOCK if bits == 31 else 0)
+    return 2 * (CHUNK // 8) + (3 * 4 * COPIED_CHUNK if bits == 31 else 0)
 
 
 def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None) -> KeyHistogram:
@@ -163,10 +163,7 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
     coarse_infinite = keys.infinite if keys.bits == 15 else keys.infinite >> 15
     counted = []
     for name in track(keys.names, "counting"):
-        dense = _no_counts(keys)
-        with keys.digested(name) as (blocks, seen):
-            for block in blocks:
-                dense += kernels.count_coarse(block, seen)
+        dense = sum(map(kernels.count_coarse, keys.chunks(name)), _no_counts(keys))
         broken = int(dense[coarse_infinite:].sum())
         if broken:
             raise UserError(f"tensor '{name}' has {broken} weights that are infinite or not a number; fix the model")
@@ -175,21 +172,21 @@ def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None
 
 
 def _no_counts(keys: RankKeys) -> np.ndarray:
-    return np.zeros(1 << (15 if keys.bits == 15 else kernels.COARSE_BITS), np.int64)
+    return np.zeros(kernels.coarse_bins(keys.bits), np.int64)
 
 
 def read_whole(keys: RankKeys, histogram: KeyHistogram, name: str) -> np.ndarray:
-    """Return all keys of one tensor in memory, flat; not copied if they are a single mapped block.
+    """Return all keys of one tensor in memory, flat; not copied if they are a single mapped chunk.
 
     Raises:
         UserError: they are not the keys that were counted.
     """
-    blocks = list(keys.blocks(name))
-    dense = sum(map(kernels.count_coarse, blocks), _no_counts(keys))
+    chunks = list(keys.chunks(name))
+    dense = sum(map(kernels.count_coarse, chunks), _no_counts(keys))
     now, then = SparseCounts.of(dense), histogram.counts[keys.names.index(name)]
     if not (np.array_equal(now.bins, then.bins) and np.array_equal(now.counts, then.counts)):
         raise UserError(changed(name))
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
 def changed(name: str) -> str:

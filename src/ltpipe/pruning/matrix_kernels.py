@@ -5,10 +5,9 @@ from math import fsum
 import numba
 import numpy as np
 
-from ltpipe.pruning.kernels import key_bits
+from ltpipe.pruning.kernels import key_bits, threads_for
 
 _RANK_UP_TO = 32  # competition size up to which comparing all pairs is faster than counting digits
-_PARALLEL_FROM = 1 << 16
 _CHUNK = 8192
 
 
@@ -27,21 +26,16 @@ def keep_largest(keys: np.ndarray, prune: int) -> np.ndarray:
     kept = np.empty(keys.shape, np.bool_)
     bits = key_bits(keys)
     select = _by_rank if keys.shape[1] <= _RANK_UP_TO else _by_digits
-    select(np.ascontiguousarray(keys), keys.dtype.type((1 << bits) - 1), bits + 1, each, extra, kept, _parts(keys.size))
+    select(
+        np.ascontiguousarray(keys),
+        keys.dtype.type((1 << bits) - 1),
+        bits + 1,
+        each,
+        extra,
+        kept,
+        threads_for(keys.size),
+    )
     return kept
-
-
-def tied(keys: np.ndarray, kept: np.ndarray) -> int:
-    """Return the number of ties broken by position: keys equal to their row's smallest kept key, if one is pruned.
-
-    Args:
-        keys: uint16 or uint32 [rows, columns], the top bit ignored.
-        kept: bool [rows, columns]; no pruned key of a row is above a kept one.
-    """
-    parts = _parts(keys.size)
-    counts = np.zeros(parts, np.int64)
-    _tied(np.ascontiguousarray(keys), keys.dtype.type((1 << key_bits(keys)) - 1), kept, counts)
-    return int(counts.sum())
 
 
 def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -57,33 +51,15 @@ def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     down, across = (-(-size // step) for size, step in zip(values.shape, (height, width), strict=True))
     sums = np.zeros((down, across))
-    _tile_sums(np.ascontiguousarray(values), height, width, sums, min(_parts(values.size), down))
+    _tile_sums(np.ascontiguousarray(values), height, width, sums, min(threads_for(values.size), down))
     return sums
-
-
-def lamp_scores(falling: np.ndarray, larger: float) -> tuple[np.ndarray, float]:
-    """Return squares of scores over the sums of all squares that are not smaller; zero for zero.
-
-    Args:
-        falling: float32 scores in descending order.
-        larger: sum of the squares of all earlier scores.
-
-    Returns:
-        float32 of the same shape, computed in float64, and the sum of squares to pass for later scores.
-    """
-    scores = np.empty(falling.size, np.float32)
-    return scores, _lamp_scores(np.ascontiguousarray(falling), larger, scores)
 
 
 def total(values: np.ndarray) -> float:
     """Return the sum of a flat float32 array: float64 over short chunks, then exact and rounded once."""
     sums = np.empty(-(-values.size // _CHUNK))
-    _chunk_sums(values, sums, _parts(values.size))
+    _chunk_sums(values, sums, threads_for(values.size))
     return fsum(sums)
-
-
-def _parts(size: int) -> int:
-    return numba.get_num_threads() if size >= _PARALLEL_FROM else 1
 
 
 @numba.njit(parallel=True, cache=True)
@@ -131,36 +107,6 @@ def _by_digits(keys, magnitude, bits, each, extra, kept, parts):
                 tie = key == threshold and left > 0
                 left -= tie
                 kept[row, i] = key >= threshold and not tie
-
-
-@numba.njit(parallel=True, cache=True)
-def _tied(keys, magnitude, kept, counts):
-    rows, columns = keys.shape
-    parts = counts.size
-    for part in numba.prange(parts):
-        found = 0
-        for row in range(part * rows // parts, (part + 1) * rows // parts):
-            least = magnitude
-            for i in range(columns):
-                if kept[row, i]:
-                    least = min(least, keys[row, i] & magnitude)
-            equal, pruned = 0, 0
-            for i in range(columns):
-                same = (keys[row, i] & magnitude) == least
-                equal += same
-                pruned += same and not kept[row, i]
-            if 0 < pruned < equal:
-                found += equal
-        counts[part] = found
-
-
-@numba.njit(cache=True)
-def _lamp_scores(falling, larger, scores):
-    for i in range(falling.size):
-        square = np.float64(falling[i]) * np.float64(falling[i])
-        larger += square
-        scores[i] = square / larger if larger > 0 else 0.0
-    return larger
 
 
 @numba.njit(parallel=True, cache=True)

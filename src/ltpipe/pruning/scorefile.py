@@ -11,9 +11,9 @@ import numpy as np
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorFile, artefact
+from ltpipe.checkpoints.tensorfile import TensorFile, artefact, chunks_of
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.pruning.scores import COPIED_BLOCK, RankKeys, Weights, criterion_named, float32_rank_keys
+from ltpipe.pruning.scores import COPIED_CHUNK, WEIGHT_CRITERIA, RankKeys, Weights, float32_rank_keys, weight_keys
 from ltpipe.runtime.errors import UserError
 
 FORMAT = "3"
@@ -134,9 +134,8 @@ def score_keys(scores: Weights, names: Sequence[str], signed: bool) -> RankKeys:
         return float32_rank_keys(scores, names, shapes)
 
     def ordered(name: str) -> Iterator[np.ndarray]:
-        flat = scores.array(name).reshape(-1)
-        for start in range(0, flat.size, COPIED_BLOCK):
-            yield ordered_bits(flat[start : start + COPIED_BLOCK]) >> np.uint32(1)
+        for chunk in chunks_of(scores.array(name).reshape(-1), COPIED_CHUNK):
+            yield ordered_bits(chunk) >> np.uint32(1)
 
     return RankKeys(tuple(names), shapes, 31, 1 << 31, ordered, signed=True)
 
@@ -151,7 +150,11 @@ def rank_keys(
             them.
     """
     if scores is None:
-        return criterion_named(criterion).keys(checkpoint.weights, names, seed)
+        if criterion not in WEIGHT_CRITERIA:
+            raise UserError(
+                f"criterion '{criterion}' needs a score file; without one, use {', '.join(WEIGHT_CRITERIA)}"
+            )
+        return weight_keys(criterion, checkpoint.weights, names, seed)
     file = ScoreFile(scores)
     file.check_made_for(checkpoint.fingerprint)
     if file.criterion != criterion:

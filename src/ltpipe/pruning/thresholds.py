@@ -20,14 +20,12 @@ _FINE_BITS = 15
 class Cut:
     """How one tensor is pruned: every key below `threshold`, and the first `ties` keys equal to it.
 
-    `pruned` is the number of weights this prunes in the tensor, and `tied` the number of its weights, pruned or kept,
-    whose tie with others in their competition is broken by position.
+    `pruned` is the number of weights this prunes in the tensor.
     """
 
     threshold: int
     ties: int
     pruned: int
-    tied: int = 0
 
 
 def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence[Group]]) -> list[list[Cut]]:
@@ -83,7 +81,7 @@ def _refine(
     within = _find_bin(inside, Group(found.group.members, found.remaining))
     cuts = _spread(within, inside, found.bin << _FINE_BITS)
     return {
-        member: Cut(cut.threshold, cut.ties, cut.pruned + counts[member].below(found.bin), cut.tied)
+        member: Cut(cut.threshold, cut.ties, cut.pruned + counts[member].below(found.bin))
         for member, cut in cuts.items()
     }
 
@@ -91,7 +89,6 @@ def _refine(
 def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[int, Cut]:
     """Distribute a group's ties to its members in canonical order: among ties the earlier is pruned first."""
     left = found.remaining
-    split = 0 < left < sum(counts[member].at(found.bin) for member in found.group.members)
     cuts = {}
     for member in found.group.members:
         equal = counts[member].at(found.bin)
@@ -99,15 +96,15 @@ def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[in
         left -= ties
         pruned = counts[member].below(found.bin) + ties
         whole = ties == equal > 0
-        cuts[member] = Cut(base + found.bin + whole, 0 if whole else ties, pruned, equal if split else 0)
+        cuts[member] = Cut(base + found.bin + whole, 0 if whole else ties, pruned)
     return cuts
 
 
 def _count_fine(
     keys: RankKeys, counts: SparseCounts, member: int, coarse: Sequence[int]
 ) -> dict[tuple[int, int], SparseCounts]:
-    blocks = keys.blocks(keys.names[member])
-    dense = reduce(np.add, (kernels.count_fine(block, coarse) for block in blocks))
+    chunks = keys.chunks(keys.names[member])
+    dense = reduce(np.add, (kernels.count_fine(chunk, coarse) for chunk in chunks))
     if [counts.at(bin_) for bin_ in coarse] != dense.sum(1).tolist():
         raise UserError(changed(keys.names[member]))
     return {(member, bin_): SparseCounts.of(row) for bin_, row in zip(coarse, dense, strict=True)}

@@ -6,14 +6,15 @@ model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.tensorfile import chunks_of
 from ltpipe.pruning import kernels
+from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.families import Family, families
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scores import RankKeys
@@ -25,59 +26,45 @@ _SCORED = 1 << 18  # weights converted to float32 scores at a time
 _EXPANDED = 1 << 20  # weights whose bits are expanded to bools at a time
 
 
-@dataclass(frozen=True)
-class UnitCutter:
-    """A mask of whole rows and columns.
+def lines_kept(found: Sequence[Family], kept: Sequence[np.ndarray]) -> dict[str, tuple[int, np.ndarray]]:
+    """Return which rows (axis 0) or columns (1) of the units' tensors stay: name to axis and bool [length of the axis].
 
-    Attributes:
-        shapes: shapes of all prunable tensors.
-        keep: tensor name to an axis and a bool array [length of that axis], True where rows (axis 0) or columns (1) are
-            kept. Other tensors are kept whole.
+    Args:
+        found: families of units.
+        kept: for each family, bool [units], True where a unit stays.
     """
+    return {
+        part.name: (part.axis, np.repeat(units, part.width))
+        for family, units in zip(found, kept, strict=True)
+        for part in family.parts
+    }
 
-    shapes: Mapping[str, tuple[int, ...]]
-    keep: Mapping[str, tuple[int, np.ndarray]]
 
-    @classmethod
-    def of(
-        cls, shapes: Mapping[str, tuple[int, ...]], found: Sequence[Family], kept: Sequence[np.ndarray]
-    ) -> "UnitCutter":
-        """Return the cutter that keeps the units of each family whose element of `kept`, bool [units], is True."""
-        keep = {
-            part.name: (part.axis, np.repeat(units, part.width))
-            for family, units in zip(found, kept, strict=True)
-            for part in family.parts
-        }
-        return cls(shapes, keep)
+def unit_cutter(shapes: Mapping[str, tuple[int, ...]], lines: Mapping[str, tuple[int, np.ndarray]]) -> Cutter:
+    """Return the cutter that keeps whole rows and columns.
 
-    @property
-    def kept(self) -> Mapping[str, int]:
-        """Number of weights kept in each tensor."""
-        counts = {name: prod(shape) for name, shape in self.shapes.items()}
-        for name, (_, lines) in self.keep.items():
-            counts[name] = counts[name] // len(lines) * int(lines.sum())
-        return counts
+    Args:
+        shapes: shapes of all prunable tensors.
+        lines: which rows or columns stay, as from `lines_kept`. Other tensors stay whole.
+    """
+    counts = {name: prod(shape) for name, shape in shapes.items()}
+    for name, (_, stay) in lines.items():
+        counts[name] = counts[name] // len(stay) * int(stay.sum())
 
-    @property
-    def tied(self) -> int:
-        """See `Cutter`."""
-        return 0
-
-    def packed(self, name: str) -> Iterator[np.ndarray]:
-        """Yield the keep-bits of a tensor in row-major order, packed little-endian (uint8), in blocks of whole rows."""
-        shape = self.shapes[name] or (1,)
+    def packed(name: str) -> Iterator[np.ndarray]:
+        shape = shapes[name] or (1,)
         rows, columns = shape[0], prod(shape[1:])
-        axis, lines = self.keep.get(name, (0, np.ones(rows, np.bool_)))
+        axis, stay = lines.get(name, (0, np.ones(rows, np.bool_)))
         step = max(8, _EXPANDED // max(columns, 1) // 8 * 8)  # eight rows fill whole bytes
         for start in range(0, rows, step):
             count = min(step, rows - start)
-            bits = lines[start : start + count, None] if axis == 0 else lines[None]
+            bits = stay[start : start + count, None] if axis == 0 else stay[None]
             yield np.packbits(np.broadcast_to(bits, (count, columns)), bitorder="little")
 
+    return Cutter(counts, packed)
 
-def cut_units(
-    manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: str, sparsity: Sparsity
-) -> UnitCutter:
+
+def cut_units(manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: str, sparsity: Sparsity) -> Cutter:
     """Prune exactly `round(sparsity * N)` of the N units of each competition of `scope`, the lowest scores first.
 
     It takes one pass over the keys of the units, and needs the checkpoint's manifest and configuration but no model.
@@ -88,7 +75,7 @@ def cut_units(
     """
     found = families(scope, manifest, config, keys.names)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))
-    return UnitCutter.of(shapes, found, choose(scope, sparsity, unit_scores(keys, found)))
+    return unit_cutter(shapes, lines_kept(found, choose(scope, sparsity, unit_scores(keys, found))))
 
 
 def unit_scores(keys: RankKeys, found: Sequence[Family]) -> list[np.ndarray]:
@@ -133,7 +120,7 @@ def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
         UserError: the mask prunes anything other than whole units.
     """
     kept = [_first_weights(mask, family) for family in found]
-    cutter = UnitCutter.of(mask.shapes, found, kept)
+    cutter = unit_cutter(mask.shapes, lines_kept(found, kept))
     for name, bits in mask.bits.items():
         if not _equal(bits, cutter.packed(name)):
             raise UserError(f"the mask of '{name}' does not prune whole {mask.scope}; make a mask of that scope")
@@ -143,11 +130,10 @@ def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
 def _values(keys: RankKeys, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the scores of a tensor, float32, in pieces, each with its first flat index."""
     position = 0
-    for block in keys.blocks(name):
-        for start in range(0, block.size, _SCORED):
-            values = keys.values(block[start : start + _SCORED])
-            yield position, values
-            position += values.size
+    for chunk in keys.chunks(name):
+        for piece in chunks_of(chunk, _SCORED):
+            yield position, keys.values(piece)
+            position += piece.size
 
 
 def _kept(scope: str, sparsity: Sparsity, scores: np.ndarray) -> np.ndarray:
@@ -170,10 +156,10 @@ def _first_weights(mask: Mask, family: Family) -> np.ndarray:
     return (mask.bits[part.name][first // 8] >> (first % 8).astype(np.uint8) & 1).astype(np.bool_)
 
 
-def _equal(bits: np.ndarray, blocks: Iterator[np.ndarray]) -> bool:
+def _equal(bits: np.ndarray, chunks: Iterator[np.ndarray]) -> bool:
     start = 0
-    for block in blocks:
-        if not np.array_equal(bits[start : start + block.size], block):
+    for chunk in chunks:
+        if not np.array_equal(bits[start : start + chunk.size], chunk):
             return False
-        start += block.size
+        start += chunk.size
     return True

@@ -14,7 +14,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ltpipe.pruning.scores import CRITERIA
+from ltpipe.pruning.scores import WEIGHT_CRITERIA
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, NoOptions, options_of
 from ltpipe.runtime.plugins import check_methods, load
@@ -69,17 +69,17 @@ def criterion_names() -> list[str]:
 
 def every_criterion() -> list[str]:
     """Return the names of all criteria: those that rank a weight's own value, and those with a score stage."""
-    return [*CRITERIA, *criterion_names()]
+    return [*WEIGHT_CRITERIA, *criterion_names()]
 
 
 def ranks_weights(name: str) -> bool:
     """Return whether a criterion ranks a weight's own value, without a score stage."""
-    return name in CRITERIA
+    return name in WEIGHT_CRITERIA
 
 
 def is_stochastic(name: str) -> bool:
     """Return whether a criterion depends on a seed; if not, one mask serves all seeds."""
-    return name in CRITERIA and CRITERIA[name].stochastic
+    return name == "random"
 
 
 def scored_criterion(name: str) -> type[Criterion]:

@@ -53,7 +53,7 @@ def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver, steps: int
             limit = max(cut.threshold for cut in cuts)
             highest = float(np.uint32(limit).view(np.float32))
             for name, cut in zip(keys.names, cuts, strict=True):
-                (flat,) = keys.blocks(name)
+                (flat,) = keys.chunks(name)
                 now = torch.from_numpy(_pruned(flat, cut)).reshape(subject.shape(name)) & (left(name) != 0)
                 value = step - 1 + _SPAN * (scores.read(name) / highest).clamp_(max=1)
                 fallen.write(name, torch.where(now, value.clamp_(min=float(_LEAST)), fallen.read(name)))

@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ltpipe.pruning import matrix_kernels
 from ltpipe.pruning.allocation import Allocation, Request
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.scopes import groups
-from ltpipe.pruning.scores import COPIED_BLOCK, FLOAT32_INFINITY, RankKeys
+from ltpipe.pruning.scores import COPIED_CHUNK, FLOAT32_INFINITY, RankKeys
 from ltpipe.pruning.thresholds import exact_cuts
 
 
@@ -30,19 +29,23 @@ def lamp_keys(keys: RankKeys) -> RankKeys:
 
     Each pass sorts one tensor at a time, in memory.
     """
-    return replace(keys, bits=31, infinite=FLOAT32_INFINITY, blocks=lambda name: _lamp(keys, name))
+    return replace(keys, bits=31, infinite=FLOAT32_INFINITY, chunks=lambda name: _lamp(keys, name))
 
 
 def _lamp(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
     kind = np.uint16 if keys.bits == 15 else np.uint32
-    ordered = np.concatenate([np.zeros(0, kind), *keys.blocks(name)])
+    ordered = np.concatenate([np.zeros(0, kind), *keys.chunks(name)])
     ordered &= kind((1 << keys.bits) - 1)
     ordered.sort()
     larger = 0.0
-    for stop in range(ordered.size, 0, -COPIED_BLOCK):
-        falling = keys.values(ordered[max(0, stop - COPIED_BLOCK) : stop][::-1])
-        scores, larger = matrix_kernels.lamp_scores(falling, larger)
-        yield scores.view(np.uint32)
+    for stop in range(ordered.size, 0, -COPIED_CHUNK):
+        falling = keys.values(ordered[max(0, stop - COPIED_CHUNK) : stop][::-1])
+        squares = np.square(falling, dtype=np.float64)
+        sums = squares.copy()
+        sums[0] += larger
+        larger = float(np.cumsum(sums, out=sums)[-1])
+        np.divide(squares, sums, out=squares, where=sums > 0)  # a sum of 0 leaves a square of 0
+        yield squares.astype(np.float32).view(np.uint32)
 
 
-ALLOCATION = Allocation(lamp, copies=2, nested=True)  # its keys in blocks, and joined
+ALLOCATION = Allocation(lamp, copies=2, nested=True)  # its keys in chunks, and joined
