@@ -6,8 +6,10 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import is_fake
 
 from ltpipe.checkpoints.tensorfile import TensorFile
+from ltpipe.pruning.masked_copy import masked_copy
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.device import has_streams
 
@@ -38,9 +40,13 @@ def fetch_from(
 def place(stored: torch.Tensor, bits: torch.Tensor | None, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Put one tensor on a device, in `dtype` if it is floating-point, and masked if there are packed `bits`.
 
-    Bits are transferred packed and expanded on the device, a chunk at a time.
+    Bits are transferred packed and expanded on the device, a chunk at a time. On the CPU they are never expanded.
     """
     target = dtype if stored.is_floating_point() else stored.dtype
+    if bits is not None and device.type == "cpu":
+        if is_fake(stored):
+            return torch.empty_like(stored, dtype=target)
+        return masked_copy(stored, bits, target)
     if has_streams(device):
         stored = stored.pin_memory()  # otherwise the copy could not overlap with computation
     values = stored.to(device, target, non_blocking=True, copy=bits is not None)
