@@ -9,7 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import is_fake
 
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.pruning.masked_copy import masked_copy
+from ltpipe.pruning.masking_kernels import masked_copy
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.device import has_streams
 

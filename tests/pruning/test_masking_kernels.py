@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltpipe.pruning.masked_copy import masked_copy
+from ltpipe.pruning.masking_kernels import masked_copy
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 SIZES = (0, 1, 7, 8, 9, 1001, (1 << 18) + 5)

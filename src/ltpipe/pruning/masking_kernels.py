@@ -1,6 +1,6 @@
 """Masked copies of tensors on the CPU: one pass that casts and masks, compiled by numba, as fast as a plain copy.
 
-Nothing branches on a bit: whether a weight is pruned is unpredictable, and a mispredicted branch costs more than a copy.
+No loop branches on a bit: whether a weight is pruned is unpredictable, and a misprediction costs more than a copy.
 """
 
 import numba
