@@ -14,13 +14,13 @@ from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceTotals
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting import reference
-from ltpipe.reporting.columns import best_tickets
+from ltpipe.reporting.cells import value
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.report import page_content
-from ltpipe.reporting.sections import as_it_is, section
+from ltpipe.reporting.sections import section
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables import comparisons, costs, curves, layers, overlap, robustness, simulations, tickets
 from ltpipe.reporting.tables.comparisons import comparisons_table
@@ -28,6 +28,7 @@ from ltpipe.reporting.tables.costs import evaluation_costs
 from ltpipe.reporting.tables.curves import curves_table
 from ltpipe.reporting.tables.robustness import robustness_table
 from ltpipe.reporting.tables.tickets import tickets_table
+from ltpipe.reporting.ticket_columns import best_tickets
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.frames import csv_bytes, dtypes, frame, parquet_bytes, write_csv, write_parquet
@@ -185,7 +186,7 @@ def test_tickets_without_their_dense_model_are_refused():
 def test_what_was_written_is_read(tmp_path):
     table = tickets_table(samples([DENSE], TICKETS))
     write_csv(table, tmp_path / "tickets.csv")
-    pd.testing.assert_frame_equal(tickets.TABLE.read(tmp_path / "tickets.csv"), table, check_exact=True)
+    pd.testing.assert_frame_equal(tickets.TABLE.parsed(tmp_path / "tickets.csv"), table, check_exact=True)
     for name in "ab":
         write_csv(overlap.TABLE.empty, tmp_path / name)
     assert list(gathered(overlap.TABLE, [tmp_path / "a", tmp_path / "b"])) == list(OVERLAP)
@@ -240,7 +241,7 @@ def test_a_large_report_shows_the_best_tickets_and_says_so():
     assert shown.set_index("sparsity")["performance_retention"].equals(highest)
     assert best_tickets(table, len(table)) is table
     assert len(best_tickets(table, 7)) == 7
-    long = section("Title", "Note.", table, {"model": as_it_is("model")}, file="long")
+    long = section("Title", "Note.", table, {"model": value("model")}, file="long")
     html = render_page(
         Content(table, curves_frame().iloc[:0], comparisons_frame(), [], [long], Provenance(None, False, "", {}))
     )

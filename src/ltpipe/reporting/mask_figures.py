@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from ltpipe.reporting.cells import percent
 from ltpipe.reporting.charts import PANEL, Figure, Panel, View, first, groups, rounded
-from ltpipe.reporting.columns import percent
 from ltpipe.reporting.figures import FIRST_CRITERIA, FIRST_SCOPES
 
 EVEN = 0.01

@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +18,7 @@ from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
-from ltpipe.reporting.sections import Section, pictured
+from ltpipe.reporting.sections import section
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.training_verdicts import training_verdicts
@@ -99,22 +99,21 @@ def page_content(tables: Mapping[str, pd.DataFrame], provenance: Provenance, tra
         trainings: what was trained.
     """
     found = {table.name: tables.get(table.name, table.empty) for table in TABLES}
-    shown: dict[str, Section | None] = {}
+    sections = {}
     for table in TABLES:
         rows = found[table.name]
         figure = FIGURES[table.figure](rows) if table.figure and len(rows) else None
-        if table.section is None:
-            shown[table.name] = pictured(figure, table.name)
-        else:
-            shown[table.name] = replace(table.section(rows), file=table.name, figure=figure)
-    sections = [(name, made) for name, made in shown.items() if made and (made.rows or made.figure)]
-    first_half = list(shown)[: list(shown).index("tickets") + 1]
+        once = rows.drop_duplicates(list(table.once)) if table.once else rows
+        made = section(table.title, table.note, once, table.cells, table.name, figure, table.prose)
+        if made.rows or made.figure:
+            sections[table.name] = made
+    first_half = list(found)[: list(found).index("tickets") + 1]
     return Content(
         tickets=found["tickets"],
         curves=found["curves"],
         comparisons=found["comparisons"],
-        leading=[made for name, made in sections if name in first_half],
-        sections=[made for name, made in sections if name not in first_half],
+        leading=[made for name, made in sections.items() if name in first_half],
+        sections=[made for name, made in sections.items() if name not in first_half],
         provenance=provenance,
         trainings=trainings.names,
         training_verdicts=training_verdicts(trainings),

@@ -1,16 +1,11 @@
 """Sections of the page: tables as text, beside their figures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from ltpipe.reporting.columns import MISSING, percent
-from ltpipe.runtime.frames import Frame, is_missing
-
-if TYPE_CHECKING:  # who makes tables draws none
-    from ltpipe.reporting.charts import Figure
-
-Row = Mapping[str, Any]
+from ltpipe.reporting.cells import Cell, Row
+from ltpipe.reporting.charts import Figure
+from ltpipe.runtime.frames import Frame
 
 SHOWN = 1000
 """Rows of a table that the page has room for; its file has all of them."""
@@ -28,7 +23,7 @@ class Section:
         total: rows of the table; the page has room for the first `SHOWN`.
         file: stem of the table's files beside the page.
         figure: above the table.
-        prose: whether cells hold sentences, which break into lines.
+        prose: whether cells hold sentences, which wrap.
     """
 
     title: str
@@ -37,7 +32,7 @@ class Section:
     rows: tuple[tuple[str, ...], ...] = ()
     total: int = 0
     file: str = ""
-    figure: "Figure | None" = None
+    figure: Figure | None = None
     prose: bool = False
 
     @property
@@ -46,66 +41,16 @@ class Section:
         return "-".join(self.title.lower().split())
 
 
-def pictured(figure: "Figure | None", file: str) -> Section | None:
-    """A section that is a figure alone, with the table of its numbers beside the page."""
-    return Section(figure.title, "", figure=figure, file=file) if figure else None
-
-
 def section(
     title: str,
     note: str,
     table: Frame,
-    cells: Mapping[str, Callable[[Row], str]],
-    *,
-    file: str = "",
+    cells: Mapping[str, Cell],
+    file: str,
+    figure: Figure | None = None,
     prose: bool = False,
 ) -> Section:
-    """A section whose table has a column for each of `cells`, of what it makes of a row; at most `SHOWN` rows."""
-    rows: Sequence[Row] = table.head(SHOWN).to_dict("records")
-    return Section(
-        title,
-        note,
-        tuple(cells),
-        tuple(tuple(show(row) for show in cells.values()) for row in rows),
-        total=len(table),
-        file=file,
-        prose=prose,
-    )
-
-
-def as_it_is(key: str) -> Callable[[Row], str]:
-    """A value as it is."""
-    return lambda row: MISSING if is_missing(row[key]) or row[key] == "" else str(row[key])
-
-
-def formatted(key: str, form: str, scale: float = 1) -> Callable[[Row], str]:
-    """A value times `scale`."""
-    return lambda row: MISSING if is_missing(row[key]) else form.format(scale * row[key] if scale != 1 else row[key])
-
-
-def ticket_name(side: str = "", sparsity: bool = False) -> Callable[[Row], str]:
-    """A ticket by its axes, with its sparsity if asked for; `side` ends the names of their columns."""
-
-    def show(row: Row) -> str:
-        seed = row[f"seed{side}"]
-        parts = [row[f"criterion{side}"], row[f"scope{side}"], *([] if is_missing(seed) else [f"seed {seed}"])]
-        return ", ".join([*parts, *([percent(row[f"sparsity{side}"])] if sparsity else [])])
-
-    return show
-
-
-def with_interval(key: str, form: str, scale: float = 1) -> Callable[[Row], str]:
-    """A value times `scale`, with its interval where there is one."""
-
-    def show(row: Row) -> str:
-        if is_missing(row[key]):
-            return MISSING
-        value, low, high = (form.format(scale * row[f"{key}{bound}"]) for bound in ("", "_low", "_high"))
-        return value if is_missing(row[f"{key}_low"]) else f"{value} [{low}, {high}]"
-
-    return show
-
-
-def with_chance(key: str) -> Callable[[Row], str]:
-    """A value, and what it is by chance."""
-    return lambda row: MISSING if is_missing(row[key]) else f"{row[key]:.4f} [{row[f'{key}_chance']:.4f}]"
+    """A section whose table has a column for each of `cells`, of at most `SHOWN` rows; without cells, a figure."""
+    rows: Sequence[Row] = table.head(SHOWN).to_dict("records") if cells else []
+    texts = tuple(tuple(show(row) for show in cells.values()) for row in rows)
+    return Section(title, note, tuple(cells), texts, len(table) if cells else 0, file, figure, prose)

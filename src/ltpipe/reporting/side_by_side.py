@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from ltpipe.reporting.columns import percent
+from ltpipe.reporting.cells import percent, ticket_name, value
 from ltpipe.reporting.figures import tradeoff_figure
 from ltpipe.reporting.folder import ReportFolder, write_folder
 from ltpipe.reporting.page import Content
 from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.report import page_files, table_files
-from ltpipe.reporting.sections import Section, as_it_is, formatted, pictured, section, ticket_name
+from ltpipe.reporting.sections import Section, section
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables import comparisons, curves, tickets
 from ltpipe.reporting.tables.axes import TICKET
@@ -75,7 +75,7 @@ def _content(studies: Mapping[str, ReportFolder]) -> Content:
     rows = {table.name: _rows(table, studies) for table in (tickets.TABLE, curves.TABLE, comparisons.TABLE)}
     every = rows["tickets"].astype(dtypes(TABLE.columns))
     drawn = tradeoff_figure(every.assign(scope=every["scope"] + ", " + every["study"]))
-    leading = [made for made in (pictured(drawn, "tickets"), _losses(every)) if made]
+    leading = [Section(drawn.title, "", figure=drawn, file="tickets"), *_losses(every)]
     return Content(every, rows["curves"], rows["comparisons"], leading, [], _provenance(studies))
 
 
@@ -91,28 +91,27 @@ def _rows(table: Table, studies: Mapping[str, ReportFolder]) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
-def _losses(every: pd.DataFrame) -> Section | None:
+def _losses(every: pd.DataFrame) -> list[Section]:
     """Tickets that several studies have, a column of losses for each."""
     studies = list(every["study"].unique())
     losses = every.assign(seed=every["seed"].fillna(-1)).pivot(index=list(TICKET), columns="study", values="loss")
     shared = losses[losses.notna().sum(axis=1) > 1].reset_index()
     if shared.empty:
-        return None
+        return []
     shared["seed"] = shared["seed"].replace(-1, pd.NA)
-    return section(
-        "Study by study",
+    note = (
         "Losses in nats/token of the tickets that several of the studies have. The studies were measured separately: "
-        "nothing here shows whether two losses differ significantly.",
-        shared.rename(columns={study: f"loss of {study}" for study in studies}),
-        {
-            "model": as_it_is("model"),
-            "text": as_it_is("data"),
-            "ticket": ticket_name(),
-            "sparsity": lambda row: percent(row["sparsity"]),
-            **{study: formatted(f"loss of {study}", "{:.4f}") for study in studies},
-        },
-        file="tickets",
+        "nothing here shows whether two losses differ significantly."
     )
+    cells = {
+        "model": value("model"),
+        "text": value("data"),
+        "ticket": ticket_name,
+        "sparsity": value("sparsity", percent),
+        **{study: value(f"loss of {study}", "{:.4f}".format) for study in studies},
+    }
+    renamed = shared.rename(columns={study: f"loss of {study}" for study in studies})
+    return [section("Study by study", note, renamed, cells, "tickets")]
 
 
 def _provenance(studies: Mapping[str, ReportFolder]) -> Provenance:

@@ -1,18 +1,18 @@
 """What a table of the report is: one declaration, from which files, page, `ltpipe inspect` and docs follow."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ltpipe.analysis.samples import ONCE, Sample, cell_named
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
+from ltpipe.reporting.cells import Cell
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, parsed_csv, parsed_parquet, read_csv, read_parquet
+from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, parsed_csv, parsed_parquet
 
-if TYPE_CHECKING:  # editing how things are trained or drawn does not make the tables of models again
-    from ltpipe.reporting.sections import Section
+if TYPE_CHECKING:  # editing how things are trained does not make the tables of models again
     from ltpipe.reporting.trainings import Trained
 
 Stage = Literal["tables", "overlap", "validation"]
@@ -38,10 +38,6 @@ class Measured:
     simulations: Sequence[Simulation]
 
 
-def _as_it_is(table: Frame) -> Frame:
-    return table
-
-
 @dataclass(frozen=True)
 class Table:
     """A table of the report.
@@ -56,8 +52,12 @@ class Table:
         stage: that writes this table for each model; None where the report alone makes it.
         measured: makes it of what was measured of a model, for the stage `tables`.
         trained: makes it of what was trained, for the report.
-        arranged: rows of several models, and of trainings, in the order of the report.
-        section: makes the page's section of the table, below its figure; None: the page has only the figure.
+        arranged: puts rows of several models, and of trainings, in the order of the report.
+        title: heading of the page's section of the table.
+        note: what the numbers mean, in one paragraph.
+        cells: columns of the page by their headings; none: the page has only the figure.
+        once: columns of which the page shows each combination once.
+        prose: whether cells of the page hold sentences, which wrap.
         figure: stem of the figure that is drawn from it.
         suffixes: of its files.
         category: of its files in Snakemake's own report.
@@ -73,8 +73,12 @@ class Table:
     stage: Stage | None = None
     measured: Callable[[Measured], Frame] | None = None
     trained: "Callable[[Trained], Frame] | None" = None
-    arranged: Callable[[Frame], Frame] = _as_it_is
-    section: "Callable[[Frame], Section] | None" = None
+    arranged: Callable[[Frame], Frame] | None = None
+    title: str = ""
+    note: str = ""
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
+    prose: bool = False
     figure: str = ""
     suffixes: tuple[str, ...] = (".csv", ".parquet")
     category: str = ""
@@ -90,19 +94,10 @@ class Table:
         """Names of its files."""
         return [f"{self.name}{suffix}" for suffix in self.suffixes]
 
-    @property
-    def what(self) -> str:
-        """What a file of it is, for messages."""
-        return f"a table of {self.of}"
-
-    def read(self, path: Path) -> Frame:
-        """Read it from a file with a checksum beside it; see `read_csv`."""
-        read = read_parquet if path.suffix == ".parquet" else read_csv
-        return read(path, self.columns, self.what, self.stage or "report")
-
     def parsed(self, path: Path) -> Frame:
-        """Read it from a file whose checksum was looked at before; raises DamagedFileError if it is another table."""
-        return (parsed_parquet if path.suffix == ".parquet" else parsed_csv)(path, self.columns, self.what)
+        """Read it from a file whose checksum is verified already; raises DamagedFileError if it is another table."""
+        parsed = parsed_parquet if path.suffix == ".parquet" else parsed_csv
+        return parsed(path, self.columns, f"a table of {self.of}")
 
     def joined(self, parts: Iterable[tuple[str, Frame]]) -> Frame:
         """The rows of several such tables, each with the name of where it is from.
@@ -119,4 +114,5 @@ class Table:
             row = found.loc[twice, key].iloc[:1]
             where = [name for name, part in parts if len(part.merge(row))]
             raise UserError(f"{' and '.join(where)}: two rows of {cell_named(row.iloc[0].to_dict())}; {ONCE}")
-        return self.arranged(found.astype(dtypes(self.columns)))  # categories of several files have become words
+        found = found.astype(dtypes(self.columns))  # categories of several files have become words
+        return self.arranged(found) if self.arranged else found

@@ -13,8 +13,10 @@ from rich.text import Text
 
 from ltpipe.evaluation.metrics import memory_line
 from ltpipe.evaluation.quality import WINNING_RETENTION
-from ltpipe.reporting.columns import best_tickets, cell, percent, shown_columns, wins, with_baselines
-from ltpipe.reporting.verdicts import Verdict, named, verdicts
+from ltpipe.reporting.cells import percent, ticket_name
+from ltpipe.reporting.critical import estimate_text, losing_text, winning_text
+from ltpipe.reporting.ticket_columns import best_tickets, shown_columns, wins, with_baselines
+from ltpipe.reporting.verdicts import Verdict, verdicts
 
 # Most terminals are 80 characters wide: show short headings and the most important columns.
 TERMINAL: dict[str, dict[str, Any]] = {
@@ -54,37 +56,38 @@ def print_page(page: Path) -> None:
 
 def verdict_lines(verdict: Verdict) -> Iterator[str]:
     """Yield a verdict's lines, each a sentence or two."""
-    best, standing = verdict.winner or verdict.closest, verdict.standing
+    best, standing = verdict.best, verdict.standing
     if verdict.untouched:
         yield f"  {untouched_line(verdict)}"
     if standing == "chance":
         yield (
-            f"  no verdict: the dense model (loss {verdict.dense.loss:.4f} nats/token) is not significantly "
-            f"better than a uniform guess ({verdict.dense.uniform:.4f})"
+            f"  no verdict: the dense model (loss {verdict.dense['baseline_loss']:.4f} nats/token) is not "
+            f"significantly better than a uniform guess ({verdict.dense['uniform_loss']:.4f})"
         )
         return
     if best is None or standing == "none":
         yield f"  none of the {verdict.evaluated} tickets is a winning ticket"
     else:
-        found = f"{named(best)}, {percent(best.sparsity)}, retention {best.performance_retention:.3f}"
+        sparsity = percent(best["sparsity"])
+        found = f"{ticket_name(best)}, {sparsity}, retention {best['performance_retention']:.3f}"
         yield {
-            "uncontrolled": f"  no verdict: no random ticket removes {percent(best.sparsity)}; the sparsest ticket "
+            "uncontrolled": f"  no verdict: no random ticket removes {sparsity}; the sparsest ticket "
             f"that would win: {found}",
             "control": f"  not significantly better than a random mask: {found}",
             "won": f"  sparsest winning ticket: {found}",
         }[standing]
-        if verdict.sequences > 1 and not best.is_significant:
+        if verdict.sequences > 1 and not verdict.surely_wins:
             yield f"  its retention does not differ significantly from {WINNING_RETENTION}"
         if verdict.sequences > 1 and verdict.beside:
             others = len(verdict.beside) - 1
-            yield f"  no significant difference from {named(verdict.beside[0])}" + (
+            yield f"  no significant difference from {ticket_name(verdict.beside[0])}" + (
                 f" and {others} more" if others else ""
             )
     if critical := verdict.critical:
-        inside = "" if critical.first_losing is None else f"; estimate: {critical.estimate_text}"
+        inside = "" if pd.isna(critical["first_losing_sparsity"]) else f"; estimate: {estimate_text(critical)}"
         yield (
-            f"  critical sparsity of {named(critical)}: last winning {critical.winning_text}, first losing "
-            f"{critical.losing_text}{inside}"
+            f"  critical sparsity of {ticket_name(critical)}: last winning {winning_text(critical)}, first losing "
+            f"{losing_text(critical)}{inside}"
         )
 
 
@@ -130,7 +133,7 @@ def summary_table(tickets: pd.DataFrame) -> Table:
         table.add_column(column.title, justify=justify, no_wrap=column.numeric, overflow="fold")
     for row in with_baselines(tickets).to_dict("records"):
         dense = row["criterion"] == "dense"
-        cells = {column.key: Text(cell(column, row)) for column in columns}
+        cells = {column.key: Text(column.cell(row)) for column in columns}
         if dense:
             table.add_section()
         else:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ltpipe.reporting.columns import MISSING, percent
+from ltpipe.reporting.cells import MISSING, percent
 from ltpipe.reporting.trainings import is_dense, label
 
 STYLES = {"yes": "green", "no": "red", "undecided": "yellow"}

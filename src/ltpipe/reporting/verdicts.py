@@ -1,135 +1,101 @@
 """The verdict on the tickets of each model and text."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
 from ltpipe.analysis.confidence import Interval
 from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance, changed_nothing
-from ltpipe.reporting.columns import places
-from ltpipe.reporting.critical import CriticalSparsity
+from ltpipe.reporting.cells import Row, ticket_name
+from ltpipe.reporting.ticket_columns import places
 
 RANDOM = "random"
 """The criterion of the control."""
 
 Standing = Literal["chance", "none", "uncontrolled", "control", "won"]
-"""What a verdict may say: nothing, since the dense model is not told apart from a uniform guess; that no ticket wins;
-nothing, since no random ticket of the winner's sparsity was evaluated; that the winner is not told apart from a random
-ticket; that it wins."""
-
-
-@dataclass(frozen=True)
-class EvaluatedTicket:
-    """One evaluated ticket: losses in nats/token; sparsity, accuracies and retention as fractions."""
-
-    criterion: str
-    scope: str
-    seed: int | None
-    sparsity: float
-    kept: int
-    total: int
-    loss: float
-    perplexity: float
-    accuracy: float
-    performance_retention: float
-    performance_retention_low: float
-    performance_retention_high: float
-    baseline_loss: float
-    baseline_perplexity: float
-    baseline_accuracy: float
-
-    @property
-    def wins(self) -> bool:
-        """Whether it retains enough, by what was measured."""
-        return self.performance_retention >= WINNING_RETENTION
-
-    @property
-    def is_significant(self) -> bool:
-        """Whether its interval excludes the retention that is just enough; False also where there is no interval."""
-        low, high = self.performance_retention_low, self.performance_retention_high
-        return Interval(low, high).excludes(WINNING_RETENTION)
-
-
-@dataclass(frozen=True)
-class Dense:
-    """The dense model: its loss with its interval over sequences, and the loss of a uniform guess, nats/token."""
-
-    loss: float
-    low: float
-    high: float
-    uniform: float
-
-    @property
-    def beats_chance(self) -> bool:
-        """Whether it is told apart from a uniform guess."""
-        return beats_chance(self.loss, self.high, self.uniform)
+"""What a verdict may say: nothing, since the dense model is not significantly better than a uniform guess; that no
+ticket wins; nothing, since no random ticket of the winner's sparsity was evaluated; that the winner is not
+significantly better than a random ticket; that it wins."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tickets of one model and text show.
+    """What the tickets of one model and text show. Tickets are rows of the tickets table.
 
     Attributes:
         model: name of the model.
         data: name of the text.
-        dense: the dense model.
+        dense: any ticket, for the columns of its dense model.
         evaluated: number of tickets.
-        untouched: how many of them prune half of the weights or more and have the dense model's loss to the bit: an
-            alarm.
+        untouched: how many of them prune half of the weights or more and have exactly the dense model's loss: an alarm.
         sparsest: highest sparsity (fraction) of any ticket, winning or not.
         winner: the sparsest winning ticket, of several the one that retains most; None if there is none.
-        beside: tickets of its sparsity that are not told apart from it, random ones aside, by falling retention.
+        beside: tickets of its sparsity that do not differ significantly from it, without random ones, by falling
+            retention.
         seeds: number of tickets that differ from the winner at most by their seed (0 without a winner).
         seeds_winning: how many of those are winning tickets.
-        randoms: number of random tickets at the winner's sparsity, the winner aside.
+        randoms: number of random tickets at the winner's sparsity, without the winner.
         random: of those the one that retains most; None if there is none.
-        random_significant: whether that one is told apart from the winner; with a single sequence nothing is.
-        closest: the ticket that retains most; None if none removes weights and has a loss that is a number.
-        critical: where the curve that wins farthest stops winning; None if there are no curves.
+        random_significant: whether that one differs significantly from the winner; with a single sequence nothing does.
+        closest: the ticket that retains most; None if none removes weights and has a loss other than NaN.
+        critical: row of the curves table that wins farthest; None if there are no curves.
         critical_shared: number of other curves with the same bracket.
-        tokens, sequences: what was predicted, and the windows it lies in.
-        protocol: how the text became windows.
+        tokens, sequences: number of predicted tokens, and of the sequences that they are in.
+        protocol: how the text became sequences.
     """
 
     model: str
     data: str
-    dense: Dense
+    dense: Row
     evaluated: int
     untouched: int
     sparsest: float
-    winner: EvaluatedTicket | None
-    beside: tuple[EvaluatedTicket, ...]
+    winner: Row | None
+    beside: tuple[Row, ...]
     seeds: int
     seeds_winning: int
     randoms: int
-    random: EvaluatedTicket | None
+    random: Row | None
     random_significant: bool
-    closest: EvaluatedTicket | None
-    critical: CriticalSparsity | None
+    closest: Row | None
+    critical: Row | None
     critical_shared: int
     tokens: int
     sequences: int
     protocol: str
 
     @property
+    def best(self) -> Row | None:
+        """The winner, or else the closest ticket."""
+        return self.winner or self.closest
+
+    @property
+    def surely_wins(self) -> bool:
+        """Whether the interval of the winner's retention excludes the threshold; False also without an interval."""
+        if self.winner is None:
+            return False
+        bounds = (self.winner[f"performance_retention_{bound}"] for bound in ("low", "high"))
+        return Interval(*bounds).excludes(WINNING_RETENTION)
+
+    @property
     def standing(self) -> Standing:
-        """What may be said."""
-        if not self.dense.beats_chance:
+        """What the verdict may say."""
+        if not beats_chance(*(self.dense[key] for key in ("baseline_loss", "baseline_loss_high", "uniform_loss"))):
             return "chance"
         if self.winner is None:
             return "none"
-        if self.winner.criterion == RANDOM:
+        if self.winner["criterion"] == RANDOM:
             return "control"
         if self.random is None:
             return "uncontrolled"
-        ahead = self.winner.performance_retention > self.random.performance_retention
+        ahead = self.winner["performance_retention"] > self.random["performance_retention"]
         return "won" if ahead and (self.random_significant or self.sequences < 2) else "control"
 
 
 def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> list[Verdict]:
-    """Judge the tickets of each model and text, and of each study where there are several, in the order of their names.
+    """Judge the tickets of each model and text, and of each study if there are several, in the order of their names.
 
     Args:
         tickets: the tickets table.
@@ -147,38 +113,32 @@ def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFr
     ]
 
 
-def named(ticket: Any) -> str:
-    """A ticket, or a curve of tickets, in words."""
-    return ", ".join([ticket.criterion, ticket.scope, *([] if ticket.seed is None else [f"seed {ticket.seed}"])])
-
-
 def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> Verdict:
-    untouched = [
-        changed_nothing(row["kept"], row["total"], row["baseline_loss"], row["loss"]) for row in rows.to_dict("records")
-    ]
-    # A loss that is no number has no place in an order; a mask that removes nothing shows nothing.
-    sound = rows[rows["performance_retention"].notna() & (rows["kept"] < rows["total"])]
-    tickets = sorted(map(_ticket, sound.to_dict("records")), key=_preference)
-    winner = min((one for one in tickets if one.wins), key=lambda ticket: -ticket.sparsity, default=None)
-    rivals = [ticket for ticket in tickets if winner and ticket.sparsity == winner.sparsity and ticket != winner]
-    alike = [one for one in rivals if winner and (one.criterion, one.scope) == (winner.criterion, winner.scope)]
-    randoms = [ticket for ticket in rivals if ticket.criterion == RANDOM]
+    every: list[Row] = rows.to_dict("records")
+    untouched = [changed_nothing(row["kept"], row["total"], row["baseline_loss"], row["loss"]) for row in every]
+    # A loss that is NaN has no place in an order; a mask that removes nothing shows nothing.
+    sound = [row for row in every if not pd.isna(row["performance_retention"]) and row["kept"] < row["total"]]
+    tickets = sorted(sound, key=_preference)
+    winner = min(filter(_retains, tickets), key=lambda ticket: -ticket["sparsity"], default=None)
+    rivals = [one for one in tickets if winner and one["sparsity"] == winner["sparsity"] and one is not winner]
+    family = [one for one in (winner, *rivals) if winner and one and _curve(one)[:2] == _curve(winner)[:2]]
+    randoms = [ticket for ticket in rivals if ticket["criterion"] == RANDOM]
     different = _different(winner, comparisons) if winner else set()
     critical, shared = _critical(curves)
     return Verdict(
         model=model,
         data=data,
-        dense=_dense(rows.iloc[0].to_dict()),
+        dense=every[0],
         evaluated=len(rows),
         untouched=sum(untouched),
         sparsest=float(rows["sparsity"].max()),
         winner=winner,
-        beside=tuple(one for one in rivals if one.criterion != RANDOM and _identity(one) not in different),
-        seeds=len(alike) + (winner is not None),
-        seeds_winning=sum(one.wins for one in alike) + (winner is not None),
+        beside=tuple(one for one in rivals if one["criterion"] != RANDOM and ticket_name(one) not in different),
+        seeds=len(family),
+        seeds_winning=sum(map(_retains, family)),
         randoms=len(randoms),
         random=randoms[0] if randoms else None,
-        random_significant=bool(randoms) and _identity(randoms[0]) in different,
+        random_significant=bool(randoms) and ticket_name(randoms[0]) in different,
         closest=tickets[0] if tickets else None,
         critical=critical,
         critical_shared=shared,
@@ -188,42 +148,27 @@ def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, co
     )
 
 
-def _preference(ticket: EvaluatedTicket) -> tuple[float, bool, str, str, int]:
+def _retains(ticket: Row) -> bool:
+    return bool(ticket["performance_retention"] >= WINNING_RETENTION)
+
+
+def _curve(ticket: Row) -> tuple[str, str, int]:
+    return ticket["criterion"], ticket["scope"], -1 if pd.isna(ticket["seed"]) else ticket["seed"]
+
+
+def _preference(ticket: Row) -> tuple[float, bool, str, str, int]:
     """Sort key of tickets: most retention first; among equals those not random, then by name and seed."""
-    seed = -1 if ticket.seed is None else ticket.seed
-    return -ticket.performance_retention, ticket.criterion == RANDOM, ticket.criterion, ticket.scope, seed
+    return -ticket["performance_retention"], ticket["criterion"] == RANDOM, *_curve(ticket)
 
 
-def _ticket(row: dict[str, Any]) -> EvaluatedTicket:
-    values = {field.name: row[field.name] for field in fields(EvaluatedTicket)}
-    return EvaluatedTicket(**{**values, "seed": None if pd.isna(row["seed"]) else int(row["seed"])})
+def _different(winner: Row, comparisons: pd.DataFrame) -> set[str]:
+    """Names of the tickets of the winner's sparsity whose paired interval of the difference in loss excludes 0."""
+    found = comparisons[(comparisons["sparsity"] == winner["sparsity"]) & comparisons["significant"]]
+    pairs = [{ticket_name(row, "_a"), ticket_name(row, "_b")} for row in found.to_dict("records")]
+    return {name for pair in pairs if ticket_name(winner) in pair for name in pair - {ticket_name(winner)}}
 
 
-def _dense(row: Mapping[str, Any]) -> Dense:
-    return Dense(*(row[key] for key in ("baseline_loss", "baseline_loss_low", "baseline_loss_high", "uniform_loss")))
-
-
-Identity = tuple[str, str, int | None]
-
-
-def _identity(ticket: EvaluatedTicket) -> Identity:
-    return ticket.criterion, ticket.scope, ticket.seed
-
-
-def _different(winner: EvaluatedTicket, comparisons: pd.DataFrame) -> set[Identity]:
-    """Tickets of the winner's sparsity whose paired interval of the difference in loss excludes 0."""
-    found = set()
-    apart = comparisons[(comparisons["sparsity"] == winner.sparsity) & comparisons["significant"]]
-    for row in apart.to_dict("records"):
-        seeds = [None if pd.isna(row[f"seed_{side}"]) else int(row[f"seed_{side}"]) for side in "ab"]
-        pair = [(row[f"criterion_{side}"], row[f"scope_{side}"], seed) for side, seed in zip("ab", seeds, strict=True)]
-        if _identity(winner) in pair:
-            pair.remove(_identity(winner))
-            found.update(pair)
-    return found
-
-
-def _critical(curves: pd.DataFrame) -> tuple[CriticalSparsity | None, int]:
+def _critical(curves: pd.DataFrame) -> tuple[Row | None, int]:
     """The curve that wins farthest, of equals that of the largest estimate, and how many others share its bracket.
 
     A curve that never falls is ahead of one that falls.
@@ -237,4 +182,4 @@ def _critical(curves: pd.DataFrame) -> tuple[CriticalSparsity | None, int]:
     )
     best = ordered.iloc[0]
     same = (curves[ends].fillna(1.0) == best[ends].fillna(1.0)).all(axis=1)
-    return CriticalSparsity.of(best.to_dict()), int(same.sum()) - 1
+    return best.to_dict(), int(same.sum()) - 1

@@ -12,11 +12,13 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.reporting.cells import percent
 from ltpipe.reporting.charts import Figure
-from ltpipe.reporting.columns import COLUMNS, best_tickets, cell, percent, shown_columns, wins, with_baselines
+from ltpipe.reporting.critical import estimate_text, losing_text, winning_text
 from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.sections import SHOWN, Section
 from ltpipe.reporting.theme import DARK, FONT, LIGHT, vega_config
+from ltpipe.reporting.ticket_columns import TICKET_COLUMNS, best_tickets, shown_columns, wins, with_baselines
 from ltpipe.reporting.training_verdicts import TrainingVerdict
 from ltpipe.reporting.verdicts import verdicts
 
@@ -65,7 +67,7 @@ def render_page(content: Content) -> str:
         lstrip_blocks=True,
     )
     # {{ value | loss }} shows any loss as the table does.
-    environment.filters.update({column.key: column.show for column in COLUMNS}, percent=percent)
+    environment.filters.update({column.key: column.show for column in TICKET_COLUMNS}, percent=percent)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "ensure_ascii": False}
     tickets = content.tickets
     shown = best_tickets(tickets, SHOWN)
@@ -79,8 +81,10 @@ def render_page(content: Content) -> str:
         rows=with_baselines(shown).to_dict("records") if len(shown) else [],
         shown=len(shown),
         evaluated=len(tickets),
-        cell=cell,
         wins=wins,
+        winning_text=winning_text,
+        losing_text=losing_text,
+        estimate_text=estimate_text,
         missing=pd.isna,
         measured=tickets[list(MEASURED_ON)].drop_duplicates().to_dict("records"),
         leading=content.leading,

@@ -5,8 +5,7 @@ from itertools import combinations
 
 from ltpipe.analysis.confidence import bounds, interval, loss_difference
 from ltpipe.analysis.samples import Sample
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_interval
+from ltpipe.reporting.cells import percent, ticket_name, value, with_interval, yes_or_no
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT, curve_of
 from ltpipe.runtime.frames import Columns, Frame, frame, measured, truth
@@ -52,25 +51,6 @@ def comparisons_table(samples: Sequence[Sample]) -> Frame:
     return table.sort_values(["model", "data", "sparsity"], kind="stable", ignore_index=True)
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Tickets against tickets",
-        "Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. Two tickets differ "
-        "significantly if the interval excludes 0. Each pair is tested by itself: of twenty pairs of equal tickets, "
-        "about one looks different.",
-        table,
-        {
-            "model": as_it_is("model"),
-            "text": as_it_is("data"),
-            "sparsity": lambda row: percent(row["sparsity"]),
-            "first": ticket_name("_a"),
-            "second": ticket_name("_b"),
-            "difference": with_interval("loss_difference", "{:+.4f}"),
-            "significant": lambda row: "yes" if row["significant"] else "no",
-        },
-    )
-
-
 TABLE = Table(
     name="comparisons",
     of="comparisons of tickets",
@@ -79,5 +59,17 @@ TABLE = Table(
     key=tuple(_PAIR),
     stage="tables",
     measured=lambda found: comparisons_table(found.samples),
-    section=_section,
+    title="Tickets against tickets",
+    note="Loss of the first minus loss of the second, in nats/token, with its paired 95% interval. Two tickets differ "
+    "significantly if the interval excludes 0. Each pair is tested by itself: of twenty pairs of equal tickets, about "
+    "one looks different.",
+    cells={
+        "model": value("model"),
+        "text": value("data"),
+        "sparsity": value("sparsity", percent),
+        "first": lambda row: ticket_name(row, "_a"),
+        "second": lambda row: ticket_name(row, "_b"),
+        "difference": with_interval("loss_difference", "{:+.4f}".format),
+        "significant": value("significant", yes_or_no),
+    },
 )

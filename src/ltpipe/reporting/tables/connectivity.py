@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.sections import Section, as_it_is, section
+from ltpipe.reporting.cells import percent, value, yes_or_no
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import LEVEL, TRAINING
 from ltpipe.runtime.frames import Columns, Frame, frame, number, truth, word
@@ -39,24 +38,6 @@ def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
     return frame(rows, COLUMNS)
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Linear mode connectivity",
-        "Test error along the line between two trainings from one rewinding point that saw the data in "
-        "different orders. Barrier: the largest error on the line minus the mean error of its ends. "
-        f"Stable: below {percent(STABLE)}.",
-        table.drop_duplicates(["training", "replicate", "level", "first", "second"]),
-        {
-            "training": as_it_is("training"),
-            "replicate": as_it_is("replicate"),
-            "level": as_it_is("level"),
-            "trainings": lambda row: f"{row['first']} and {row['second']}",
-            "barrier, points": lambda row: f"{100 * row['barrier']:.2f}",
-            "stable": lambda row: "yes" if row["stable"] else "no",
-        },
-    )
-
-
 TABLE = Table(
     name="connectivity",
     of="linear connectivity",
@@ -64,7 +45,19 @@ TABLE = Table(
     columns=COLUMNS,
     needs="lines",
     trained=lambda found: connectivity_table(found.lines),
-    section=_section,
+    title="Linear mode connectivity",
+    note="Test error along the line between two runs from one rewinding point that saw the data in different orders. "
+    "Barrier: the largest error on the line minus the mean error of its ends. "
+    f"Stable: below {percent(STABLE)}.",
+    cells={
+        "training": value("training"),
+        "replicate": value("replicate"),
+        "level": value("level"),
+        "branches": lambda row: f"{row['first']} and {row['second']}",
+        "barrier, points": value("barrier", lambda barrier: f"{100 * barrier:.2f}"),
+        "stable": value("stable", yes_or_no),
+    },
+    once=("training", "replicate", "level", "first", "second"),
     figure="connectivity",
     category="Trainings",
 )

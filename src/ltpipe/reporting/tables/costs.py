@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import median
 
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.reporting.sections import Section, as_it_is, formatted, section
+from ltpipe.reporting.cells import mebibytes, value
 from ltpipe.reporting.table import Table
 from ltpipe.runtime.frames import Columns, Frame, count, frame, number, word
 from ltpipe.training.record import LearningRecord
@@ -86,28 +86,6 @@ def _known(values: Iterable[int | None]) -> Iterator[int]:
     return (value for value in values if value is not None)
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Time and memory",
-        "Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the CPU "
-        "the growth of private memory, which includes what allocator and libraries add to the planned tensors. Only "
-        "evaluations and trainings record time and memory in their artefacts; other stages log them.",
-        table,
-        {
-            "stage": as_it_is("stage"),
-            "model or training": as_it_is("model"),
-            "text": as_it_is("data"),
-            "runs": formatted("runs", "{:,}"),
-            "all runs, s": formatted("seconds", "{:,.1f}"),
-            "median run, s": formatted("median_seconds", "{:,.1f}"),
-            "longest run, s": formatted("longest_seconds", "{:,.1f}"),
-            "planned, MiB": formatted("planned_bytes", "{:,.0f}", 2**-20),
-            "measured, MiB": formatted("measured_bytes", "{:,.0f}", 2**-20),
-            "device": as_it_is("device"),
-        },
-    )
-
-
 TABLE = Table(
     name="costs",
     of="time and memory",
@@ -118,7 +96,22 @@ TABLE = Table(
     measured=lambda found: evaluation_costs(found.dense, found.tickets, found.perturbed),
     trained=lambda found: training_costs(found.trainings.records),
     arranged=arranged,
-    section=_section,
+    title="Time and memory",
+    note="Wall time without start-up. Memory is the largest peak of all runs: tensors on the accelerator, or on the "
+    "CPU the growth of private memory, which includes what allocator and libraries add to the planned tensors. "
+    "Only evaluations and trainings record time and memory in their artefacts; other stages log them.",
+    cells={
+        "stage": value("stage"),
+        "model or training": value("model"),
+        "text": value("data"),
+        "runs": value("runs", "{:,}".format),
+        "all runs, s": value("seconds", "{:,.1f}".format),
+        "median run, s": value("median_seconds", "{:,.1f}".format),
+        "longest run, s": value("longest_seconds", "{:,.1f}".format),
+        "planned, MiB": value("planned_bytes", mebibytes),
+        "measured, MiB": value("measured_bytes", mebibytes),
+        "device": value("device"),
+    },
     figure="costs",
     category="Time and memory",
     captioned=True,

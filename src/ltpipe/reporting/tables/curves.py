@@ -15,9 +15,8 @@ from ltpipe.analysis.confidence import bounds, retention
 from ltpipe.analysis.curves import Curve
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.pruning.scopes import has_own_sparsity
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.critical import NOTE, CriticalSparsity
-from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_interval
+from ltpipe.reporting.cells import percent, ticket_name, value, with_interval
+from ltpipe.reporting.critical import NOTE, estimate_text, losing_text, winning_text
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, TEXT, curve_of
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number, truth
@@ -90,26 +89,6 @@ def _end(name: str, curve: Curve, tickets: Sequence[Evaluated], index: int | Non
     }
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Critical sparsity",
-        f"{NOTE} Area: the area under straight lines from the dense model to the largest sparsity, with its interval "
-        "over text; it equals the largest sparsity if nothing is lost.",
-        table,
-        {
-            "model": as_it_is("model"),
-            "text": as_it_is("data"),
-            "tickets": ticket_name(),
-            "last winning": lambda row: CriticalSparsity.of(row).winning_text,
-            "first losing": lambda row: CriticalSparsity.of(row).losing_text,
-            "estimate": lambda row: CriticalSparsity.of(row).estimate_text,
-            **({"times it falls": as_it_is("crossings")} if (table["crossings"] > 1).any() else {}),
-            "area": with_interval("area", "{:.4f}"),
-            "largest sparsity": lambda row: percent(row["largest_sparsity"]),
-        },
-    )
-
-
 TABLE = Table(
     name="curves",
     of="curves over sparsity",
@@ -118,7 +97,20 @@ TABLE = Table(
     key=(*TEXT, *CURVE),
     stage="tables",
     measured=lambda found: curves_table(found.samples),
-    section=_section,
+    title="Critical sparsity",
+    note=f"{NOTE} Area: the area under straight lines from the dense model to the largest sparsity, with its interval "
+    "over text; it equals the largest sparsity if nothing is lost.",
+    cells={
+        "model": value("model"),
+        "text": value("data"),
+        "tickets": ticket_name,
+        "last winning": winning_text,
+        "first losing": losing_text,
+        "estimate": estimate_text,
+        "times it falls": value("crossings"),
+        "area": with_interval("area", "{:.4f}".format),
+        "largest sparsity": value("largest_sparsity", percent),
+    },
     figure="critical",
     category="Tickets",
     captioned=True,

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 from ltpipe.analysis.early_bird import EarlyBird
-from ltpipe.reporting.columns import MISSING, percent
-from ltpipe.reporting.sections import Row, Section, as_it_is, section
+from ltpipe.reporting.cells import Row, percent, value
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import TRAINING
-from ltpipe.runtime.frames import Columns, Frame, count, frame, is_missing, number, truth, word
+from ltpipe.runtime.frames import Columns, Frame, count, frame, number, truth, word
 
 COLUMNS: Columns = {
     **TRAINING,
@@ -35,28 +34,9 @@ def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
     return frame(rows, COLUMNS)
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Early-bird tickets",
-        "Masks drawn while the dense model trains, and the first iteration at which they had stopped changing.",
-        table.drop_duplicates(["training", "replicate", "sparsity"]),
-        {
-            "training": as_it_is("training"),
-            "replicate": as_it_is("replicate"),
-            "sparsity": lambda row: percent(row["sparsity"]),
-            "rule": _rule,
-            "converged at iteration": _converged,
-        },
-    )
-
-
 def _rule(row: Row) -> str:
     corrected = ", chance-corrected" if row["chance_corrected"] else ""
     return f"{row['rule']} {row['threshold']:g}{corrected}, window {row['window']}, patience {row['patience']}"
-
-
-def _converged(row: Row) -> str:
-    return MISSING if is_missing(row["converged"]) else f"{row['converged']:,}"
 
 
 TABLE = Table(
@@ -66,7 +46,16 @@ TABLE = Table(
     columns=COLUMNS,
     needs="early birds",
     trained=lambda found: early_birds_table(found.birds),
-    section=_section,
+    title="Early-bird tickets",
+    note="Masks drawn while the dense model trains, and the first iteration at which they had stopped changing.",
+    cells={
+        "training": value("training"),
+        "replicate": value("replicate"),
+        "sparsity": value("sparsity", percent),
+        "rule": _rule,
+        "converged at iteration": value("converged", "{:,}".format),
+    },
+    once=("training", "replicate", "sparsity"),
     figure="early_birds",
     category="Trainings",
 )

@@ -18,8 +18,7 @@ from math import log
 from statistics import fmean
 
 from ltpipe.analysis.replicates import Estimate, Holds, averaged, estimate, paired
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.sections import Section, as_it_is, section
+from ltpipe.reporting.cells import percent, value
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.trainings import CONTROLS, Trainings, Treatment, label
 from ltpipe.runtime.frames import Columns, Frame, frame, word
@@ -215,17 +214,6 @@ def _sentence(parts: Sequence[str]) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Findings",
-        "What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only if the "
-        "95% interval over replicates shows it, otherwise undecided. Differences are paired by replicate.",
-        table,
-        {key: as_it_is(key) for key in ("training", "finding", "holds", "evidence")},
-        prose=True,
-    )
-
-
 TABLE = Table(
     name="findings",
     of="findings",
@@ -233,7 +221,11 @@ TABLE = Table(
     columns=COLUMNS,
     needs="trainings",
     trained=lambda found: findings_table(found.trainings, found.lines),
-    section=_section,
+    title="Findings",
+    note="What Frankle & Carbin 2019 and Frankle et al. 2020 found, and whether it holds here: yes or no only if the "
+    "95% interval over replicates shows it, otherwise undecided. Differences are paired by replicate.",
+    cells={key: value(key) for key in COLUMNS},
+    prose=True,
     category="Trainings",
     captioned=True,
 )

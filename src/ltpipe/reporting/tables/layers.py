@@ -9,6 +9,7 @@ TABLE = Table(
     row="a mask and tensor",
     columns=LAYERS,
     stage="validation",
+    title="Sparsity of layers",
     figure="layers",
     category="Masks",
     suffixes=(".parquet",),

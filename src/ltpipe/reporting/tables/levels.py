@@ -7,8 +7,7 @@ from typing import Any
 
 from ltpipe.analysis.confidence import bounds
 from ltpipe.analysis.replicates import Estimate, estimate, paired
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.sections import Section, as_it_is, section, with_interval
+from ltpipe.reporting.cells import points, value, with_interval
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import BRANCH, LEVEL, TRAINING
 from ltpipe.reporting.trainings import Trainings, is_dense, label
@@ -71,27 +70,8 @@ def _columns(name: str, found: Estimate | None) -> dict[str, float]:
     return {} if found is None else {name: found.mean, **bounds(name, found.interval)}
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Levels of iterative magnitude pruning",
-        "Means over replicates, with 95% intervals in brackets (Student's t; none if replicates show no spread, as "
-        "with a single one). Accuracy is measured on test data with the weights at the early-stop iteration, the "
-        "first minimum of the validation loss; differences are in points, paired by replicate.",
-        table,
-        {
-            "training": as_it_is("training"),
-            "level": as_it_is("level"),
-            "branch": lambda row: "dense model" if is_dense(row) else label(row["branch"], row["donor"]),
-            "weights remaining": lambda row: percent(row["weights_remaining"], 1),
-            "replicates": as_it_is("replicates"),
-            "accuracy, %": with_interval("test_accuracy", "{:.2f}", 100),
-            "− dense": with_interval("test_accuracy_minus_dense", "{:+.2f}", 100),
-            "− ticket": with_interval("test_accuracy_minus_ticket", "{:+.2f}", 100),
-            "early-stop iteration": with_interval("early_stop_iteration", "{:,.0f}"),
-            "− ticket's": with_interval("early_stop_iteration_minus_ticket", "{:+,.0f}"),
-            "accuracy at the end, %": with_interval("final_test_accuracy", "{:.2f}", 100),
-        },
-    )
+def _in_percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
 
 
 TABLE = Table(
@@ -101,7 +81,23 @@ TABLE = Table(
     columns=COLUMNS,
     needs="trainings",
     trained=lambda found: levels_table(found.trainings),
-    section=_section,
+    title="Levels of iterative magnitude pruning",
+    note="Means over replicates, with 95% intervals in brackets (Student's t; none if replicates show no spread, as "
+    "with a single one). Accuracy is measured on test data with the weights at the early-stop iteration, the first "
+    "minimum of the validation loss; differences are in points, paired by replicate.",
+    cells={
+        "training": value("training"),
+        "level": value("level"),
+        "branch": lambda row: "dense model" if is_dense(row) else label(row["branch"], row["donor"]),
+        "weights remaining": value("weights_remaining", "{:.1%}".format),
+        "replicates": value("replicates"),
+        "accuracy, %": with_interval("test_accuracy", _in_percent),
+        "− dense": with_interval("test_accuracy_minus_dense", points),
+        "− ticket": with_interval("test_accuracy_minus_ticket", points),
+        "early-stop iteration": with_interval("early_stop_iteration", "{:,.0f}".format),
+        "− ticket's": with_interval("early_stop_iteration_minus_ticket", "{:+,.0f}".format),
+        "accuracy at the end, %": with_interval("final_test_accuracy", _in_percent),
+    },
     figure="levels",
     category="Trainings",
 )

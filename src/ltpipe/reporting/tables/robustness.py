@@ -7,7 +7,7 @@ from typing import Any
 from ltpipe.analysis.confidence import bounds, interval, loss_difference, resample, retention
 from ltpipe.analysis.samples import check_once
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.reporting.sections import Section, as_it_is, section, ticket_name, with_interval
+from ltpipe.reporting.cells import mask_name, value, with_interval
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT
 from ltpipe.runtime.errors import UserError
@@ -90,25 +90,6 @@ def _cell(metrics: Metrics) -> tuple[object, ...]:
     return tuple(getattr(metrics, axis) for axis in _AXES)
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Robustness",
-        "Losses in nats/token with perturbed weights: noise-X adds Gaussian noise of X times the root mean square of a "
-        "tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the unperturbed dense model.",
-        table,
-        {
-            "model": as_it_is("model"),
-            "text": as_it_is("data"),
-            "ticket": lambda row: "dense" if is_missing(row["criterion"]) else ticket_name("", sparsity=True)(row),
-            "perturbation": as_it_is("perturbation"),
-            "loss": lambda row: f"{row['loss']:.4f}",
-            "loss − unperturbed": with_interval("loss_difference", "{:+.4f}"),
-            "dense, perturbed": lambda row: f"{row['perturbed_dense_loss']:.4f}",
-            "retention": with_interval("performance_retention", "{:.4f}"),
-        },
-    )
-
-
 TABLE = Table(
     name="robustness",
     of="robustness",
@@ -118,5 +99,17 @@ TABLE = Table(
     key=_AXES,
     stage="tables",
     measured=lambda found: robustness_table(found.dense, found.tickets, found.perturbed),
-    section=_section,
+    title="Robustness",
+    note="Losses in nats/token with perturbed weights: noise-X adds Gaussian noise of X times the root mean square of "
+    "a tensor, intB rounds to B bits. Pruned weights stay zero. Retention is against the unperturbed dense model.",
+    cells={
+        "model": value("model"),
+        "text": value("data"),
+        "ticket": lambda row: "dense" if is_missing(row["criterion"]) else mask_name(row),
+        "perturbation": value("perturbation"),
+        "loss": value("loss", "{:.4f}".format),
+        "loss − unperturbed": with_interval("loss_difference", "{:+.4f}".format),
+        "dense, perturbed": value("perturbed_dense_loss", "{:.4f}".format),
+        "retention": with_interval("performance_retention", "{:.4f}".format),
+    },
 )

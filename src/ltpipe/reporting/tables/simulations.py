@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ltpipe.evaluation.simulated import SIMULATION, Simulation
-from ltpipe.reporting.columns import percent
-from ltpipe.reporting.sections import Section, as_it_is, section
+from ltpipe.reporting.cells import mebibytes, value
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import SPARSITY, TEXT
 from ltpipe.runtime.frames import Columns, Frame, count, frame, number, truth
@@ -39,24 +38,6 @@ def simulations_table(simulations: Sequence[Simulation]) -> Frame:
     return frame(rows, COLUMNS)
 
 
-def _section(table: Frame) -> Section:
-    return section(
-        "Simulation of iterative pruning",
-        f"{SIMULATION[0].upper()}{SIMULATION[1:]} Retention is against the dense model on the same sequences.",
-        table,
-        {
-            "model": as_it_is("model"),
-            "text": as_it_is("data"),
-            "iteration": lambda row: f"{row['iteration']}{' (best)' if row['best'] else ''}",
-            "sparsity": lambda row: percent(row["sparsity"], 1),
-            "loss": lambda row: f"{row['loss']:.4f}",
-            "retention": lambda row: f"{row['performance_retention']:.4f}",
-            "sequences": as_it_is("ticket_sequences"),
-            "private memory, MiB": lambda row: f"{row['peak_host_private_bytes'] / 2**20:,.0f}",
-        },
-    )
-
-
 TABLE = Table(
     name="simulations",
     of="simulated iterations",
@@ -66,6 +47,17 @@ TABLE = Table(
     key=(*TEXT, "iteration"),
     stage="tables",
     measured=lambda found: simulations_table(found.simulations),
-    section=_section,
+    title="Simulation of iterative pruning",
+    note=f"{SIMULATION[0].upper()}{SIMULATION[1:]} Retention is against the dense model on the same sequences.",
+    cells={
+        "model": value("model"),
+        "text": value("data"),
+        "iteration": lambda row: f"{row['iteration']}{' (best)' if row['best'] else ''}",
+        "sparsity": value("sparsity", "{:.1%}".format),
+        "loss": value("loss", "{:.4f}".format),
+        "retention": value("performance_retention", "{:.4f}".format),
+        "sequences": value("ticket_sequences"),
+        "private memory, MiB": value("peak_host_private_bytes", mebibytes),
+    },
     suffixes=(".csv",),
 )

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from ltpipe.analysis.confidence import accuracy_difference, bounds, interval, loss_difference, retention
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.quality import uniform_loss
-from ltpipe.reporting.columns import COLUMNS as SHOWN
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import TICKET
+from ltpipe.reporting.ticket_columns import TICKET_COLUMNS
 from ltpipe.runtime.frames import Columns, Frame, bounds_of, count, frame, number, word
 from ltpipe.runtime.progress import track
 
-_MEANINGS = {column.key: column.definition for column in SHOWN}
+_MEANINGS = {column.key: column.definition for column in TICKET_COLUMNS}
 
 
 def _as_shown(*names: str) -> Columns:
@@ -111,6 +111,7 @@ TABLE = Table(
     key=tuple(TICKET),
     stage="tables",
     measured=lambda found: tickets_table(found.samples),
+    title="What sparsity costs",
     figure="tradeoff",
     category="Tickets",
     captioned=True,

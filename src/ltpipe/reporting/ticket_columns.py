@@ -1,18 +1,10 @@
-"""The columns of the ticket table as readers see them: headings, definitions and formats."""
+"""The table of tickets as readers see it: headings, definitions and formats of its columns, and which rows it has."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance
-from ltpipe.runtime.frames import Frame, is_missing
-
-MISSING = "–"
-
-
-def percent(value: float, decimals: int | None = None) -> str:
-    """Show a fraction (0..1) in percent, with as many decimals as it has unless `decimals` says how many."""
-    return f"{100 * value:.8g}%" if decimals is None else f"{100 * value:.{decimals}f}%"
+from ltpipe.reporting.cells import Row, Show, percent, points, value, with_interval
+from ltpipe.runtime.frames import Frame
 
 
 def perplexity(value: float) -> str:
@@ -20,23 +12,15 @@ def perplexity(value: float) -> str:
     return f"{value:,.{2 if value < 1e4 else 0}f}" if value < 1e6 else f"{value:.1e}"
 
 
-def short_count(value: int) -> str:
-    """Show a count with three or four digits and K, M or B (10^3, 10^6, 10^9)."""
-    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if value >= size:
-            return f"{value / size:.1f}{letter}"
-    return str(value)
-
-
 @dataclass(frozen=True)
-class Column:
+class TicketColumn:
     """One column of the ticket table.
 
     Attributes:
         key: column of the tickets frame.
         title: heading.
         definition: a sentence that defines the value, with its unit, for a new reader.
-        show: function that formats a present value; `str` for words.
+        show: formats a present value.
         unit: unit beside the heading; empty if the formatted value shows it or there is none.
         numeric: whether values are aligned and sorted as numbers.
         interval: whether the frame has interval bounds, in columns that end in `_low` and `_high`.
@@ -45,46 +29,52 @@ class Column:
     key: str
     title: str
     definition: str
-    show: Callable[[Any], str] = str
+    show: Show = str
     unit: str = ""
     numeric: bool = True
     interval: bool = False
 
+    def cell(self, row: Row) -> str:
+        """Return the text of a cell, with the interval if there is one; a dash if there is no value."""
+        return (with_interval if self.interval else value)(self.key, self.show)(row)
 
-COLUMNS = (
-    Column("study", "study", "Folder name of the study.", numeric=False),
-    Column("model", "model", "The language model whose weights are masked.", numeric=False),
-    Column("data", "text", "The text that the tickets are evaluated on.", numeric=False),
-    Column(
+
+TICKET_COLUMNS = (
+    TicketColumn("study", "study", "Folder name of the study.", numeric=False),
+    TicketColumn("model", "model", "The language model whose weights are masked.", numeric=False),
+    TicketColumn("data", "text", "The text that the tickets are evaluated on.", numeric=False),
+    TicketColumn(
         "criterion",
         "criterion",
         "What ranks the weights; the lowest-ranked are pruned. “dense” is the model without a mask.",
         numeric=False,
     ),
-    Column(
+    TicketColumn(
         "scope",
         "scope",
         "Which weights are ranked against each other: all (global) or those of each weight tensor (layer).",
         numeric=False,
     ),
-    Column("seed", "seed", "Seed of a stochastic criterion; none for deterministic criteria."),
-    Column("sparsity", "sparsity", "Requested fraction of the prunable weights, or units, to set to zero.", percent),
-    Column("kept", "kept", "Number of prunable weights kept.", "{:,}".format),
-    Column(
+    TicketColumn("seed", "seed", "Seed of a stochastic criterion; none for deterministic criteria."),
+    TicketColumn(
+        "sparsity", "sparsity", "Requested fraction of the prunable weights, or units, to set to zero.", percent
+    ),
+    TicketColumn("kept", "kept", "Number of prunable weights kept.", "{:,}".format),
+    TicketColumn(
         "loss",
         "loss",
         "Mean cross-entropy of next-token prediction over all predicted tokens, in nats/token; lower is better.",
         "{:.4f}".format,
         "nats/token",
     ),
-    Column("perplexity", "perplexity", "exp(loss), dimensionless; lower is better.", perplexity),
-    Column(
+    TicketColumn("perplexity", "perplexity", "exp(loss), dimensionless; lower is better.", perplexity),
+    TicketColumn(
         "accuracy",
         "accuracy",
         "Fraction of predicted tokens whose most probable prediction is correct (top-1); higher is better.",
-        lambda value: percent(value, 2),
+        "{:.2%}".format,
     ),
-    Column(
+    TicketColumn(
         "performance_retention",
         "retention",
         "Dense loss / ticket loss, dimensionless: 1 means no loss of performance. "
@@ -92,7 +82,7 @@ COLUMNS = (
         "{:.4f}".format,
         interval=True,
     ),
-    Column(
+    TicketColumn(
         "loss_difference",
         "loss − dense",
         "Loss of the ticket minus that of the dense model, in nats/token, with its paired 95% interval.",
@@ -100,22 +90,22 @@ COLUMNS = (
         "nats/token",
         interval=True,
     ),
-    Column(
+    TicketColumn(
         "accuracy_difference",
         "accuracy − dense",
         "Accuracy of the ticket minus that of the dense model, in percentage points, with its paired 95% interval.",
-        lambda value: f"{100 * value:+.2f}",
+        points,
         "points",
         interval=True,
     ),
-    Column(
+    TicketColumn(
         "agreement",
         "agreement",
         "Fraction of predicted tokens whose most probable prediction is the dense model's; higher is better.",
-        lambda value: percent(value, 2),
+        "{:.2%}".format,
         interval=True,
     ),
-    Column(
+    TicketColumn(
         "kl",
         "KL",
         "KL divergence from the dense model's predictions, over its top-k tokens and all others taken as one (a lower "
@@ -137,16 +127,7 @@ DIFFERENCES = (
 """Columns that a dense model lacks, since it would be compared with itself."""
 
 
-def cell(column: Column, row: Mapping[str, Any]) -> str:
-    """Return the text of a table cell, with the interval if there is one; a dash if there is no value."""
-    value = row[column.key]
-    if is_missing(value):
-        return MISSING
-    low, high = (row[f"{column.key}_{bound}"] if column.interval else None for bound in ("low", "high"))
-    return column.show(value) if is_missing(low) else f"{column.show(value)} [{column.show(low)}, {column.show(high)}]"
-
-
-def wins(row: Mapping[str, Any]) -> bool:
+def wins(row: Row) -> bool:
     """Return whether a row is a winning ticket of a dense model that is significantly better than a uniform guess."""
     return (
         row["criterion"] != "dense"
@@ -155,10 +136,10 @@ def wins(row: Mapping[str, Any]) -> bool:
     )
 
 
-def shown_columns(tickets: Frame) -> list[Column]:
+def shown_columns(tickets: Frame) -> list[TicketColumn]:
     """Return the columns worth showing: model and text if there are several, others if any ticket has a value."""
     values, least = tickets.nunique(), {"model": 2, "data": 2}
-    return [column for column in COLUMNS if values.get(column.key, 0) >= least.get(column.key, 1)]
+    return [column for column in TICKET_COLUMNS if values.get(column.key, 0) >= least.get(column.key, 1)]
 
 
 def places(tickets: Frame) -> list[str]:
