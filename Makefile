@@ -55,11 +55,9 @@ test-slurm: $(CLUSTER_STAMP) ## run a sweep on a real SLURM that the tests start
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -m slurm tests/cluster
 
 .PHONY: test-peers
-test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao, compressed-tensors and lm-eval, installed separately, or transformers would load them in every stage
+test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao and lm-eval, installed separately, or transformers would load them in every stage
 	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m pytest tests/scoring/test_wanda_peer.py
-	$(PIP) install --no-deps --target $(VENV)/sparse compressed-tensors==0.14.0.1 loguru
-	PYTHONPATH=$(VENV)/sparse $(BIN)/python -m pytest tests/exporting/test_compressed_tensors_peer.py
 	$(HARNESS)/bin/python -m pytest tests/exporting/test_lm_eval_peer.py
 
 .PHONY: bench

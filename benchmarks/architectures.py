@@ -222,7 +222,7 @@ def _special(content: Mapping[str, Any]) -> Iterator[int]:
 def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     """Return each sequence's mean loss from the stages, and how the model was executed."""
     from ltpipe.checkpoints.canonical import Checkpoint
-    from ltpipe.checkpoints.layout import TOKENIZER
+    from ltpipe.checkpoints.filenames import TOKENIZER
     from ltpipe.checkpoints.load import load_checkpoint
     from ltpipe.data.sequences import TokenSequences
     from ltpipe.evaluation.computing import Settings

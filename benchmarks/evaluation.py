@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.processes import MB, Worker, watch_command
 from benchmarks.report import Bar, Samples, Section, Table
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.plan import BatchSizes

@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from benchmarks.processes import MB, answer, private_stdout
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.loss import token_losses

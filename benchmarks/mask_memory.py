@@ -6,7 +6,7 @@ from benchmarks import stages
 from benchmarks.mask_speed import SPARSITY
 from benchmarks.processes import MB, Watched, watch_command
 from benchmarks.report import Bar, Samples, Table
-from ltpipe.checkpoints.layout import WEIGHTS
+from ltpipe.checkpoints.filenames import WEIGHTS
 
 _LIMIT = 300.0
 _IMPORTS = "import ltpipe.pruning.build, ltpipe.runtime.stage"

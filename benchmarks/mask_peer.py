@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks import stages
 from benchmarks.processes import Worker
 from benchmarks.report import Bar, Samples, Table
-from ltpipe.checkpoints.layout import WEIGHTS
+from ltpipe.checkpoints.filenames import WEIGHTS
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.masks import unpack
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from benchmarks import stages
 from benchmarks.reads import read_by_preadv, read_by_sum
 from benchmarks.report import Bar, Table, in_turn
-from ltpipe.checkpoints.layout import WEIGHTS
+from ltpipe.checkpoints.filenames import WEIGHTS
 from ltpipe.checkpoints.prunable import Preset
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.histogram import KeyHistogram

@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 from benchmarks import stages
 from benchmarks.mask_speed import SCHEDULE, SPARSITY
 from benchmarks.processes import answer, private_stdout
-from ltpipe.checkpoints.layout import WEIGHTS
+from ltpipe.checkpoints.filenames import WEIGHTS
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.checkpoints.tensorfile import TensorFile

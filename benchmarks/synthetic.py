@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors

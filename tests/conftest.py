@@ -48,7 +48,7 @@ def token_ids() -> torch.Tensor:
 @pytest.fixture
 def calibration(canonical_folder, token_ids, tmp_path):
     """Function from an architecture to a file of seven sequences made with its tokenizer."""
-    from ltpipe.checkpoints.layout import TOKENIZER
+    from ltpipe.checkpoints.filenames import TOKENIZER
     from ltpipe.data.sequences import TokenSequences
     from ltpipe.runtime.files import sha256_of
 

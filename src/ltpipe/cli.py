@@ -160,7 +160,6 @@ def export(
     - hf: Hugging Face checkpoint with zeros, for plain from_pretrained and lm-evaluation-harness; it does not shrink.
     - bool: the mask alone, as bool tensors.
     - torch-prune: state dict with weight_orig and weight_mask.
-    - compressed-tensors: sparse-bitmask checkpoint (requires that library).
     - smaller: physically smaller checkpoint, for masks of scope heads, channels or blocks.
 
     docs/export.md shows how to read each format. For example:

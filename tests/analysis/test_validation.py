@@ -11,7 +11,7 @@ from ltpipe.analysis.structure import live_heads, live_rows
 from ltpipe.analysis.validation import head_size, structure, validate, validate_files
 from ltpipe.analysis.validation_table import LAYERS, layers_table, validation_table
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST
+from ltpipe.checkpoints.filenames import CONFIG, MANIFEST
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask

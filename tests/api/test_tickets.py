@@ -14,7 +14,7 @@ from ltpipe.analysis.overlap import compare, total
 from ltpipe.analysis.validation import validate
 from ltpipe.api.packed import PackedMask
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask

@@ -11,7 +11,7 @@ import safetensors.numpy
 from bad_input.case import Case
 from bad_input.study import Study
 
-from ltpipe.checkpoints.layout import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 
 Damage = Callable[[Path], object]
 UP = "model.layers.1.mlp.up_proj.weight"

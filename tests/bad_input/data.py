@@ -13,7 +13,7 @@ from bad_input.case import Case
 from bad_input.study import Study
 from sealed import copied
 
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER
 from ltpipe.runtime.files import sha256_of
 
 READ = "--tokenizer @llama/tokenizer.json --sequence-length 16 --name mine --source "

@@ -15,7 +15,7 @@ from sealed import copied, rewritten
 from studies import line, record
 from tiny import save_tiny
 
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.runtime.sources import Source
 

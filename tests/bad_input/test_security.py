@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from bad_input.running import ROOT, SCRIPTS, call
 
-from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.checkpoints.filenames import CONFIG
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.arguments import as_options
 from ltpipe.workflow.config import check_config

@@ -11,7 +11,7 @@ from bad_input.case import expand, on
 from bad_input.running import SCRIPTS, call, main_of, one_line, processes
 from bad_input.stages import COUNT, DATA, DENSE, MASK, STAGES, VALIDATE
 
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.metrics import Metrics
 

@@ -12,7 +12,7 @@ from loading import KEY, edit, read, refused
 from tiny import save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoConfig
 
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.runtime.sources import Source

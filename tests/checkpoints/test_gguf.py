@@ -15,8 +15,8 @@ from tiny import VOCABULARY, tiny_model
 from tokenizers import Tokenizer
 from transformers import MambaConfig
 
+from ltpipe.checkpoints.filenames import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.gguf import _check_settings
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
 

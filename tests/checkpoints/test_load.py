@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from ltpipe.checkpoints import load
 from ltpipe.checkpoints.contents import blocks_name
-from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError

@@ -3,7 +3,7 @@
 import pytest
 from tiny import ARCHITECTURES
 
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.runtime.errors import UserError

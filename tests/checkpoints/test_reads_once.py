@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ltpipe.checkpoints.layout import CONFIG, MANIFEST
+from ltpipe.checkpoints.filenames import CONFIG, MANIFEST
 from ltpipe.evaluation.computing import Settings
 
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")

@@ -12,7 +12,7 @@ from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
 from ltpipe.checkpoints.contents import blocks_name, manifest_of
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile

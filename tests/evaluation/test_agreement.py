@@ -13,7 +13,7 @@ from byhand import masked_by_hand
 from tiny import VOCABULARY
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile

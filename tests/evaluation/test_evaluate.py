@@ -10,7 +10,7 @@ from byhand import masked_by_hand
 
 from ltpipe.analysis.samples import samples
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
+from ltpipe.checkpoints.filenames import CONFIG, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences

@@ -11,7 +11,7 @@ import torch
 from byhand import masked_by_hand
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile

@@ -6,7 +6,7 @@ from allocations import allocated_peak
 from tiny import some_quick
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile

@@ -12,7 +12,7 @@ from tiny import ARCHITECTURES, random_model
 from tokenizers.processors import TemplateProcessing
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import TOKENIZER
+from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.documents import Document, read_documents
 from ltpipe.data.sequences import cut_sequences

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from structured import make
 from tiny import save_tiny
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.exporting.formats import export_ticket
 from ltpipe.exporting.plain import import_plain
@@ -29,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def ticket(canonical_folder, tmp_path, monkeypatch):
     """Function from an architecture to its folder and a mask of it; tensors are masked in several blocks."""
-    monkeypatch.setattr("ltpipe.exporting.masked._BLOCK", 1000)
+    monkeypatch.setattr("ltpipe.pruning.masks._UNPACKED", 1000)
 
     def made(architecture: str, **selection) -> tuple[Path, Path]:
         folder = canonical_folder(architecture)
@@ -108,7 +107,7 @@ def test_bfloat16_and_blocks_of_a_tensor(tmp_path, monkeypatch):
     """Parts of fused experts are bfloat16 too, and a tensor is masked in several blocks."""
     from transformers import AutoModelForCausalLM
 
-    monkeypatch.setattr("ltpipe.exporting.masked._BLOCK", 1000)
+    monkeypatch.setattr("ltpipe.pruning.masks._UNPACKED", 1000)
     save_tiny("mixtral", tmp_path / "source", dtype=torch.bfloat16)
     load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "model")
     mask = make(tmp_path / "model", "global", "0.5", tmp_path / "mask")
@@ -227,7 +226,7 @@ def test_numbers_are_no_mask(tmp_path):
         read_any_mask(tmp_path / "theirs")
 
 
-@pytest.mark.parametrize("kind", ["hf", "torch-prune", "compressed-tensors", "smaller"])
+@pytest.mark.parametrize("kind", ["hf", "torch-prune", "smaller"])
 def test_formats_that_need_the_weights(kind, tmp_path):
     with pytest.raises(UserError, match=f"format {kind} needs the weights: give --checkpoint FOLDER"):
         export_ticket(kind, tmp_path / "mask", None, tmp_path / "out")
@@ -238,14 +237,6 @@ def test_a_mask_of_another_model_is_refused(kind, ticket, canonical_folder, tmp_
     _, mask = ticket("llama")
     with pytest.raises(UserError, match="mask of another model"):
         export_ticket(kind, mask, Checkpoint.open(canonical_folder("qwen2")), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_the_library_it_is_said_how_to_install_it(ticket, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "compressed_tensors", None)
-    folder, mask = ticket("llama")
-    with pytest.raises(UserError, match=r"pip install .* compressed-tensors==0\.14\.0\.1"):
-        export_ticket("compressed-tensors", mask, Checkpoint.open(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import TOKENIZER
+from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.documents import Document
 from ltpipe.data.sequences import TokenSequences, cut_sequences

@@ -14,7 +14,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import CONFIG, TOKENIZER
+from ltpipe.checkpoints.filenames import CONFIG, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tokenizer import read_tokenizer as read_source
 from ltpipe.checkpoints.tokenizer import write_tokenizer

@@ -11,7 +11,7 @@ from structured import make
 
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.sequences import TokenSequences

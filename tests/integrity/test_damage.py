@@ -15,7 +15,7 @@ from ltpipe.analysis.overlap_tables import overlap_tables
 from ltpipe.analysis.validation import validate_files
 from ltpipe.analysis.validation_table import validation_table
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection

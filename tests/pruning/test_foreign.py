@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils import prune
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.exporting.plain import export_plain, import_plain
 from ltpipe.pruning.foreign import read_any_mask, read_mask_for

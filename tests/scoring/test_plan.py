@@ -6,7 +6,7 @@ from allocations import allocated_peak
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import manifest_of
-from ltpipe.checkpoints.layout import MANIFEST
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.plan import BLOCK, HIDDEN, LOGITS, OUTSIDE, BatchSizes

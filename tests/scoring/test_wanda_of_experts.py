@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import manifest_of, stored_tensors
-from ltpipe.checkpoints.layout import TOKENIZER
+from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences

@@ -6,7 +6,7 @@ from logical import logical_devices
 from tiny import ARCHITECTURES
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.loss import token_losses

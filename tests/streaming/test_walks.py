@@ -7,7 +7,7 @@ from architectures import small_config
 from tiny import tiny_tokenizer
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import MANIFEST, TOKENIZER
+from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest, Walks
 from ltpipe.checkpoints.prunable import Selection

@@ -116,6 +116,11 @@ def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
     return prod(shape) * bits // 8
 
 
+def widest_first(name: str, dtype: str) -> tuple[int, bytes]:
+    """Return the sort key of tensors in a file, so that every tensor starts at a multiple of its own element size."""
+    return -np.dtype(STORAGE[dtype]).itemsize, name.encode()
+
+
 def unsealed(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, Header]:
     """Return the header of a file to be written, with zeros as digests, padded so that the tensors start aligned.
 

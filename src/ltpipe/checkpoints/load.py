@@ -13,11 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ltpipe.checkpoints.contents import chunks_of, digest_of, manifest_of, stored_tensors
-from ltpipe.checkpoints.header import STORAGE
-from ltpipe.checkpoints.layout import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
+from ltpipe.checkpoints.header import widest_first
 from ltpipe.checkpoints.live import live_model
 from ltpipe.checkpoints.manifest import Manifest, Walks
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
@@ -97,8 +95,7 @@ def write_canonical(
     digests = {name: digest_of(tensor) for name, tensor in track(tensors.items(), "hashing")}
     manifest = manifest_of(model, source, digests)
     entries = manifest.tensors
-    # Widest elements first, so that every tensor starts at a multiple of its own element size.
-    order = sorted(entries, key=lambda name: (-np.dtype(STORAGE[entries[name].dtype]).itemsize, name.encode()))
+    order = sorted(entries, key=lambda name: widest_first(name, entries[name].dtype))
     write_tensors(
         folder / WEIGHTS,
         [TensorData(name, entries[name].dtype, entries[name].shape, chunks_of(tensors[name])) for name in order],

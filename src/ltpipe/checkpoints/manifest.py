@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.header import STORAGE
-from ltpipe.checkpoints.layout import MANIFEST
 from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.files import check_file
 from ltpipe.runtime.jsonfiles import read_record, write_record
@@ -165,7 +165,7 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Write the manifest as JSON."""
-        write_record(path, {"format": FORMAT, "fingerprint": self.fingerprint, **_plain(self)})
+        write_record(path, {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -184,16 +184,3 @@ class Manifest:
         if manifest.fingerprint != fingerprint:
             raise DamagedFileError(f"{path}: damaged: its contents do not match the fingerprint; {MEND}")
         return manifest
-
-
-def _plain(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "architecture": manifest.architecture,
-        "source": manifest.source,
-        "blocks": manifest.blocks,
-        "further": list(manifest.further),
-        "tied": dict(manifest.tied),
-        "files": dict(manifest.files),
-        "walks": asdict(manifest.walks),
-        "tensors": {name: asdict(entry) for name, entry in manifest.tensors.items()},
-    }

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ltpipe.checkpoints.filenames import CONFIG, WEIGHTS
 from ltpipe.checkpoints.header import TensorSpec
-from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_json

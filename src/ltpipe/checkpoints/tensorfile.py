@@ -73,7 +73,7 @@ class TensorFile:
         So every byte is read once, from disk at least. Raises as `array`, but damage only after the last chunk.
         """
         seen, checked = Digest(), name not in self._unchecked
-        for chunk in chunks_of(self._view(name).reshape(-1), size):
+        for chunk in in_chunks(self._view(name).reshape(-1), size):
             if not checked:
                 seen.update(chunk)
             yield chunk
@@ -99,7 +99,7 @@ class TensorFile:
         return flat.reshape(spec.shape)
 
 
-def chunks_of(flat: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def in_chunks(flat: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Yield the parts of a flat array, `size` elements each; the last may be smaller."""
     for start in range(0, flat.size, size):
         yield flat[start : start + size]

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
+from ltpipe.checkpoints.filenames import TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_write
 from ltpipe.runtime.jsonfiles import read_json

@@ -4,7 +4,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import TOKENIZER, TOKENIZER_CONFIG
+from ltpipe.checkpoints.filenames import TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.runtime.errors import UserError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from ltpipe.checkpoints.layout import CONFIG, TOKENIZER_CONFIG
+from ltpipe.checkpoints.filenames import CONFIG, TOKENIZER_CONFIG
 from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.documents import JOINT, Document

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.contents import STORED_NAMES
+from ltpipe.checkpoints.contents import STORED_NAMES, chunks_of
+from ltpipe.checkpoints.filenames import CONFIG, WEIGHTS
 from ltpipe.checkpoints.header import TORCH_NAMES
-from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.exporting.folder import Exported, copy_companions, origin
-from ltpipe.exporting.masked import masked_array, masked_blocks
+from ltpipe.exporting.folder import Exported, copy_companions, provenance
+from ltpipe.pruning.apply import as_torch
 from ltpipe.pruning.foreign import read_mask_for
-from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.masks import Mask, unpack_chunks
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
 from ltpipe.runtime.progress import track
@@ -80,14 +80,14 @@ def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Pa
     manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest) if mask_path else _nothing_pruned(manifest)
     weights, names = checkpoint.weights, HubNames(checkpoint)
-    groups = names.groups(foreseen_tensors(weights))
+    groups = names.groups(_foreseen(weights, weights.specs))
     layout = {
         part: (STORED_NAMES[tensor.dtype], tuple(tensor.shape))
         for group in groups
-        for part, tensor in names.parts({name: _foreseen(weights, name) for name in group}).items()
+        for part, tensor in names.parts(_foreseen(weights, group)).items()
     }
     with atomic_folder(output) as place:
-        with tensor_writer(place / WEIGHTS, layout, origin(mask)) as write:
+        with tensor_writer(place / WEIGHTS, layout, provenance(mask)) as write:
             for group in track(groups, "exporting"):
                 for part, chunks in _contents(weights, mask, names, group):
                     write(part, chunks)
@@ -102,40 +102,39 @@ def _nothing_pruned(manifest: Manifest) -> Mask:
     return Mask({}, {}, {}, criterion="none", scope="none", sparsity="0", seed=None, checkpoint=manifest.fingerprint)
 
 
-def masked_parts(weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return stored tensors with pruned weights set to zero, as transformers stores them: in memory, by name."""
-    tensors = {}
-    for name in group:
-        tensor = torch.from_numpy(masked_array(weights, mask, name))
-        tensors[name] = tensor.view(torch.bfloat16) if weights.spec(name).dtype == "BF16" else tensor
-    return names.parts(tensors)
-
-
-def foreseen_tensors(weights: TensorFile) -> dict[str, torch.Tensor]:
-    """Return all stored tensors, without contents."""
-    return {name: _foreseen(weights, name) for name in weights.specs}
-
-
-def as_arrays(tensor: torch.Tensor) -> list[np.ndarray]:
-    """Return the contents of a tensor in the form that `tensor_writer` takes."""
-    bits = tensor.contiguous().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-    return [bits.numpy()]
-
-
 def _contents(
     weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]
 ) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
-    """Yield the exported tensors of a group by name; streamed if only a name changes."""
-    foreseen = {name: _foreseen(weights, name) for name in group}
+    """Yield the exported tensors of a group by name, pruned weights set to zero; streamed if only a name changes."""
+    foreseen = _foreseen(weights, group)
     ((part, unchanged), *others) = names.parts(foreseen).items()
     if not others and unchanged is foreseen[group[0]]:
-        yield part, masked_blocks(weights, mask, group[0])
+        yield part, _masked(weights, mask, group[0])
         return
-    for part, tensor in masked_parts(weights, mask, names, group).items():
-        yield part, as_arrays(tensor)
+    tensors = {}
+    for name in group:
+        spec = weights.spec(name)
+        tensors[name] = as_torch(np.concatenate(list(_masked(weights, mask, name))).reshape(spec.shape), spec.dtype)
+    for part, tensor in names.parts(tensors).items():
+        yield part, chunks_of(tensor)
 
 
-def _foreseen(weights: TensorFile, name: str) -> torch.Tensor:
-    """Return a tensor without contents."""
-    spec = weights.spec(name)
-    return torch.empty(spec.shape, dtype=getattr(torch, TORCH_NAMES[spec.dtype]), device="meta")
+def _masked(weights: TensorFile, mask: Mask, name: str) -> Iterator[np.ndarray]:
+    """Yield a tensor's values in row-major order, flat; bfloat16 as bit patterns, in which 0 is also zero."""
+    flat = weights.array(name).reshape(-1)
+    if name not in mask.bits:
+        yield flat
+        return
+    start = 0
+    for kept in unpack_chunks(mask.bits[name], flat.size):
+        yield np.where(kept, flat[start : start + kept.size], flat.dtype.type(0))
+        start += kept.size
+
+
+def _foreseen(weights: TensorFile, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Return tensors without contents."""
+    specs = {name: weights.spec(name) for name in names}
+    return {
+        name: torch.empty(spec.shape, dtype=getattr(torch, TORCH_NAMES[spec.dtype]), device="meta")
+        for name, spec in specs.items()
+    }

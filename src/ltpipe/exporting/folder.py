@@ -5,11 +5,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.header import STORAGE
-from ltpipe.checkpoints.layout import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
+from ltpipe.checkpoints.filenames import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.pruning.masks import Mask
 
 
@@ -36,7 +33,7 @@ class Exported:
         return f"{self.output}: {sizes}" + (f"; {self.note}" if self.note else "")
 
 
-def origin(mask: Mask) -> dict[str, str]:
+def provenance(mask: Mask) -> dict[str, str]:
     """Return a ticket's provenance, for the metadata of a safetensors file that torch and others read."""
     return {
         "format": "pt",
@@ -46,11 +43,6 @@ def origin(mask: Mask) -> dict[str, str]:
         "sparsity": mask.sparsity,
         "seed": json.dumps(mask.seed),
     }
-
-
-def widest_first(name: str, dtype: str) -> tuple[int, bytes]:
-    """Return the sort key of tensors in a file, so that every tensor starts at a multiple of its own element size."""
-    return -np.dtype(STORAGE[dtype]).itemsize, name.encode()
 
 
 def copy_companions(checkpoint: Checkpoint, output: Path) -> None:

@@ -1,6 +1,5 @@
 """The export formats of tickets, by name."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +7,7 @@ from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.exporting.folder import Exported
 from ltpipe.runtime.errors import UserError
 
-Format = Literal["hf", "bool", "torch-prune", "compressed-tensors", "smaller"]
+Format = Literal["hf", "bool", "torch-prune", "smaller"]
 
 
 def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None, output: Path) -> Exported:
@@ -23,30 +22,23 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None
     Raises:
         UserError: no checkpoint was given, or the format cannot store this ticket.
     """
-    if kind == "hf":
-        from ltpipe.exporting.checkpoint import export_checkpoint
-
-        return export_checkpoint(_weights(kind, checkpoint), mask, output)
     if mask is None:
-        raise UserError(f"format {kind} needs a mask: give its file; without one, only format hf can be written, dense")
-    if kind == "bool":
+        if kind != "hf":
+            raise UserError(f"format {kind} needs a mask: give its file; without one, only format hf can be written")
+    elif kind == "bool":
         from ltpipe.exporting.plain import export_plain
 
         return export_plain(mask, output)
-    return _of_ticket(kind)(_weights(kind, checkpoint), mask, output)
-
-
-def _weights(kind: Format, checkpoint: Checkpoint | None) -> Checkpoint:
     if checkpoint is None:
         raise UserError(f"format {kind} needs the weights: give --checkpoint FOLDER; format bool is the mask alone")
-    return checkpoint
+    if mask is None or kind == "hf":
+        from ltpipe.exporting.checkpoint import export_checkpoint
 
-
-def _of_ticket(kind: Format) -> Callable[[Checkpoint, Path, Path], Exported]:
+        return export_checkpoint(checkpoint, mask, output)
     if kind == "torch-prune":
-        from ltpipe.exporting.torch_prune import export_torch_prune as export
-    elif kind == "compressed-tensors":
-        from ltpipe.exporting.bitmask import export_bitmask as export
-    else:
-        from ltpipe.exporting.smaller import export_smaller as export
-    return export
+        from ltpipe.exporting.torch_prune import export_torch_prune
+
+        return export_torch_prune(checkpoint, mask, output)
+    from ltpipe.exporting.smaller import export_smaller
+
+    return export_smaller(checkpoint, mask, output)

@@ -1,20 +1,15 @@
 """Masks in the form of other tools: one bool tensor per weight matrix, True where a weight is kept."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-import numpy as np
-
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
-from ltpipe.exporting.folder import Exported, origin
+from ltpipe.exporting.folder import Exported, provenance
 from ltpipe.pruning.foreign import adopted, read_any_mask
-from ltpipe.pruning.masks import Mask, unpack, write_whole_mask
-
-_BYTES = 1 << 20  # packed bytes that are expanded at a time
+from ltpipe.pruning.masks import Mask, unpack_chunks, write_whole_mask
 
 
 @dataclass(frozen=True)
@@ -36,10 +31,10 @@ def export_plain(mask_path: Path, output: Path) -> Exported:
     """Write a mask as a safetensors file of bool tensors, with its provenance in the metadata."""
     mask = read_any_mask(mask_path)
     tensors = [
-        TensorData(name, "BOOL", mask.shapes[name], _expanded(bits, prod(mask.shapes[name])))
+        TensorData(name, "BOOL", mask.shapes[name], unpack_chunks(bits, prod(mask.shapes[name])))
         for name, bits in mask.bits.items()
     ]
-    write_tensors(output, tensors, origin(mask))
+    write_tensors(output, tensors, provenance(mask))
     packed = sum(bits.size for bits in mask.bits.values())
     note = "the mask alone, True where a weight is kept: one byte per weight, where an ltpipe mask uses one bit"
     return Exported(output, (mask.total, mask.total), (packed, mask.total), note)
@@ -65,8 +60,3 @@ def import_plain(path: Path, checkpoint: Checkpoint, output: Path, criterion: st
     mask = replace(mask, criterion=criterion or mask.criterion)
     write_whole_mask(output, mask)
     return Imported(mask, tuple(name for name in Selection().names(manifest) if name not in mask.bits))
-
-
-def _expanded(bits: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for start in range(0, bits.size, _BYTES):
-        yield unpack(bits[start : start + _BYTES], (min(size - 8 * start, 8 * _BYTES),))

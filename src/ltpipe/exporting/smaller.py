@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import CONFIG, WEIGHTS
+from ltpipe.checkpoints.filenames import CONFIG, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
-from ltpipe.exporting.folder import Exported, copy_companions, origin
+from ltpipe.exporting.folder import Exported, copy_companions, provenance
 from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask
@@ -52,7 +52,7 @@ def export_smaller(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exp
     lines = {} if mask.scope == "blocks" else _lines(found, kept)
     tensors = [_smaller(weights, name, new, *lines.get(name, (0, None))) for name, new in names.items()]
     with atomic_folder(output) as place:
-        write_tensors(place / WEIGHTS, tensors, origin(mask))
+        write_tensors(place / WEIGHTS, tensors, provenance(mask))
         write_json(place / CONFIG, smaller_config)
         copy_companions(checkpoint, place)
     buffers = {new for name, new in names.items() if manifest.tensors[name].buffer}

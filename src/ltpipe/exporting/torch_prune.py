@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.header import STORAGE
+from ltpipe.checkpoints.header import STORAGE, widest_first
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
-from ltpipe.exporting.folder import Exported, origin, widest_first
+from ltpipe.exporting.folder import Exported, provenance
 from ltpipe.pruning.foreign import read_mask_for
-from ltpipe.pruning.masks import Mask, unpack
+from ltpipe.pruning.masks import Mask, unpack_chunks
 
-_BLOCK = 1 << 22
 _ONE = {"BF16": 0x3F80}
 """The number 1 in dtypes stored as bit patterns."""
 
@@ -38,7 +37,7 @@ def export_torch_prune(checkpoint: Checkpoint, mask_path: Path, output: Path) ->
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]
     tensors.sort(key=lambda tensor: widest_first(tensor.name, tensor.dtype))
-    write_tensors(output, tensors, origin(mask))
+    write_tensors(output, tensors, provenance(mask))
     note = "every pruned tensor is stored twice: the dense original, and a mask of the same dtype"
     nbytes = sum(tensor.nbytes for tensor in tensors)
     return Exported(output, (manifest.parameters, manifest.parameters), (manifest.nbytes, nbytes), note)
@@ -50,11 +49,6 @@ def _tensors(weights: TensorFile, mask: Mask, name: str, source: str) -> Iterato
         yield TensorData(name, spec.dtype, spec.shape, [array])
         return
     yield TensorData(f"{name}_orig", spec.dtype, spec.shape, [array])
-    yield TensorData(f"{name}_mask", spec.dtype, spec.shape, _as_numbers(mask.bits[source], spec.size, spec.dtype))
-
-
-def _as_numbers(bits: np.ndarray, size: int, dtype: str) -> Iterator[np.ndarray]:
-    """Yield packed bits as ones and zeros of a dtype."""
-    one = np.array(_ONE.get(dtype, 1), STORAGE[dtype])
-    for start in range(0, size, _BLOCK):
-        yield unpack(bits[start // 8 :], (min(size - start, _BLOCK),)) * one
+    one = np.array(_ONE.get(spec.dtype, 1), STORAGE[spec.dtype])
+    ones = (kept * one for kept in unpack_chunks(mask.bits[source], spec.size))
+    yield TensorData(f"{name}_mask", spec.dtype, spec.shape, ones)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ltpipe.checkpoints.layout import MANIFEST, WEIGHTS
+from ltpipe.checkpoints.filenames import MANIFEST, WEIGHTS
 from ltpipe.inspection.description import Description
 from ltpipe.runtime.errors import UserError
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ltpipe.checkpoints.contents import manifest_of
-from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.checkpoints.filenames import CONFIG
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.plainfolder import of_text
 from ltpipe.runtime.errors import UserError

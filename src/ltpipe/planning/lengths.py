@@ -2,7 +2,7 @@
 
 import torch
 
-from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.checkpoints.filenames import CONFIG
 from ltpipe.evaluation.plan import EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.runtime.errors import UserError

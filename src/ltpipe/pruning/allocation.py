@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ltpipe.checkpoints.tensorfile import chunks_of
+from ltpipe.checkpoints.tensorfile import in_chunks
 from ltpipe.pruning import matrix_kernels
 from ltpipe.pruning.allocations import allocation_named
 from ltpipe.pruning.histogram import KeyHistogram
@@ -109,7 +109,7 @@ def allocate(name: str, request: Request) -> list[int]:
 def score_values(keys: RankKeys, name: str) -> Iterator[np.ndarray]:
     """Yield the scores of a tensor, float32 [n], in pieces small enough to convert."""
     for chunk in keys.chunks(name):
-        yield from map(keys.values, chunks_of(chunk, COPIED_CHUNK))
+        yield from map(keys.values, in_chunks(chunk, COPIED_CHUNK))
 
 
 def score_sums(keys: RankKeys) -> list[float]:

@@ -30,8 +30,8 @@ def fetch_from(
     """
 
     def fetch(name: str) -> torch.Tensor:
-        stored = _as_torch(weights.array(name), weights.specs[name].dtype)
-        bits = None if mask is None or name not in mask.bits else _as_torch(mask.bits[name], "U8")
+        stored = as_torch(weights.array(name), weights.specs[name].dtype)
+        bits = None if mask is None or name not in mask.bits else as_torch(mask.bits[name], "U8")
         return place(stored, bits, device, others.get(name, dtype))
 
     return fetch
@@ -71,7 +71,8 @@ def _table() -> torch.Tensor:
     return torch.from_numpy((1 - kept).view(np.int64)[:, 0].copy())
 
 
-def _as_torch(array: np.ndarray, dtype: str) -> torch.Tensor:
+def as_torch(array: np.ndarray, dtype: str) -> torch.Tensor:
+    """Return a stored array as a tensor of the safetensors `dtype` that shares its memory; do not write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)

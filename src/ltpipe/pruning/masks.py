@@ -4,7 +4,7 @@ File format: docs/mask-format.md.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "2"
+_UNPACKED = 1 << 22  # weights whose bits are expanded at a time; a multiple of 8, so that chunks begin at whole bytes
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,12 @@ def pack(kept: np.ndarray) -> np.ndarray:
 def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return one tensor's packed bits as a bool array of `shape`."""
     return np.unpackbits(bits, count=prod(shape), bitorder="little").view(np.bool_).reshape(shape)
+
+
+def unpack_chunks(bits: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield a tensor's `size` packed bits as flat bool arrays, a chunk at a time."""
+    for start in range(0, size, _UNPACKED):
+        yield unpack(bits[start // 8 :], (min(size - start, _UNPACKED),))
 
 
 def count_kept(bits: np.ndarray) -> int:

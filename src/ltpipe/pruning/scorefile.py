@@ -11,7 +11,7 @@ import numpy as np
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import TensorFile, artefact, chunks_of
+from ltpipe.checkpoints.tensorfile import TensorFile, artefact, in_chunks
 from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.pruning.scores import COPIED_CHUNK, WEIGHT_CRITERIA, RankKeys, Weights, float32_rank_keys, weight_keys
 from ltpipe.runtime.errors import UserError
@@ -134,7 +134,7 @@ def score_keys(scores: Weights, names: Sequence[str], signed: bool) -> RankKeys:
         return float32_rank_keys(scores, names, shapes)
 
     def ordered(name: str) -> Iterator[np.ndarray]:
-        for chunk in chunks_of(scores.array(name).reshape(-1), COPIED_CHUNK):
+        for chunk in in_chunks(scores.array(name).reshape(-1), COPIED_CHUNK):
             yield ordered_bits(chunk) >> np.uint32(1)
 
     return RankKeys(tuple(names), shapes, 31, 1 << 31, ordered, signed=True)

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from ltpipe.checkpoints.header import TensorSpec
-from ltpipe.checkpoints.tensorfile import TensorFile, chunks_of
+from ltpipe.checkpoints.tensorfile import TensorFile, in_chunks
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
@@ -161,7 +161,7 @@ def _own_bits(weights: Weights) -> Chunks:
     """Return chunks of keys that are the weights' own bit patterns, read in place."""
     if isinstance(weights, TensorFile):
         return lambda name: map(_patterns, weights.chunks(name, CHUNK))
-    return lambda name: map(_patterns, chunks_of(weights.array(name).reshape(-1), CHUNK))
+    return lambda name: map(_patterns, in_chunks(weights.array(name).reshape(-1), CHUNK))
 
 
 def _patterns(values: np.ndarray) -> np.ndarray:
@@ -173,9 +173,9 @@ def float32_keys(weights: Weights, name: str) -> Iterator[np.ndarray]:
     """Yield 31-bit keys of the magnitudes of a BF16, F16 or F32 tensor; F32 is not copied."""
     flat = weights.array(name).reshape(-1)
     if flat.dtype == np.float32:
-        yield from map(_patterns, chunks_of(flat, CHUNK))
+        yield from map(_patterns, in_chunks(flat, CHUNK))
         return
-    for chunk in chunks_of(flat, COPIED_CHUNK):
+    for chunk in in_chunks(flat, COPIED_CHUNK):
         if weights.spec(name).dtype == "BF16":
             yield chunk.astype(np.uint32) << np.uint32(16)
         else:

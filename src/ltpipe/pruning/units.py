@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ltpipe.checkpoints.manifest import Manifest
-from ltpipe.checkpoints.tensorfile import chunks_of
+from ltpipe.checkpoints.tensorfile import in_chunks
 from ltpipe.pruning import kernels
 from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.families import Family, families
@@ -131,7 +131,7 @@ def _values(keys: RankKeys, name: str) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the scores of a tensor, float32, in pieces, each with its first flat index."""
     position = 0
     for chunk in keys.chunks(name):
-        for piece in chunks_of(chunk, _SCORED):
+        for piece in in_chunks(chunk, _SCORED):
             yield position, keys.values(piece)
             position += piece.size
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.layout import CONFIG
+from ltpipe.checkpoints.filenames import CONFIG
 from ltpipe.runtime.errors import MEND, DamagedFileError
 
 if TYPE_CHECKING:

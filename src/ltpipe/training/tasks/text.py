@@ -12,7 +12,7 @@ from torch import nn
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import manifest_of
-from ltpipe.checkpoints.layout import TOKENIZER
+from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.conversations import ChatTemplate
