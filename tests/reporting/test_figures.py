@@ -353,7 +353,7 @@ def test_figures_of_large_studies_are_bounded_and_say_so(monkeypatch):
     }
     for name, figure in many.items():
         assert [view.title.split()[0].strip(",") for view in figure.views] == models[:2], name
-        assert "Only the first 2 of 3 models" in figure.caption, name
+        assert "Only the first 2 of 3 views" in figure.caption, name
     assert [len(view.spec["concat"]) for view in many["layers"].views] == [1, 1]
     costs = costs_figure(pd.concat([tables()["costs"]] * 2))
     assert costs.views[0].title == "The first 3 of 4, by stage"

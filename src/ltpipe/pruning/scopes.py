@@ -6,7 +6,7 @@ docs/scopes.md has the definitions, formulas and sources. A scope is a name in t
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -229,6 +229,12 @@ def scope_named(name: str) -> AnyScope:
     raise UserError(
         f"scope '{name}' is unknown; use {', '.join(named)}, NofM with 0 < N < M (2of4, 4of8) or blockHxW (block16x16)"
     )
+
+
+def ordered_scopes(names: Iterable[str]) -> list[str]:
+    """Return distinct names of scopes, `global` and `layer` first in any case: those of `scopes`, then all others."""
+    known = list(scopes())
+    return sorted({*known[:2], *names}, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
 def has_own_sparsity(name: str) -> bool:

@@ -3,12 +3,12 @@
 import re
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from math import ceil, floor, log10
-from typing import Any
+from typing import Any, Self
 
 import altair as alt
 import pandas as pd
@@ -103,6 +103,9 @@ class Figure:
         }
 
 
+Draw = Callable[[int, str, pd.DataFrame, int], View]
+
+
 def _numbered(svg: str) -> str:
     """A document whose gradients and clips are numbered from 0, not on from those of the process's last one."""
     numbers: defaultdict[str, int] = defaultdict(count().__next__)
@@ -133,7 +136,7 @@ class Axes:
     @classmethod
     def of(
         cls, view: int, colours: tuple[str, Sequence[str]], dashes: tuple[str, Sequence[str]], rows: pd.DataFrame
-    ) -> "Axes":
+    ) -> Self:
         """Colours by one column and dashes and shapes by another.
 
         Args:
@@ -143,34 +146,25 @@ class Axes:
             dashes: the same of dashes and shapes.
             rows: of this view: its legend has no other values.
         """
-        chosen = tuple(
-            alt.selection_point(name=f"{column}_{view}", fields=[column], bind="legend")
-            for column, _ in (colours, dashes)
-        )
-
         (colour, names), (dash, others) = colours, dashes
 
         def legend(column: str, known: Sequence[str], least: int = 1) -> alt.Legend | None:
             there = [value for value in known if value in set(rows[column])]
             return alt.Legend(values=there) if len(there) >= least else None
 
-        known: dict[str, Any] = {"domain": list(others)}
-        cycled = range(len(others))
+        def cycled(looks: Sequence[Any]) -> dict[str, Any]:
+            ranged = [looks[index % len(looks)] for index in range(len(others))]
+            return {"scale": alt.Scale(domain=list(others), range=ranged), "legend": legend(dash, others, 2)}
+
+        scale = alt.Scale(domain=list(names), range="category")
         return cls(
-            alt.Color(
-                f"{colour}:N", scale=alt.Scale(domain=list(names), range="category"), legend=legend(colour, names)
+            alt.Color(f"{colour}:N", scale=scale, legend=legend(colour, names)),
+            alt.StrokeDash(f"{dash}:N", **cycled(DASHES)),
+            alt.Shape(f"{dash}:N", **cycled(SHAPES)),
+            tuple(
+                alt.selection_point(name=f"{column}_{view}", fields=[column], bind="legend")
+                for column in (colour, dash)
             ),
-            alt.StrokeDash(
-                f"{dash}:N",
-                scale=alt.Scale(**known, range=[DASHES[index % len(DASHES)] for index in cycled]),
-                legend=legend(dash, others, 2),
-            ),
-            alt.Shape(
-                f"{dash}:N",
-                scale=alt.Scale(**known, range=[SHAPES[index % len(SHAPES)] for index in cycled]),
-                legend=legend(dash, others, 2),
-            ),
-            chosen,
         )
 
     def points(
@@ -214,16 +208,22 @@ def view(title: str, panels: Iterable[Panel], rows: pd.DataFrame) -> View:
     return View(title, chart.resolve_scale(color="shared", strokeDash="shared", shape="shared"))
 
 
-def groups(table: pd.DataFrame, by: str | list[str], what: str) -> tuple[list[tuple[Any, pd.DataFrame]], str]:
-    """The groups of a table that a figure has views for, and what its caption says of the others.
+def figure(name: str, title: str, caption: str, table: pd.DataFrame, by: Sequence[str], draw: Draw) -> Figure:
+    """A figure with a view for each group of a table's rows that there is room for.
 
     Args:
-        table: what is drawn.
-        by: columns that tell groups apart.
-        what: several groups, in words.
+        name: stem of its files.
+        title: heading.
+        caption: what is drawn; extended if there are too many groups.
+        table: the rows.
+        by: columns of names that tell groups apart.
+        draw: makes a view, of its number, the group's name, its rows, and the number of views.
     """
-    found = list(table.groupby(by))
-    return found[:VIEWS], f" Only the first {VIEWS} of {len(found)} {what} are drawn." if len(found) > VIEWS else ""
+    found = list(table.groupby(list(by)))
+    shown = found[:VIEWS]
+    more = f" Only the first {VIEWS} of {len(found)} views are drawn." if len(found) > VIEWS else ""
+    views = tuple(draw(number, " on ".join(key), rows, len(shown)) for number, (key, rows) in enumerate(shown))
+    return Figure(name, title, caption + more, views)
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

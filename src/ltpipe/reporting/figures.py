@@ -1,5 +1,6 @@
 """Figures of one-shot tickets: what sparsity costs, and where it costs too much."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ltpipe.evaluation.quality import WINNING_RETENTION
+from ltpipe.pruning.scopes import ordered_scopes
+from ltpipe.reporting.cells import ticket_name
 from ltpipe.reporting.charts import (
     DIGITS,
     PANEL,
@@ -17,17 +20,17 @@ from ltpipe.reporting.charts import (
     Figure,
     Panel,
     View,
+    figure,
     first,
-    groups,
     known,
     level,
     log_ticks,
     rounded,
     view,
 )
+from ltpipe.reporting.critical import estimate_text, losing_text, winning_text
 
 FIRST_CRITERIA = ("magnitude", "random")  # keep their colours whatever else is in the report
-FIRST_SCOPES = ("global", "layer")
 LOG_SCALE_RATIO = 4.0
 CONTROL = "random"
 SQUASHED, HEADROOM = 2.0, 0.25
@@ -79,25 +82,28 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
     Args:
         tickets: one row per ticket, at least one; loss in nats/token, sparsity as a fraction.
     """
-    criteria, scopes = first(tickets["criterion"], *FIRST_CRITERIA), first(tickets["scope"], *FIRST_SCOPES)
-    views = []
-    drawn_groups, more = groups(tickets, ["model", "data"], "models and texts")
-    for number, ((model, data), every) in enumerate(drawn_groups):
-        rows = _leading(every, POINTS // len(drawn_groups))
+    criteria, scopes = in_order(tickets["criterion"], tickets["scope"])
+
+    def draw(number: int, place: str, every: pd.DataFrame, views: int) -> View:
+        rows = _leading(every, POINTS // views)
         missing = "" if len(rows) == len(every) else f", {len(rows):,} of {len(every):,} tickets"
-        axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), rows)
+        tokens = " or ".join(f"{tokens:,}" for tokens in sorted(rows["tokens"].unique()))
         drawn = _drawn(rows)
-        title = f"{model} on {data}, {_tokens(rows)} tokens evaluated{missing}"
-        views.append(view(title, [_panel(measure, drawn, axes) for measure in MEASURES], drawn))
-    return Figure(
+        axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), rows)
+        panels = [_panel(measure, drawn, axes) for measure in MEASURES]
+        return view(f"{place}, {tokens} tokens evaluated{missing}", panels, drawn)
+
+    return figure(
         "tradeoff",
         "What sparsity costs",
         "Points are tickets; vertical bars are 95% intervals (paired bootstrap over sequences; for loss, perplexity "
         "and accuracy, intervals of the difference from the dense model). Lines are means over seeds and start at the "
         f"dense model. Dashed: the dense model; solid grey: a retention of {WINNING_RETENTION}, from which a ticket "
         "wins. Random tickets far above all others are off the scale in the panels of loss and perplexity: a triangle "
-        f"at the top marks each, and the panel gives their range.{more}",
-        tuple(views),
+        "at the top marks each, and the panel gives their range.",
+        tickets,
+        ["model", "data"],
+        draw,
     )
 
 
@@ -107,23 +113,30 @@ def critical_figure(curves: pd.DataFrame) -> Figure:
     Args:
         curves: the curves table, at least one row.
     """
-    criteria, scopes = first(curves["criterion"], *FIRST_CRITERIA), first(curves["scope"], *FIRST_SCOPES)
-    views = []
-    drawn_groups, more = groups(curves, ["model", "data"], "models and texts")
-    for number, ((model, data), every) in enumerate(drawn_groups):
+    criteria, scopes = in_order(curves["criterion"], curves["scope"])
+
+    def draw(number: int, place: str, every: pd.DataFrame, _: int) -> View:
         rows = _critical(every).nlargest(ROWS, ["last_winning", "estimate"])
         missing = "" if len(rows) == len(every) else f", the largest {ROWS} of {len(every):,}"
         axes = Axes.of(number, ("criterion", criteria), ("scope", scopes), every)
-        views.append(View(f"{model} on {data}{missing}", alt.concat(_dots(rows, axes))))
-    return Figure(
+        return View(f"{place}{missing}", alt.concat(_dots(rows, axes)))
+
+    return figure(
         "critical",
         "Critical sparsity",
         f"Where retention falls below {WINNING_RETENTION}: broad bars extend from the last winning to the first losing "
         "ticket, and the critical sparsity lies between them. Dots are linearly interpolated estimates; their thin "
         "bars are 95% intervals over samples of text, which do not include the error of interpolating. Triangles: no "
-        f"ticket falls below it, so the critical sparsity is at least the largest one evaluated.{more}",
-        tuple(views),
+        "ticket falls below it, so the critical sparsity is at least the largest one evaluated.",
+        curves,
+        ["model", "data"],
+        draw,
     )
+
+
+def in_order(criteria: Iterable[str], scopes: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Distinct criteria and scopes in the order of their colours and dashes."""
+    return first(criteria, *FIRST_CRITERIA), ordered_scopes(scopes)
 
 
 def _leading(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
@@ -135,10 +148,6 @@ def _leading(tickets: pd.DataFrame, room: int) -> pd.DataFrame:
     curves = curves.sort_values("mean", ascending=False, kind="stable")
     fitting = curves.index[: max(1, (curves["size"].cumsum() <= room).sum())]
     return tickets[pd.MultiIndex.from_frame(tickets[pairs]).isin(fitting)].head(room)
-
-
-def _tokens(tickets: pd.DataFrame) -> str:
-    return " or ".join(f"{tokens:,}" for tokens in sorted(tickets["tokens"].unique()))
 
 
 def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
@@ -153,11 +162,9 @@ def _drawn(tickets: pd.DataFrame) -> pd.DataFrame:
             table[f"perplexity_{bound}"] = np.exp(loss)
         accuracy = tickets["baseline_accuracy"] + tickets[f"accuracy_difference_{bound}"]
         table[f"accuracy_{bound}"] = accuracy.clip(0, 1)  # the bounds are of a difference
-    for key in ("performance_retention", "performance_retention_low", "performance_retention_high"):
-        table[key] = tickets[key]
-    for key in ("baseline_loss", "baseline_perplexity", "baseline_accuracy"):
-        table[key] = tickets[key]
-    return rounded(table.assign(dense_retention=1.0))
+    retentions = [f"performance_retention{bound}" for bound in ("", "_low", "_high")]
+    baselines = ["baseline_loss", "baseline_perplexity", "baseline_accuracy"]
+    return rounded(table.join(tickets[[*retentions, *baselines]]).assign(dense_retention=1.0))
 
 
 def _panel(measure: Measure, rows: pd.DataFrame, axes: Axes) -> Panel:
@@ -252,9 +259,12 @@ def _axis(measure: Measure, values: pd.Series, top: float) -> dict[str, Any]:
 
 def _critical(curves: pd.DataFrame) -> pd.DataFrame:
     """Return named rows of dots, with the largest sparsity in place of anything beyond it."""
-    names = [_name(*key) for key in zip(curves["criterion"], curves["scope"], curves["seed"], strict=True)]
+    rows = curves.to_dict("records")
     shown = curves[["criterion", "scope"]].assign(
-        name=names,
+        name=list(map(ticket_name, rows)),
+        winning=list(map(winning_text, rows)),
+        losing=list(map(losing_text, rows)),
+        shown=list(map(estimate_text, rows)),
         beyond=curves["first_losing_sparsity"].isna(),
         last_winning=curves["last_winning_sparsity"],
         first_losing=curves["first_losing_sparsity"],
@@ -266,45 +276,26 @@ def _critical(curves: pd.DataFrame) -> pd.DataFrame:
     return rounded(shown)
 
 
-def _name(criterion: str, scope: str, seed: object) -> str:
-    return ", ".join([criterion, scope, *([] if pd.isna(seed) else [f"seed {seed}"])])
-
-
 def _dots(rows: pd.DataFrame, axes: Axes) -> Panel:
     order = rows.sort_values(["last_winning", "estimate", "name"], ascending=[False, False, True])["name"].tolist()
+    colour = alt.Color("criterion:N", scale=axes.colour["scale"], legend=None)  # rows are labelled
     x: dict[str, Any] = {"title": "critical sparsity", "axis": alt.Axis(format="~%", tickCount=6)}
-    base = alt.Chart(rows).encode(y=alt.Y("name:N", sort=order, title=None), color=alt.Color(**_silent(axes)))
+    base = alt.Chart(rows).encode(y=alt.Y("name:N", sort=order, title=None), color=colour)
     brackets = base.mark_rule(strokeWidth=ROW / 2, opacity=0.3).encode(
         x=alt.X("last_winning:Q", **x, scale=alt.Scale(zero=True)), x2="first_losing:Q"
     )
     intervals = base.mark_rule(strokeWidth=2).encode(x=alt.X("estimate_low:Q", **x), x2="estimate_high:Q")
-    dots = (
-        base.transform_calculate(
-            bracket="datum.beyond ? 'at least ' + format(datum.last_winning, '~%') : "
-            "format(datum.last_winning, '~%') + ' to ' + format(datum.first_losing, '~%')",
-            shown="datum.beyond ? '–' : format(datum.estimate, '.1%')",
-            interval="isValid(datum.estimate_low) && !datum.beyond ? format(datum.estimate_low, '.1%') + ' to ' + "
-            "format(datum.estimate_high, '.1%') : '–'",
-        )
-        .mark_point(filled=True, size=70, opacity=1, style="halo")
-        .encode(
-            x=alt.X("estimate:Q", **x),
-            shape=alt.Shape(
-                "beyond:N", scale=alt.Scale(domain=[False, True], range=["circle", "triangle-right"]), legend=None
-            ),
-            tooltip=[
-                "name:N",
-                alt.Tooltip("bracket:N", title="last winning to first losing"),
-                alt.Tooltip("shown:N", title="estimate"),
-                alt.Tooltip("interval:N", title="95% interval over text"),
-            ],
-        )
+    shapes = alt.Scale(domain=[False, True], range=["circle", "triangle-right"])
+    dots = base.mark_point(filled=True, size=70, opacity=1, style="halo").encode(
+        x=alt.X("estimate:Q", **x),
+        shape=alt.Shape("beyond:N", scale=shapes, legend=None),
+        tooltip=[
+            "name:N",
+            alt.Tooltip("winning:N", title="last winning"),
+            alt.Tooltip("losing:N", title="first losing"),
+            alt.Tooltip("shown:N", title="estimate, 95% interval over text"),
+        ],
     )
     return alt.layer(*known(brackets, rows["first_losing"]), *known(intervals, rows["estimate_low"]), dots).properties(
         width=2 * PANEL["width"], height=alt.Step(ROW)
     )
-
-
-def _silent(axes: Axes) -> dict[str, Any]:
-    """Return the colours without a legend, since rows are labelled."""
-    return {"shorthand": "criterion:N", "scale": axes.colour["scale"], "legend": None}

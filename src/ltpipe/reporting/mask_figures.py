@@ -7,8 +7,8 @@ import altair as alt
 import pandas as pd
 
 from ltpipe.reporting.cells import percent
-from ltpipe.reporting.charts import PANEL, Figure, Panel, View, first, groups, rounded
-from ltpipe.reporting.figures import FIRST_CRITERIA, FIRST_SCOPES
+from ltpipe.reporting.charts import PANEL, Figure, Panel, View, figure, rounded
+from ltpipe.reporting.figures import in_order
 
 EVEN = 0.01
 """Masks whose tensors' sparsities differ by less have nothing to show."""
@@ -41,16 +41,15 @@ def layers_figure(layers: pd.DataFrame) -> Figure:
     masks = layers.groupby([*axes, "sparsity"])["pruned"]
     uneven = masks.transform("max") - masks.transform("min") >= EVEN
     layers = layers[uneven | ~uneven.any()]
-    drawn, more = groups(layers, "model", "models")
-    room = min(MOST_PANELS, max(1, ALL_PANELS // len(drawn)))
-    views = [_layers_view(number, model, rows, room) for number, (model, rows) in enumerate(drawn)]
-    return Figure(
+    return figure(
         "layers",
         "Sparsity of layers",
         "Share of each tensor's weights that a mask removes, exact counts: a column is a block of the model, a row a "
         "tensor of the block. Masks that prune all tensors alike are left out unless all do; of criteria that draw at "
-        f"random the first seed is shown.{more}",
-        tuple(views),
+        "random the first seed is shown.",
+        layers,
+        ["model"],
+        _layers_view,
     )
 
 
@@ -66,26 +65,25 @@ def overlap_figure(overlap: pd.DataFrame) -> Figure | None:
     alike = overlap[overlap["sparsity_a"] == overlap["sparsity_b"]]
     if alike.empty:
         return None
-    drawn, more = groups(alike, "model", "models")
-    room = min(MOST_MASKS, max(FEWEST_MASKS, ALL_MASKS // len(drawn)))
-    return Figure(
+    return figure(
         "overlap",
         "Overlap of masks",
         "Jaccard index of the kept weights of two masks of one sparsity (upper number), and that of independent masks "
         "of the same densities (lower number, chance). Colour is the difference: blue agrees more than chance. Masks "
-        "that differ in criterion and scope at once are not compared; several seeds are averaged."
-        f"{more}",
-        tuple(_overlap_view(number, model, rows, room) for number, (model, rows) in enumerate(drawn)),
+        "that differ in criterion and scope at once are not compared; several seeds are averaged.",
+        alike,
+        ["model"],
+        _overlap_view,
     )
 
 
-def _layers_view(view: int, model: str, layers: pd.DataFrame, room: int) -> View:
+def _layers_view(number: int, model: str, layers: pd.DataFrame, views: int) -> View:
+    room = min(MOST_PANELS, max(1, ALL_PANELS // views))
     pairs = layers[["criterion", "scope"]].drop_duplicates()
-    order = {name: place for place, name in enumerate(first(pairs["criterion"], *FIRST_CRITERIA))}
-    places = {name: place for place, name in enumerate(first(pairs["scope"], *FIRST_SCOPES))}
-    shown = sorted(pairs.itertuples(index=False), key=lambda pair: (order[pair[0]], places[pair[1]]))[:room]
+    criteria, scopes = in_order(pairs["criterion"], pairs["scope"])
+    shown = sorted(pairs.values.tolist(), key=lambda pair: (criteria.index(pair[0]), scopes.index(pair[1])))[:room]
     tensors = _tensors(layers["tensor"].unique())
-    sparsity = _chooser(f"layers_{view}", layers["sparsity"])
+    sparsity = _chooser(f"layers_{number}", layers["sparsity"])
     panels = []
     for criterion, scope in shown:
         rows = layers[(layers["criterion"] == criterion) & (layers["scope"] == scope)]
@@ -101,13 +99,9 @@ def _tensors(names: Sequence[str]) -> pd.DataFrame:
     places = []
     for index, name in enumerate(names):
         number = _NUMBER.search(name)
-        kind = name[number.end() :] if number else name
-        places.append({"tensor": index, "name": name, "block": int(number[1]) if number else -1, "kind": _short(kind)})
+        kind = (name[number.end() :] if number else name).removesuffix(".weight")
+        places.append({"tensor": index, "name": name, "block": int(number[1]) if number else -1, "kind": kind})
     return pd.DataFrame(places)
-
-
-def _short(kind: str) -> str:
-    return kind.removesuffix(".weight")
 
 
 def _heat(layers: pd.DataFrame, tensors: pd.DataFrame, sparsity: alt.Parameter) -> alt.Chart:
@@ -152,9 +146,9 @@ def _heat(layers: pd.DataFrame, tensors: pd.DataFrame, sparsity: alt.Parameter) 
     )
 
 
-def _overlap_view(view: int, model: str, overlap: pd.DataFrame, room: int) -> View:
-    criteria = first([*overlap["criterion_a"], *overlap["criterion_b"]], *FIRST_CRITERIA)
-    scopes = first([*overlap["scope_a"], *overlap["scope_b"]], *FIRST_SCOPES)
+def _overlap_view(number: int, model: str, overlap: pd.DataFrame, views: int) -> View:
+    room = min(MOST_MASKS, max(FEWEST_MASKS, ALL_MASKS // views))
+    criteria, scopes = in_order(*([*overlap[f"{axis}_a"], *overlap[f"{axis}_b"]] for axis in ("criterion", "scope")))
     sides = [overlap[f"criterion_{side}"] + ", " + overlap[f"scope_{side}"] for side in ("a", "b")]
     cells = overlap.assign(first=sides[0], second=sides[1]).rename(columns={"sparsity_a": "sparsity"})
     keys = ["sparsity", "first", "second"]
@@ -169,7 +163,7 @@ def _overlap_view(view: int, model: str, overlap: pd.DataFrame, room: int) -> Vi
     leading = list(dict.fromkeys(place for pair in pairs for place in pair))[:room]  # two of them are a pair
     names = [names[place] for place in sorted(leading)]
     rows = rows[rows["first"].isin(names) & rows["second"].isin(names)]
-    sparsity = _chooser(f"overlap_{view}", rows["sparsity"])
+    sparsity = _chooser(f"overlap_{number}", rows["sparsity"])
     return View(
         f"{model}, masks of one sparsity{missing}", alt.concat(_matrix(rows, names, sparsity)).add_params(sparsity)
     )

@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from ltpipe.reporting.charts import PANEL, Axes, Figure, Panel, View, groups, known, rounded, view
+from ltpipe.reporting.charts import PANEL, Axes, Figure, Panel, View, figure, known, rounded, view
 from ltpipe.reporting.trainings import label
 from ltpipe.training.record import KINDS, TICKET
 
@@ -42,37 +42,38 @@ def levels_figure(levels: pd.DataFrame) -> Figure:
     """
     kinds = [label(kind) for kind in KINDS[:-1]] + [label(KINDS[-1], "another training")]
     donors = [OWN, *sorted(levels["donor"].dropna().unique())]
-    views = []
-    drawn, more = groups(levels, "training", "trainings")
-    for number, (training, table) in enumerate(drawn):
+
+    def draw(number: int, training: str, table: pd.DataFrame, _: int) -> View:
         rows = _drawn(table)
         rows = rows.assign(beside=_beside(rows))
         axes = Axes.of(number, ("branch", kinds), ("mask", donors), rows)
         panels = [_branches(rows, axes, *panel) for panel in enumerate(PANELS)]
-        views.append(view(f"{training}, {_replicates(*table['replicates'])}", panels, rows))
-    return Figure(
+        return view(f"{training}, {_replicates(*table['replicates'])}", panels, rows)
+
+    return figure(
         "levels",
         "Accuracy and speed of training",
         "Points are means over replicates, bars their 95% intervals (Student's t); branches of one level are drawn "
         "side by side. Accuracy is measured on test data with the weights at the early-stop iteration, the first "
-        "minimum of the validation loss. Dashed: the dense model, with its interval."
-        f"{more}",
-        tuple(views),
+        "minimum of the validation loss. Dashed: the dense model, with its interval.",
+        levels,
+        ["training"],
+        draw,
     )
 
 
 def connectivity_figure(points: pd.DataFrame) -> Figure:
-    """Draw the error along the line between two trainings, one colour per level.
+    """Draw the error along the line between two runs, one colour per level.
 
     Thin lines are replicates, thick ones their mean.
 
     Args:
         points: the connectivity table, at least one row.
     """
-    views = []
-    drawn, more = groups(points, "training", "trainings")
-    for training, table in drawn:
-        rows = rounded(table.assign(line=_words(table, "replicate", "first", "second")))
+
+    def draw(_: int, training: str, table: pd.DataFrame, __: int) -> View:
+        lines = table[["replicate", "first", "second"]].astype(str).agg(" ".join, axis=1)
+        rows = rounded(table.assign(line=lines))
         base = alt.Chart().encode(
             x=alt.X("alpha:Q", title="α, from the second training (0) to the first (1)", axis=alt.Axis(tickCount=6)),
             color=_graded("level", rows["level"]),
@@ -93,14 +94,16 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
                 alt.Tooltip("mean(error):Q", title="mean test error", format=".2%"),
             ],
         )
-        views.append(_single(training, rows, [thin, mean], rows["replicate"].nunique()))
-    return Figure(
+        return _single(training, rows, [thin, mean])
+
+    return figure(
         "connectivity",
         "Error between two trainings",
         "Test error along the straight line between the weights of two trainings from one rewinding point that saw "
-        "the data in different orders. Thin lines are replicates, thick lines their mean."
-        f"{more}",
-        tuple(views),
+        "the data in different orders. Thin lines are replicates, thick lines their mean.",
+        points,
+        ["training"],
+        draw,
     )
 
 
@@ -112,18 +115,11 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
     Args:
         masks: the early-bird table, at least one row.
     """
-    views = []
-    drawn, more = groups(masks, "training", "trainings")
-    for training, table in drawn:
+
+    def draw(_: int, training: str, table: pd.DataFrame, __: int) -> View:
         rows = rounded(table)
         corrected = ", chance-corrected" if rows["chance_corrected"].all() else ""
         value = f"{' or '.join(sorted(rows['rule'].unique()))}{corrected}, worst in the window"
-        tooltip: list[Any] = [
-            alt.Tooltip("sparsity:Q", format="~%"),
-            "replicate:O",
-            alt.Tooltip("iteration:Q", format=",.0f"),
-            alt.Tooltip("distance:Q", title=value, format=".4f"),
-        ]
         base = alt.Chart().encode(
             x=alt.X(
                 "iteration:Q",
@@ -133,7 +129,12 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
             ),
             y=alt.Y("distance:Q", title=value, axis=alt.Axis(tickCount=5)),
             color=_graded("sparsity", rows["sparsity"], format="~%"),
-            tooltip=tooltip,
+            tooltip=[
+                alt.Tooltip("sparsity:Q", format="~%"),
+                "replicate:O",
+                alt.Tooltip("iteration:Q", format=",.0f"),
+                alt.Tooltip("distance:Q", title=value, format=".4f"),
+            ],
         )
         lines = base.mark_line(strokeWidth=1.5, aria=False).encode(detail="replicate:N")
         points = base.mark_point(filled=True, size=24, opacity=1, style="halo")
@@ -141,29 +142,27 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
             shape=STAR, filled=True, size=160, opacity=1, style="halo"
         )
         thresholds = alt.Chart().transform_aggregate(groupby=["threshold"]).mark_rule(style="dense")
-        layers = [thresholds.encode(y="threshold:Q"), lines, points, stars]
-        views.append(_single(training, rows, layers, rows["replicate"].nunique()))
-    return Figure(
+        return _single(training, rows, [thresholds.encode(y="threshold:Q"), lines, points, stars])
+
+    return figure(
         "early_birds",
         "Early birds",
         "How much masks drawn while the dense model trains still change, one line per replicate. Dashed: the "
-        "threshold; star: the first mask that counts as converged."
-        f"{more}",
-        tuple(views),
+        "threshold; star: the first mask that counts as converged.",
+        masks,
+        ["training"],
+        draw,
     )
 
 
 def _drawn(levels: pd.DataFrame) -> pd.DataFrame:
     """Return the panels' values for a training's levels; a flag marks the dense model."""
     columns = ["level", "weights_remaining", "replicates"]
-    measures = [f"{key}{bound}" for key in ("test_accuracy", "early_stop_iteration") for bound in ("", "_low", "_high")]
-    donors = levels["donor"].isna()
+    measures = [f"{key}{bound}" for key, *_ in PANELS for bound in ("", "_low", "_high")]
+    donors = levels["donor"].where(levels["donor"].isna(), "another training")
     return rounded(
         levels[[*columns, *measures]].assign(
-            branch=[
-                label(kind, None if without else "another training")
-                for kind, without in zip(levels["branch"], donors, strict=True)
-            ],
+            branch=list(map(label, levels["branch"], donors)),
             mask=levels["donor"].fillna(OWN),
             dense=levels["level"].eq(0) & levels["branch"].eq(TICKET),
         )
@@ -238,19 +237,15 @@ def _ticks(remaining: Sequence[float]) -> list[float]:
     return ticks
 
 
-def _single(training: str, rows: pd.DataFrame, layers: Sequence[alt.Chart], replicates: int) -> View:
+def _single(training: str, rows: pd.DataFrame, layers: Sequence[alt.Chart]) -> View:
     panel = alt.layer(*layers).properties(width=1.6 * PANEL["width"], height=1.2 * PANEL["height"])
-    return View(f"{training}, {_replicates(replicates)}", alt.concat(panel, data=rows))
+    return View(f"{training}, {_replicates(rows['replicate'].nunique())}", alt.concat(panel, data=rows))
 
 
 def _graded(column: str, values: pd.Series, **legend: Any) -> alt.Color:
     """Return a colour encoding that maps ordered values from the first colour to the last."""
     known = sorted(values.unique().tolist())
     return alt.Color(f"{column}:O", scale=alt.Scale(domain=known, range="ordinal"), legend=alt.Legend(**legend))
-
-
-def _words(table: pd.DataFrame, *columns: str) -> pd.Series:
-    return table[list(columns)].astype(str).agg(" ".join, axis=1)
 
 
 def _replicates(*counts: int) -> str:
