@@ -225,7 +225,7 @@ def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     from ltpipe.checkpoints.filenames import TOKENIZER
     from ltpipe.checkpoints.load import load_checkpoint
     from ltpipe.data.sequences import TokenSequences
-    from ltpipe.evaluation.computing import Settings
+    from ltpipe.evaluation.computing import ComputeSettings
     from ltpipe.evaluation.evaluate import evaluate_checkpoint
     from ltpipe.runtime.files import sha256_of
     from ltpipe.runtime.sources import Source
@@ -234,12 +234,12 @@ def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     load_checkpoint(Source(str(folder / "source"), "source"), None, "float32", folder / "model", judge)
     tokenizer = sha256_of(folder / "model" / TOKENIZER)
     TokenSequences(ids.int().numpy(), len(ids), 1, tokenizer).write(folder / "sequences")
-    settings = Settings(micro_batch=2, device="cpu", threads=1)
+    settings = ComputeSettings(micro_batch=2, device="cpu", threads=1)
     metrics = evaluate_checkpoint(
         Checkpoint.open(folder / "model"), folder / "sequences", settings, {"model": "m", "data": "d"}
     )
-    sums = torch.tensor(metrics.sequences.loss_sum, dtype=torch.float64)
-    return sums / torch.from_numpy(np.array(metrics.sequences.tokens)), metrics.execution
+    sums = torch.tensor(metrics.sequence_sums.loss_sum, dtype=torch.float64)
+    return sums / torch.from_numpy(np.array(metrics.sequence_sums.tokens)), metrics.execution
 
 
 def _tokenizer() -> Any:

@@ -13,7 +13,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.plan import ACTIVATIONS, BLOCK, HIDDEN, LOGITS, MASK, OUTSIDE, BatchSizes, EvaluationPlanner
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
-from ltpipe.runtime.simulation import Peak
+from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criteria.snip import Snip
 from ltpipe.scoring.plan import ACCUMULATORS, GRADIENTS, ScorePlanner, smaller_scored

@@ -8,10 +8,10 @@ from torch.nn import functional
 
 from benchmarks.report import Bar, Section, Table, in_turn
 from ltpipe.data.images import DIGITS
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.levels import dense_mask, magnitudes, prune_layers
 from ltpipe.training.loop import train
-from ltpipe.training.settings import BETAS, Settings
+from ltpipe.training.settings import BETAS, TrainingSettings
 from ltpipe.training.state import rewind, start_of
 from ltpipe.training.tasks.images import ImageTask
 
@@ -37,8 +37,8 @@ def run(amount: Amount, say: Callable[[str], None]) -> Section:
     """Time LeNet-300-100 on 3,500 digits, batches of 60, Adam, one thread."""
     say("training: LeNet-300-100 against a bare loop, dense and masked")
     task = ImageTask.prepare("lenet-300-100", DIGITS, 500, 1000, 0, "digits")
-    settings = Settings("adam", _RATE, amount.steps, _BATCH, amount.steps, 0)
-    computing = Computing("cpu", threads=1)
+    settings = TrainingSettings("adam", _RATE, amount.steps, _BATCH, amount.steps, 0)
+    computing = TrainingCompute("cpu", threads=1)
     dense = start_of(task.build(0))
     kinds = task.kinds(task.build(0))
     mask = prune_layers(magnitudes(dense.weights), dense_mask(dense.weights, kinds), dict.fromkeys(kinds, "0.8"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.runtime import stage
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.connect import line_between
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.state import read_state
@@ -16,11 +16,11 @@ def main(
     first: Path,
     second: Path,
     output: Path,
-    study: str = "study",
+    training: str = "training",
     replicate: int = 0,
     level: int = 0,
     branches: tuple[str, str] = ("ticket", "order-1"),
-    computing: Computing = Computing(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
 ) -> None:
     """Measure the test error along the line between two trainings of a level.
 
@@ -29,15 +29,15 @@ def main(
         first: final state of the first training.
         second: final state of the second training.
         output: JSON file to write.
-        study: name of their study.
+        training: name of their training.
         replicate: their replicate.
         level: their level.
         branches: names of their branches.
         computing: device, precision and threads.
     """
     line = line_between(read_task(task), read_state(first), read_state(second), computing)
-    Connectivity.of(study, replicate, level, branches, line).write(output)
-    stage.say(f"{study} {replicate}, level {level}: barrier {100 * line.barrier:.2f} points")
+    Connectivity.of(training, replicate, level, branches, line).write(output)
+    stage.say(f"{training} {replicate}, level {level}: barrier {100 * line.barrier:.2f} points")
 
 
 if __name__ == "__main__":

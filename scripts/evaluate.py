@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
-from ltpipe.evaluation.inputs import Disturbance
+from ltpipe.evaluation.inputs import PerturbationSettings
 from ltpipe.runtime import stage
 
 
@@ -26,7 +26,7 @@ def main(
     preset: Preset = "linear",
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
-    settings: Settings = Settings(),  # noqa: B008
+    settings: ComputeSettings = ComputeSettings(),  # noqa: B008
 ) -> int | None:
     """Evaluate a model on token sequences: dense or masked, with or without perturbed weights.
 
@@ -48,7 +48,7 @@ def main(
         settings: how to evaluate.
     """
     selection = Selection(preset, include, exclude)
-    disturbance = None if perturbation is None else Disturbance(perturbation, perturbation_seed, selection)
+    perturbed = None if perturbation is None else PerturbationSettings(perturbation, perturbation_seed, selection)
     metrics = evaluate_checkpoint(
         Checkpoint.open(checkpoint),
         sequences,
@@ -58,7 +58,7 @@ def main(
         baseline,
         top_tokens=top_tokens,
         top_k=top_k,
-        disturbance=disturbance,
+        perturbation=perturbed,
     )
     metrics.write(output)
     stage.say(str(metrics))

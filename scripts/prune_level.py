@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.pruning.masks import load_mask, write_whole_mask
 from ltpipe.runtime import stage
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.prune import PruningRule, prune_level
 from ltpipe.training.state import read_state
 from ltpipe.training.task import read_task
@@ -18,7 +18,7 @@ def main(
     mask: Path | None = None,
     replicate: int = 0,
     rule: PruningRule = PruningRule(),  # noqa: B008
-    computing: Computing = Computing(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
 ) -> None:
     """Make the mask of the next level: prune a fraction of the weights that remain.
 

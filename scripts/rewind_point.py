@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from ltpipe.runtime import stage
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.plugin import Plugin
 from ltpipe.training.run import Training, train_to
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import start_of
 from ltpipe.training.task import read_task
 
@@ -15,11 +15,11 @@ def main(
     *,
     task: Path,
     output: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     step: int = 0,
     trainer_fn: str | None = None,
     save_every: int = 1000,
-    computing: Computing = Computing(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
 ) -> None:
     """Train from the initial weights to step k, the state that levels are rewound to.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.runtime import stage
 from ltpipe.scoring.score import score_checkpoint
 
@@ -19,7 +19,7 @@ def main(
     include: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     options: dict[str, str] = {},  # noqa: B006
-    settings: Settings = Settings(),  # noqa: B008
+    settings: ComputeSettings = ComputeSettings(),  # noqa: B008
 ) -> int | None:
     """Score all prunable weights by one criterion, once for all sparsities and scopes.
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.pruning import kernels
 from ltpipe.runtime import stage
@@ -22,7 +22,7 @@ def main(
     batch: int = 2,
     model: str = "model",
     data: str = "text",
-    settings: Settings = Settings(),  # noqa: B008
+    settings: ComputeSettings = ComputeSettings(),  # noqa: B008
 ) -> None:
     """Simulate iterative magnitude pruning: a schedule of one-shot tickets, without training.
 

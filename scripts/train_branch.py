@@ -6,12 +6,12 @@ from pathlib import Path
 from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime import stage
 from ltpipe.training.branches import Level, Rewind, training_of
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.distillation import Teaching
 from ltpipe.training.gradual import Schedule
 from ltpipe.training.plugin import Plugin
-from ltpipe.training.run import Named, train_fully
-from ltpipe.training.settings import Settings
+from ltpipe.training.run import TrainingName, train_fully
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import read_state
 from ltpipe.training.task import read_task
 
@@ -22,7 +22,7 @@ def main(
     point: Path,
     output: Path,
     record: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     mask: Path | None = None,
     trained: Path | None = None,
     teacher: Path | None = None,
@@ -31,8 +31,8 @@ def main(
     save_every: int = 1000,
     gradual: Schedule = Schedule(),  # noqa: B008
     teaching: Teaching = Teaching(),  # noqa: B008
-    computing: Computing = Computing(),  # noqa: B008
-    named: Named = Named(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
+    named: TrainingName = TrainingName(),  # noqa: B008
 ) -> None:
     """Train one branch of a level to the end: a ticket, a control, or a ticket with another data order.
 
@@ -51,7 +51,7 @@ def main(
         gradual: when branch gradual prunes.
         teaching: how branch distilled learns.
         computing: device, precision and threads.
-        named: study, replicate, level and branch of this training.
+        named: training, replicate, level and branch.
     """
     level = Level(
         read_task(task),

@@ -6,9 +6,9 @@ from ltpipe.analysis.early_bird import Detector
 from ltpipe.analysis.early_bird_training import Drawing, watch_training
 from ltpipe.pruning.masks import write_whole_mask
 from ltpipe.runtime import stage
-from ltpipe.training.computing import Computing
-from ltpipe.training.run import Named, Training
-from ltpipe.training.settings import Settings
+from ltpipe.training.computing import TrainingCompute
+from ltpipe.training.run import Training, TrainingName
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import start_of
 from ltpipe.training.task import read_task
 
@@ -18,11 +18,11 @@ def main(
     task: Path,
     output: Path,
     ticket: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     drawing: Drawing,
-    study: str = "study",
+    training: str = "training",
     detector: Detector = Detector(),  # noqa: B008
-    computing: Computing = Computing(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
 ) -> None:
     """Train a dense model until masks drawn from it stop changing.
 
@@ -32,17 +32,17 @@ def main(
         ticket: safetensors file for the last mask.
         settings: settings of the training; its seed is the replicate's.
         drawing: which masks to draw.
-        study: name of the study.
+        training: name of the training.
         detector: when masks count as converged.
         computing: device, precision and threads.
     """
     learned = read_task(task)
-    training = Training(learned, settings, start_of(learned.start(settings.seed)), computing)
-    found, mask = watch_training(training, drawing, detector, Named(study, settings.seed))
+    run = Training(learned, settings, start_of(learned.start(settings.seed)), computing)
+    found, mask = watch_training(run, drawing, detector, TrainingName(training, settings.seed))
     write_whole_mask(ticket, mask)
     found.write(output)
     when = "not converged" if found.converged is None else f"converged after {found.converged} iterations"
-    stage.say(f"{study} {settings.seed}, sparsity {drawing.sparsity}: {when}")
+    stage.say(f"{training} {settings.seed}, sparsity {drawing.sparsity}: {when}")
 
 
 if __name__ == "__main__":

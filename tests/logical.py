@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ltpipe.runtime.simulation import simulated_accelerator
+from ltpipe.runtime.fake_device import fake_accelerator
 
 CPU = torch.device("cpu")
 
@@ -79,7 +79,7 @@ class LogicalDevices(TorchDispatchMode):
 @contextmanager
 def logical_devices(count: int) -> Iterator[list[torch.device]]:
     """Devices that are made up; what was on them is gone afterwards."""
-    kind = simulated_accelerator().type
+    kind = fake_accelerator().type
     torch._C._set_only_lift_cpu_tensors(True)  # else torch.tensor would ask the device itself for memory
     try:
         with LogicalDevices(kind):

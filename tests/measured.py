@@ -1,6 +1,6 @@
 """Metrics of a ticket that nobody has measured."""
 
-from ltpipe.evaluation.metrics import Metrics, SequenceTotals
+from ltpipe.evaluation.metrics import Metrics, SequenceSums
 
 METRICS = Metrics(
     model="tiny",
@@ -21,7 +21,7 @@ METRICS = Metrics(
     kl=0.1,
     top_k=32,
     protocol="wikitext2",
-    windows=2,
+    num_sequences=2,
     tokens=8,
     precision="float32",
     device="cpu",
@@ -39,6 +39,6 @@ METRICS = Metrics(
     peak_device_bytes=None,
     peak_device_reserved_bytes=None,
     seconds=0.5,
-    sequences=SequenceTotals([1.0, 5 / 3], [1, 1], [4, 4], [3, 3], [0.3, 0.5]),
+    sequence_sums=SequenceSums([1.0, 5 / 3], [1, 1], [4, 4], [3, 3], [0.3, 0.5]),
     provenance={"inputs": {}},
 )

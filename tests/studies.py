@@ -23,7 +23,7 @@ def record(
     replicate: int = 0,
     accuracy: float = 0.98,
     stop: int = 2000,
-    study: str = "lenet",
+    training: str = "lenet",
     k: int | None = 0,
     **changes: object,
 ) -> LearningRecord:
@@ -31,7 +31,7 @@ def record(
     iterations = tuple(range(0, 4001, 50))
     losses = tuple(0.1 + abs(iteration - stop) / 4000 for iteration in iterations)
     fields = {
-        "study": study, "replicate": replicate, "level": level, "branch": branch, "iterations": iterations,
+        "training": training, "replicate": replicate, "level": level, "branch": branch, "iterations": iterations,
         "validation_losses": losses, "validation_accuracies": tuple(1 - loss / 4 for loss in losses),
         "early_stop_iteration": stop, "test_loss": 1.05 - accuracy, "test_accuracy": accuracy,
         "final_test_loss": 1.1 - accuracy, "final_test_accuracy": accuracy - 0.001,

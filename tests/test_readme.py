@@ -47,7 +47,7 @@ def wrong(readme: str, tickets: pd.DataFrame) -> list[str]:
     for criterion, scope, sparsity, *cells in promised(readme):
         numbers = measured(tickets, criterion, scope, printed(sparsity)[0])
         loss = numbers[0]
-        # A token in 4,080 may have another likeliest one; a perplexity is exp(loss), a retention a ratio of losses.
+        # A token in 4,080 may have another predicted one; a perplexity is exp(loss), a retention a ratio of losses.
         slack = (ROUNDING * loss, ROUNDING * loss * numbers[1], 1 / 4080, 2 * ROUNDING)
         for cell, number, more in zip(cells, numbers, slack, strict=True):
             expected, half = printed(cell)

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from ltpipe.training import levels, models
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.examples import Examples
 from ltpipe.training.live import Callback
 from ltpipe.training.loop import train
 from ltpipe.training.run import Training, train_fully
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import TrainingState, rewind, start_of
 from ltpipe.training.task import Task
 
@@ -70,7 +70,7 @@ def toy(model: str | None = None, train: int = 100, kind: type[Toy] = Toy) -> To
     return kind(make, image_set(train, 1), image_set(60, 2), image_set(60, 3))
 
 
-def settings(**changes) -> Settings:
+def settings(**changes) -> TrainingSettings:
     given = {
         "optimizer": "adam",
         "learning_rate": 0.01,
@@ -79,7 +79,7 @@ def settings(**changes) -> Settings:
         "evaluate_every": 5,
         "seed": 3,
     }
-    return Settings(**(given | changes))
+    return TrainingSettings(**(given | changes))
 
 
 class Noisy(nn.Module):
@@ -113,7 +113,7 @@ def half_mask(model: nn.Module) -> dict[str, torch.Tensor]:
     )
 
 
-CPU = Computing("cpu")
+CPU = TrainingCompute("cpu")
 
 
 def noisy_training(save_every: int = 6, **changes) -> Training:
@@ -124,7 +124,7 @@ def noisy_training(save_every: int = 6, **changes) -> Training:
 
 def trained(
     task: Task,
-    chosen: Settings,
+    chosen: TrainingSettings,
     start: TrainingState,
     callbacks: list[Callback] = (),
     until: int | None = None,

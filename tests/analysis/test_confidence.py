@@ -14,14 +14,14 @@ from ltpipe.analysis.confidence import (
     resample,
     retention,
 )
-from ltpipe.evaluation.metrics import SequenceTotals
+from ltpipe.evaluation.metrics import SequenceSums
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.runtime.errors import UserError
 
 
 def totals(losses, tokens=None, correct=None):
     tokens = tokens or [10] * len(losses)
-    return SequenceTotals(list(losses), correct or [1] * len(losses), tokens)
+    return SequenceSums(list(losses), correct or [1] * len(losses), tokens)
 
 
 @pytest.fixture

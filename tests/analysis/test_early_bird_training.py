@@ -11,10 +11,10 @@ from ltpipe.analysis.early_bird_training import Drawing, watch_training
 from ltpipe.pruning.masks import unpack
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.packing import packed
-from ltpipe.training.run import Named, Training
+from ltpipe.training.run import Training, TrainingName
 from ltpipe.training.state import start_of
 
-NAMED = Named("study", 3)
+NAMED = TrainingName("study", 3)
 
 
 def training(**changes):
@@ -53,7 +53,7 @@ def test_it_sees_the_masks_of_the_training_and_stops(scope):
     for name, bits in ticket.bits.items():
         assert (unpack(bits, ticket.shapes[name]) == unpack(last.bits[name], last.shapes[name])).all()
     assert (ticket.sparsity, ticket.scope, ticket.seed) == ("0.5", scope, 3)
-    assert (found.study, found.replicate, found.sparsity) == ("study", 3, "0.5")
+    assert (found.training, found.replicate, found.sparsity) == ("study", 3, "0.5")
 
 
 def test_masks_that_keep_changing_are_watched_to_the_end():

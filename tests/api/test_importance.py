@@ -15,7 +15,7 @@ from ltpipe.api import importance, walking
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask
@@ -27,7 +27,7 @@ from ltpipe.scoring.criterion import criterion_names, every_criterion
 from ltpipe.scoring.hybrid import Part, combine_scores
 from ltpipe.scoring.score import score_checkpoint
 
-SETTINGS = Settings(device="cpu")
+SETTINGS = ComputeSettings(device="cpu")
 HYBRID = {"magnitude": 0.25, "fisher": 3}
 SCOPES = (*scopes(), "2of4", "block4x4")
 

@@ -15,7 +15,7 @@ import ltpipe
 from ltpipe.api import iterative
 from ltpipe.pruning.schedules import exponential_schedule
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.simulation import ByteCounter
+from ltpipe.runtime.fake_device import ByteCounter
 
 
 def batches(count):

@@ -12,7 +12,7 @@ import ltpipe
 from ltpipe.api import magnitude
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
+from ltpipe.runtime.fake_device import ByteCounter, fake, fake_accelerator
 
 
 class Odd(nn.Module):
@@ -203,7 +203,7 @@ def test_refuses_weights_that_have_no_rank(bins):
 
 def test_nothing_is_made_on_the_device_and_one_parameter_at_a_time_on_the_host(monkeypatch):
     """On an accelerator that is not there: ranking is replaced by something that reads each parameter as it does."""
-    device = simulated_accelerator()
+    device = fake_accelerator()
 
     def read_all(weights, sparsity):  # noqa: ARG001
         for name in weights.parameters:

@@ -16,7 +16,7 @@ import torch
 import ltpipe
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
@@ -148,7 +148,7 @@ def results(canonical_folder, calibration, tmp_path):
         path.mkdir(parents=True)
     count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "counts")
     make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.5", masks / "0.5.safetensors")
-    names, data, settings = {"model": "m", "data": "text"}, calibration("llama"), Settings(device="cpu")
+    names, data, settings = {"model": "m", "data": "text"}, calibration("llama"), ComputeSettings(device="cpu")
     evaluate_checkpoint(Checkpoint.open(folder), data, settings, names).write(tmp_path / "dense")
     ticket = evaluate_checkpoint(
         Checkpoint.open(folder), data, settings, names, masks / "0.5.safetensors", tmp_path / "dense"

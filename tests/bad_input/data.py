@@ -62,7 +62,7 @@ def tokenizer_of(make: Callable[[Path], object]) -> Callable[[Path, Study], obje
 
 def images(content: bytes, *words: str, name: str = "images.csv", **options: object) -> Case:
     given = json.dumps({**IMAGES, "source": f"%{name}", **options})
-    return Case("prepare_task", f"--task images --study s --options '{given}'", words, file(name, content))
+    return Case("prepare_task", f"--task images --training s --options '{given}'", words, file(name, content))
 
 
 def at(make: Callable[[Path], object], name: str) -> Callable[[Path, Study], object]:

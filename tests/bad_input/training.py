@@ -25,7 +25,7 @@ DAMAGED = ("%x: damaged", MEND)
 
 def options(*words: str, task: str = "images", **changes: object) -> Case:
     given = json.dumps((OPTIONS if task == "images" else TEXT) | changes).replace("'", "")
-    return Case("prepare_task", f"--task {task} --study s --options '{given}'", ("imp.s.task", *words))
+    return Case("prepare_task", f"--task {task} --training s --options '{given}'", ("imp.s.task", *words))
 
 
 TRAINING = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from ltpipe.checkpoints.filenames import CONFIG, MANIFEST
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")
-CPU = Settings(device="cpu", threads=1)
+CPU = ComputeSettings(device="cpu", threads=1)
 
 
 @pytest.fixture

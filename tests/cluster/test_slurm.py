@@ -147,7 +147,7 @@ def artefacts(folder: Path) -> dict[str, object]:
             found[name] = path.read_bytes()
         elif path.suffix == ".json" and name.startswith(("baselines/", "tickets/")):
             metrics = json.loads(path.read_text())
-            found[name] = {key: metrics[key] for key in ("loss", "sequences", "model", "data")}
+            found[name] = {key: metrics[key] for key in ("loss", "sequence_sums", "model", "data")}
     return found
 
 

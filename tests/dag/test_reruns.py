@@ -252,7 +252,7 @@ def test_precision_changed(finished: Path, configure: Callable):
 
 
 @pytest.mark.parametrize("top_k", [0, 8])
-def test_number_of_likeliest_tokens_changed(finished: Path, configure: Callable, top_k: int):
+def test_number_of_top_tokens_changed(finished: Path, configure: Callable, top_k: int):
     configure(evaluate={"top_k": top_k})
     assert reruns(finished) == EVALUATIONS
 
@@ -384,7 +384,7 @@ def test_two_runs_in_different_folders_are_equal(finished: Path, tmp_path: Path,
             ours, theirs = (json.loads(file.read_text()) for file in (path, other / path.relative_to(finished)))
             assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
             for key in ("correct", "tokens"):
-                assert ours["sequences"][key] == theirs["sequences"][key]
+                assert ours["sequence_sums"][key] == theirs["sequence_sums"][key]
             for key in ("kept", "total", "parameters", "sparsity", "seed", "criterion"):
                 assert ours[key] == theirs[key]
             assert ours["provenance"]["inputs"] == theirs["provenance"]["inputs"]

@@ -71,7 +71,7 @@ def artefacts(folder: Path) -> dict[str, Any]:
             content: Any = path.read_bytes()
             if kind == "baselines" and path.suffix == ".json":
                 metrics = json.loads(content)
-                content = {name: metrics[name] for name in ("model", "data", "loss", "sequences", "made_with")}
+                content = {name: metrics[name] for name in ("model", "data", "loss", "sequence_sums", "made_with")}
                 content["inputs"] = metrics["provenance"]["inputs"]
             found[str(path.relative_to(folder))] = content
     return found

@@ -19,18 +19,18 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens, bucket_kl, top_bytes
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.loss import cross_entropy, token_losses, walk
 from ltpipe.evaluation.metrics import Metrics
-from ltpipe.evaluation.plan import LIKELIEST, BatchSizes, EvaluationPlanner
+from ltpipe.evaluation.plan import TOP_TOKENS, BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.fake_device import ByteCounter
 from ltpipe.runtime.files import sha256_of
-from ltpipe.runtime.simulation import ByteCounter
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
 
@@ -66,7 +66,7 @@ def plain(source, ids, mask=None) -> torch.Tensor:
 
 
 def bucket_formula(log_p: torch.Tensor, log_q: torch.Tensor, k: int) -> torch.Tensor:
-    """Sum over the k likeliest of p log(p / q), and over the rest as one."""
+    """Sum over the k predicted of p log(p / q), and over the rest as one."""
     p, q = log_p.exp(), log_q.exp()
     top = log_p.argsort(-1, descending=True)[:, :k]
     known = (p * (log_p - log_q)).gather(-1, top).sum(-1)
@@ -207,7 +207,7 @@ def test_the_plan_holds_what_observers_take(dense, dtype, canonical_folder):
         copied = 0 if dense else 8 * 33 * sizes.chunk  # by NumPy, which the counter does not see
         ran = counter.peak.total + dtype.itemsize  # the plan has the number that stands in for weights out of turn, too
         assert ran <= planned.total <= ran + copied
-        assert planned.parts[LIKELIEST] == (top_bytes(*shape) if dense else 9 * shape[0])
+        assert planned.parts[TOP_TOKENS] == (top_bytes(*shape) if dense else 9 * shape[0])
         measured, _ = allocated_peak(run)
         scratch = 0 if dtype == torch.float32 else 2**18
         assert planned.total - copied <= 1.05 * measured
@@ -249,7 +249,7 @@ def test_predictions_on_something_else_are_refused(what: str, tmp_path: Path):
 )
 def test_damaged_predictions_are_refused(damage, tmp_path: Path):
     replace(top_tokens(), **damage).write(tmp_path / "top", HASHES)
-    with pytest.raises(DamagedFileError, match="damaged set of likeliest tokens"):
+    with pytest.raises(DamagedFileError, match="damaged set of top-k tokens"):
         TopTokens.read(tmp_path / "top", HASHES, 2, 4)
 
 
@@ -270,19 +270,19 @@ def test_the_stage_by_hand(canonical_folder, the_mask, tmp_path: Path):
     done = command(*where, "--top-k", 4, "--output", tmp_path / "dense.json")
     assert done.returncode == 0, done.stderr
     dense = Metrics.read(tmp_path / "dense.json")
-    assert (dense.agreement, dense.kl, dense.sequences.agree, dense.top_k) == (None, None, None, 4)
+    assert (dense.agreement, dense.kl, dense.sequence_sums.agree, dense.top_k) == (None, None, None, 4)
     baseline = ["--baseline", tmp_path / "dense.json"]
     done = command(*where, *baseline, "--mask", mask, "--output", tmp_path / "ticket.json")
     assert done.returncode == 0, done.stderr
     assert "agreement 0." in done.stderr
     ticket = Metrics.read(tmp_path / "ticket.json")
-    assert ticket.agreement == sum(ticket.sequences.agree) / 55
-    assert ticket.kl == pytest.approx(sum(ticket.sequences.kl_sum) / 55, rel=1e-12)
+    assert ticket.agreement == sum(ticket.sequence_sums.agree) / 55
+    assert ticket.kl == pytest.approx(sum(ticket.sequence_sums.kl_sum) / 55, rel=1e-12)
     assert ticket.top_k == 4
     kept = evaluate_checkpoint(
         Checkpoint.open(folder),
         tmp_path / "ids",
-        Settings(),
+        ComputeSettings(),
         {"model": "m", "data": "d"},
         mask,
         tmp_path / "dense.json",

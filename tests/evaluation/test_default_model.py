@@ -14,7 +14,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.documents import read_documents
 from ltpipe.data.sequences import cut_sequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.loss import walk
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(folder: Path, mask: Path | None = None):
     baseline = folder / "baseline.json" if mask else None
     return evaluate_checkpoint(
-        Checkpoint.open(folder), folder / "sequences", Settings(), {"model": "m", "data": "d"}, mask, baseline
+        Checkpoint.open(folder), folder / "sequences", ComputeSettings(), {"model": "m", "data": "d"}, mask, baseline
     )
 
 

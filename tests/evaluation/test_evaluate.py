@@ -14,7 +14,7 @@ from ltpipe.checkpoints.filenames import CONFIG, TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.build import make_mask
@@ -35,7 +35,9 @@ def study(canonical_folder, tmp_path: Path) -> Path:
     write_sequences(folder, folder / "sequences", seed=0)
     count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
     make_mask(Checkpoint.open(folder), folder / "histogram", "layer", "0.5", folder / "mask")
-    evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
+    evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", ComputeSettings(), NAMES).write(
+        folder / "dense.json"
+    )
     return folder
 
 
@@ -46,7 +48,7 @@ def write_sequences(folder: Path, path: Path, seed: int) -> None:
 
 def ticket(study: Path, sequences: str = "sequences") -> Metrics:
     return evaluate_checkpoint(
-        Checkpoint.open(study), study / sequences, Settings(), NAMES, study / "mask", study / "dense.json"
+        Checkpoint.open(study), study / sequences, ComputeSettings(), NAMES, study / "mask", study / "dense.json"
     )
 
 
@@ -62,7 +64,9 @@ def test_a_mask_that_changes_nothing_is_an_alarm(study: Path, source_folder, tmp
     shutil.copy(study / "sequences", folder)
     count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
     make_mask(Checkpoint.open(folder), folder / "histogram", "layer", "0.5", folder / "mask")
-    evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", Settings(), NAMES).write(folder / "dense.json")
+    evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", ComputeSettings(), NAMES).write(
+        folder / "dense.json"
+    )
     assert ticket(folder).performance_retention == 1
     assert "the loss is bit-identical to the dense model's, with " in caplog.text
 
@@ -70,9 +74,9 @@ def test_a_mask_that_changes_nothing_is_an_alarm(study: Path, source_folder, tmp
 def test_metrics_say_what_was_measured(study: Path):
     dense, metrics = Metrics.read(study / "dense.json"), ticket(study)
     assert metrics.performance_retention == dense.loss / metrics.loss
-    assert (metrics.tokens, metrics.sequences.tokens) == (55, [11] * 5)
-    assert metrics.loss == pytest.approx(sum(metrics.sequences.loss_sum) / 55, rel=1e-12)
-    assert metrics.accuracy == sum(metrics.sequences.correct) / 55
+    assert (metrics.tokens, metrics.sequence_sums.tokens) == (55, [11] * 5)
+    assert metrics.loss == pytest.approx(sum(metrics.sequence_sums.loss_sum) / 55, rel=1e-12)
+    assert metrics.accuracy == sum(metrics.sequence_sums.correct) / 55
     assert metrics.kept == metrics.total / 2
     assert metrics.execution == "streamed"
     assert metrics.peak_host_bytes > 10**7
@@ -85,7 +89,9 @@ def test_metrics_say_what_was_measured(study: Path):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_is_near(precision: str, study: Path):
     """Losses are float32 per token, so that only the model's own arithmetic is coarse."""
-    metrics = evaluate_checkpoint(Checkpoint.open(study), study / "sequences", Settings(precision=precision), NAMES)
+    metrics = evaluate_checkpoint(
+        Checkpoint.open(study), study / "sequences", ComputeSettings(precision=precision), NAMES
+    )
     assert metrics.precision == precision
     assert metrics.loss != Metrics.read(study / "dense.json").loss
     assert metrics.loss == pytest.approx(Metrics.read(study / "dense.json").loss, rel=0.02)
@@ -107,7 +113,7 @@ def test_baseline_of_other_sequences(study: Path):
 def test_mask_without_baseline_and_baseline_without_mask(study: Path):
     for mask, baseline in [(study / "mask", None), (None, study / "dense.json")]:
         with pytest.raises(UserError, match="give --mask and --baseline, or neither"):
-            evaluate_checkpoint(Checkpoint.open(study), study / "sequences", Settings(), NAMES, mask, baseline)
+            evaluate_checkpoint(Checkpoint.open(study), study / "sequences", ComputeSettings(), NAMES, mask, baseline)
 
 
 def test_table_refuses_a_baseline_of_other_sequences(study: Path):

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.errors import UserError
@@ -28,7 +28,7 @@ def evaluate(canonical_folder, tmp_path: Path):
 
     def run(**settings) -> Metrics:
         names = {"model": "m", "data": "d"}
-        return evaluate_checkpoint(Checkpoint.open(folder), tmp_path / "sequences", Settings(**settings), names)
+        return evaluate_checkpoint(Checkpoint.open(folder), tmp_path / "sequences", ComputeSettings(**settings), names)
 
     return run
 
@@ -39,7 +39,7 @@ def test_a_budget_gives_smaller_batches_and_the_same_result(evaluate):
     assert held.planned_bytes <= free.planned_bytes / 2
     assert (held.super_batch, held.micro_batch, held.chunk) != (free.super_batch, free.micro_batch, free.chunk)
     assert held.loss == pytest.approx(free.loss, rel=1e-6)
-    assert held.sequences.correct == free.sequences.correct
+    assert held.sequence_sums.correct == free.sequence_sums.correct
     assert free.out_of_memory == held.out_of_memory == []
 
 
@@ -76,7 +76,7 @@ def test_running_out_of_memory_halves_and_goes_on(evaluate, monkeypatch, error):
     went_on = "ran out of memory with {}; went on with {}".format
     assert metrics.out_of_memory == [went_on(first, second), went_on(second, last)]
     assert metrics.loss == pytest.approx(expected.loss, rel=1e-6)
-    assert replace(metrics.sequences, loss_sum=[]) == replace(expected.sequences, loss_sum=[])
+    assert replace(metrics.sequence_sums, loss_sum=[]) == replace(expected.sequence_sums, loss_sum=[])
 
 
 def test_super_batches_are_halved_last_and_then_it_is_over(evaluate, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.evaluation.simulated import SIMULATION, Simulation
@@ -17,7 +17,7 @@ from ltpipe.pruning.masks import read_mask
 from ltpipe.reporting.tables.simulations import simulations_table
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
-CPU = Settings(device="cpu", threads=1)
+CPU = ComputeSettings(device="cpu", threads=1)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def simulated(files, tmp_path, *, target=0.8, rounds=3, batch=1, settings=CPU):
 def test_each_iteration_is_an_evaluation_of_its_mask(execution, files, tmp_path):
     """Seven sequences: the dense model sees all, a ticket the first five, and is compared on those."""
     folder, histogram, sequences = files
-    settings = Settings(device="cpu", threads=1, execution=execution)
+    settings = ComputeSettings(device="cpu", threads=1, execution=execution)
     found = simulated(files, tmp_path, settings=settings)
     assert (found.baseline_sequences, found.ticket_sequences, found.note) == (7, 5, SIMULATION)
     assert [entry.sparsity for entry in found.iterations] == [
@@ -48,7 +48,7 @@ def test_each_iteration_is_an_evaluation_of_its_mask(execution, files, tmp_path)
     dense.write(tmp_path / "dense")
     assert found.baseline_loss == pytest.approx(dense.loss, abs=1e-7)
     first = slice(0, 5)
-    dense_loss = sum(dense.sequences.loss_sum[first]) / sum(dense.sequences.tokens[first])
+    dense_loss = sum(dense.sequence_sums.loss_sum[first]) / sum(dense.sequence_sums.tokens[first])
     for entry in found.iterations:
         make_mask(Checkpoint.open(folder), histogram, "global", repr(entry.sparsity), tmp_path / "mask")
         ticket = evaluate_checkpoint(
@@ -59,7 +59,7 @@ def test_each_iteration_is_an_evaluation_of_its_mask(execution, files, tmp_path)
             tmp_path / "mask",
             tmp_path / "dense",
         )
-        loss = sum(ticket.sequences.loss_sum[first]) / sum(ticket.sequences.tokens[first])
+        loss = sum(ticket.sequence_sums.loss_sum[first]) / sum(ticket.sequence_sums.tokens[first])
         assert (entry.kept, entry.total) == (ticket.kept, ticket.total)
         assert entry.loss == pytest.approx(loss, abs=1e-6)
         assert entry.performance_retention == pytest.approx(dense_loss / loss, abs=1e-6)

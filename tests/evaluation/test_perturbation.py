@@ -17,9 +17,9 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation import perturbation as module
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
-from ltpipe.evaluation.inputs import Disturbance
+from ltpipe.evaluation.inputs import PerturbationSettings
 from ltpipe.evaluation.loss import walk
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.perturbation import Noise, Rounding, perturbation_named, perturbing
@@ -30,8 +30,8 @@ from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.fake_device import ByteCounter
 from ltpipe.runtime.files import sha256_of
-from ltpipe.runtime.simulation import ByteCounter
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
 
@@ -146,7 +146,7 @@ def test_names():
 
 @pytest.fixture
 def study(canonical_folder, tmp_path: Path):
-    """Sequences, mask, dense metrics and likeliest tokens of a tiny model, and its folder."""
+    """Sequences, mask, dense metrics and top-k tokens of a tiny model, and its folder."""
 
     def make(architecture: str) -> Path:
         folder = canonical_folder(architecture)
@@ -160,16 +160,16 @@ def study(canonical_folder, tmp_path: Path):
     return make
 
 
-def evaluate(folder: Path, where: Path, disturbance=None, masked=False, baseline=True, **settings) -> Metrics:
+def evaluate(folder: Path, where: Path, perturbation=None, masked=False, baseline=True, **settings) -> Metrics:
     return evaluate_checkpoint(
         Checkpoint.open(folder),
         where / "ids",
-        Settings(**settings),
+        ComputeSettings(**settings),
         NAMES,
         where / "mask" if masked else None,
         where / "dense.json" if baseline else None,
         top_tokens=where / "top",
-        disturbance=disturbance,
+        perturbation=perturbation,
     )
 
 
@@ -195,7 +195,7 @@ def test_loss_is_that_of_a_plain_model_with_perturbed_weights(
         expected = float(plain(input_ids=ids, labels=ids).loss)
     dense = Metrics.read(tmp_path / "dense.json")
     for execution in ("streamed", "in-memory"):
-        got = evaluate(folder, tmp_path, Disturbance(name, seed), masked, execution=execution)
+        got = evaluate(folder, tmp_path, PerturbationSettings(name, seed), masked, execution=execution)
         assert got.loss == pytest.approx(expected, rel=1e-5)
         assert got.performance_retention == dense.loss / got.loss
         assert (got.perturbation, got.perturbation_seed) == (name, seed)
@@ -205,9 +205,9 @@ def test_loss_is_that_of_a_plain_model_with_perturbed_weights(
 
 def test_only_prunable_weights_are_perturbed(study, tmp_path):
     folder = study("llama")
-    everything = Disturbance("int3", None, Selection(exclude=["*mlp*"]))
-    one = Disturbance("int3", None, Selection(exclude=["*mlp*", "*attn.[qkv]*"]))
-    losses = {evaluate(folder, tmp_path, chosen).loss for chosen in (everything, one, Disturbance("int3"))}
+    everything = PerturbationSettings("int3", None, Selection(exclude=["*mlp*"]))
+    one = PerturbationSettings("int3", None, Selection(exclude=["*mlp*", "*attn.[qkv]*"]))
+    losses = {evaluate(folder, tmp_path, chosen).loss for chosen in (everything, one, PerturbationSettings("int3"))}
     assert len(losses) == 3
 
 
@@ -239,10 +239,10 @@ def test_the_plan_holds_the_changed_copies(masked, change, study, tmp_path):
 def test_a_perturbed_model_is_no_baseline_and_needs_one(study, tmp_path):
     folder = study("llama")
     with pytest.raises(UserError, match="with --perturbation, is measured against its dense model: give --baseline"):
-        evaluate(folder, tmp_path, Disturbance("int4"), baseline=False)
-    evaluate(folder, tmp_path, Disturbance("int4")).write(tmp_path / "dense.json")
+        evaluate(folder, tmp_path, PerturbationSettings("int4"), baseline=False)
+    evaluate(folder, tmp_path, PerturbationSettings("int4")).write(tmp_path / "dense.json")
     with pytest.raises(UserError, match="a perturbed model; use those of the dense model"):
-        evaluate(folder, tmp_path, Disturbance("int4"))
+        evaluate(folder, tmp_path, PerturbationSettings("int4"))
 
 
 @pytest.mark.slow
@@ -265,4 +265,7 @@ def test_the_stage_by_hand(study, tmp_path):
     done = command("noise-0.2", "--perturbation-seed", "4")
     assert done.returncode == 0, done.stderr
     assert "dense with noise-0.2" in done.stderr
-    assert Metrics.read(tmp_path / "out.json").loss == evaluate(folder, tmp_path, Disturbance("noise-0.2", 4)).loss
+    assert (
+        Metrics.read(tmp_path / "out.json").loss
+        == evaluate(folder, tmp_path, PerturbationSettings("noise-0.2", 4)).loss
+    )

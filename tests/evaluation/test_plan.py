@@ -17,7 +17,7 @@ from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
+from ltpipe.runtime.fake_device import ByteCounter, fake, fake_accelerator
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
 
@@ -113,7 +113,7 @@ def test_the_head_is_counted_as_logits(canonical_folder):
 
 
 def test_counting_sees_views_leaks_and_releases():
-    device = simulated_accelerator()
+    device = fake_accelerator()
     counter = ByteCounter(device)
     with fake():
         before = torch.empty(1000, device=device)

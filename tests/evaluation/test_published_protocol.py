@@ -17,7 +17,7 @@ from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.documents import Document, read_documents
 from ltpipe.data.sequences import cut_sequences
 from ltpipe.data.vocabulary import train_tokenizer
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime.sources import Source
@@ -68,16 +68,16 @@ def test_perplexity_is_that_of_the_published_protocol(study, tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer, names = AutoTokenizer.from_pretrained(study / "source"), {"model": "m", "data": "wiki"}
-    dense = evaluate_checkpoint(Checkpoint.open(study / "model"), study / "windows", Settings(), names)
+    dense = evaluate_checkpoint(Checkpoint.open(study / "model"), study / "windows", ComputeSettings(), names)
     dense.write(tmp_path / "dense.json")
     mask = make(study / "model", "layer", "0.5", tmp_path / "mask")
     ticket = evaluate_checkpoint(
-        Checkpoint.open(study / "model"), study / "windows", Settings(), names, mask, tmp_path / "dense.json"
+        Checkpoint.open(study / "model"), study / "windows", ComputeSettings(), names, mask, tmp_path / "dense.json"
     )
     for found, kept in ((dense, None), (ticket, load_mask(mask))):
         perplexity, windows = published(masked_by_hand(study / "source", kept), tokenizer, LINES, LENGTH)
         assert found.perplexity == pytest.approx(perplexity, rel=1e-5)
-        assert (found.protocol, found.windows, found.tokens) == ("wikitext2", windows, windows * (LENGTH - 1))
+        assert (found.protocol, found.num_sequences, found.tokens) == ("wikitext2", windows, windows * (LENGTH - 1))
         assert windows > 20
         assert f"wikitext2 perplexity {found.perplexity:.4f} over {windows} windows" in str(found)
 

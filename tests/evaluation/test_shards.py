@@ -11,7 +11,7 @@ from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation import computing, evaluate
-from ltpipe.evaluation.computing import Computing, Settings
+from ltpipe.evaluation.computing import ComputeSettings, Computing
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.plan import KEPT, BatchSizes, EvaluationPlanner
 from ltpipe.runtime import device
@@ -22,7 +22,7 @@ from ltpipe.streaming.shards import Spread
 from ltpipe.streaming.skeleton import build_skeleton
 
 NAMES = {"model": "tiny", "data": "words"}
-SETTINGS = Settings(device="auto-shard", device_memory=1.0, threads=1)
+SETTINGS = ComputeSettings(device="auto-shard", device_memory=1.0, threads=1)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def on(monkeypatch):
     def devices(count):
         context = logical_devices(count)
         monkeypatch.setattr(
-            computing, "devices_named", lambda _: tuple(torch.device("simgpu", i) for i in range(count))
+            computing, "devices_named", lambda _: tuple(torch.device("fakegpu", i) for i in range(count))
         )
         monkeypatch.setattr(evaluate, "device_peak", lambda _: None)
         return context
@@ -47,9 +47,9 @@ def test_metrics_are_those_of_one_device(on, canonical_folder, calibration):
             found.append(evaluate_checkpoint(Checkpoint.open(folder), calibration("llama"), SETTINGS, NAMES))
     one, two = found
     assert (one.execution, two.execution) == ("streamed", "sharded")
-    assert two.device == "simgpu:0, simgpu:1"
+    assert two.device == "fakegpu:0, fakegpu:1"
     assert two.planned_parts[KEPT] == max(Spread.of(Manifest.read(folder / MANIFEST), torch.float32, 2).nbytes)
-    assert (one.sequences, one.loss, one.accuracy) == (two.sequences, two.loss, two.accuracy)
+    assert (one.sequence_sums, one.loss, one.accuracy) == (two.sequence_sums, two.loss, two.accuracy)
 
 
 @pytest.mark.parametrize("criterion", ["snip", "wanda"])

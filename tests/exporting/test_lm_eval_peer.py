@@ -18,7 +18,7 @@ from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.data.documents import Document
 from ltpipe.data.sequences import TokenSequences, cut_sequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.exporting.formats import export_ticket
 from ltpipe.runtime.files import sha256_of
@@ -58,13 +58,13 @@ def rolling(model, texts):
 
 
 def ours(study, sequences, tmp_path):
-    evaluate_checkpoint(Checkpoint.open(study / "model"), sequences, Settings(device="cpu"), NAMES).write(
+    evaluate_checkpoint(Checkpoint.open(study / "model"), sequences, ComputeSettings(device="cpu"), NAMES).write(
         tmp_path / "dense.json"
     )
     return evaluate_checkpoint(
         Checkpoint.open(study / "model"),
         sequences,
-        Settings(device="cpu"),
+        ComputeSettings(device="cpu"),
         NAMES,
         study / "mask",
         tmp_path / "dense.json",
@@ -81,7 +81,7 @@ def test_a_text_that_is_one_window(study, tmp_path):
     document, tokenizer = [Document("0", text)], study / "model" / TOKENIZER
     cut_sequences(document, tokenizer, 32, None, "\n\n", "d", "wikitext2").write(tmp_path / "ids")
     metrics = ours(study, tmp_path / "ids", tmp_path)
-    assert (metrics.windows, metrics.tokens) == (1, 31)
+    assert (metrics.num_sequences, metrics.tokens) == (1, 31)
     (theirs,) = rolling(harness(study / "ticket", max_length=32), [text])
     assert -theirs / 31 == pytest.approx(metrics.loss, rel=TOLERANCE)
     (dense,) = rolling(harness(study / "source", max_length=32), [text])
@@ -94,7 +94,7 @@ def test_every_window_of_a_long_text(study, tmp_path):
     ids = torch.randint(3, 96, (6, 24), generator=torch.Generator().manual_seed(1)).int().numpy()
     TokenSequences(ids, 6, 1, sha256_of(study / "model" / TOKENIZER)).write(tmp_path / "ids")
     metrics, vocabulary = ours(study, tmp_path / "ids", tmp_path), tiny_tokenizer()
-    for window, loss in zip(ids, metrics.sequences.loss_sum, strict=True):
+    for window, loss in zip(ids, metrics.sequence_sums.loss_sum, strict=True):
         model = harness(study / "ticket", max_length=24, prefix_token_id=int(window[0]))
         (theirs,) = rolling(model, [vocabulary.decode(window[1:])])
         assert -theirs == pytest.approx(loss, rel=TOLERANCE)
@@ -109,4 +109,4 @@ def test_windows_of_a_text_that_is_longer_are_cut_otherwise(study, tmp_path):
     overlapping = np.stack([stream[start : start + limit + 1] for start in range(0, 64, limit)])
     TokenSequences(overlapping, 4, 1, sha256_of(study / "model" / TOKENIZER)).write(tmp_path / "ids")
     (theirs,) = rolling(model, [text])
-    assert -theirs == pytest.approx(sum(ours(study, tmp_path / "ids", tmp_path).sequences.loss_sum), rel=TOLERANCE)
+    assert -theirs == pytest.approx(sum(ours(study, tmp_path / "ids", tmp_path).sequence_sums.loss_sum), rel=TOLERANCE)

@@ -15,7 +15,7 @@ from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.exporting.formats import export_ticket
 from ltpipe.inspection.description import Listing, describe_file
@@ -27,10 +27,10 @@ from ltpipe.planning.table import write_plan
 from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scorefile import score_writer
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.frames import frame, write_csv, write_parquet
 from ltpipe.runtime.jsonfiles import write_record
-from ltpipe.runtime.simulation import Peak
 from ltpipe.training.connectivity import Connectivity, Line
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import Point, TrainingState, write_state
@@ -48,9 +48,9 @@ def place(canonical_folder, tmp_path_factory):
     TokenSequences(ids, 17, 3, sha256_of(folder / TOKENIZER), "wikitext2").write(here / "ids")
     names = {"model": "tiny", "data": "words"}
     evaluate_checkpoint(
-        Checkpoint.open(folder), here / "ids", Settings(), names, top_tokens=here / "top", top_k=4
+        Checkpoint.open(folder), here / "ids", ComputeSettings(), names, top_tokens=here / "top", top_k=4
     ).write(here / "dense")
-    evaluate_checkpoint(Checkpoint.open(folder), here / "ids", Settings(), names, mask, here / "dense").write(
+    evaluate_checkpoint(Checkpoint.open(folder), here / "ids", ComputeSettings(), names, mask, here / "dense").write(
         here / "ticket"
     )
     export_ticket("bool", mask, None, here / "plain")
@@ -81,8 +81,11 @@ FACTS = {
     "m": ("mask", {"criterion": "magnitude", "scope": "layer", "sparsity": "0.6", "seed": None, "verdict": "sound"}),
     "m.histogram": ("histogram of scores", {"criterion": "magnitude", "bits a score": 31}),
     "ids": ("set of token sequences", {"sequences": 5, "predicted tokens": 55, "protocol": "wikitext2"}),
-    "top": ("set of likeliest tokens", {"predictions": 55, "k": 4}),
-    "dense": ("metrics of a dense model", {"model": "tiny", "windows": 5, "protocol": "wikitext2", "sparsity": None}),
+    "top": ("set of top-k tokens", {"predictions": 55, "k": 4}),
+    "dense": (
+        "metrics of a dense model",
+        {"model": "tiny", "num_sequences": 5, "protocol": "wikitext2", "sparsity": None},
+    ),
     "ticket": ("metrics of a ticket", {"criterion": "magnitude", "sparsity": "0.6", "tokens": 55}),
     "plain": ("plain mask", {"criterion": "magnitude", "sparsity": "0.6"}),
     "hf": ("exported ticket", {"criterion": "magnitude", "sparsity": "0.6"}),

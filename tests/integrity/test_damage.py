@@ -23,9 +23,9 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.documents import Document
 from ltpipe.data.sequences import TokenSequences, cut_sequences
 from ltpipe.evaluation.agreement import TopTokens
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
-from ltpipe.evaluation.inputs import Disturbance, open_inputs
+from ltpipe.evaluation.inputs import PerturbationSettings, open_inputs
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
@@ -42,24 +42,24 @@ from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES as REPORTED
 from ltpipe.reporting.report import Sources, write_report
 from ltpipe.runtime.errors import MEND, DamagedFileError
+from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.frames import write_csv, write_parquet
 from ltpipe.runtime.jsonfiles import read_record
-from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint
 from ltpipe.training import settings as training_settings
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.connect import line_between
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.prune import PruningRule, prune_level
 from ltpipe.training.record import LearningRecord
-from ltpipe.training.run import Named, Training, train_fully, train_to
+from ltpipe.training.run import Training, TrainingName, train_fully, train_to
 from ltpipe.training.state import read_state, start_of, write_state
 from ltpipe.training.task import prepared_task, read_task, write_task
 from ltpipe.workflow import grid
 from ltpipe.workflow.refinement import Refinement, refinement
 
-CPU = Settings(device="cpu", threads=1)
+CPU = ComputeSettings(device="cpu", threads=1)
 READ_BY_NONE = None
 """Products: people and other tools read them, and no stage."""
 
@@ -201,16 +201,24 @@ def run(tmp_path_factory, source_folder) -> Path:
 
 
 def _evaluations(root: Path, llama: Path, text: Path, mask: Path) -> None:
-    names, noise = {"model": "llama", "data": "text"}, Disturbance("noise-0.1", 0)
+    names, noise = {"model": "llama", "data": "text"}, PerturbationSettings("noise-0.1", 0)
     tops, baseline = root / "top.safetensors", root / "baseline.json"
     evaluate_checkpoint(Checkpoint.open(llama), text, CPU, names, top_tokens=tops, top_k=4).write(baseline)
-    for name, given, disturbance in (
+    for name, given, perturbation in (
         ("ticket", mask, None),
         ("perturbed-dense", None, noise),
         ("perturbed-ticket", mask, noise),
     ):
         metrics = evaluate_checkpoint(
-            Checkpoint.open(llama), text, CPU, names, given, baseline, top_tokens=tops, top_k=4, disturbance=disturbance
+            Checkpoint.open(llama),
+            text,
+            CPU,
+            names,
+            given,
+            baseline,
+            top_tokens=tops,
+            top_k=4,
+            perturbation=perturbation,
         )
         metrics.write(root / f"{name}.json")
 
@@ -220,17 +228,17 @@ def _study(root: Path) -> None:
     np.savetxt(root / "digits.csv", np.c_[pixels, np.arange(60) % 4], "%d", ",")
     options = {"model": "lenet-300-100", "source": str(root / "digits.csv"), "validation": 10, "test": 10}
     write_task(root / "task.safetensors", "images", prepared_task("images", options | {"split_seed": 0}, "task"))
-    task, cpu = read_task(root / "task.safetensors"), Computing("cpu")
-    how = training_settings.Settings("adam", 0.01, 4, 10, 2, 0)
+    task, cpu = read_task(root / "task.safetensors"), TrainingCompute("cpu")
+    how = training_settings.ComputeSettings("adam", 0.01, 4, 10, 2, 0)
     training = Training(task, how, start_of(task.start(0)), cpu)
     train_to(training, 1, root / "point.safetensors")
-    train_fully(training, root / "ticket.safetensors", root / "record.json", Named(level=0))
+    train_fully(training, root / "ticket.safetensors", root / "record.json", TrainingName(level=0))
     ticket = read_state(root / "ticket.safetensors")
     write_state(root / "ticket.safetensors.resume", ticket, "this")
     write_whole_mask(root / "level.mask", prune_level(task, ticket, PruningRule(), 0, cpu))
     line = line_between(task, ticket, ticket, cpu)
     Connectivity.of("study", 0, 0, ("ticket", "order-1"), line).write(root / "connectivity.json")
-    found, bird = watch_training(training, Drawing("0.5", every=1), Detector(), Named())
+    found, bird = watch_training(training, Drawing("0.5", every=1), Detector(), TrainingName())
     found.write(root / "bird.json")
     write_whole_mask(root / "bird.safetensors", bird)
 

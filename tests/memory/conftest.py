@@ -1,6 +1,6 @@
 """An accelerator for the memory tests: CUDA where there is one, else one that counts bytes and holds nothing.
 
-On the simulated one the few functions that look at values are replaced by ones that take at least as much memory.
+On the fake one the few functions that look at values are replaced by ones that take at least as much memory.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ltpipe.api import evaluator, losses, magnitude, masking, quality
-from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
+from ltpipe.runtime.fake_device import ByteCounter, fake, fake_accelerator
 from ltpipe.streaming.skeleton import skeleton_of
 
 WEIGHTS = 2 * 1_543_714_304
@@ -51,12 +51,12 @@ class Accelerator:
     """A device to test on, and a model of full size on it."""
 
     device: torch.device
-    simulated: bool
+    is_fake: bool
 
     @contextmanager
     def measured(self) -> Iterator[Meter]:
         """Count what is taken meanwhile."""
-        if self.simulated:
+        if self.is_fake:
             with ByteCounter(self.device) as counter:
                 yield Meter(self.device, counter)
         else:
@@ -91,20 +91,20 @@ class Accelerator:
         if not isinstance(value, nn.Parameter):
             return value.to(self.device)
         made = torch.empty(value.shape, dtype=value.dtype, device=self.device)
-        return nn.Parameter(made if self.simulated else made.normal_(0, 0.02), requires_grad=False)
+        return nn.Parameter(made if self.is_fake else made.normal_(0, 0.02), requires_grad=False)
 
 
 @pytest.fixture
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
     if torch.cuda.is_available():
-        yield Accelerator(torch.device("cuda", 0), simulated=False)
+        yield Accelerator(torch.device("cuda", 0), is_fake=False)
         return
-    device = simulated_accelerator()
+    device = fake_accelerator()
     for owner, name, stand_in in _without_values(device):
         monkeypatch.setattr(owner, name, stand_in)
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)  # noqa: ARG005
     with fake():
-        yield Accelerator(device, simulated=True)
+        yield Accelerator(device, is_fake=True)
 
 
 def _without_values(device: torch.device) -> list[tuple[object, str, Callable]]:

@@ -127,7 +127,7 @@ def test_every_stage_is_planned_and_disk_is_counted(text):
     assert plan["mask"].disk == 8 * linear / 8
     assert plan["evaluation"].jobs == 9
     assert plan["sequences"].disk == 4 * 16 * 256
-    assert plan["evaluation"].disk == 16 * 255 * (32 * 4 + 33 * 4), "the dense model's likeliest tokens"
+    assert plan["evaluation"].disk == 16 * 255 * (32 * 4 + 33 * 4), "the dense model's top-k tokens"
     assert fits(list(plan.values()))
 
 

@@ -13,9 +13,9 @@ from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.study import plan_study
 from ltpipe.planning.table import write_plan
 from ltpipe.planning.trainings import step_of
-from ltpipe.runtime.simulation import ByteCounter
+from ltpipe.runtime.fake_device import ByteCounter
 from ltpipe.training import levels
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.run import Training, train_fully, train_to
 from ltpipe.training.state import rewind, start_of
@@ -44,7 +44,7 @@ def test_tensors_of_a_step_take_what_they_take_in_earnest(model: str, optimizer:
         start = start_of(live_model)
         held = sum(tensor.nbytes for tensor in (*start.weights.values(), *start.buffers.values()))
         mask = levels.dense_mask(start.weights, task.kinds(live_model))
-        live = LiveTraining(live_model, chosen, rewind(start, mask), Computing("cpu"))
+        live = LiveTraining(live_model, chosen, rewind(start, mask), TrainingCompute("cpu"))
         for _ in range(2):
             live.begin()
             live.step(task.loss(live.model, task.train.inputs[:12], task.train.labels[:12]))

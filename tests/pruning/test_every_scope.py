@@ -58,12 +58,16 @@ def checkpoint(source_folder, tmp_path_factory):
 
 def scored(folder, criterion, sequences, out):
     """The score file of a criterion that has one."""
-    from ltpipe.evaluation.computing import Settings
+    from ltpipe.evaluation.computing import ComputeSettings
 
     def score(name):
         given = sequences if scored_criterion(name).needs_data else None
         main_of("score_weights")(
-            checkpoint=folder, criterion=name, output=out / name, sequences=given, settings=Settings(device="cpu")
+            checkpoint=folder,
+            criterion=name,
+            output=out / name,
+            sequences=given,
+            settings=ComputeSettings(device="cpu"),
         )
         return out / name
 

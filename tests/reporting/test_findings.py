@@ -194,8 +194,8 @@ def test_controls_and_studies_that_are_not_there_give_no_rows():
     assert findings([record("ticket", 7, replicate) for replicate in range(3)]) == {}
     apart = [*(record("ticket", 7, replicate) for replicate in (0, 1)), *(record("shuffled-1", 7, r) for r in (2, 3))]
     assert findings(apart) == {}
-    other = [record("ticket", 7, replicate, study="a") for replicate in range(3)]
-    assert findings([*other, *(record("shuffled-1", 7, replicate, study="b") for replicate in range(3))]) == {}
+    other = [record("ticket", 7, replicate, training="a") for replicate in range(3)]
+    assert findings([*other, *(record("shuffled-1", 7, replicate, training="b") for replicate in range(3))]) == {}
 
 
 # Never a verdict without an interval

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ltpipe.analysis.samples import samples
-from ltpipe.evaluation.metrics import Metrics, SequenceTotals
+from ltpipe.evaluation.metrics import Metrics, SequenceSums
 from ltpipe.reporting.tables.robustness import COLUMNS, robustness_table
 from ltpipe.reporting.tables.tickets import tickets_table
 from ltpipe.runtime.errors import UserError
@@ -57,9 +57,9 @@ def test_intervals_are_paired_with_the_model_itself_and_retention_with_the_dense
 
     def of(name, metrics):
         count = [1] * 2
-        return replace(metrics, sequences=SequenceTotals(spread[name], count, count))
+        return replace(metrics, sequence_sums=SequenceSums(spread[name], count, count))
 
-    noisy_dense = replace(models["perturbed"][3], sequences=SequenceTotals([1.0, 3.0], [1, 1], [1, 1]))
+    noisy_dense = replace(models["perturbed"][3], sequence_sums=SequenceSums([1.0, 3.0], [1, 1], [1, 1]))
     table = robustness_table(
         [of("dense", models["baselines"][0])],
         [of("ticket", models["tickets"][0])],

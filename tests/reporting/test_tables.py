@@ -11,7 +11,7 @@ from reports import comparisons_frame, curves_frame, layers_frame
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import LAYERS, VALIDATION
-from ltpipe.evaluation.metrics import Metrics, SequenceTotals
+from ltpipe.evaluation.metrics import Metrics, SequenceSums
 from ltpipe.evaluation.quality import performance_retention
 from ltpipe.reporting import reference
 from ltpipe.reporting.cells import value
@@ -52,7 +52,7 @@ def metrics(shift=0.0, noise=0.0, **changes):
         "performance_retention": 1.0, "tokens": sum(TOKENS), "protocol": "documents", "precision": "float32",
         "device": "cpu",
         "execution": "streamed", "peak_device_bytes": None, "peak_device_reserved_bytes": None,
-        "sequences": SequenceTotals(list(losses), correct, TOKENS),
+        "sequence_sums": SequenceSums(list(losses), correct, TOKENS),
         "provenance": {"inputs": {"checkpoint": "c", "sequences": "s"}},
     }  # fmt: skip
     return Metrics(**plain | described | changes)
@@ -86,7 +86,7 @@ def test_tickets_have_their_paired_intervals():
     assert table["loss_difference"].tolist() == pytest.approx((table["loss"] - DENSE.loss).tolist())
     first = table.iloc[0]
     # the tickets differ from the dense model by the same amount in every sequence, give or take the noise
-    spread = np.std(np.array(TICKETS[0].sequences.loss_sum) / 15 - HARDNESS)
+    spread = np.std(np.array(TICKETS[0].sequence_sums.loss_sum) / 15 - HARDNESS)
     width = first["loss_difference_high"] - first["loss_difference_low"]
     assert width == pytest.approx(2 * 1.96 * spread / np.sqrt(SEQUENCES), rel=0.15)
 

@@ -141,7 +141,7 @@ def test_reading_records_and_lines_needs_no_torch():
 
 def test_names_are_text_and_never_markup(tmp_path):
     evil = '</h1><script>alert("x")</script>'
-    record(study=evil).write(tmp_path / "r.json")
+    record(training=evil).write(tmp_path / "r.json")
     write_report(Sources(records=(tmp_path / "r.json",)), tmp_path / "out")
     html = (tmp_path / "out/index.html").read_text()
     assert "<script>alert" not in html

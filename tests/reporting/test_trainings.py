@@ -122,7 +122,7 @@ def test_a_training_that_is_there_twice_is_refused():
         UserError, match="two of training 'lenet', replicate 4, level 3, branch 'ticket'; give each once"
     ):
         Trainings([*RECORDS, record("ticket", 3, 4)])
-    Trainings([*RECORDS, record("ticket", 3, 4, study="other")])
+    Trainings([*RECORDS, record("ticket", 3, 4, training="other")])
 
 
 def test_lines_and_masks_have_a_row_a_point():

@@ -11,7 +11,7 @@ import torch
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring import criteria
@@ -37,7 +37,7 @@ def test_the_printed_criterion_scores(canonical_folder, calibration, plain, toke
     assert "curvature" in criterion_names()
     folder, path = canonical_folder("llama"), tmp_path / "scores"
     score_checkpoint(
-        Checkpoint.open(folder), "curvature", path, Selection(), calibration("llama"), Settings(device="cpu")
+        Checkpoint.open(folder), "curvature", path, Selection(), calibration("llama"), ComputeSettings(device="cpu")
     )
     found = ScoreFile(path)
     model, name = plain("llama"), found.names[0]
@@ -54,7 +54,9 @@ def test_the_printed_criterion_of_activations_scores(canonical_folder, calibrati
     folder, scores = canonical_folder("llama"), {}
     for name in ("wanda", "root-wanda"):
         path = tmp_path / name
-        score_checkpoint(Checkpoint.open(folder), name, path, Selection(), calibration("llama"), Settings(device="cpu"))
+        score_checkpoint(
+            Checkpoint.open(folder), name, path, Selection(), calibration("llama"), ComputeSettings(device="cpu")
+        )
         scores[name] = ScoreFile(path)
     tensor = scores["wanda"].names[0]
     weight = plain("llama").get_parameter(tensor).abs().detach().numpy()
@@ -66,7 +68,7 @@ def test_the_printed_criterion_of_activations_scores(canonical_folder, calibrati
 def test_the_printed_criterion_of_weights_scores_without_data(canonical_folder, plain, tmp_path):
     path = tmp_path / "scores"
     score_checkpoint(
-        Checkpoint.open(canonical_folder("llama")), "relative", path, Selection(), None, Settings(device="cpu")
+        Checkpoint.open(canonical_folder("llama")), "relative", path, Selection(), None, ComputeSettings(device="cpu")
     )
     found = ScoreFile(path)
     weight = plain("llama").get_parameter(found.names[0]).abs().detach().numpy()

@@ -13,7 +13,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
@@ -22,7 +22,7 @@ from ltpipe.scoring.criteria.snip import Snip
 from ltpipe.scoring.criterion import criterion_options
 from ltpipe.scoring.score import score_checkpoint
 
-SETTINGS = Settings(device="cpu")
+SETTINGS = ComputeSettings(device="cpu")
 
 
 def test_the_file_says_what_it_is_and_holds_what_the_criterion_found(
@@ -50,7 +50,7 @@ def test_the_file_says_what_it_is_and_holds_what_the_criterion_found(
 
 
 def test_same_bytes_whatever_the_micro_batch_where_each_sequence_counts(canonical_folder, calibration, tmp_path):
-    for number, settings in enumerate((SETTINGS, Settings(device="cpu", micro_batch=2))):
+    for number, settings in enumerate((SETTINGS, ComputeSettings(device="cpu", micro_batch=2))):
         score_checkpoint(
             Checkpoint.open(canonical_folder("llama")),
             "fisher",
@@ -133,7 +133,7 @@ def test_running_out_of_memory_begins_anew_with_less(canonical_folder, calibrati
         add(self, weight, gradient)
 
     monkeypatch.setattr(Snip, "add", failing)
-    settings = Settings(device="cpu", micro_batch=2)
+    settings = ComputeSettings(device="cpu", micro_batch=2)
     score_checkpoint(Checkpoint.open(folder), "snip", tmp_path / "halved", Selection(), sequences, settings)
     assert "ran out of memory" in caplog.text
     whole, halved = ScoreFile(tmp_path / "whole"), ScoreFile(tmp_path / "halved")

@@ -15,7 +15,7 @@ from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
@@ -163,7 +163,7 @@ def test_all_lists_of_blocks_are_scored_or_refused_in_one_line(tmp_path):
     TokenSequences(IDS.int().numpy() % 90, 5, 1, sha256_of(folder / TOKENIZER)).write(tmp_path / "sequences")
 
     def score(criterion):
-        settings = Settings(device="cpu")
+        settings = ComputeSettings(device="cpu")
         score_checkpoint(
             Checkpoint.open(folder), criterion, tmp_path / criterion, Selection(), tmp_path / "sequences", settings
         )

@@ -10,7 +10,7 @@ import torch
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask
@@ -44,7 +44,7 @@ def test_same_masks_as_torchao(
     monkeypatch.setattr(Wanda, "combine", staticmethod(lambda weight, norms: weight.abs() * norms.square()))
     folder, scores = canonical_folder("llama"), tmp_path / "scores"
     score_checkpoint(
-        Checkpoint.open(folder), "wanda", scores, Selection(), calibration("llama"), Settings(device="cpu")
+        Checkpoint.open(folder), "wanda", scores, Selection(), calibration("llama"), ComputeSettings(device="cpu")
     )
     count_checkpoint(Checkpoint.open(folder), "wanda", None, Selection(), scores).write(tmp_path / "histogram")
     make_mask(Checkpoint.open(folder), tmp_path / "histogram", scope, sparsity, tmp_path / "mask", scores)

@@ -17,7 +17,7 @@ from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.pruning.masks import load_mask, read_mask
-from ltpipe.runtime.simulation import ByteCounter
+from ltpipe.runtime.fake_device import ByteCounter
 from ltpipe.streaming.backward import walk_gradients
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton

@@ -12,7 +12,7 @@ from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.manifest import Manifest, Walks
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
-from ltpipe.evaluation.computing import Settings
+from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
@@ -64,7 +64,7 @@ def plain_loss(source, ids, dtype="auto"):
 
 
 def evaluated(model, ids, **settings):
-    settings = Settings(device="cpu", threads=1, **settings)
+    settings = ComputeSettings(device="cpu", threads=1, **settings)
     return evaluate_checkpoint(Checkpoint.open(model), sequences(ids, model), settings, {"model": "m", "data": "d"})
 
 
@@ -116,7 +116,7 @@ def test_taylor_scores_of_blocks_that_share_a_dict_are_those_of_autograd(tmp_pat
             parameter = live.get_parameter(name)
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             wanted[name] += (parameter * gradient).abs().detach().numpy() / len(ids)
-    settings = Settings(device="cpu", threads=1, micro_batch=1)
+    settings = ComputeSettings(device="cpu", threads=1, micro_batch=1)
     path = tmp_path / "scores"
     score_checkpoint(Checkpoint.open(model), "taylor", path, Selection(), sequences(ids, model), settings)
     file = ScoreFile(path)
@@ -133,7 +133,7 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path):
 def test_gradients_that_transformers_cannot_take_are_refused(tmp_path):
     name, extra, _ = CASES["weights that the forward rescales"]
     model = loaded(saved(name, extra, tmp_path / "source"), tmp_path / "model")
-    data, settings = sequences(tokens(2, 8), model), Settings(device="cpu", threads=1)
+    data, settings = sequences(tokens(2, 8), model), ComputeSettings(device="cpu", threads=1)
     with pytest.raises(UserError, match=r"RwkvForCausalLM has no gradients .*; use a criterion that needs none"):
         score_checkpoint(
             Checkpoint.open(model), "taylor", tmp_path / "scores", Selection(include=["*.key.weight"]), data, settings

@@ -12,7 +12,7 @@ from ltpipe.training.branches import Level, training_of
 from ltpipe.training.distillation import Teaching
 from ltpipe.training.gradual import Schedule
 from ltpipe.training.loop import batches
-from ltpipe.training.run import Named, train_fully
+from ltpipe.training.run import TrainingName, train_fully
 from ltpipe.training.state import start_of
 from ltpipe.training.validate import validation
 
@@ -34,7 +34,7 @@ def material():
 
 def made(material, branch, mode="weights", level=1, **changes):
     task, point, dense, mask = material
-    given = Level(task, Named("s", 0, level, branch), point, mask if level else {}, dense, dense)
+    given = Level(task, TrainingName("s", 0, level, branch), point, mask if level else {}, dense, dense)
     return training_of(replace(given, **changes), SETTINGS, mode, Schedule(10, 30, 5), Teaching(3.0, 0.4, 0.1))
 
 
@@ -102,7 +102,7 @@ def test_reinitialised_weights_have_the_mask_and_nothing_else_in_common_with_the
             assert torch.equal(training.start.weights[name] != 0, kept)
             assert not (training.start.weights[name] == first.weights[name])[kept].any()
     assert not same(one.start.weights, other.start.weights)
-    elsewhere = made(material, "reinitialised-1", named=Named("s", 1, 1, "reinitialised-1"))
+    elsewhere = made(material, "reinitialised-1", named=TrainingName("s", 1, 1, "reinitialised-1"))
     assert not same(one.start.weights, elsewhere.start.weights), "replicates have controls of their own"
 
 
@@ -121,12 +121,12 @@ def test_gradual_pruning_ends_at_the_counts_of_the_level(material, tmp_path):
     training = made(material, "gradual")
     assert point.validation, "the dense model was looked at before step k"
     assert training.start == replace(point, validation=(), best={})
-    record = train_fully(training, tmp_path / "state", tmp_path / "record.json", Named("s", 0, 1, "gradual"))
+    record = train_fully(training, tmp_path / "state", tmp_path / "record.json", TrainingName("s", 0, 1, "gradual"))
     assert record.kept == sum(counts(mask).values())
     assert record.iterations[0] == 30
     with pytest.raises(UserError, match="use iterations from 7 to 40"):
         training_of(
-            Level(material[0], Named("s", 0, 1, "gradual"), point, mask), SETTINGS, "weights",
+            Level(material[0], TrainingName("s", 0, 1, "gradual"), point, mask), SETTINGS, "weights",
             Schedule(0, 30, 5), Teaching(),
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ import trainings
 from trainings import half_mask, settings, toy
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.loop import train
 from ltpipe.training.state import read_state, rewind, start_of
 
@@ -42,7 +42,7 @@ def assert_masked_and_close(found, expected, tolerance):
 
 def test_threads_are_those_asked_for_and_put_back():
     before, seen = torch.get_num_threads(), []
-    computing = Computing("cpu", threads=2)
+    computing = TrainingCompute("cpu", threads=2)
     train(
         TASK.build(0), TASK.train, TASK.loss, GENTLE, START, [lambda _: seen.append(torch.get_num_threads())], 1,
         computing,
@@ -65,9 +65,9 @@ def fresh_accelerator():
 
 def test_bfloat16_computes_and_float32_keeps():
     with fresh_accelerator():
-        mixed = run(Computing("cpu", "bf16"))
+        mixed = run(TrainingCompute("cpu", "bf16"))
     with fresh_accelerator():
-        plain = run(Computing("cpu"))
+        plain = run(TrainingCompute("cpu"))
     assert_masked_and_close(mixed, plain, 0.05)
     assert any(not torch.equal(mixed.weights[name], plain.weights[name]) for name in plain.weights)
 
@@ -76,12 +76,12 @@ def test_each_process_needs_a_device(monkeypatch):
     """On a machine without any they train on the CPU."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
-    Computing()._check_devices(1)
-    Computing("cpu")._check_devices(2)
+    TrainingCompute()._check_devices(1)
+    TrainingCompute("cpu")._check_devices(2)
     with pytest.raises(UserError, match=r"^compute.processes: 2 needs a device per process but sees only 1; .* GPUS=2"):
-        Computing()._check_devices(2)
+        TrainingCompute()._check_devices(2)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    Computing()._check_devices(2)
+    TrainingCompute()._check_devices(2)
 
 
 @pytest.mark.slow
@@ -90,9 +90,9 @@ def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
         "import sys; from pathlib import Path\n"
-        "from test_computing import run; from ltpipe.training.computing import Computing\n"
+        "from test_computing import run; from ltpipe.training.computing import TrainingCompute\n"
         "from ltpipe.training.state import write_state\n"
-        "computing = Computing('cpu'); assert computing.processes == 2\n"
+        "computing = TrainingCompute('cpu'); assert computing.processes == 2\n"
         "state = run(computing, batch=6)\n"
         "if computing.is_first: write_state(Path(sys.argv[1]), state)\n"
     )
@@ -101,7 +101,7 @@ def test_two_processes_train_as_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, tmp_path / "state"], check=True, timeout=200, env=environment)
-    assert_masked_and_close(read_state(tmp_path / "state"), run(Computing("cpu")), 1e-4)
+    assert_masked_and_close(read_state(tmp_path / "state"), run(TrainingCompute("cpu")), 1e-4)
 
 
 @pytest.mark.slow
@@ -109,8 +109,8 @@ def test_processes_end_with_their_killed_launcher(tmp_path):
     """It has the slots of their devices; they would compute on devices that are free for others."""
     script = tmp_path / "stay.py"
     script.write_text(
-        "import os, time; from ltpipe.training.computing import Computing\n"
-        "Computing('cpu').placed_on; print(os.getpid(), flush=True); time.sleep(100)\n"
+        "import os, time; from ltpipe.training.computing import TrainingCompute\n"
+        "TrainingCompute('cpu').placed_on; print(os.getpid(), flush=True); time.sleep(100)\n"
     )
     source = str(Path(trainings.train.__code__.co_filename).parents[2])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", script]

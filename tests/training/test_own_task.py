@@ -8,7 +8,7 @@ import yaml
 
 from ltpipe.training import levels, tasks
 from ltpipe.training.run import Training, train_fully
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import start_of
 from ltpipe.training.task import prepared_task, read_task, write_task
 from ltpipe.workflow.config import check_config
@@ -36,7 +36,7 @@ def test_the_printed_task_is_learned(study, tmp_path):
     read = read_task(tmp_path / "task")
     assert read.identity == task.identity
     train = study["train"]
-    settings = Settings(train["optimizer"], train["learning_rate"], 500, train["batch_size"], 100, seed=0)
+    settings = TrainingSettings(train["optimizer"], train["learning_rate"], 500, train["batch_size"], 100, seed=0)
     start = start_of(read.start(0))
     record = train_fully(Training(read, settings, start), tmp_path / "state", tmp_path / "record")
     assert record.test_accuracy > 0.8

@@ -40,12 +40,12 @@ def test_a_record_knows_its_early_stop_and_density():
 @pytest.mark.parametrize(
     ("written", "changes", "words"),
     [
-        (RECORD, {"kind": "metrics"}, "expected kind 'learning record' in format 2"),
-        (RECORD, {"format": 1}, "expected kind 'learning record' in format 2"),
+        (RECORD, {"kind": "metrics"}, "expected kind 'learning record' in format 3"),
+        (RECORD, {"format": 1}, "expected kind 'learning record' in format 3"),
         (RECORD, {"seconds": None}, "seconds: 'None' is not allowed"),
         (RECORD, {"replicate": True}, "replicate: 'True' is not allowed"),
         (RECORD, {"level": 7.0}, "level: '7.0' is not allowed"),
-        (RECORD, {"study": 7}, "study: '7' is not allowed"),
+        (RECORD, {"training": 7}, "training: '7' is not allowed"),
         (RECORD, {"test_loss": float("nan")}, "NaN is not a JSON number"),
         (RECORD, {"test_loss": "0.1"}, "test_loss: '0.1'"),
         (RECORD, {"test_loss": 10**400}, "test_loss: '1000"),

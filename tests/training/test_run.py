@@ -16,7 +16,7 @@ from trainings import CPU, Toy, before_steps, noisy, noisy_training, settings, t
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.training import levels
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.distillation import Distillation, Teaching
 from ltpipe.training.gradual import Gradual, Schedule
 from ltpipe.training.plugin import Plugin
@@ -141,7 +141,7 @@ def test_identity_knows_all_that_the_result_depends_on():
         replace(base, start=rewind(start_of(noisy(9)), base.start.mask)),
         replace(base, task=toy(train=99)),
         replace(base, task=toy("lenet-300-100")),
-        replace(base, computing=Computing("cpu", threads=2)),
+        replace(base, computing=TrainingCompute("cpu", threads=2)),
         replace(base, gradual=Gradual({"output.weight": 3}, Schedule(0, 10, 2))),
         replace(base, distillation=Distillation(base.start.weights, Teaching())),
         replace(base, distillation=Distillation(base.start.weights, Teaching(temperature=3.0))),

@@ -23,7 +23,7 @@ rule task:
         ),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/prepare_task.py" {params.settings[options]} {params.checkpoint} --study {wildcards.study}'
+        + 'python "$LTPIPE/scripts/prepare_task.py" {params.settings[options]} {params.checkpoint} --training {wildcards.study}'
         " --output {output}"
 
 
@@ -98,7 +98,7 @@ rule training:
         TOLD
         + WITH_DEVICES
         + '{params.launch} "$LTPIPE/scripts/train_branch.py" --task {input.task} --point {input.point} {params.given}'
-        " --study {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
+        " --training {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
         " --branch {wildcards.branch} --seed {wildcards.replicate} {params.settings[options]}"
         " --save-every {resources.save_every} --output {output.state} --record {output.record}"
 
@@ -122,7 +122,7 @@ rule connectivity:
         TOLD
         + WITH_DEVICES
         + 'python "$LTPIPE/scripts/connect.py" --task {input.task} --first {input.ticket} --second {input.other}'
-        " --study {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
+        " --training {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
         " --branches ticket order-{wildcards.order} {params.settings[options]} --output {output}"
 
 
@@ -143,5 +143,5 @@ rule early_bird:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/watch_early_bird.py" --task {input.task} --study {wildcards.study} --seed {wildcards.replicate}'
+        + 'python "$LTPIPE/scripts/watch_early_bird.py" --task {input.task} --training {wildcards.study} --seed {wildcards.replicate}'
         " --sparsity {wildcards.sparsity} {params.settings[options]} --output {output.found} --ticket {output.ticket}"

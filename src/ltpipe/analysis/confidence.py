@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ltpipe.evaluation.metrics import SequenceTotals
+from ltpipe.evaluation.metrics import SequenceSums
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
 
@@ -65,7 +65,7 @@ def draws(sequences: int, seed: int, resamples: int = RESAMPLES) -> Iterator[np.
         yield generator.multinomial(sequences, np.full(sequences, 1 / sequences), size).astype(np.float64)
 
 
-def resample(models: Sequence[SequenceTotals], seed: int = 0, resamples: int = RESAMPLES) -> list[Resampled]:
+def resample(models: Sequence[SequenceSums], seed: int = 0, resamples: int = RESAMPLES) -> list[Resampled]:
     """Return the loss (sum of losses / sum of tokens) and other measures of several models on the same resamples.
 
     Raises:

@@ -147,7 +147,7 @@ class EarlyBird(Record):
     """Where masks drawn while a dense model trained stopped changing.
 
     Attributes:
-        study, replicate: the dense model's study and replicate.
+        training, replicate: the dense model's training and replicate.
         sparsity: sparsity of the masks, as written in the artefact's name.
         rule, threshold, window, patience, chance_corrected: the `Detector`'s settings in effect.
         iterations: iterations at which masks were drawn.
@@ -158,7 +158,7 @@ class EarlyBird(Record):
 
     KIND: ClassVar[str] = "early-bird detection"
 
-    study: str
+    training: str
     replicate: int
     sparsity: str
     rule: str

@@ -16,7 +16,7 @@ from ltpipe.training.loop import train
 from ltpipe.training.packing import packed
 from ltpipe.training.prune import PruningRule, prune
 from ltpipe.training.randomness import digest
-from ltpipe.training.run import Named, Training
+from ltpipe.training.run import Training, TrainingName
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,16 @@ class Drawing:
     slimming: float = 0.0
 
 
-def watch_training(training: Training, drawing: Drawing, detector: Detector, named: Named) -> tuple[EarlyBird, Mask]:
+def watch_training(
+    training: Training, drawing: Drawing, detector: Detector, named: TrainingName
+) -> tuple[EarlyBird, Mask]:
     """Train until the masks have converged, or to the end.
 
     Args:
         training: training of the dense model.
         drawing: which masks to draw.
         detector: when masks count as converged.
-        named: study and replicate.
+        named: training and replicate.
 
     Returns:
         What the detector saw, and the last mask drawn: the early-bird ticket, if it converged.
@@ -101,7 +103,7 @@ def watch_training(training: Training, drawing: Drawing, detector: Detector, nam
             computing=training.computing,
         )
     found = EarlyBird(
-        study=named.study,
+        training=named.training,
         replicate=named.replicate,
         sparsity=drawing.sparsity,
         rule=detector.rule,

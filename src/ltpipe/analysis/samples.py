@@ -35,7 +35,7 @@ class Sample:
     @property
     def sequences(self) -> int:
         """Number of sequences that were resampled."""
-        return len(self.dense.metrics.sequences.tokens)
+        return len(self.dense.metrics.sequence_sums.tokens)
 
 
 def samples(baselines: Sequence[Metrics], tickets: Sequence[Metrics]) -> list[Sample]:
@@ -78,7 +78,7 @@ def check_once(what: str, measured: Sequence[Metrics]) -> None:
 
 def _sample(dense: Metrics, tickets: Sequence[Metrics]) -> Sample:
     measured = [dense, *tickets]
-    resampled = resample([metrics.sequences for metrics in measured])
+    resampled = resample([metrics.sequence_sums for metrics in measured])
     first, *others = (Evaluated(*pair) for pair in zip(measured, resampled, strict=True))
     return Sample(first, tuple(others))
 

@@ -16,8 +16,8 @@ from ltpipe.checkpoints.tensorfile import artefact
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.runtime.errors import UserError
 
-FORMAT = "2"
-KIND = "set of likeliest tokens"
+FORMAT = "3"
+KIND = "set of top-k tokens"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Recorder:
         """The recorded tokens."""
         return TopTokens(self._indices.numpy(), self._log_probabilities.numpy())
 
-    def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
+    def tokens(self, logits: torch.Tensor, predicted: torch.Tensor, first: int) -> torch.Tensor:
         """Return the top-k tokens of each row in the order of `TopTokens`.
 
         `torch.topk` decides which of several equally likely tokens get the last of the k places.
@@ -105,13 +105,13 @@ class Recorder:
         tokens, by_token = top.indices.sort(-1)
         by_likelihood = top.values.gather(-1, by_token).sort(dim=-1, descending=True, stable=True).indices
         tokens = tokens.gather(-1, by_likelihood)
-        tokens[:, :1] = likeliest  # already so, unless more than k tokens tie for first place
+        tokens[:, :1] = predicted  # already so, unless more than k tokens tie for first place
         self._indices[first : first + len(tokens)] = tokens.to("cpu", torch.int32)
         return tokens
 
-    def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
+    def see(self, first: int, predicted: torch.Tensor, log_probabilities: torch.Tensor) -> None:
         """Record the log-probabilities."""
-        self._log_probabilities[first : first + len(likeliest)] = log_probabilities.cpu()
+        self._log_probabilities[first : first + len(predicted)] = log_probabilities.cpu()
 
 
 class Comparison:
@@ -143,16 +143,16 @@ class Comparison:
         """Return the mean of `kl`, nats per token."""
         return float(self.kl.mean())
 
-    def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
+    def tokens(self, logits: torch.Tensor, predicted: torch.Tensor, first: int) -> torch.Tensor:
         """Return the dense model's top-k tokens."""
-        indices = self._reference.indices[first : first + len(likeliest)]
+        indices = self._reference.indices[first : first + len(predicted)]
         return torch.from_numpy(indices.astype(np.int64)).to(logits.device)
 
-    def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
+    def see(self, first: int, predicted: torch.Tensor, log_probabilities: torch.Tensor) -> None:
         """Compare with the dense model's predictions."""
-        rows = slice(first, first + len(likeliest))
+        rows = slice(first, first + len(predicted))
         dense = torch.from_numpy(self._reference.log_probabilities[rows].astype(np.float64))
-        self.agrees[rows] = likeliest[:, 0].cpu() == torch.from_numpy(self._reference.indices[rows, 0].copy())
+        self.agrees[rows] = predicted[:, 0].cpu() == torch.from_numpy(self._reference.indices[rows, 0].copy())
         self.kl[rows] = bucket_kl(dense, log_probabilities.cpu())
 
 

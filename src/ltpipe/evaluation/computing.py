@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ComputeSettings:
     """How to compute.
 
     Attributes:
@@ -49,7 +49,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Computing:
-    """Settings resolved on this machine, for one checkpoint.
+    """Compute settings resolved on this machine, for one checkpoint.
 
     Attributes:
         devices: devices to compute on; several keep the weights of their blocks, and the first everything else.
@@ -66,7 +66,7 @@ class Computing:
     limit: float
 
     @classmethod
-    def of(cls, settings: Settings, checkpoint: Checkpoint, precision: str | None = None) -> "Computing":
+    def of(cls, settings: ComputeSettings, checkpoint: Checkpoint, precision: str | None = None) -> "Computing":
         """Resolve settings for a checkpoint, and set torch's number of threads.
 
         Args:
@@ -116,7 +116,7 @@ class Computing:
         return self.device.type != "cpu"
 
 
-def halving(
+def backing_off(
     sizes: BatchSizes,
     attempt: Callable[[BatchSizes], Result],
     smaller: Callable[[BatchSizes], BatchSizes | None] = BatchSizes.shrunk,

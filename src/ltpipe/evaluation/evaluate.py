@@ -12,10 +12,10 @@ import torch
 
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens
-from ltpipe.evaluation.computing import Computing, Settings, halving
-from ltpipe.evaluation.inputs import Disturbance, Inputs, open_inputs
+from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
+from ltpipe.evaluation.inputs import Inputs, PerturbationSettings, open_inputs
 from ltpipe.evaluation.loss import TokenLosses, token_losses
-from ltpipe.evaluation.metrics import Metrics, SequenceTotals
+from ltpipe.evaluation.metrics import Metrics, SequenceSums
 from ltpipe.evaluation.perturbation import perturbation_named, perturbing
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.evaluation.quality import changed_nothing, performance_retention, perplexity
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
     sequences: Path,
-    settings: Settings,
+    settings: ComputeSettings,
     names: Mapping[str, str],
     mask: Path | None = None,
     baseline: Path | None = None,
     *,
     top_tokens: Path | None = None,
     top_k: int = 32,
-    disturbance: Disturbance | None = None,
+    perturbation: PerturbationSettings | None = None,
 ) -> Metrics:
     """Evaluate a canonical checkpoint, masked if `mask` is given.
 
@@ -53,13 +53,13 @@ def evaluate_checkpoint(
         baseline: metrics of the dense model on the same sequences; required with a mask or a perturbation.
         top_tokens: file of the dense model's top-k tokens: read if there is a baseline, otherwise written.
         top_k: number of tokens to keep for each prediction.
-        disturbance: how to perturb the prunable weights, after the mask.
+        perturbation: how to perturb the prunable weights, after the mask.
 
     Raises:
         UserError: mask, baseline or top-k tokens belong to another model or text, or losses are not finite.
     """
-    inputs = open_inputs(checkpoint, sequences, mask, baseline, disturbance)
-    perturbation = perturbation_named(disturbance.name, disturbance.seed) if disturbance else None
+    inputs = open_inputs(checkpoint, sequences, mask, baseline, perturbation)
+    perturb = perturbation_named(perturbation.name, perturbation.seed) if perturbation else None
     here = Computing.of(settings, checkpoint)
     skeleton = build_skeleton(checkpoint, here.dtype)
     masked = inputs.mask.bits if inputs.mask else ()
@@ -74,7 +74,7 @@ def evaluate_checkpoint(
         here.accelerator,
         here.streamed,
         observe,
-        perturbation,
+        perturb,
         inputs.perturbed,
         here.kept(inputs.manifest),
     )
@@ -82,8 +82,8 @@ def evaluate_checkpoint(
     sizes, planned = planner.fit(wanted, length, here.limit)
 
     fetch = fetch_from(checkpoint.weights, inputs.mask, here.device, here.dtype, other_dtypes(skeleton, here.dtype))
-    if perturbation:
-        fetch = perturbing(fetch, perturbation, inputs.perturbed, inputs.manifest)
+    if perturb:
+        fetch = perturbing(fetch, perturb, inputs.perturbed, inputs.manifest)
     start = time.perf_counter()
     with PrivateMemory() as private:
         model = CausalModel(skeleton, inputs.manifest, fetch, here.device, here.streamed, planner.division, here.shards)
@@ -93,7 +93,7 @@ def evaluate_checkpoint(
         def attempt(sizes: BatchSizes) -> TokenLosses:
             return token_losses(model, input_ids, sizes.micro_batch, sizes.chunk, sizes.super_batch, observer)
 
-        losses, sizes, out_of_memory = halving(sizes, attempt)
+        losses, sizes, out_of_memory = backing_off(sizes, attempt)
     seconds = time.perf_counter() - start
     peak = device_peak(here.devices)
 
@@ -115,8 +115,8 @@ def evaluate_checkpoint(
         scope=pruning.scope if pruning else None,
         seed=pruning.seed if pruning else None,
         sparsity=pruning.sparsity if pruning else None,
-        perturbation=disturbance.name if disturbance else None,
-        perturbation_seed=disturbance.seed if disturbance else None,
+        perturbation=perturbation.name if perturbation else None,
+        perturbation_seed=perturbation.seed if perturbation else None,
         kept=pruning.total_kept if pruning else None,
         total=pruning.total if pruning else None,
         parameters=inputs.manifest.parameters,
@@ -130,7 +130,7 @@ def evaluate_checkpoint(
         top_k=observer.k if observer else None,
         protocol=inputs.protocol,  # type: ignore[arg-type]  # words are checked when they are written
         bos=inputs.bos,  # type: ignore[arg-type]
-        windows=count,
+        num_sequences=count,
         tokens=losses.losses.numel(),
         precision=here.precision,  # type: ignore[arg-type]
         device=", ".join(map(str, here.devices)),
@@ -148,7 +148,7 @@ def evaluate_checkpoint(
         peak_device_bytes=peak.allocated if peak else None,
         peak_device_reserved_bytes=peak.reserved if peak else None,
         seconds=seconds,
-        sequences=_sequence_totals(losses, compared),
+        sequence_sums=_sequence_sums(losses, compared),
         provenance=provenance(inputs.hashes, asdict(settings) | {"top_k": top_k}),
     )
 
@@ -168,9 +168,9 @@ def _observe(
     return partial(Recorder, predictions, min(top_k, vocabulary)) if top_k else None
 
 
-def _sequence_totals(losses: TokenLosses, compared: Comparison | None) -> SequenceTotals:
+def _sequence_sums(losses: TokenLosses, compared: Comparison | None) -> SequenceSums:
     count, targets = losses.losses.shape
-    return SequenceTotals(
+    return SequenceSums(
         losses.loss_sums().tolist(),
         losses.correct.sum(1).tolist(),
         [targets] * count,

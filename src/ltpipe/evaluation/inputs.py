@@ -19,7 +19,7 @@ from ltpipe.runtime.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class PerturbationSettings:
     """How weights are perturbed.
 
     Attributes:
@@ -78,7 +78,7 @@ def open_inputs(
     sequences: Path,
     mask: Path | None,
     baseline: Path | None,
-    disturbance: Disturbance | None,
+    perturbation: PerturbationSettings | None,
 ) -> Inputs:
     """Read and check the inputs of an evaluation; see `evaluate_checkpoint`.
 
@@ -88,17 +88,17 @@ def open_inputs(
     manifest = checkpoint.manifest
     data, digest = read_sequences(sequences, checkpoint)
     measured_on = {"checkpoint": manifest.fingerprint, "sequences": digest}
-    if (mask is None and disturbance is None) != (baseline is None):
+    if (mask is None and perturbation is None) != (baseline is None):
         raise UserError(
             "a ticket, or a model with --perturbation, is measured against its dense model: "
-            + ("give --mask and --baseline, or neither" if disturbance is None else "give --baseline")
+            + ("give --mask and --baseline, or neither" if perturbation is None else "give --baseline")
         )
     hashes, pruning = measured_on, None
     if mask is not None:
         pruning = read_mask_for(mask, manifest)
         hashes = hashes | {"mask": sha256_of(mask)}
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
-    names = (pruning.bits if pruning else disturbance.prunable.names(manifest)) if disturbance else ()
+    names = (pruning.bits if pruning else perturbation.prunable.names(manifest)) if perturbation else ()
     return Inputs(
         manifest, data.input_ids, data.protocol, data.bos, pruning, frozenset(names), loss, measured_on, hashes
     )

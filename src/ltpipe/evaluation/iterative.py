@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.evaluation.computing import Computing, Settings, halving
+from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
 from ltpipe.evaluation.inputs import read_sequences
 from ltpipe.evaluation.loss import TokenLosses, token_losses
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
@@ -32,7 +32,7 @@ def simulate_iterative_pruning(
     checkpoint: Checkpoint,
     histogram: Path,
     sequences: Path,
-    settings: Settings,
+    settings: ComputeSettings,
     target: float,
     rounds: int,
     batch: int,
@@ -114,7 +114,7 @@ class _Walk:
     """Evaluates one model with one mask after another."""
 
     def __init__(
-        self, checkpoint: Checkpoint, masked: tuple[str, ...], settings: Settings, input_ids: torch.Tensor
+        self, checkpoint: Checkpoint, masked: tuple[str, ...], settings: ComputeSettings, input_ids: torch.Tensor
     ) -> None:
         self.here = Computing.of(settings, checkpoint)
         here, self._input_ids = self.here, input_ids
@@ -144,5 +144,5 @@ class _Walk:
             part = self._input_ids[:count]
             return token_losses(self._model, part, sizes.micro_batch, sizes.chunk, sizes.super_batch)
 
-        found, self._sizes, _ = halving(self._sizes, attempt)
+        found, self._sizes, _ = backing_off(self._sizes, attempt)
         return found

@@ -19,12 +19,12 @@ class Observer(Protocol):
     Positions count predicted tokens in row-major order of [sequences, tokens - 1].
     """
 
-    def tokens(self, logits: torch.Tensor, likeliest: torch.Tensor, first: int) -> torch.Tensor:
+    def tokens(self, logits: torch.Tensor, predicted: torch.Tensor, first: int) -> torch.Tensor:
         """Return the tokens whose log-probabilities are wanted.
 
         Args:
             logits: [rows, vocabulary] in the dtype of the computation; do not change them.
-            likeliest: int64 [rows, 1], the first of the most likely tokens.
+            predicted: int64 [rows, 1], the first of the most likely tokens.
             first: position of the first row; the others follow it.
 
         Returns:
@@ -32,12 +32,12 @@ class Observer(Protocol):
         """
         ...
 
-    def see(self, first: int, likeliest: torch.Tensor, log_probabilities: torch.Tensor) -> None:
+    def see(self, first: int, predicted: torch.Tensor, log_probabilities: torch.Tensor) -> None:
         """Take the requested log-probabilities.
 
         Args:
             first: position of the first row.
-            likeliest: int64 [rows, 1].
+            predicted: int64 [rows, 1].
             log_probabilities: float32 [rows, k + 1] of the k tokens, and of all other tokens together.
         """
         ...
@@ -144,8 +144,8 @@ def cross_entropy(
     computed as a difference from one, which would be mere rounding error if they are unlikely.
     """
     targets = targets.to(logits.device).unsqueeze(-1)
-    highest, likeliest = logits.max(-1, keepdim=True)
-    tokens = targets if observer is None else torch.cat([targets, observer.tokens(logits, likeliest, first)], -1)
+    highest, predicted = logits.max(-1, keepdim=True)
+    tokens = targets if observer is None else torch.cat([targets, observer.tokens(logits, predicted, first)], -1)
     highest, wanted = highest.float(), logits.gather(-1, tokens).float()
     odds = logits.float().sub_(highest).exp_()
     normaliser = odds.sum(-1, keepdim=True).log_()
@@ -153,5 +153,5 @@ def cross_entropy(
     if observer is not None:
         others = odds.scatter_(-1, tokens[:, 1:], 0).sum(-1, keepdim=True).log_().sub_(normaliser)
         known = surprisal[:, 1:].neg().clamp_(min=torch.finfo(torch.float32).min)  # a model may rule a token out
-        observer.see(first, likeliest, torch.cat([known, others.clamp_(min=LEAST_OTHERS)], -1))
-    return surprisal[:, 0].cpu(), (likeliest == targets).squeeze(-1).cpu()
+        observer.see(first, predicted, torch.cat([known, others.clamp_(min=LEAST_OTHERS)], -1))
+    return surprisal[:, 0].cpu(), (predicted == targets).squeeze(-1).cpu()

@@ -23,7 +23,7 @@ CanonicalSparsity = Annotated[str, Predicate(_is_canonical)]
 
 
 @dataclass(frozen=True)
-class SequenceTotals:
+class SequenceSums:
     """Per-sequence sums, for paired intervals.
 
     Attributes:
@@ -74,9 +74,9 @@ class Metrics(Record):
         kl: KL divergence of the predictions from the dense model's, over its top-k tokens and all others as one,
             nats per token: a lower bound of that over the vocabulary. None as for `agreement`.
         top_k: the k; for the dense model the number of tokens kept; None if none were kept.
-        protocol: how the text became windows: `documents`, or `wikitext2` as in the literature.
-        bos: which windows begin as the tokenizer begins a text: `each window`, `first window` or `never`.
-        windows: number of sequences evaluated; each predicts one token fewer than it has.
+        protocol: how the text became sequences: `documents`, or `wikitext2` as in the literature.
+        bos: which sequences begin as the tokenizer begins a text: `each window`, `first window` or `never`.
+        num_sequences: number of sequences evaluated; each predicts one token fewer than it has.
         tokens: number of predicted tokens.
         precision: dtype of the computation; losses are float32 and summed in float64.
         device: device it ran on.
@@ -92,7 +92,7 @@ class Metrics(Record):
         peak_device_bytes, peak_device_reserved_bytes: peak bytes of tensors on the accelerator, and of memory that its
             allocator reserved for them; None on the CPU.
         seconds: wall time of the evaluation, without start-up.
-        sequences: per-sequence sums.
+        sequence_sums: sums per sequence.
         provenance: versions, commit, input hashes, settings.
     """
 
@@ -120,7 +120,7 @@ class Metrics(Record):
     top_k: Positive | None = None
     protocol: Literal["documents", "wikitext2"] = "documents"
     bos: Literal["each window", "first window", "never"] = "never"
-    windows: Positive
+    num_sequences: Positive
     tokens: Positive
     precision: Literal["float32", "bfloat16", "float16"]
     device: Word
@@ -138,7 +138,7 @@ class Metrics(Record):
     peak_device_bytes: Count | None
     peak_device_reserved_bytes: Count | None
     seconds: Amount
-    sequences: SequenceTotals
+    sequence_sums: SequenceSums
     provenance: Mapping[str, Any]
 
     @classmethod
@@ -151,9 +151,9 @@ class Metrics(Record):
         ticket = f"{self.criterion} {self.scope} {self.sparsity}" if self.criterion else "dense"
         perturbed = f" with {self.perturbation}" if self.perturbation else ""
         agreement = "" if self.agreement is None else f", agreement {self.agreement:.4f}, KL {self.kl:.4f}"
-        # Published numbers are perplexities with a protocol and a number of windows.
+        # Published numbers are perplexities with a protocol and a number of sequences.
         published = (
-            f"{self.protocol} perplexity {self.perplexity:.4f} over {self.windows} windows, "
+            f"{self.protocol} perplexity {self.perplexity:.4f} over {self.num_sequences} sequences, "
             if (self.protocol != "documents" and self.perplexity is not None)
             else ""
         )

@@ -18,8 +18,8 @@ from ltpipe.evaluation.loss import Observer, walk
 from ltpipe.evaluation.perturbation import Perturbation, perturbing
 from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake, fake_accelerator
 from ltpipe.runtime.memory import GIB
-from ltpipe.runtime.simulation import CONTENTS, ByteCounter, Peak, fake, simulated_accelerator
 from ltpipe.streaming.blocks import Division, Part, find_rules
 from ltpipe.streaming.lending import Fetch
 from ltpipe.streaming.model import CausalModel
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK, OUTSIDE, MASK = "weights of blocks", "weights of embeddings and head", "mask"
 HIDDEN, ACTIVATIONS, LOGITS = "hidden states", "activations", "logits"
-LIKELIEST = "likeliest tokens"
+TOP_TOKENS = "top-k tokens"
 KEPT = "weights that are kept"
 
 _MICRO_BATCH_TOKENS = 4096
@@ -118,7 +118,7 @@ class EvaluationPlanner:
         self._observe, self._perturbation, self._perturbed = observe, perturbation, frozenset(perturbed)
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
         self._masked, self._kept = frozenset(masked), kept
-        self._device = simulated_accelerator() if accelerator else torch.device("cpu")
+        self._device = fake_accelerator() if accelerator else torch.device("cpu")
         self.division: Division | None = None
         self._known, self.unforeseen = False, ""
 
@@ -168,7 +168,7 @@ class EvaluationPlanner:
             input_ids = torch.zeros((sizes.super_batch, length), dtype=torch.long)
             counter = ByteCounter(self._device)
             fetch = self._fetch(counter)
-            division = self._as_simulated(skeleton, fetch, length)
+            division = self._as_fake(skeleton, fetch, length)
             with counter:
                 model = LabelledModel(skeleton, self._manifest, fetch, self._device, division is not None, division)
                 model.counter = counter
@@ -179,11 +179,11 @@ class EvaluationPlanner:
 
     def _run(self, model: "LabelledModel", fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:  # noqa: ARG002
         """Run the computation to plan."""
-        with model.counter.labelled(LIKELIEST):
+        with model.counter.labelled(TOP_TOKENS):
             observer = self._observe() if self._observe else None
         walk(model, input_ids, sizes.micro_batch, sizes.chunk, observer)
 
-    def _as_simulated(self, skeleton: nn.Module, fetch: Fetch, length: int) -> Division | None:
+    def _as_fake(self, skeleton: nn.Module, fetch: Fetch, length: int) -> Division | None:
         """Return the division of a walk over fake tensors.
 
         A model that looks at an attention mask's values before it uses it cannot do so here: it may call its blocks

@@ -56,7 +56,7 @@ def describe_checkpoint(manifest: Path) -> Description:
 
 def _metrics(path: Path) -> Description:
     found = Metrics.read(path)
-    left_out = ("sequences", "provenance", "planned_parts")
+    left_out = ("sequence_sums", "provenance", "planned_parts")
     facts = {field.name: getattr(found, field.name) for field in fields(found) if field.name not in left_out}
     kind = "metrics of a ticket" if found.sparsity is not None else "metrics of a dense model"
     return describe_file(path, kind, facts | _origin(found.provenance))

@@ -83,7 +83,7 @@ def _sequences(path: Path) -> Description:
     return describe_file(path, "set of token sequences", facts)
 
 
-def _likeliest(path: Path) -> Description:
+def _top_tokens(path: Path) -> Description:
     from ltpipe.evaluation.agreement import FORMAT, KIND
 
     with artefact(path, KIND, FORMAT) as file:
@@ -123,7 +123,7 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "histogram": _histogram,
     "set of scores": _scores,
     "set of token sequences": _sequences,
-    "set of likeliest tokens": _likeliest,
+    "set of top-k tokens": _top_tokens,
     "training state": _state,
     "task": _task,
 }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ltpipe.evaluation.plan import BatchSizes
-from ltpipe.runtime.simulation import Peak
+from ltpipe.runtime.fake_device import Peak
 
 
 @dataclass(frozen=True)

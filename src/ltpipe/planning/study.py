@@ -22,8 +22,8 @@ from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import streaming_bytes
 from ltpipe.runtime.device import AUTO_SHARD
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.memory import GIB, private_host_bytes
-from ltpipe.runtime.simulation import Peak
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner

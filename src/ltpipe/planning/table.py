@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ltpipe.planning.stages import StagePlan, fits
+from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.jsonfiles import write_record
-from ltpipe.runtime.simulation import Peak
 from ltpipe.workflow.config import Config
 from ltpipe.workflow.resources import memory_settings
 

@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from ltpipe.planning.architecture import architecture
 from ltpipe.planning.stages import StagePlan
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake
 from ltpipe.runtime.memory import private_host_bytes
-from ltpipe.runtime.simulation import CONTENTS, ByteCounter, Peak, fake
 from ltpipe.runtime.sources import Source
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.task import Task, foreseen_task
 from ltpipe.workflow import studies
 from ltpipe.workflow.config import Config
@@ -59,7 +59,7 @@ def plan_trainings(config: Config) -> Iterator[StagePlan]:
         yield from _plan_study(config, name, study)
 
 
-def step_of(task: Task, settings: Settings, mixed_precision: str, processes: int) -> Step:
+def step_of(task: Task, settings: TrainingSettings, mixed_precision: str, processes: int) -> Step:
     """Run two steps on tensors without contents; the first creates the optimizer's state.
 
     Args:
@@ -111,7 +111,7 @@ def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[St
     train, compute, step_k = study["train"], study["compute"], study["rewind"]["step"]
     task = foreseen_task(study["task"], f"imp.{name}.task", _pretrained(config, study))
     chosen = {key: value for key, value in train.items() if key != "trainer_fn"}
-    settings = Settings(**chosen | {"milestones": tuple(train["milestones"])}, seed=0)
+    settings = TrainingSettings(**chosen | {"milestones": tuple(train["milestones"])}, seed=0)
     try:
         step = step_of(task, settings, compute["mixed_precision"], compute["processes"])
     except CONTENTS as error:

@@ -43,8 +43,8 @@ def report_provenance(dense: Sequence[Metrics], records: Sequence[LearningRecord
     for metrics in dense:
         for what, fingerprint in metrics.provenance["inputs"].items():
             lines[f"{what} of {metrics.model}, {metrics.data}"] = fingerprint
-    for training in sorted({record.study for record in records}):
-        runs = [record for record in records if record.study == training]
+    for training in sorted({record.training for record in records}):
+        runs = [record for record in records if record.training == training]
         alike = [set(record.inputs.items()) for record in runs]
         lines |= {f"{what} of {training}": hashed for what, hashed in sorted(set.intersection(*alike))}
         seeds = sorted({record.replicate for record in runs})

@@ -69,13 +69,13 @@ class Trainings:
         for record, following in zip(self.records, self.records[1:], strict=False):
             if _order(record) == _order(following):
                 raise UserError(
-                    f"records: two of training '{record.study}', replicate {record.replicate}, level {record.level}, "
-                    f"branch '{record.branch}'; give each once"
+                    f"records: two of training '{record.training}', replicate {record.replicate}, "
+                    f"level {record.level}, branch '{record.branch}'; give each once"
                 )
         found: dict[tuple[str, int, str, str | None], list[LearningRecord]] = {}
         for record in self.records:
             branch = Branch.named(record.branch)
-            found.setdefault((record.study, record.level, branch.kind, branch.donor), []).append(record)
+            found.setdefault((record.training, record.level, branch.kind, branch.donor), []).append(record)
         self._treatments = {key: Treatment(*key, tuple(alike)) for key, alike in found.items()}
 
     def __iter__(self) -> Iterator[Treatment]:
@@ -85,7 +85,7 @@ class Trainings:
     @property
     def names(self) -> list[str]:
         """Names of the trainings."""
-        return sorted({record.study for record in self.records})
+        return sorted({record.training for record in self.records})
 
     def treatment(self, training: str, level: int, kind: str = TICKET) -> Treatment | None:
         """The treatment of a kind without donor; None if there is none. The dense model is the ticket of level 0."""
@@ -139,4 +139,4 @@ def label(branch: str, donor: Any = None) -> str:
 def _order(record: LearningRecord) -> tuple[Any, ...]:
     branch = Branch.named(record.branch)
     kind, seed = KINDS.index(branch.kind), -1 if branch.seed is None else branch.seed
-    return record.study, record.level, kind, branch.donor or "", record.replicate, seed
+    return record.training, record.level, kind, branch.donor or "", record.replicate, seed

@@ -11,13 +11,13 @@ from ltpipe.runtime.memory import available_host_bytes
 AUTO_SHARD = "auto-shard"
 """Names all accelerators that a process sees, which together hold a model's weights."""
 
-SIMULATED = "simgpu"
-"""Type of the fake device of `ltpipe.runtime.simulation`."""
+FAKE = "fakegpu"
+"""Type of the fake device of `ltpipe.runtime.fake_device`."""
 
 
 def has_streams(device: torch.device) -> bool:
     """Return whether copies to the device can overlap with computation, from pinned memory on their own stream."""
-    return device.type not in ("cpu", SIMULATED)
+    return device.type not in ("cpu", FAKE)
 
 
 def devices_named(name: str) -> tuple[torch.device, ...]:

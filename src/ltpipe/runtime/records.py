@@ -38,7 +38,7 @@ class Record:
     __pydantic_config__: ClassVar[Mapping[str, Any]] = STRICT
     KIND: ClassVar[str]
     """What the file is, for example `learning record`."""
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     @classmethod
     def head(cls) -> dict[str, Any]:

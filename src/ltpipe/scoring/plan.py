@@ -10,7 +10,7 @@ from torch import nn
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BLOCK, LOGITS, OUTSIDE, BatchSizes, EvaluationPlanner, LabelledModel
-from ltpipe.runtime.simulation import ByteCounter
+from ltpipe.runtime.fake_device import ByteCounter
 from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.scoring.subject import Accumulator, AccumulatorType, Deliver

@@ -9,14 +9,14 @@ import torch
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.evaluation.computing import Computing, Settings, halving
+from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
 from ltpipe.evaluation.inputs import read_sequences
 from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.scorefile import score_writer
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.options import Given, as_given
-from ltpipe.runtime.simulation import Peak
 from ltpipe.scoring.criterion import ActivationCriterion, Criterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
@@ -32,7 +32,7 @@ def score_checkpoint(
     output: Path,
     selection: Selection,
     sequences: Path | None,
-    settings: Settings,
+    settings: ComputeSettings,
     options: Given = MappingProxyType({}),
 ) -> Peak:
     """Score the selected weights of a canonical checkpoint, and write the score file.
@@ -82,7 +82,7 @@ def score_checkpoint(
         less = sizes.shrunk() if rule.batch is None else None
         return None if less is None or less.super_batch < count else less
 
-    halving(sizes, attempt, smaller)
+    backing_off(sizes, attempt, smaller)
     return planned
 
 

@@ -10,8 +10,8 @@ from ltpipe.training.distillation import Distillation, Teaching
 from ltpipe.training.gradual import Gradual, Schedule
 from ltpipe.training.levels import Tensors
 from ltpipe.training.record import Branch
-from ltpipe.training.run import Named, Training
-from ltpipe.training.settings import Settings
+from ltpipe.training.run import Training, TrainingName
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import TrainingState, rewind, start_of
 from ltpipe.training.task import Task
 
@@ -32,8 +32,8 @@ class Level:
     """The inputs to a branch of a level.
 
     Attributes:
-        task: the study's task.
-        named: study, replicate, level and branch.
+        task: the training's task.
+        named: training, replicate, level and branch.
         point: the state at step k.
         mask: the mask of this level or of a donor; `{}` at level 0.
         trained: the previous level's ticket, for rewinding modes that keep its weights.
@@ -41,14 +41,16 @@ class Level:
     """
 
     task: Task
-    named: Named
+    named: TrainingName
     point: TrainingState
     mask: Tensors
     trained: TrainingState | None = None
     teacher: TrainingState | None = None
 
 
-def training_of(level: Level, settings: Settings, mode: Rewind, gradual: Schedule, teaching: Teaching) -> Training:
+def training_of(
+    level: Level, settings: TrainingSettings, mode: Rewind, gradual: Schedule, teaching: Teaching
+) -> Training:
     """Return the training of a branch.
 
     - `ticket` starts as `mode` says.
@@ -106,7 +108,7 @@ def _rewound(level: Level, mode: Rewind, mask: Tensors) -> TrainingState:
     return rewind(level.point, mask, level.trained)
 
 
-def _last_rate(settings: Settings) -> Settings:
+def _last_rate(settings: TrainingSettings) -> TrainingSettings:
     rate = settings.rate(settings.iterations - 1)
     return replace(settings, learning_rate=rate, warmup=0, milestones=())
 

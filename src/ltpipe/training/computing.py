@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Computing:
+class TrainingCompute:
     """How to compute. These are machine settings, except the precision, which changes the result.
 
     With several processes (`python -m torch.distributed.run`), each takes its part of every batch and gradients are

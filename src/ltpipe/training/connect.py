@@ -2,7 +2,7 @@
 
 import torch
 
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.connectivity import Line, error_along_line
 from ltpipe.training.live import load_values
 from ltpipe.training.state import TrainingState
@@ -10,7 +10,7 @@ from ltpipe.training.task import Task
 from ltpipe.training.validate import evaluate
 
 
-def line_between(task: Task, first: TrainingState, second: TrainingState, computing: Computing) -> Line:
+def line_between(task: Task, first: TrainingState, second: TrainingState, computing: TrainingCompute) -> Line:
     """Return the errors at 30 points between the final states of two trainings, running statistics included.
 
     Errors are fractions of the test labels, as in the paper. They are never used to choose anything.

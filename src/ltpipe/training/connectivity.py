@@ -86,10 +86,10 @@ def error_along_line(
 
 @dataclass(frozen=True)
 class Connectivity(Record):
-    """The line between two trainings of a study.
+    """The line between two branches of a training.
 
     Attributes:
-        study, replicate, level: the study, replicate and level of both branches.
+        training, replicate, level: the training, replicate and level of both branches.
         branches: W1 and W2, for example `ticket` and `order-1`: trained from one W_k with different data orders.
         alphas: values of a in a W1 + (1 - a) W2, from 0 to 1.
         errors: the error at each alpha, a fraction of the test labels.
@@ -99,7 +99,7 @@ class Connectivity(Record):
 
     KIND: ClassVar[str] = "linear connectivity"
 
-    study: str
+    training: str
     replicate: int
     level: int
     branches: tuple[str, str]
@@ -119,6 +119,6 @@ class Connectivity(Record):
             raise ValueError(f"barrier: {self.barrier} does not match the errors")
 
     @classmethod
-    def of(cls, study: str, replicate: int, level: int, branches: tuple[str, str], line: Line) -> Connectivity:
+    def of(cls, training: str, replicate: int, level: int, branches: tuple[str, str], line: Line) -> Connectivity:
         """Record the line between two branches."""
-        return cls(study, replicate, level, branches, line.alphas, line.errors, line.barrier, line.stable)
+        return cls(training, replicate, level, branches, line.alphas, line.errors, line.barrier, line.stable)

@@ -7,9 +7,9 @@ from torch import nn
 
 from ltpipe.runtime.determinism import stable_seed
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.levels import Tensors
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import Point, TrainingState, copied
 
 
@@ -32,9 +32,9 @@ class LiveTraining:
     def __init__(
         self,
         model: nn.Module,
-        settings: Settings,
+        settings: TrainingSettings,
         state: TrainingState,
-        computing: Computing,
+        computing: TrainingCompute,
         callbacks: Sequence["Callback"] = (),
     ) -> None:
         self.settings, self.computing, self.iteration, self.stopped = settings, computing, state.iteration, False

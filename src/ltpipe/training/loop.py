@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.examples import Examples
 from ltpipe.training.live import Callback, LiveTraining
 from ltpipe.training.randomness import generator
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import TrainingState
 
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -37,11 +37,11 @@ def train(
     model: nn.Module,
     examples: Examples,
     loss: Loss,
-    settings: Settings,
+    settings: TrainingSettings,
     start: TrainingState,
     callbacks: Sequence[Callback] = (),
     until: int | None = None,
-    computing: Computing = Computing(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
     trainer: Trainer = take_steps,
 ) -> TrainingState:
     """Train from `start` until `until` iterations are done in total; pruned weights are exactly 0 after every step.

@@ -12,7 +12,7 @@ from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import as_given
 from ltpipe.scoring.criterion import criterion_options
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.levels import Kind, Tensors, dense_mask, layer_fractions, prune_globally, prune_layers
 from ltpipe.training.live import load_values
 from ltpipe.training.packing import packed
@@ -54,7 +54,7 @@ def prune_level(
     ranked: TrainingState,
     rule: PruningRule,
     replicate: int,
-    computing: Computing = Computing(),  # noqa: B008
+    computing: TrainingCompute = TrainingCompute(),  # noqa: B008
     before: Tensors = MappingProxyType({}),
 ) -> Mask:
     """Prune a model by one more level.
@@ -63,7 +63,7 @@ def prune_level(
     and SynFlow, which prune once at initialisation.
 
     Args:
-        task: the study's task.
+        task: the training's task.
         ranked: final state of the previous level's ticket, whose mask is pruned further; or the state at the rewinding
             step, which has no mask.
         rule: what to prune.

@@ -22,7 +22,7 @@ class Branch:
     Attributes:
         kind: one of `KINDS`; `ticket` at level 0 is the dense model.
         seed: the control's number; None for kinds that a level has once.
-        donor: study whose mask was transplanted; None for other kinds.
+        donor: training whose mask was transplanted; None for other kinds.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Branch:
         if name in SINGLE:
             return cls(kind)
         kinds = [f"{each}-N" if each in NUMBERED else each for each in KINDS[:-1]]
-        raise ValueError(f"branch: '{name}' is not allowed; use {', '.join(kinds)} or {TRANSPLANTED}-STUDY")
+        raise ValueError(f"branch: '{name}' is not allowed; use {', '.join(kinds)} or {TRANSPLANTED}-TRAINING")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LearningRecord(Record):
     """The results of a training.
 
     Attributes:
-        study, replicate, level, branch: which training; `ticket` at level 0 is the dense model.
+        training, replicate, level, branch: what was trained; `ticket` at level 0 is the dense model.
         iterations, validation_losses, validation_accuracies: the validation curve; nats per label, fractions.
         early_stop_iteration: the iteration with the smallest validation loss, the first of several.
         test_loss, test_accuracy: with the weights at that iteration; nats per label, a fraction.
@@ -65,7 +65,7 @@ class LearningRecord(Record):
 
     KIND: ClassVar[str] = "learning record"
 
-    study: str
+    training: str
     replicate: int
     level: int
     branch: str
@@ -100,7 +100,7 @@ class LearningRecord(Record):
     def __str__(self) -> str:
         """Summarise the record in one line."""
         return (
-            f"{self.study} {self.replicate}, level {self.level}, {self.branch}: {self.weights_remaining:.2%} of "
+            f"{self.training} {self.replicate}, level {self.level}, {self.branch}: {self.weights_remaining:.2%} of "
             f"weights, test accuracy {self.test_accuracy:.2%} after {self.early_stop_iteration} iterations"
         )
 

@@ -14,7 +14,7 @@ from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import remove
 from ltpipe.runtime.progress import counting
 from ltpipe.runtime.provenance import provenance
-from ltpipe.training.computing import Computing
+from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.distillation import Distillation
 from ltpipe.training.gradual import Gradual
 from ltpipe.training.live import Callback, LiveTraining, load_values
@@ -22,7 +22,7 @@ from ltpipe.training.loop import Loss, Trainer, take_steps, train
 from ltpipe.training.plugin import Plugin
 from ltpipe.training.randomness import digest
 from ltpipe.training.record import LearningRecord
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.state import TrainingState, read_state, write_state
 from ltpipe.training.task import Task
 from ltpipe.training.validate import evaluate, validation
@@ -31,10 +31,10 @@ logger = logging.getLogger("ltpipe")
 
 
 @dataclass(frozen=True)
-class Named:
-    """Identify one training of a study."""
+class TrainingName:
+    """Identify one run: a branch of a training's replicate at a level."""
 
-    study: str = "study"
+    training: str = "training"
     replicate: int = 0
     level: int = 0
     branch: str = "ticket"
@@ -56,9 +56,9 @@ class Training:
     """
 
     task: Task
-    settings: Settings
+    settings: TrainingSettings
     start: TrainingState
-    computing: Computing = field(default_factory=Computing)
+    computing: TrainingCompute = field(default_factory=TrainingCompute)
     save_every: int = 1000
     gradual: Gradual | None = None
     distillation: Distillation | None = None
@@ -98,7 +98,7 @@ def train_to(training: Training, iteration: int, output: Path) -> TrainingState:
 
 
 def train_fully(
-    training: Training, output: Path, record: Path, named: Named = Named(), rewind_step: int = 0
+    training: Training, output: Path, record: Path, named: TrainingName = TrainingName(), rewind_step: int = 0
 ) -> LearningRecord:
     """Train to the end, evaluate the test examples once, and write state and record.
 
@@ -108,7 +108,7 @@ def train_fully(
             state, which would be half of the file: no training continues from it.
         record: path of the learning record.
         named: which training this is, for the record.
-        rewind_step: the study's k, for the record.
+        rewind_step: the training's k, for the record.
     """
     begun = time.perf_counter()
     model, state = _resumed(training, output, training.settings.iterations)
@@ -192,7 +192,7 @@ def _saving(path: Path, identity: str, every: int) -> Callback:
 
 
 def _recorded(
-    training: Training, model: nn.Module, state: TrainingState, named: Named, rewind_step: int, begun: float
+    training: Training, model: nn.Module, state: TrainingState, named: TrainingName, rewind_step: int, begun: float
 ) -> LearningRecord:
     """Return the record. Only here does a training read test examples."""
     task, curve = training.task, state.validation

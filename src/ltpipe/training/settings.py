@@ -14,8 +14,8 @@ BETAS = (0.9, 0.999)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of one training.
+class TrainingSettings:
+    """TrainingSettings of one training.
 
     Attributes:
         optimizer: `sgd`, `adam`, or `adamw` (decoupled weight decay).

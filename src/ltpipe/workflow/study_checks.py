@@ -5,7 +5,7 @@ from typing import Any
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import as_given
 from ltpipe.scoring.criterion import criterion_options, every_criterion
-from ltpipe.training.settings import Settings
+from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.tasks import task_names
 
 Config = dict[str, Any]
@@ -40,7 +40,7 @@ def _check_steps(where: str, study: Config) -> None:
             f"use 0 to {iterations - 1}"
         )
     try:
-        Settings(seed=0, **{name: value for name, value in train.items() if name != "trainer_fn"})
+        TrainingSettings(seed=0, **{name: value for name, value in train.items() if name != "trainer_fn"})
     except UserError as error:
         raise UserError(f"{where}.train.{error}") from None
     if train["batch_size"] % study["compute"]["processes"]:

@@ -22,11 +22,10 @@ COLUMNS: Columns = {
 
 def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
     """Return one row per point of a line, by training, replicate, level, branches and position."""
-    ordered = sorted(lines, key=lambda line: (line.study, line.replicate, line.level, line.branches))
+    ordered = sorted(lines, key=lambda line: (line.training, line.replicate, line.level, line.branches))
     rows = [
         {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
         | {
-            "training": line.study,
             "first": line.branches[0],
             "second": line.branches[1],
             "alpha": alpha,

@@ -47,7 +47,7 @@ def evaluation_costs(baselines: Iterable[Metrics], tickets: Iterable[Metrics], p
 
 def training_costs(records: Iterable[LearningRecord]) -> Frame:
     """Return one row per training."""
-    return _table(_Run(STAGES[-1], record.study, None, record.seconds) for record in records)
+    return _table(_Run(STAGES[-1], record.training, None, record.seconds) for record in records)
 
 
 def arranged(costs: Frame) -> Frame:

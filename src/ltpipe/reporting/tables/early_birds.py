@@ -24,10 +24,10 @@ COLUMNS: Columns = {
 
 def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
     """Return one row per mask drawn, by training, replicate, sparsity and iteration."""
-    ordered = sorted(birds, key=lambda bird: (bird.study, bird.replicate, float(bird.sparsity)))
+    ordered = sorted(birds, key=lambda bird: (bird.training, bird.replicate, float(bird.sparsity)))
     rows = [
         {name: getattr(bird, name) for name in COLUMNS if hasattr(bird, name)}
-        | {"training": bird.study, "sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
+        | {"sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
         for bird in ordered
         for iteration, distance in zip(bird.iterations, bird.distances, strict=True)
     ]

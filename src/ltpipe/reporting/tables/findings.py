@@ -53,7 +53,7 @@ class Finding:
 
 def findings_table(trainings: Trainings, lines: Sequence[Connectivity]) -> Frame:
     """Return one row per training and finding; a finding without branches or lines in the training has no row."""
-    names = sorted({*trainings.names, *(line.study for line in lines)})
+    names = sorted({*trainings.names, *(line.training for line in lines)})
     found = [
         _at_chance(finding, dense)
         if (dense := trainings.treatment(training, 0)) and not dense.beats_chance
@@ -84,8 +84,8 @@ def _findings(training: str, trainings: Trainings, lines: Sequence[Connectivity]
             control = controls[ticket.level]
             if control:
                 yield from _against(ticket, control, remaining)
-    for level in sorted({line.level for line in lines if line.study == training}):
-        alike = [line for line in lines if (line.study, line.level) == (training, level)]
+    for level in sorted({line.level for line in lines if line.training == training}):
+        alike = [line for line in lines if (line.training, line.level) == (training, level)]
         yield _connected(training, level, alike, trainings.treatment(training, level))
 
 

@@ -79,8 +79,8 @@ def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], p
 
 def _intervals(metrics: Metrics, itself: Metrics, dense: Metrics) -> dict[str, float]:
     """Return the bounds of what the perturbation adds to the loss, and of retention."""
-    changed, unchanged, baseline = resample([found.sequences for found in (metrics, itself, dense)])
-    count = len(metrics.sequences.tokens)
+    changed, unchanged, baseline = resample([found.sequence_sums for found in (metrics, itself, dense)])
+    count = len(metrics.sequence_sums.tokens)
     return bounds("loss_difference", interval(loss_difference(changed, unchanged), count)) | bounds(
         "performance_retention", interval(retention(changed, baseline), count)
     )

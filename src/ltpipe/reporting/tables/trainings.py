@@ -32,9 +32,7 @@ def trainings_table(trainings: Trainings) -> Frame:
     for record in trainings.records:
         branch = Branch.named(record.branch)
         row = {name: getattr(record, name) for name in COLUMNS if hasattr(record, name)}
-        rows.append(
-            row | {"training": record.study, "branch": branch.kind, "branch_seed": branch.seed, "donor": branch.donor}
-        )
+        rows.append(row | {"branch": branch.kind, "branch_seed": branch.seed, "donor": branch.donor})
     table = frame(rows, COLUMNS)
     return table.sort_values(["training", "replicate"], kind="stable", ignore_index=True)
 

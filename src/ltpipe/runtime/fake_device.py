@@ -19,11 +19,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ltpipe.runtime.device import SIMULATED
+from ltpipe.runtime.device import FAKE
 
 
 @cache
-def simulated_accelerator() -> torch.device:
+def fake_accelerator() -> torch.device:
     """Return a device that only holds fake tensors, registered with PyTorch once per process.
 
     A backward pass on it needs `torch.autograd.set_multithreading_enabled(False)`.
@@ -34,8 +34,8 @@ def simulated_accelerator() -> torch.device:
     # So run one before registering the device.
     with torch.inference_mode(False), torch.enable_grad():
         torch.zeros((), requires_grad=True).backward()
-    _setup_privateuseone_for_python_backend(SIMULATED)
-    return torch.device(SIMULATED, 0)
+    _setup_privateuseone_for_python_backend(FAKE)
+    return torch.device(FAKE, 0)
 
 
 CONTENTS = (DynamicOutputShapeException, DataDependentOutputException)
@@ -144,12 +144,12 @@ def _as_in_earnest(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     If the size of a result depends on contents, assume its maximum: every element matches.
     """
     aten = torch.ops.aten
-    simulated = active_fake_mode() is not None  # otherwise tensors are real and have contents
-    if simulated and func is aten.nonzero.default:
+    is_fake = active_fake_mode() is not None  # otherwise tensors are real and have contents
+    if is_fake and func is aten.nonzero.default:
         return args[0].new_empty((args[0].numel(), args[0].dim()), dtype=torch.int64)
-    if simulated and func is aten.masked_select.default:
+    if is_fake and func is aten.masked_select.default:
         return args[0].new_empty(torch.broadcast_shapes(args[0].shape, args[1].shape).numel())
-    if simulated and func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
+    if is_fake and func is aten.index.Tensor and any(_is_mask(index) for index in args[1]):
         return func(args[0], [part for index in args[1] for part in _positions(index)])
     if func is aten.dropout.default and not args[2]:
         return args[0]  # the fake makes a copy

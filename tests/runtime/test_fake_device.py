@@ -2,7 +2,7 @@
 
 import torch
 
-from ltpipe.runtime.simulation import ByteCounter, fake, simulated_accelerator
+from ltpipe.runtime.fake_device import ByteCounter, fake, fake_accelerator
 
 CPU = torch.device("cpu")
 
@@ -19,8 +19,8 @@ def test_a_storage_that_is_relabelled_was_at_the_peak_under_its_new_name():
     assert counter.held == {"first": 100, "later": 10, "other": 0}
 
 
-def test_a_backward_pass_runs_on_the_simulated_accelerator():
-    device = simulated_accelerator()
+def test_a_backward_pass_runs_on_the_fake_accelerator():
+    device = fake_accelerator()
     with fake(), ByteCounter(device) as counter, torch.autograd.set_multithreading_enabled(False):
         weight = torch.empty((4, 4), device=device, requires_grad=True)
         (torch.empty((2, 4), device=device) @ weight).sum().backward()
