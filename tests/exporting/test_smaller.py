@@ -17,7 +17,7 @@ from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.smaller import export_smaller
-from ltpipe.pruning.families import LAYOUTS
+from ltpipe.pruning.families import STRUCTURED_MODELS
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
@@ -246,7 +246,9 @@ def test_heads_that_no_configuration_expresses_are_refused(unit_folder, tmp_path
     refuses(unit_folder("llama-odd"), mask, "hidden size 64, but 3 groups .* keep 1, 2, 4 of 4")
 
 
-@pytest.mark.parametrize("architecture", [name for name in LAYOUTS if "heads" in LAYOUTS[name].exported])
+@pytest.mark.parametrize(
+    "architecture", [name for name, known in STRUCTURED_MODELS.items() if "heads" in known.exported]
+)
 def test_transformers_demands_what_the_layouts_say(architecture):
     """Three heads of 16 in a hidden size of 64."""
     import transformers
@@ -254,7 +256,7 @@ def test_transformers_demands_what_the_layouts_say(architecture):
 
     config_class = getattr(transformers, architecture).config_class
     numbers = {"hidden_size": 64, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16}
-    if LAYOUTS[architecture].heads_divide:
+    if STRUCTURED_MODELS[architecture].heads_divide:
         with pytest.raises(StrictDataclassError, match="not a multiple of the number of attention heads"):
             config_class(**numbers)
     else:

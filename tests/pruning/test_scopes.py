@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltpipe.pruning.scopes import NOfM, Tiles, groups, scope_named, scopes
+from ltpipe.pruning.scopes import NOfM, Tiles, scope_named, scopes
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 
@@ -108,8 +108,3 @@ def test_unknown_scope_is_one_line_that_lists_what_is_allowed(name: str) -> None
     assert f"'{name}'" in str(caught.value)
     assert all(known in str(caught.value) for known in [*scopes(), "2of4", "block16x16"])
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_groups_of_a_scope_that_needs_scores_are_refused() -> None:
-    with pytest.raises(UserError, match=r"'lamp'.*global or layer"):
-        groups("lamp", Sparsity.of("0.5"), [4])

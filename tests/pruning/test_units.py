@@ -22,6 +22,7 @@ from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
 from ltpipe.pruning.families import Family, Part
 from ltpipe.pruning.masks import unpack
+from ltpipe.pruning.scopes import STRUCTURED
 from ltpipe.pruning.scores import RankKeys, weight_keys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.units import choose, unit_cutter, unit_scores
@@ -163,17 +164,17 @@ def test_score_is_the_mean_of_all_weights_not_of_means():
 
 def test_ties_go_to_the_earlier():
     flat = np.array([2.0, 1.0, 1.0, 1.0])
-    assert [kept.tolist() for kept in choose("channels", Sparsity.of("0.5"), [flat, flat[::-1]])] == [
+    assert [kept.tolist() for kept in choose(STRUCTURED["channels"], Sparsity.of("0.5"), [flat, flat[::-1]])] == [
         [True, False, False, True],
         [False, False, True, True],
     ]
-    blocks = choose("blocks", Sparsity.of("0.5"), [np.array([score]) for score in flat])
+    blocks = choose(STRUCTURED["blocks"], Sparsity.of("0.5"), [np.array([score]) for score in flat])
     assert [kept.tolist() for kept in blocks] == [[True], [False], [False], [True]]
 
 
 def test_blocks_ten_and_more_are_in_order_of_their_number():
     """Names sort model.layers.10 before model.layers.2; units do not."""
-    kept = choose("blocks", Sparsity.of("0.25"), [np.array([1.0])] * 12)
+    kept = choose(STRUCTURED["blocks"], Sparsity.of("0.25"), [np.array([1.0])] * 12)
     assert [bool(block[0]) for block in kept] == [False] * 3 + [True] * 9
 
 
@@ -185,9 +186,9 @@ def test_exactly_the_rounded_number_goes(units, percent):
     scores = np.random.default_rng(units).random(units)
     if count == units and percent < 100:
         with pytest.raises(UserError, match="rounds to all of them; use less than"):
-            choose("heads", Sparsity.of(sparsity), [scores])
+            choose(STRUCTURED["heads"], Sparsity.of(sparsity), [scores])
     else:
-        (kept,) = choose("heads", Sparsity.of(sparsity), [scores])
+        (kept,) = choose(STRUCTURED["heads"], Sparsity.of(sparsity), [scores])
         assert (~kept).sum() == count
         assert set(np.flatnonzero(~kept)) == set(np.argsort(scores)[:count])
 

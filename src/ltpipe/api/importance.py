@@ -97,7 +97,7 @@ def create_mask(
     name, keys = _keys(subject, criterion, dataloader, seed, options)
     counted = count_keys(keys, "", name, seed)
     if isinstance(competition, Units):
-        cutter = cut_units(subject.manifest, config_of(model), keys, scope, wanted)
+        cutter = cut_units(subject.manifest, config_of(model), keys, competition, wanted)
     else:
         cutter = cutter_for(scope, wanted, keys, counted, Layout.of(subject.manifest), chosen)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))

@@ -131,6 +131,10 @@ class Manifest:
         """Return whether a tensor belongs to one of the blocks that walks go through."""
         return name.startswith(self.blocks + ".")
 
+    def walked_block(self, name: str) -> str:
+        """Return the full name of a tensor's block among those that walks go through; empty outside of them."""
+        return (self.block_of(name) or "") if self.in_blocks(name) else ""
+
     def block_of(self, name: str) -> str | None:
         """Return the full name of a tensor's block, in any list of blocks; None outside of them."""
         for stack in (self.blocks, *self.further):

@@ -21,10 +21,10 @@ from ltpipe.runtime.progress import track
 FORMAT = "3"
 
 Protocol = Literal["documents", "wikitext2"]
-"""How a text is cut into windows: see `cut_windows` and `joined_tokens`."""
+"""How a text is cut into sequences: see `all_sequences` and `joined_tokens`."""
 
 Bos = Literal["auto", "each window", "never"]
-"""Which windows start with the tokens the tokenizer starts a text with: see `cut_sequences`."""
+"""Which sequences start with the tokens the tokenizer starts a text with: see `cut_sequences`."""
 
 _BATCH = 1 << 18  # characters tokenised at a time
 
@@ -35,11 +35,11 @@ class TokenSequences:
 
     Attributes:
         input_ids: int32 [sequences, tokens].
-        available: number of windows in the whole text.
+        available: number of sequences in the whole text.
         documents: number of documents in the text.
         tokenizer: SHA-256 of the tokenizer file.
-        protocol: how the text was cut into windows.
-        bos: which windows start with the tokens the tokenizer starts a text with, usually BOS: `each window`,
+        protocol: how the text was cut into sequences.
+        bos: which sequences start with the tokens the tokenizer starts a text with, usually BOS: `each window`,
             `first window` or `never`.
     """
 
@@ -96,25 +96,25 @@ def cut_sequences(
     protocol: Protocol = "documents",
     bos: Bos = "auto",
 ) -> TokenSequences:
-    """Cut a text into windows and take `count` of them, evenly spaced over the whole text.
+    """Cut a text into sequences and take `count` of them, evenly spaced over the whole text.
 
     Args:
-        documents: documents in the order to join them. Unless all windows are taken, they are iterated twice and only
-            the windows taken are in memory.
+        documents: documents in the order to join them. Unless all sequences are taken, they are iterated twice and only
+            the sequences taken are in memory.
         tokenizer: path of a tokenizer.json.
         length: tokens per sequence.
         count: number of sequences; None takes all.
         separator: text between documents.
         key: the text's configuration key, for error messages.
-        protocol: `documents` (`cut_windows`), or `wikitext2` (`joined_tokens`), which takes all windows.
-        bos: `each window` prepends to every window the tokens the tokenizer starts a text with, usually its BOS; the
-            window then has that many fewer tokens of text. `never` prepends none. `auto` under `documents` is
+        protocol: `documents` (`all_sequences`), or `wikitext2` (`joined_tokens`), which takes all sequences.
+        bos: `each window` prepends to every sequence the tokens the tokenizer starts a text with, usually its BOS; the
+            sequence then has that many fewer tokens of text. `never` prepends none. `auto` under `documents` is
             `each window` if the tokenizer starts a text with any such tokens or the model is a Gemma. `auto` under
-            `wikitext2` follows the literature: they precede the joined text, so only the first window has them.
+            `wikitext2` follows the literature: they precede the joined text, so only the first sequence has them.
 
     Raises:
-        UserError: the text has fewer windows than `count`, the tokenizer cannot be read or has no BOS, or the protocol
-            does not allow the count or the separator.
+        UserError: the text has fewer sequences than `count`, the tokenizer cannot be read or has no BOS, or the
+            protocol does not allow the count or the separator.
     """
     if count is not None and count < 1:
         raise UserError(f"{key}: {count} sequences of {length} tokens; use 1 or more")
@@ -125,7 +125,7 @@ def cut_sequences(
         beginning = [_named_bos(tokenizer, words, key)]
     if joined and (count is not None or separator != JOINT):
         raise UserError(
-            f"{key}: protocol wikitext2 joins documents with two newlines and takes all windows; "
+            f"{key}: protocol wikitext2 joins documents with two newlines and takes all sequences; "
             "omit separator and number of sequences, or use protocol documents"
         )
     counted = _Counted(documents)
@@ -134,16 +134,18 @@ def cut_sequences(
     check_length(length, f"{key}: {'all' if count is None else count}", max(2, len(before) + 1))
     if joined:
         tokens = joined_tokens(counted, words, special=bos == "auto")
-        windows = _windows(tokens, length - len(before), key)
-        available = len(windows)
+        sequences = _cut(tokens, length - len(before), key)
+        available = len(sequences)
     elif count is None:
-        windows = cut_windows(counted, words, length - len(before), separator, key)
-        available = len(windows)
+        sequences = all_sequences(counted, words, length - len(before), separator, key)
+        available = len(sequences)
     else:
-        windows, available = spread_windows(counted, words, length - len(before), count, separator, key)
-    start = np.tile(np.array(before, np.int32), (len(windows), 1))
+        sequences, available = spread_sequences(counted, words, length - len(before), count, separator, key)
+    start = np.tile(np.array(before, np.int32), (len(sequences), 1))
     said = "each window" if each else "first window" if joined and bos == "auto" and beginning else "never"
-    return TokenSequences(np.hstack([start, windows]), available, counted.number, sha256_of(tokenizer), protocol, said)
+    return TokenSequences(
+        np.hstack([start, sequences]), available, counted.number, sha256_of(tokenizer), protocol, said
+    )
 
 
 def check_length(length: int, which: str, least: int = 2) -> None:
@@ -219,31 +221,31 @@ def _said_beside(path: Path) -> dict[str, Any]:
     return read_json(beside) if beside.is_file() else {}
 
 
-def cut_windows(
+def all_sequences(
     documents: Iterable[Document], tokenizer: Tokenizer, length: int, separator: str, key: str
 ) -> np.ndarray:
-    """Tokenise documents, join them, and cut non-overlapping windows, int32 [windows, length].
+    """Tokenise documents, join them, and cut non-overlapping sequences, int32 [sequences, length].
 
-    Each document is tokenised separately, followed by `separator` and without special tokens. A last incomplete window
-    is dropped.
+    Each document is tokenised separately, followed by `separator` and without special tokens. An incomplete sequence at
+    the end is dropped.
 
     Raises:
-        UserError: the text does not fill one window.
+        UserError: the text does not fill one sequence.
     """
     pieces = [np.empty(0, np.int32), *_tokenised(documents, tokenizer, separator)]
-    return _windows(np.concatenate(pieces), length, key)
+    return _cut(np.concatenate(pieces), length, key)
 
 
-def spread_windows(
+def spread_sequences(
     documents: Iterable[Document], tokenizer: Tokenizer, length: int, count: int, separator: str, key: str
 ) -> tuple[np.ndarray, int]:
-    """Return `count` evenly spaced windows of `cut_windows`, as `spread` chooses them, and the total number.
+    """Return `count` evenly spaced sequences of `all_sequences`, as `spread` chooses them, and the total number.
 
-    Documents are iterated twice: to count tokens, then to tokenise those that overlap a chosen window. Memory holds the
-    chosen windows and eight bytes per document.
+    Documents are iterated twice: to count tokens, then to tokenise those that overlap a chosen sequence. Memory holds
+    the chosen sequences and eight bytes per document.
 
     Raises:
-        UserError: the text has fewer windows.
+        UserError: the text has fewer sequences.
     """
     sizes = np.fromiter((tokens.size for tokens in _tokenised(documents, tokenizer, separator)), np.int64)
     ends = np.cumsum(sizes)
@@ -251,8 +253,8 @@ def spread_windows(
     if count > available:
         raise UserError(f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {count}")
     starts = spread(np.arange(available), count) * length
-    windows = np.empty((count, length), np.int32)
-    first = np.searchsorted(starts + length, ends - sizes, "right")  # first window that overlaps each document
+    sequences = np.empty((count, length), np.int32)
+    first = np.searchsorted(starts + length, ends - sizes, "right")  # first sequence that overlaps each document
     after = np.searchsorted(starts, ends, "left")
     needed = np.flatnonzero((first < after) & (sizes > 0))
     found = _tokenised(_only(documents, needed), tokenizer, separator)
@@ -260,10 +262,10 @@ def spread_windows(
         if tokens is None or tokens.size != sizes[number]:
             raise UserError(f"{key}: files changed while they were read; run again")
         begin = ends[number] - sizes[number]
-        for window in range(first[number], after[number]):
-            left, right = max(begin, starts[window]), min(ends[number], starts[window] + length)
-            windows[window, left - starts[window] : right - starts[window]] = tokens[left - begin : right - begin]
-    return windows, available
+        for row in range(first[number], after[number]):
+            left, right = max(begin, starts[row]), min(ends[number], starts[row] + length)
+            sequences[row, left - starts[row] : right - starts[row]] = tokens[left - begin : right - begin]
+    return sequences, available
 
 
 def joined_tokens(documents: Iterable[Document], tokenizer: Tokenizer, *, special: bool) -> np.ndarray:
@@ -271,8 +273,8 @@ def joined_tokens(documents: Iterable[Document], tokenizer: Tokenizer, *, specia
 
     This is the pruning literature's protocol for WikiText-2 perplexity (Frantar & Alistarh 2023, 2301.00774; Sun et al.
     2023, 2306.11695; their `get_wikitext2` and `eval_ppl`): two newlines between documents, special tokens as the
-    tokenizer adds them to a text (for many models one at the very start) unless `special` is false, all windows, an
-    incomplete last window dropped. A window predicts one token fewer than it has.
+    tokenizer adds them to a text (for many models one at the very start) unless `special` is false, all sequences, an
+    incomplete last sequence dropped. A sequence predicts one token fewer than it has.
     """
     text = JOINT.join(document.text for document in documents)
     return np.array(tokenizer.encode(text, add_special_tokens=special).ids, np.int32)
@@ -308,13 +310,13 @@ def _only(documents: Iterable[Document], numbers: np.ndarray) -> Iterator[Docume
             following = next(wanted, None)
 
 
-def _windows(tokens: np.ndarray, length: int, key: str) -> np.ndarray:
+def _cut(tokens: np.ndarray, length: int, key: str) -> np.ndarray:
     available = _available(len(tokens), length, key)
     return tokens[: available * length].reshape(available, length)
 
 
 def _available(tokens: int, length: int, key: str) -> int:
-    """Return how many windows a number of tokens fills."""
+    """Return how many sequences a number of tokens fills."""
     if tokens < length:
         raise UserError(
             f"{key}: its {tokens} tokens are fewer than one sequence of {length}; "
@@ -323,6 +325,6 @@ def _available(tokens: int, length: int, key: str) -> int:
     return tokens // length
 
 
-def spread(windows: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` evenly spaced rows of [windows, length]; `count` must not exceed their number."""
-    return np.ascontiguousarray(windows[np.arange(count) * len(windows) // count])
+def spread(sequences: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` evenly spaced rows of [sequences, length]; `count` must not exceed their number."""
+    return np.ascontiguousarray(sequences[np.arange(count) * len(sequences) // count])

@@ -21,8 +21,8 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake, fake_accelerator
 from ltpipe.runtime.memory import GIB
 from ltpipe.streaming.blocks import Division, Part, find_rules
-from ltpipe.streaming.lending import Fetch
 from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.offload import Fetch
 from ltpipe.streaming.skeleton import other_dtypes
 
 logger = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, copy_companions, provenance
-from ltpipe.pruning.families import LAYOUTS, Attention, Family, families, layout_of
+from ltpipe.pruning.families import STRUCTURED_MODELS, Attention, Family, families, structured_model
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask
-from ltpipe.pruning.scopes import Units, scopes
+from ltpipe.pruning.scopes import STRUCTURED
 from ltpipe.pruning.units import lines_kept, units_of
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import atomic_folder
@@ -62,15 +62,15 @@ def export_smaller(checkpoint: Checkpoint, mask_path: Path, output: Path) -> Exp
 
 
 def _check_exported(mask: Mask, path: Path, architecture: str) -> None:
-    if not isinstance(scopes().get(mask.scope), Units):
+    if mask.scope not in STRUCTURED:
         raise UserError(
             f"{path}: a mask of scope '{mask.scope}' prunes single weights and shrinks no tensor; "
-            f"use a mask of scope {', '.join(name for name, scope in scopes().items() if isinstance(scope, Units))}"
+            f"use a mask of scope {', '.join(STRUCTURED)}"
         )
-    if mask.scope not in layout_of(architecture, mask.scope).exported:
+    if mask.scope not in structured_model(architecture, mask.scope).exported:
         raise UserError(
             f"{path}: the configuration of {architecture} cannot express fewer {mask.scope}; use a mask of "
-            f"scope {', '.join(LAYOUTS[architecture].exported)}"
+            f"scope {', '.join(STRUCTURED_MODELS[architecture].exported)}"
         )
 
 
@@ -82,7 +82,7 @@ def _smaller_config(
     Raises:
         UserError: nothing is left, blocks differ, or the architecture does not allow the numbers.
     """
-    layout = LAYOUTS[architecture]
+    model = STRUCTURED_MODELS[architecture]
     if scope == "blocks":
         stay = [bool(units[0]) for units in kept]
         _check_left(scope, sum(stay))
@@ -95,10 +95,10 @@ def _smaller_config(
         raise UserError(f"blocks keep from {left} to {others[-1]} {scope}, but a configuration has one number for all")
     _check_left(scope, left)
     if scope == "channels":
-        return {**config, layout.channels_key: left}
+        return {**config, model.channels_key: left}
     attention = Attention.of(config)
     group = attention.queries // attention.groups
-    if layout.heads_divide and config["hidden_size"] % (left * group):
+    if model.heads_divide and config["hidden_size"] % (left * group):
         allowed = [n for n in range(1, attention.groups + 1) if config["hidden_size"] % (n * group) == 0]
         raise UserError(
             f"{architecture} requires the number of heads to divide its hidden size {config['hidden_size']}, but "

@@ -69,7 +69,7 @@ def make_mask(
     found = scope_named(scope)
     chosen: Any = options_of(found.options, options, f"scope {scope}")
     if isinstance(found, Units):
-        cutter = cut_units(checkpoint.manifest, checkpoint.config, keys, scope, wanted)
+        cutter = cut_units(checkpoint.manifest, checkpoint.config, keys, found, wanted)
     else:
         _check_counted(keys, counted)
         cutter = cutter_for(scope, wanted, keys, counted, Layout.of(checkpoint.manifest), chosen)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.pruning.scopes import STRUCTURED
 from ltpipe.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Layout:
+class StructuredModel:
     """Names inside a block, and what the Hugging Face configuration of an architecture can express.
 
     Attributes:
@@ -35,8 +36,8 @@ class Layout:
     expand: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     contract: str = "mlp.down_proj"
     channels_key: str = "intermediate_size"
-    scopes: tuple[str, ...] = ("heads", "channels", "blocks")
-    exported: tuple[str, ...] = ("heads", "channels", "blocks")
+    scopes: tuple[str, ...] = tuple(STRUCTURED)
+    exported: tuple[str, ...] = tuple(STRUCTURED)
     heads_divide: bool = False
 
     @property
@@ -45,7 +46,7 @@ class Layout:
         return (self.query, self.key, self.value, self.output, *self.expand, self.contract)
 
 
-_OPT = Layout(
+_OPT = StructuredModel(
     output="self_attn.out_proj",
     expand=("fc1",),
     contract="fc2",
@@ -54,17 +55,17 @@ _OPT = Layout(
     exported=("channels",),  # the size of a head is hidden_size / num_attention_heads, nothing else
 )
 
-LAYOUTS: Mapping[str, Layout] = {
-    "LlamaForCausalLM": Layout(heads_divide=True),
-    "MistralForCausalLM": Layout(),
-    "Qwen2ForCausalLM": Layout(),
-    "Qwen3ForCausalLM": Layout(),
-    "GemmaForCausalLM": Layout(),
-    "Gemma2ForCausalLM": Layout(heads_divide=True),
-    "Gemma3ForCausalLM": Layout(heads_divide=True),
+STRUCTURED_MODELS: Mapping[str, StructuredModel] = {
+    "LlamaForCausalLM": StructuredModel(heads_divide=True),
+    "MistralForCausalLM": StructuredModel(),
+    "Qwen2ForCausalLM": StructuredModel(),
+    "Qwen3ForCausalLM": StructuredModel(),
+    "GemmaForCausalLM": StructuredModel(),
+    "Gemma2ForCausalLM": StructuredModel(heads_divide=True),
+    "Gemma3ForCausalLM": StructuredModel(heads_divide=True),
     "OPTForCausalLM": _OPT,
 }
-"""Layouts by the class name of the model."""
+"""Models with structured scopes, by class name."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +85,20 @@ class Family:
     parts: tuple[Part, ...]
 
 
-def layout_of(architecture: str, scope: str) -> Layout:
-    """Return the layout of an architecture with units of `scope`.
+def structured_model(architecture: str, scope: str) -> StructuredModel:
+    """Return what is known of an architecture with units of `scope`.
 
     Raises:
         UserError: the architecture has none.
     """
-    layout = LAYOUTS.get(architecture)
-    if layout is None or scope not in layout.scopes:
-        allowed = [name for name, known in LAYOUTS.items() if scope in known.scopes]
+    model = STRUCTURED_MODELS.get(architecture)
+    if model is None or scope not in model.scopes:
+        allowed = [name for name, known in STRUCTURED_MODELS.items() if scope in known.scopes]
         raise UserError(
             f"scope '{scope}' does not know the units of {architecture}; it works with {', '.join(allowed)}; "
-            f"ltpipe knows {', '.join(layout.scopes) if layout else 'no'} units of {architecture}"
+            f"ltpipe knows {', '.join(model.scopes) if model else 'no'} units of {architecture}"
         )
-    return layout
+    return model
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def families(scope: str, manifest: Manifest, config: Mapping[str, Any], prunable
         UserError: the architecture has no such units, they do not fit configuration and prunable tensors, or a pruned
             block would not become the identity.
     """
-    layout = layout_of(manifest.architecture, scope)
+    model = structured_model(manifest.architecture, scope)
     found = []
     blocks = whole_number(config, "num_hidden_layers")
     if any(name.startswith(f"{manifest.blocks}.{blocks}.") for name in manifest.tensors):
@@ -156,35 +157,35 @@ def families(scope: str, manifest: Manifest, config: Mapping[str, Any], prunable
     for block in range(blocks):
         prefix = f"{manifest.blocks}.{block}."
         if scope == "blocks":
-            family = _block(layout, prefix, manifest, prunable)
+            family = _block(model, prefix, manifest, prunable)
         else:
-            family = _heads(layout, prefix, config) if scope == "heads" else _channels(layout, prefix, config)
+            family = _heads(model, prefix, config) if scope == "heads" else _channels(model, prefix, config)
         _check(scope, family, manifest, prunable)
         found.append(family)
     return found
 
 
-def _heads(layout: Layout, prefix: str, config: Mapping[str, Any]) -> Family:
+def _heads(model: StructuredModel, prefix: str, config: Mapping[str, Any]) -> Family:
     attention = Attention.of(config)
     group = attention.queries // attention.groups * attention.size
-    rows = ((layout.query, group), (layout.key, attention.size), (layout.value, attention.size))
+    rows = ((model.query, group), (model.key, attention.size), (model.value, attention.size))
     parts = tuple(Part(f"{prefix}{name}.weight", 0, width) for name, width in rows)
-    return Family(attention.groups, (*parts, Part(f"{prefix}{layout.output}.weight", 1, group)))
+    return Family(attention.groups, (*parts, Part(f"{prefix}{model.output}.weight", 1, group)))
 
 
-def _channels(layout: Layout, prefix: str, config: Mapping[str, Any]) -> Family:
-    parts = tuple(Part(f"{prefix}{name}.weight", 0, 1) for name in layout.expand)
-    return Family(whole_number(config, layout.channels_key), (*parts, Part(f"{prefix}{layout.contract}.weight", 1, 1)))
+def _channels(model: StructuredModel, prefix: str, config: Mapping[str, Any]) -> Family:
+    parts = tuple(Part(f"{prefix}{name}.weight", 0, 1) for name in model.expand)
+    return Family(whole_number(config, model.channels_key), (*parts, Part(f"{prefix}{model.contract}.weight", 1, 1)))
 
 
-def _block(layout: Layout, prefix: str, manifest: Manifest, prunable: Collection[str]) -> Family:
-    for name in (layout.output, layout.contract):
+def _block(model: StructuredModel, prefix: str, manifest: Manifest, prunable: Collection[str]) -> Family:
+    for name in (model.output, model.contract):
         if f"{prefix}{name}.bias" in manifest.tensors:
             raise UserError(
                 f"scope 'blocks': '{prefix}{name}.bias' stays when its block is pruned, so the block would not become "
                 "the identity; use heads or channels for this model"
             )
-    needed = [f"{prefix}{name}.weight" for name in layout.needed]
+    needed = [f"{prefix}{name}.weight" for name in model.needed]
     names = sorted({*needed, *(name for name in prunable if name.startswith(prefix))}, key=str.encode)
     rows = {name: manifest.tensors[name].shape[0] for name in names if name in manifest.tensors}
     return Family(1, tuple(Part(name, 0, rows.get(name, 0)) for name in names))

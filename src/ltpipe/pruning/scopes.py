@@ -195,6 +195,13 @@ _N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")
 _TILES = re.compile(r"block([1-9]\d*)x([1-9]\d*)")
 
 
+STRUCTURED: dict[str, Units] = {
+    "heads": Units("heads"),
+    "channels": Units("channels"),
+    "blocks": Units("blocks"),
+}
+"""The scopes that prune whole units, by name."""
+
 AnyScope = Unstructured | Allocated | Rows | NOfM | Tiles | Units
 """All kinds of scopes; the type checker sees a kind that a match over them forgets."""
 
@@ -208,9 +215,7 @@ def scopes() -> dict[str, AnyScope]:
         "row": Rows(),
         **{name: Allocated(name) for name in allocations},
         **{f"{name}-row": AllocatedRows(name) for name in allocations},
-        "heads": Units("heads"),
-        "channels": Units("channels"),
-        "blocks": Units("blocks"),
+        **STRUCTURED,
     }
 
 
@@ -253,15 +258,8 @@ class Group:
     prune: int
 
 
-def groups(scope: str, sparsity: Sparsity, sizes: Sequence[int]) -> list[Group]:
-    """Return the competitions of `global` or `layer` among tensors of the given sizes.
-
-    Raises:
-        UserError: the scope's competitions depend on more than sizes.
-    """
+def groups(scope: Literal["global", "layer"], sparsity: Sparsity, sizes: Sequence[int]) -> list[Group]:
+    """Return the competitions of `global` or `layer` among tensors of the given sizes."""
     if scope == "global":
         return [Group(tuple(range(len(sizes))), sparsity.count(sum(sizes)))]
-    if scope == "layer":
-        return [Group((index,), sparsity.count(size)) for index, size in enumerate(sizes)]
-    scope_named(scope)
-    raise UserError(f"scope '{scope}' depends on more than sizes; use global or layer")
+    return [Group((index,), sparsity.count(size)) for index, size in enumerate(sizes)]

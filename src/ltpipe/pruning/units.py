@@ -17,6 +17,7 @@ from ltpipe.pruning import kernels
 from ltpipe.pruning.cutters import Cutter
 from ltpipe.pruning.families import Family, families
 from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.scopes import Units
 from ltpipe.pruning.scores import RankKeys
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
@@ -64,7 +65,9 @@ def unit_cutter(shapes: Mapping[str, tuple[int, ...]], lines: Mapping[str, tuple
     return Cutter(counts, packed)
 
 
-def cut_units(manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: str, sparsity: Sparsity) -> Cutter:
+def cut_units(
+    manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, scope: Units, sparsity: Sparsity
+) -> Cutter:
     """Prune exactly `round(sparsity * N)` of the N units of each competition of `scope`, the lowest scores first.
 
     It takes one pass over the keys of the units, and needs the checkpoint's manifest and configuration but no model.
@@ -73,7 +76,7 @@ def cut_units(manifest: Manifest, config: Mapping[str, Any], keys: RankKeys, sco
         UserError: the architecture has no such units, some weights of a unit are not prunable, or all units would be
             pruned.
     """
-    found = families(scope, manifest, config, keys.names)
+    found = families(scope.kind, manifest, config, keys.names)
     shapes = dict(zip(keys.names, keys.shapes, strict=True))
     return unit_cutter(shapes, lines_kept(found, choose(scope, sparsity, unit_scores(keys, found))))
 
@@ -100,7 +103,7 @@ def unit_scores(keys: RankKeys, found: Sequence[Family]) -> list[np.ndarray]:
     return scores
 
 
-def choose(scope: str, sparsity: Sparsity, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+def choose(scope: Units, sparsity: Sparsity, scores: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Return which units stay: bool [units] for each family.
 
     Ties are broken in canonical order: blocks, heads and channels by their index, the earlier is pruned first.
@@ -108,9 +111,8 @@ def choose(scope: str, sparsity: Sparsity, scores: Sequence[np.ndarray]) -> list
     Raises:
         UserError: all units of a competition would be pruned although `sparsity` is below 1.
     """
-    if scope == "blocks":
-        return np.split(_kept(scope, sparsity, np.concatenate(scores)), len(scores))
-    return [_kept(scope, sparsity, units) for units in scores]
+    kept = np.concatenate([_kept(scope, sparsity, units) for units in scope.competitions(scores)])
+    return np.split(kept, np.cumsum([len(units) for units in scores])[:-1])
 
 
 def units_of(mask: Mask, found: Sequence[Family]) -> list[np.ndarray]:
@@ -136,11 +138,11 @@ def _values(keys: RankKeys, name: str) -> Iterator[tuple[int, np.ndarray]]:
             position += piece.size
 
 
-def _kept(scope: str, sparsity: Sparsity, scores: np.ndarray) -> np.ndarray:
+def _kept(scope: Units, sparsity: Sparsity, scores: np.ndarray) -> np.ndarray:
     count = sparsity.count(scores.size)
     if count == scores.size and sparsity.fraction != 1:
         raise UserError(
-            f"scope '{scope}': sparsity {sparsity} of {scores.size} units rounds to all of them; use less than "
+            f"scope '{scope.kind}': sparsity {sparsity} of {scores.size} units rounds to all of them; use less than "
             f"{(scores.size - 0.5) / scores.size:.4g}, or 1"
         )
     kept = np.ones(scores.size, np.bool_)

@@ -45,7 +45,7 @@ def input_norms(
                 "layer, so its inputs cannot be observed; exclude it from the prunable weights or choose a criterion "
                 "that needs no inputs"
             )
-    products = _Products(layout, names, model.lender.name_of)
+    products = _Products(layout, names, model.offload.name_of)
     with products:
         model.hidden_states(input_ids, micro_batch)
     return {name: _expanded(layout, name, entries[name].shape, products.squares[name]) for name in names}

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ltpipe.scoring.criterion import GradientCriterion
+from ltpipe.scoring.criteria.gradient_norm import GradientNorm
 
 if TYPE_CHECKING:
     import torch
@@ -12,12 +12,8 @@ if TYPE_CHECKING:
 _STEP = 3e-5  # relative to the weights' norm: smaller loses float32 digits, larger includes higher orders
 
 
-class SummedGradient(GradientCriterion):
+class SummedGradient(GradientNorm):
     """Σ g, signed, over all calibration tokens."""
-
-    def add(self, weight: "torch.Tensor", gradient: "torch.Tensor") -> None:  # noqa: ARG002
-        """Add g."""
-        self._sum.add_(gradient)
 
     def result(self) -> "torch.Tensor":
         """Return the sum."""

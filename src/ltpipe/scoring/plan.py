@@ -15,7 +15,7 @@ from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.scoring.subject import Accumulator, AccumulatorType, Deliver
 from ltpipe.streaming.head import Objective, next_token_loss
-from ltpipe.streaming.lending import Fetch
+from ltpipe.streaming.offload import Fetch
 
 GRADIENTS, ACCUMULATORS = "gradients", "accumulators"
 

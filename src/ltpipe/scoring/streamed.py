@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,8 +15,8 @@ from ltpipe.scoring.stored import Stored
 from ltpipe.scoring.subject import Accumulator, AccumulatorType, Change, Deliver
 from ltpipe.streaming.backward import walk_gradients
 from ltpipe.streaming.head import Objective, next_token_loss
-from ltpipe.streaming.lending import Fetch
 from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.offload import Fetch
 
 
 class ChangingFetch:
@@ -98,7 +98,7 @@ class StreamedSubject:
             self._fetch.change = None
             self._model.reload()
 
-    def statistics_of_batches(self) -> AbstractContextManager[None]:
+    def normalising(self, mode: Literal["eval", "train"]) -> AbstractContextManager[None]:  # noqa: ARG002
         """Do nothing: language models have no batch normalisation."""
         return nullcontext()
 

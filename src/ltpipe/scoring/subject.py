@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -81,8 +81,11 @@ class Subject(Protocol):
         """Make the model compute with changed weights inside the context; unscored weights change too."""
         ...
 
-    def statistics_of_batches(self) -> AbstractContextManager[None]:
-        """Make batch normalisation use batch statistics inside the context, as in training."""
+    def normalising(self, mode: Literal["eval", "train"]) -> AbstractContextManager[None]:
+        """Make batch normalisation use running statistics inside the context, or those of batches as in training.
+
+        Dropout is off in both.
+        """
         ...
 
     def inputs_of_ones(self) -> AbstractContextManager[None]:

@@ -187,7 +187,7 @@ class _Walk:
         self._model, self._division, self._input_ids = model, division, input_ids
         self._wanted, self._sink = wanted, sink
         self._parts = model.parts(len(input_ids), micro_batch)
-        self._ahead = model.ahead()
+        self._prefetcher = model.prefetcher()
         self._following = dict(pairwise(model.blocks))
         self._preceding = dict(pairwise(reversed(model.blocks)))
         self._called: set[str] = set()
@@ -203,17 +203,13 @@ class _Walk:
         Raises:
             NotStreamableError: the model's gradients do not just flow from block to block.
         """
+        block_of = self._model.manifest.walked_block
         for alias, name in self._model.manifest.tied.items():
-            if self._block_of(alias) != self._block_of(name):
+            if block_of(alias) != block_of(name):
                 raise NotStreamableError(f"a weight of a block is used outside it ('{alias}' is tied to '{name}')")
         with self._model.streaming(self._run):
             hidden_states = self._model.split.hidden_states(self._input_ids)
         return HeadLosses.apply(hidden_states, self._model, self._input_ids, chunk, objective)
-
-    def _block_of(self, name: str) -> str:
-        """Return the index of a tensor's block; empty outside the blocks."""
-        prefix = self._model.manifest.blocks
-        return name.removeprefix(prefix).split(".")[1] if self._model.manifest.in_blocks(name) else ""
 
     def _run(self, block: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """Stand in for a block's forward."""
@@ -240,10 +236,10 @@ class _Walk:
 
     def push(self, block: str, whole: Callable[[], Any]) -> torch.Tensor:
         """Run a block on all sequences, without a graph."""
-        with self._model.block(block, self._ahead.take(block, self._model.fetch_block)):
+        with self._model.block(block, self._prefetcher.take(block, self._model.fetch_block)):
             result = whole()
             if block in self._following:
-                self._ahead.start(self._following[block], self._model.fetch_block)
+                self._prefetcher.start(self._following[block], self._model.fetch_block)
             return _first(result)
 
     def pull(self, call: _Call, gradient: torch.Tensor, wants_input: bool) -> torch.Tensor | None:
@@ -263,7 +259,7 @@ class _Walk:
         return passed_back
 
     def _pull_into(self, passed_back: torch.Tensor | None, call: _Call, gradient: torch.Tensor) -> None:
-        weights = self._ahead.take(call.block, self._model.fetch_block)
+        weights = self._prefetcher.take(call.block, self._model.fetch_block)
         wanted = {name: weight for name, weight in weights.items() if name in self._wanted}
         with self._model.block(call.block, weights), handing_out(wanted, self._sink) as gradients:
             for start, stop in self._parts:
@@ -279,7 +275,7 @@ class _Walk:
                     call.along.take(passed_back, start, stop).copy_(gradient_of(hidden_states))
                 del hidden_states
             if call.block in self._preceding:
-                self._ahead.start(self._preceding[call.block], self._model.fetch_block)
+                self._prefetcher.start(self._preceding[call.block], self._model.fetch_block)
 
 
 class _Block(torch.autograd.Function):

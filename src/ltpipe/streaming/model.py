@@ -23,7 +23,6 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.device import is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
-from ltpipe.streaming.ahead import Ahead
 from ltpipe.streaming.blocks import (
     Division,
     NotStreamableError,
@@ -34,8 +33,9 @@ from ltpipe.streaming.blocks import (
     replaced_forward,
     run_in_parts,
 )
-from ltpipe.streaming.lending import Fetch, Lender
-from ltpipe.streaming.shards import Shards, block_of
+from ltpipe.streaming.offload import Fetch, Offload
+from ltpipe.streaming.prefetch import Prefetcher
+from ltpipe.streaming.shards import Shards
 from ltpipe.streaming.split import SplitModel
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class CausalModel:
 
     Attributes:
         split: the live model, split before its head.
-        manifest, lender, device: the checkpoint's manifest, the source of the modules' weights, the device.
+        manifest, offload, device: the checkpoint's manifest, the modules' weights, the device.
         blocks: the blocks by their full names, in order.
         not_streamed_because: why the whole model is in memory; empty if it is not.
     """
@@ -80,7 +80,7 @@ class CausalModel:
         dtype = next(skeleton.parameters()).dtype
         self._shards = Shards(manifest, fetch, dtype, devices) if devices else None
         source = self._shards or fetch
-        self.lender = Lender(manifest, _copying(source) if manifest.walks.rewrites else source)
+        self.offload = Offload(manifest, _copying(source) if manifest.walks.rewrites else source)
         self.device = device
         self.blocks = {f"{manifest.blocks}.{index}": block for index, block in enumerate(self.split.blocks)}
         self._division = division
@@ -95,7 +95,7 @@ class CausalModel:
             for name, block in self.blocks.items():
                 self._shards.install(name, block)
         for name, ancestor in self.split.ancestors():
-            self.lender.give(ancestor, name, recurse=False)
+            self.offload.load(ancestor, name, recurse=False)
 
     @property
     def streamed(self) -> bool:
@@ -155,7 +155,7 @@ class CausalModel:
             for module, switches in self._switches.items():
                 module.__dict__.update(switches)
             with torch.inference_mode(False):  # gradients of the same weights may be needed later
-                self.lender.give(self.split.model, "")
+                self.offload.load(self.split.model, "")
             self._whole = True
 
     def reload(self) -> None:
@@ -176,7 +176,7 @@ class CausalModel:
             if self.streamed:
                 for name, module in self.split.outside():
                     if not self.split.in_backbone(name):
-                        stack.enter_context(self.lender.lend(module, name))
+                        stack.enter_context(self.offload.loaded(module, name))
             yield
 
     @torch.inference_mode()
@@ -211,7 +211,7 @@ class CausalModel:
             self.split.logits(final[0, :0])  # fails if the head uses weights of a module that is not in it
             return final
 
-        with self._outside_lent(Lender(self.manifest, nothing)):
+        with self._outside_loaded(Offload(self.manifest, nothing)):
             return find(self.split.blocks, run)
 
     def check_length(self, length: int) -> None:
@@ -228,17 +228,17 @@ class CausalModel:
         allowed = f"takes at most {most:,}" if most else "takes fewer"
         return UserError(f"sequence_length: {length:,} tokens are too many; {self.manifest.architecture} {allowed}")
 
-    def ahead(self) -> Ahead:
-        """Return the prefetcher of weights; devices that keep their weights need no prefetch."""
-        return Ahead(torch.device("cpu") if self._shards else self.device)
+    def prefetcher(self) -> Prefetcher:
+        """Return a prefetcher of weights; devices that keep their weights need none."""
+        return Prefetcher(torch.device("cpu") if self._shards else self.device)
 
     def fetch_block(self, name: str) -> dict[str, nn.Parameter]:
         """Return a block's weights by their stored names; `name` is the block's full name."""
-        return self.lender.fetch(self.blocks[name], name)
+        return self.offload.fetch(self.blocks[name], name)
 
     def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> AbstractContextManager[None]:
         """Give a block its weights inside the context."""
-        return self.lender.lend(self.blocks[name], name, weights)
+        return self.offload.loaded(self.blocks[name], name, weights)
 
     @contextmanager
     def streaming(self, run: RunBlock) -> Iterator[None]:
@@ -250,7 +250,7 @@ class CausalModel:
         with ExitStack() as stack:
             for name, block in self.blocks.items():
                 stack.enter_context(replaced_forward(block, streamed(name, block.forward)))
-            stack.enter_context(self._outside_lent(self.lender))
+            stack.enter_context(self._outside_loaded(self.offload))
             yield
 
     @torch.inference_mode()
@@ -261,15 +261,15 @@ class CausalModel:
             NotStreamableError: the model calls its blocks differently from when it was probed.
         """
         turns = iter(track(division.rules, "forward", "block"))
-        ahead = self.ahead()
+        prefetcher = self.prefetcher()
         following = dict(pairwise(self.blocks))
         parts = self.parts(len(input_ids), micro_batch)
 
         def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            with self.block(name, ahead.take(name, self.fetch_block)):
+            with self.block(name, prefetcher.take(name, self.fetch_block)):
                 result = run_in_parts(own_forward, next(turns), division.in_place, parts, args, kwargs)
                 if name in following:
-                    ahead.start(following[name], self.fetch_block)
+                    prefetcher.start(following[name], self.fetch_block)
                 return result
 
         with self.streaming(run):
@@ -284,7 +284,7 @@ class CausalModel:
                 stored = leaf in module._parameters or name in self.manifest.tensors
                 if tensor is None or not stored or not tensor.is_floating_point():
                     continue
-                place = self._shards.device_of(block_of(name, self.manifest)) if self._shards else self.device
+                place = self._shards.device_of(self.manifest.walked_block(name)) if self._shards else self.device
                 kind = tensor.dtype, place
                 if kind not in made:
                     made[kind] = torch.full((), torch.nan, dtype=tensor.dtype, device=place)
@@ -295,22 +295,22 @@ class CausalModel:
                     module._buffers[leaf] = stand_in
 
     @contextmanager
-    def _outside_lent(self, lender: Lender) -> Iterator[None]:
-        """Give every module outside the blocks weights from `lender` while it runs."""
+    def _outside_loaded(self, offload: Offload) -> Iterator[None]:
+        """Give every module outside the blocks its weights while it runs."""
 
-        def lent(module: nn.Module, name: str) -> Callable[..., Any]:
+        def wrapped(module: nn.Module, name: str) -> Callable[..., Any]:
             own_forward = module.forward
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                with lender.lend(module, name):
+                with offload.loaded(module, name):
                     return own_forward(*args, **kwargs)
 
             return forward
 
         with ExitStack() as stack:
             for name, module in self.split.outside():
-                if lender.needs_any(module, name):
-                    stack.enter_context(replaced_forward(module, lent(module, name)))
+                if offload.has_weights(module, name):
+                    stack.enter_context(replaced_forward(module, wrapped(module, name)))
             yield
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.runtime.errors import UserError
-from ltpipe.streaming.lending import Fetch
+from ltpipe.streaming.offload import Fetch
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Spread:
         """
         sizes: dict[str, int] = {}
         for name, entry in manifest.tensors.items():
-            block = block_of(name, manifest)
+            block = manifest.walked_block(name)
             size = entry.size * dtype.itemsize if entry.dtype.startswith(("F", "BF")) else entry.nbytes
             sizes[block] = sizes.get(block, 0) + size
         for alias, name in manifest.tied.items():
-            if block_of(alias, manifest) != block_of(name, manifest):
+            if manifest.walked_block(alias) != manifest.walked_block(name):
                 raise UserError(f"device: auto-shard is not possible, because '{alias}' is tied to '{name}'; use auto")
         whole, before = sum(sizes.values()), sizes.pop("", 0)
         shares: dict[str, int] = {}
@@ -77,7 +77,7 @@ class Shards:
         """Return the named tensor on its device; fetch it on first use."""
         if name not in self._kept:
             with torch.inference_mode(False):  # gradients of the same weights may be needed later
-                self._kept[name] = self._fetch(name).to(self.device_of(block_of(name, self._manifest)))
+                self._kept[name] = self._fetch(name).to(self.device_of(self._manifest.walked_block(name)))
         return self._kept[name]
 
     def device_of(self, block: str) -> torch.device:
@@ -102,11 +102,3 @@ def _elsewhere(forward: Callable[..., Any], there: torch.device, here: torch.dev
         return tree_map_only(torch.Tensor, lambda tensor: tensor.to(here), forward(*args, **kwargs))
 
     return moved
-
-
-def block_of(name: str, manifest: Manifest) -> str:
-    """Return the full name of a tensor's block; empty outside the blocks."""
-    if not manifest.in_blocks(name):
-        return ""
-    number = name.removeprefix(f"{manifest.blocks}.").partition(".")[0]
-    return f"{manifest.blocks}.{number}"

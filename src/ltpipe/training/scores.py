@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from tempfile import TemporaryFile
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -294,10 +294,10 @@ class LiveSubject:
             load_values(self._model, self._values)
 
     @contextmanager
-    def statistics_of_batches(self) -> Iterator[None]:
-        """Temporarily normalise by batch statistics; running statistics are restored afterwards."""
+    def normalising(self, mode: Literal["eval", "train"]) -> Iterator[None]:
+        """See `Subject`; running statistics are restored afterwards."""
         kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-        layers = [layer for layer in self._model.modules() if isinstance(layer, kinds)]
+        layers = [layer for layer in self._model.modules() if mode == "train" and isinstance(layer, kinds)]
         for layer in layers:
             layer.train()
         try:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Literal
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.curvature import SummedGradient
-from ltpipe.scoring.statistics import as_in
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +57,7 @@ class Grasp(Criterion):
         def finish(name: str, product: "torch.Tensor") -> None:
             deliver(name, product.mul_(subject.weight(name)))
 
-        with as_in(subject.options.mode, subject):
+        with subject.normalising(subject.options.mode):
             subject.hessian_gradient(finish, _tempered(subject.options.temperature))
 
 

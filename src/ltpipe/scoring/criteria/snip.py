@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltpipe.scoring.criterion import GradientCriterion
-from ltpipe.scoring.statistics import as_in
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +42,7 @@ class Snip(Sensitivity):
     @classmethod
     def score(cls, subject: "Subject", deliver: "Deliver") -> None:
         """Score as `GradientCriterion` does, in the mode given by the options."""
-        with as_in(subject.options.mode, subject):
+        with subject.normalising(subject.options.mode):
             super().score(subject, deliver)
 
 

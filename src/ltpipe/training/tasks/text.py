@@ -17,7 +17,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.data.conversations import ChatTemplate
 from ltpipe.data.documents import Part, read_documents, split_documents
-from ltpipe.data.sequences import check_length, cut_windows, read_tokenizer, spread
+from ltpipe.data.sequences import all_sequences, check_length, read_tokenizer, spread
 from ltpipe.data.vocabulary import train_tokenizer
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.determinism import stable_seed
@@ -87,7 +87,7 @@ class TextTask(ConfiguredTask):
             documents: all documents or those of one part.
             separator: text after each document.
             sequence_length: tokens per sequence; documents are joined and the tail of each part is dropped
-                (`data.sequences.cut_windows`).
+                (`data.sequences.all_sequences`).
             evaluation_sequences: largest number of validation sequences and of test sequences, evenly spaced over the
                 part; None takes all.
             validation: validation documents, a fraction (`data.documents.split_documents`).
@@ -126,7 +126,7 @@ class TextTask(ConfiguredTask):
             tokenizer = read_tokenizer(model.verified(TOKENIZER))
             initial, buffers = _read_weights(model)
         windows = {
-            part: cut_windows(chosen, tokenizer, sequence_length, separator, f"{key}: {part} documents")
+            part: all_sequences(chosen, tokenizer, sequence_length, separator, f"{key}: {part} documents")
             for part, chosen in parts.items()
         }
         for part in ("validation", "test"):

@@ -1,6 +1,7 @@
 """Prefetches the next block's weights to an accelerator while the current block computes."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -10,8 +11,8 @@ from ltpipe.runtime.device import has_streams
 Load = Callable[[str], Mapping[str, nn.Parameter]]
 
 
-class Ahead:
-    """Prefetches what comes next.
+class Prefetcher:
+    """Prefetches the weights that are needed next.
 
     On an accelerator the copies run on their own stream, in parallel with the computation already queued; two blocks of
     weights are then in memory. On the CPU nothing is prefetched: it would compete for the same processors.
@@ -24,13 +25,9 @@ class Ahead:
 
     def start(self, name: str, load: Load) -> None:
         """Start to load what will be taken next."""
-        if not self._useful:
-            return
-        if self._stream is None:
-            self._next = name, load(name)
-            return
-        with self._stream:
-            self._next = name, load(name)
+        if self._useful:
+            with self._stream or nullcontext():
+                self._next = name, load(name)
 
     def take(self, name: str, load: Load) -> Mapping[str, nn.Parameter]:
         """Return `load(name)`, prefetched or loaded now."""

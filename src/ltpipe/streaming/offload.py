@@ -1,4 +1,4 @@
-"""Modules that hold their weights only while they run."""
+"""Offloaded weights: modules hold theirs only while they run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ Place = tuple[nn.Module, str]
 """The module that owns a parameter or buffer, and its name there."""
 
 
-class Lender:
-    """Gives a model's modules weights from a checkpoint, and takes them away again. Tied weights stay tied.
+class Offload:
+    """Loads weights from a checkpoint into a model's modules, and offloads them again. Tied weights stay tied.
 
     Args:
         manifest: the checkpoint's manifest, with the stored names of tied parameters.
@@ -28,13 +28,13 @@ class Lender:
         self._tied = manifest.tied
         self._stored = frozenset(manifest.tensors)
         self._fetch = fetch
-        self._lent: dict[int, str] = {}
+        self._held: dict[int, str] = {}
 
     def name_of(self, tensor: torch.Tensor) -> str | None:
-        """Return the stored name of the lent weight that a tensor is, or is a view of; None if there is none."""
-        return self._lent.get(tensor.untyped_storage()._cdata)
+        """Return the stored name of the loaded weight that a tensor is, or is a view of; None if there is none."""
+        return self._held.get(tensor.untyped_storage()._cdata)
 
-    def needs_any(self, module: nn.Module, prefix: str) -> bool:
+    def has_weights(self, module: nn.Module, prefix: str) -> bool:
         """Return whether a module, with full name `prefix`, has any stored tensors."""
         return bool(self._places(module, prefix))
 
@@ -42,14 +42,16 @@ class Lender:
         """Return the weights of a module by their stored names, each fetched once."""
         return self._fetched(self._places(module, prefix))
 
-    def give(self, module: nn.Module, prefix: str, recurse: bool = True) -> None:
-        """Give a module its weights for good; without `recurse`, only its own, not its children's."""
+    def load(self, module: nn.Module, prefix: str, recurse: bool = True) -> None:
+        """Load a module's weights for good; without `recurse`, only its own, not its children's."""
         places = self._places(module, prefix, recurse)
         self._put(places, self._fetched(places))
 
     @contextmanager
-    def lend(self, module: nn.Module, prefix: str, weights: Mapping[str, nn.Parameter] | None = None) -> Iterator[None]:
-        """Give a module its weights inside the context: those passed, or fetched now."""
+    def loaded(
+        self, module: nn.Module, prefix: str, weights: Mapping[str, nn.Parameter] | None = None
+    ) -> Iterator[None]:
+        """Load a module's weights inside the context: those passed, or fetched now."""
         places = self._places(module, prefix)
         before = {name: owner._parameters.get(leaf, owner._buffers.get(leaf)) for name, (owner, leaf) in places.items()}
         self._put(places, self.fetch(module, prefix) if weights is None else weights)
@@ -59,7 +61,7 @@ class Lender:
         finally:
             for name, (owner, leaf) in places.items():
                 held: dict[str, Any] = owner._parameters if leaf in owner._parameters else owner._buffers
-                self._lent.pop(held[leaf].untyped_storage()._cdata, None)
+                self._held.pop(held[leaf].untyped_storage()._cdata, None)
                 held[leaf] = before[name]
 
     def _fetched(self, places: Mapping[str, Place]) -> dict[str, nn.Parameter]:
@@ -70,7 +72,7 @@ class Lender:
         for name, (owner, leaf) in places.items():
             stored = self._tied.get(name, name)
             parameter = weights[stored]
-            self._lent[parameter.untyped_storage()._cdata] = stored
+            self._held[parameter.untyped_storage()._cdata] = stored
             if leaf in owner._parameters:
                 owner._parameters[leaf] = parameter
             else:
