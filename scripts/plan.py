@@ -8,9 +8,7 @@ from ltpipe.planning.table import print_plan, verdict, write_plan
 from ltpipe.runtime import stage
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_object
-from ltpipe.workflow.code import SCHEMA
 from ltpipe.workflow.config import check_config
-from ltpipe.workflow.configfile import read_config
 
 
 def main(*, study: str, output: Path) -> None:
@@ -27,7 +25,7 @@ def main(*, study: str, output: Path) -> None:
         config = read_object(study)
     except ValueError as error:
         raise UserError(f"study: not JSON ({error})") from None
-    checked = check_config(config, read_config(SCHEMA))
+    checked = check_config(config)
     plan = plan_study(checked)
     write_plan(plan, checked, output)
     print_plan(plan)

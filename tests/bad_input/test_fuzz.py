@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from bad_input.configurations import sound, trained
-from bad_input.running import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed import parts, sealed
@@ -43,7 +41,6 @@ from ltpipe.workflow.configfile import read_config
 
 fuzz = settings(max_examples=40 * int(os.environ.get("LTPIPE_FUZZ", "1")), deadline=None)
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 ODD = ["", "nan", "-0", "1e-9999999", "../x", "a\n", "\0", "٣", "$(x)", "--x", "{x}", "null", "[]", "x" * 300]
 SCALARS = (
     st.none()
@@ -100,7 +97,7 @@ def mutated(data: st.DataObject, value: Any, values: st.SearchStrategy) -> Any:
 def test_a_configuration_with_any_value_anywhere(base, study, data):
     config = mutated(data, base(study), VALUES)
     with one_line_or_none():
-        checked = check_config(config, SCHEMA)
+        checked = check_config(config)
         # What is accepted makes artefacts, all of them below results and of names that a file system takes.
         names = [*(ticket.named(grid.TICKET) for ticket in grid.tickets(checked)), *grid.baselines(checked)]
         for name in names:

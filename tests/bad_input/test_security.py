@@ -12,7 +12,6 @@ from ltpipe.checkpoints.filenames import CONFIG
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.arguments import as_options
 from ltpipe.workflow.config import check_config
-from ltpipe.workflow.configfile import read_config
 
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *SCRIPTS.values()])
 RULES = sorted([*(ROOT / "workflow/rules").glob("*.smk"), ROOT / "Snakefile"])
@@ -157,11 +156,10 @@ def test_every_other_value_in_a_shell_is_known():
 
 @pytest.mark.parametrize("value", ["-x", "--output=/tmp/x"])
 def test_a_pattern_is_never_an_option(value, study):
-    schema = read_config(ROOT / "workflow/schemas/config.schema.yaml")
     config = {
         "models": {"m": {"source": str(study / "source"), "prunable": {"include": [value]}}},
         "data": {"d": {"source": str(study / "text.txt")}},
         "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
     }
     with pytest.raises(UserError, match=r"prunable.include\[0\]: .* do not begin with '-'"):
-        check_config(config, schema)
+        check_config(config)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import ROOT, checkout, reruns, snakemake
+from checkouts import checkout, reruns, snakemake
 from clusters import Job, Slurm
 from tiny import save_tiny
 
@@ -51,10 +51,9 @@ def study(folder: Path) -> Path:
 
 def foresee(folder: Path, host: int) -> None:
     """Write a plan by which loading the model takes so many bytes of main memory."""
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
     with_sources = {**CONFIG, "models": {"tiny": {"source": str(folder / "models/tiny")}}}
     with_sources["data"] = {"words": {"source": str(folder / "texts/words.txt")}}
-    settings = memory_settings(check_config(with_sources, schema), "tiny")
+    settings = memory_settings(check_config(with_sources), "tiny")
     settings["models"]["source"] = "models/tiny"
     stages = [{"model": "tiny", "stage": "checkpoint", "host": host}]
     write_record(folder / "results/plan/plan.json", {"settings": {"tiny": settings}, "stages": stages})

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from benchmarks.study_cost import planned, study, tables, with_tables
 from ltpipe.planning.cost import ANALYSES, GATHERING, Cost, cost, cost_line
@@ -11,20 +10,19 @@ from ltpipe.workflow import grid
 from ltpipe.workflow.config import check_config
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 NAME = "HuggingFaceTB/SmolLM2-135M"
 PARAMETERS = 134_515_008
 
 
 @pytest.fixture(scope="module")
 def model():
-    (found,) = planned({NAME: 3}, SCHEMA, ROOT / "README.md")
+    (found,) = planned({NAME: 3}, ROOT / "README.md")
     return found
 
 
 def test_every_job_of_the_workflow_is_counted(model):
     """Against the grid, which the rules' targets come from, and what each target needs."""
-    config = check_config(study(f"hub:{NAME}@main", ROOT / "README.md"), yaml.safe_load(SCHEMA.read_text()))
+    config = check_config(study(f"hub:{NAME}@main", ROOT / "README.md"))
     evaluated = len(grid.tickets(config)) + len(grid.baselines(config))
     masks, histograms = len(grid.masks(grid.tickets(config))), len(config["grid"]["criteria"])
     texts, scores = 2, len(grid.scored_criteria(config))

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 from tiny import save_tiny
 
 from ltpipe.planning.lengths import check_lengths
@@ -11,8 +10,6 @@ from ltpipe.planning.stages import fits
 from ltpipe.planning.study import plan_study
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.config import check_config
-
-SCHEMA = yaml.safe_load((Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml").read_text())
 
 
 def study(source: Path, text: Path, length: int) -> dict:
@@ -22,7 +19,7 @@ def study(source: Path, text: Path, length: int) -> dict:
         "grid": {"criteria": ["magnitude"], "scopes": ["global"], "sparsities": [0.5]},
         "evaluate": {"sequence_length": length, "num_sequences": 2},
     }
-    return check_config(config, SCHEMA)
+    return check_config(config)
 
 
 @pytest.mark.parametrize(("architecture", "taken"), [("gpt2", False), ("llama", True)])

@@ -19,7 +19,6 @@ from ltpipe.workflow.config import check_config
 from ltpipe.workflow.grid import UNKNOWN_COUNT
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
 PARAMETERS = {  # as the models' cards say, in millions, tied ones once
     "HuggingFaceTB/SmolLM2-135M": 134.5,
@@ -39,7 +38,7 @@ def study(source: str, text: Path, **evaluate) -> dict:
         "grid": {"criteria": ["magnitude", "random"], "scopes": ["global", "layer"], "sparsities": [0.5, 0.9]},
         "evaluate": evaluate,
     }
-    return check_config(config, SCHEMA)
+    return check_config(config)
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def test_every_stage_is_planned_and_disk_is_counted(text):
 def test_perturbed_evaluations_are_planned(text):
     config = study("hub:HuggingFaceTB/SmolLM2-135M", text, top_k=0, device="cpu")
     config["robustness"] = {"perturbations": ["int4", "noise-0.1"], "seeds": [0, 1, 2]}
-    plan = {stage.stage: stage for stage in plan_study(check_config(config, SCHEMA))}
+    plan = {stage.stage: stage for stage in plan_study(check_config(config))}
     assert [plan[f"evaluation{kind}"].jobs for kind in ("", ", int4", ", noise-0.1")] == [9, 9, 27]
     assert {stage.disk for name, stage in plan.items() if name.startswith("evaluation")} == {0}
     assert plan["evaluation, int4"].device.total >= plan["evaluation"].device.total

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from trainings import settings, toy
 
 from ltpipe.planning.stages import StagePlan
@@ -22,7 +21,6 @@ from ltpipe.training.state import rewind, start_of
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.resources import read_plan
 
-SCHEMA = yaml.safe_load((Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml").read_text())
 LENET = {"layers": (36, 300, 100, 4), "batch": 12}
 
 
@@ -76,7 +74,7 @@ def by_stage(plan: list[StagePlan]) -> dict[str, StagePlan]:
 
 
 def test_study_without_a_grid_is_planned(study: dict, tmp_path: Path):
-    config = check_config(study, SCHEMA)
+    config = check_config(study)
     plan = plan_study(config)
     jobs = {stage.stage: (stage.model, stage.jobs, stage.iterations) for stage in plan}
     assert jobs == {
@@ -94,7 +92,7 @@ def test_study_without_a_grid_is_planned(study: dict, tmp_path: Path):
 
 
 def test_files_are_as_large_as_planned(study: dict, tmp_path: Path):
-    plan = by_stage(plan_study(check_config(study, SCHEMA)))
+    plan = by_stage(plan_study(check_config(study)))
     task, chosen = toy("lenet-300-100"), settings(iterations=40)
     model = task.start(0)
     point = train_to(Training(task, chosen, start_of(model)), 2, tmp_path / "point")
@@ -123,7 +121,7 @@ def test_language_model_is_planned_without_its_text(tmp_path: Path):
         "train": {"optimizer": "adamw", "learning_rate": 0.01, "iterations": 40, "batch_size": 4},
         "levels": 1,
     }
-    stage = by_stage(plan_study(check_config({"imp": {"words": small}}, SCHEMA)))["training"]
+    stage = by_stage(plan_study(check_config({"imp": {"words": small}})))["training"]
     head = prod((2, 3, 300, 32, 4 * 15))
     assert stage.operations > stage.iterations * head
     assert stage.device.parts["weights"] > 4 * 300 * 32

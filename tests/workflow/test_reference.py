@@ -1,51 +1,54 @@
-"""The reference of configuration keys says what the schema says."""
+"""The reference of configuration keys says what the sections say."""
 
 from pathlib import Path
 
-import yaml
+from pydantic import Field
 
-from ltpipe.workflow.reference import keys, reference
+from ltpipe.workflow.configuration.section import Section, keys, meaning
+from ltpipe.workflow.configuration.study import StudySection
+from ltpipe.workflow.configuration.training import TASKS
+from ltpipe.workflow.reference import reference, row
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 PAGE = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
 
 
-def described(schema) -> list[str]:
-    """Descriptions of all values of a schema that hold no others."""
-    if not isinstance(schema, dict):
-        return []
-    properties = schema.get("properties", {})
-    named = schema.get("additionalProperties")
-    inside = [*properties.values(), *(named,) * isinstance(named, dict), *schema.get("$defs", {}).values()]
-    own = [schema["description"]] if "default" in schema and not properties and schema["default"] != {} else []
-    return own + [text for part in inside for text in described(part)]
+class Rule(Section):
+    """Of stopping."""
+
+    kind: str = Field("first", description="of <stopping>")
+
+
+class Stop(Section):
+    """When to stop."""
+
+    after: int = Field(description="steps | epochs")
+    rule: Rule = Rule()
+
+
+class Study(Section):
+    """A study."""
+
+    stop: Stop | None = None
+    named: dict[str, Rule] = Field({}, description="rules by name")
 
 
 def test_the_page_is_current():
-    assert reference(SCHEMA) == PAGE, "run make reference"
+    assert reference() == PAGE, "run make reference"
 
 
-def test_every_value_with_a_default_stands_in_the_page():
-    texts = described(SCHEMA)
-    assert len(texts) > 60
-    assert [text for text in texts if text.replace("|", "\\|") not in PAGE] == []
+def test_every_key_has_a_meaning_that_stands_in_the_page():
+    found = [*keys(StudySection), *(key for task in TASKS.values() for key in keys(task))]
+    assert len(found) > 100
+    texts = [meaning(key.field) for key in found]
+    assert all(texts)
+    assert [text for text in texts if text.replace("|", "\\|") not in PAGE and text.capitalize() not in PAGE] == []
 
 
 def test_a_key_that_may_be_absent_and_holds_others_stands_above_them():
-    schema = {
-        "description": "when to stop",
-        "default": None,
-        "required": ["after"],
-        "properties": {
-            "after": {"description": "steps | epochs", "type": "integer"},
-            "rule": {"$ref": "#/$defs/rule"},
-            "kind": {"const": "own"},
-        },
-    }
-    rows = keys("stop", schema, {"rule": {"description": "of <stopping>", "default": "first"}})
-    assert [str(row) for row in rows] == [
+    assert [row(key) for key in keys(Study)] == [
         "| `stop` | when to stop | `null` |",
         "| `stop.after` | steps \\| epochs | required |",
-        '| `stop.rule` | of &lt;stopping> | `"first"` |',
+        '| `stop.rule.kind` | of &lt;stopping> | `"first"` |',
+        '| `named.<name>.kind` | of &lt;stopping> | `"first"` |',
     ]

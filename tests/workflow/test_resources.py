@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import write_record
@@ -24,7 +23,6 @@ from ltpipe.workflow.resources import (
 )
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
 
 
 @pytest.fixture
@@ -40,7 +38,6 @@ def config(tmp_path: Path) -> dict:
             "evaluate": {"num_sequences": 10, "sequence_length": 100},
             "robustness": {"perturbations": ["int4"]},
         },
-        SCHEMA,
     )
 
 

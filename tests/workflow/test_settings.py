@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from math import ceil
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import tyro
@@ -19,14 +21,16 @@ import yaml
 from checkouts import ROOT, plain_environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
 
 from ltpipe.workflow.config import check_config
-from ltpipe.workflow.reference import keys
+from ltpipe.workflow.configuration.section import inner_section, keys
+from ltpipe.workflow.configuration.study import StudySection
+from ltpipe.workflow.configuration.training import TASKS, ArchitectureSection
 from ltpipe.workflow.rules import RULES
 from ltpipe.workflow.settings import Settings
 from ltpipe.workflow.study import ELSEWHERE
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 COMPUTING = frozenset({"score", "baseline", "ticket", "perturbed_dense", "perturbed_ticket", "simulation"})
 TRAINING = frozenset({"rewind_point", "level_mask", "training", "connectivity", "early_bird"})
 
@@ -158,38 +162,10 @@ JOBS = list(jobs())
 
 
 @cache
-def schema_keys() -> dict[str, Any]:
-    """Every key that has a value, with the schema of that value; those of tasks too."""
-    found = {key.path for name, section in SCHEMA["properties"].items() for key in keys(name, section, SCHEMA["$defs"])}
-    for kind in ("images", "text"):
-        options = {name: each for name, each in SCHEMA["$defs"][kind]["properties"].items() if "const" not in each}
-        found |= {
-            key.path
-            for name, option in options.items()
-            for key in keys(f"imp.<name>.task.{name}", option, SCHEMA["$defs"])
-        }
-    return {path: schema_of(path) for path in sorted(found)}
-
-
-def schema_of(path: str) -> Any:
-    node, parts = SCHEMA, path.split(".")
-    for index, part in enumerate(parts):
-        node = resolved(node)
-        if part == "<name>":
-            node = node["additionalProperties"]
-        elif parts[index - 1] == "task" and part != "kind":
-            node = next(
-                SCHEMA["$defs"][kind]["properties"][part]
-                for kind in ("images", "text")
-                if part in SCHEMA["$defs"][kind]["properties"]
-            )
-        else:
-            node = node["properties"][part]
-    return resolved(node)
-
-
-def resolved(node: Any) -> Any:
-    return SCHEMA["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+def all_keys() -> dict[str, FieldInfo]:
+    """Every key that has a value, with its type and default; those of tasks too."""
+    found = [*keys(StudySection), *(key for task in TASKS.values() for key in keys(task, "imp.<name>.task."))]
+    return {key.path: key.field for key in sorted(found, key=lambda key: key.path)}
 
 
 def longest(path: str, table: Any) -> str | None:
@@ -199,7 +175,7 @@ def longest(path: str, table: Any) -> str | None:
 
 
 def test_every_key_is_said_to_rules_or_known_to_say_nothing_to_them():
-    unknown = [path for path in schema_keys() if not longest(path, (*TOUCHES, *AXES, *NO_RESULT))]
+    unknown = [path for path in all_keys() if not longest(path, (*TOUCHES, *AXES, *NO_RESULT))]
     assert not unknown, (
         f"{', '.join(unknown)}: which jobs does it change? Add it to the rules in src/ltpipe/workflow/rules.py and "
         "to TOUCHES here; to AXES if it says which jobs there are; to ELSEWHERE in src/ltpipe/workflow/study.py if it "
@@ -220,8 +196,8 @@ def base() -> dict[str, Any]:
     filled = deepcopy(BASE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ltpipe.workflow.config.Source.check", lambda _: None)
-        patch.setattr("ltpipe.workflow.config._apart", lambda *_: True)
-        return check_config(filled, SCHEMA)
+        patch.setattr("ltpipe.workflow.checks._apart", lambda *_: True)
+        return check_config(filled)
 
 
 def get(config: Any, path: list[str]) -> Any:
@@ -237,41 +213,48 @@ def put(config: Any, path: list[str], value: Any) -> None:
 WORDS = st.sampled_from(["x", "-x", "a b", "*mlp*", "{model}", "it's", "", "\n\n", "1", "None", "auto", "é"])
 
 
-def values(node: Any, path: str) -> st.SearchStrategy[Any]:
-    """What the schema allows a key, and what looks like another value."""
-    node = resolved(node)
-    if "enum" in node:
-        return st.sampled_from(node["enum"])
-    if "const" in node:
-        return st.just(node["const"])
-    if "oneOf" in node:
-        return st.one_of([values(each, path) for each in node["oneOf"]])
-    kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
-    least = node.get("minimum", node.get("exclusiveMinimum", 0))
+def values(annotation: Any, path: str, least: float = 0) -> st.SearchStrategy[Any]:
+    """What a key accepts, and what looks like another value; numbers are of at least `least`."""
+    if isinstance(annotation, FieldInfo):
+        return values(annotation.annotation, path, lower_bound(annotation.metadata))
+    if get_origin(annotation) is Annotated:
+        return values(get_args(annotation)[0], path, lower_bound(get_args(annotation)[1:]))
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return st.one_of([values(each, path) for each in get_args(annotation)])
+    least_count = ceil(least)
     made = {
-        "null": st.none(),
-        "boolean": st.booleans(),
-        "integer": st.integers(least, least + 9),
-        "number": st.sampled_from([least, least + 0.5, least + 1, least + 1.0]),
-        "string": WORDS,
-        "array": st.lists(st.integers(0, 9) if path.endswith("milestones") else WORDS, max_size=3),
-        "object": st.dictionaries(st.sampled_from(["convolution", "hidden", "output"]), st.sampled_from([0, 0.5, 1])),
+        NoneType: st.none(),
+        bool: st.booleans(),
+        int: st.integers(least_count, least_count + 9),
+        float: st.sampled_from([least, least + 0.5, least + 1, least + 1.0]),
+        str: WORDS,
+        list: st.lists(st.integers(0, 9) if path.endswith("milestones") else WORDS, max_size=3),
+        dict: st.dictionaries(st.sampled_from(["convolution", "hidden", "output"]), st.sampled_from([0, 0.5, 1])),
     }
-    return st.one_of([made[kind] for kind in kinds])
+    made[ArchitectureSection] = made[dict]
+    return made[get_origin(annotation) or annotation]
 
 
-def branches_off(node: Any) -> bool:
+def lower_bound(metadata: Any) -> float:
+    """The least value that a number's constraints allow, or about that."""
+    bounds = [getattr(each, name, None) for each in metadata for name in ("ge", "gt")]
+    return next((bound for bound in bounds if bound is not None), 0)
+
+
+def branches_off(field: FieldInfo) -> bool:
     """Whether a key says, by being null, that a kind of job is not there; the keys below it say how it works."""
-    return "object" in node.get("type", ()) and "null" in node["type"] and node.get("additionalProperties") is False
+    return inner_section(field.annotation)[0] not in (None, ArchitectureSection)
 
 
 ASKED = [
-    (concrete(path, name), values(schema, path))
-    for path, schema in schema_keys().items()
+    (concrete(path, name), values(field, path))
+    for path, field in all_keys().items()
     for name in (["a", "b"] if path.startswith("models") else ["words", "lit", "calib"] if path.startswith("data")
                  else ["small", "other"] if path.startswith("imp") else ["mix"])
     if (longest(path, AXES) is None or path in ("grid.refine.to", "grid.seeds"))
-    and path not in ("score.hybrids", "score.options") and not branches_off(schema)
+    and path not in ("score.hybrids", "score.options") and not branches_off(field)
 ]  # fmt: skip
 
 
@@ -378,7 +361,7 @@ class Touched:
 
 
 def generic(path: tuple[str, ...]) -> str:
-    """A key as the schema has it."""
+    """A key with `<name>` for names of the user's."""
     return ".".join((path[0], "<name>", *path[2:]) if path[0] in ("models", "data", "imp") else path)
 
 

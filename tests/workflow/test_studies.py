@@ -9,13 +9,12 @@ from ltpipe.workflow import studies
 from ltpipe.workflow.config import check_config
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 
 
 def config(**changes: Any) -> dict[str, Any]:
     study = yaml.safe_load((ROOT / "config/digits-imp.yaml").read_text(encoding="utf-8"))["imp"]["digits"]
     study = {**study, "levels": 2, "replicates": [7, 2], "branches": {}, "early_bird": None, **changes}
-    return check_config({"imp": {"a": study, "b": {**study, "branches": {}}}}, SCHEMA)
+    return check_config({"imp": {"a": study, "b": {**study, "branches": {}}}})
 
 
 def branches(level: int, **changes: Any) -> list[str]:

@@ -12,8 +12,6 @@ from ltpipe.workflow.config import check_config
 from ltpipe.workflow.report import figures, files, folder, gathered, tables
 from ltpipe.workflow.study import as_text
 
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
-
 
 def checked(**changes):
     base = {
@@ -22,7 +20,7 @@ def checked(**changes):
         "grid": {"criteria": ["magnitude"], "sparsities": [0.5]},
         "threads": 2,
     }
-    return check_config(deepcopy(base | changes), SCHEMA)
+    return check_config(deepcopy(base | changes))
 
 
 def text(config):
@@ -42,7 +40,7 @@ def test_a_study_written_otherwise_or_run_elsewhere_asks_for_the_same():
 def test_what_was_asked_for_can_be_asked_again():
     config = checked()
     before = deepcopy(config)
-    again = check_config(yaml.safe_load(text(config)), SCHEMA)
+    again = check_config(yaml.safe_load(text(config)))
     assert config == before, "the configuration itself is left as it is"
     assert text(again) == text(config)
     assert again["evaluate"] == config["evaluate"]
@@ -90,10 +88,10 @@ def test_studies_have_the_figures_of_what_they_train(tmp_path: Path):
         "train": {"optimizer": "adam", "learning_rate": 0.01, "iterations": 20, "batch_size": 10},
         "levels": 1,
     }
-    alone = check_config({"imp": {"small": deepcopy(study)}}, SCHEMA)
+    alone = check_config({"imp": {"small": deepcopy(study)}})
     assert [drawn.figure for drawn in figures(alone)] == ["levels", "costs"]
     more = study | {"branches": {"order": 1}, "early_bird": {"sparsities": [0.5], "every": 5}}
-    watched = check_config({"imp": {"small": more}}, SCHEMA)
+    watched = check_config({"imp": {"small": more}})
     assert [drawn.figure for drawn in figures(watched)] == ["levels", "connectivity", "early_birds", "costs"]
 
 

@@ -17,7 +17,6 @@ PACKAGE = Path(__file__).parents[1]
 INSTALLED = PACKAGE / "pipeline"
 ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parents[1]
 """Folder of the Snakefile, of `workflow/`, `scripts/`, `profiles/` and `config/`."""
-SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 PLACES = sorted((PACKAGE / "runtime/places").glob("*.py"))
 """Modules that find sources; stages import them by the names in the configuration."""
 

@@ -12,6 +12,7 @@ from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
 
 Config = dict[str, Any]
+"""A checked configuration, with all defaults."""
 
 NO_SEED = "none"
 

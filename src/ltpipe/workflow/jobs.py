@@ -20,10 +20,8 @@ from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import scored_criterion
 from ltpipe.workflow import grid, refinement, resources
 from ltpipe.workflow.closure import module_closure
-from ltpipe.workflow.code import SCHEMA
 from ltpipe.workflow.commands import Named, Param
 from ltpipe.workflow.config import Config, check_config, moved
-from ltpipe.workflow.configfile import read_config
 from ltpipe.workflow.rules import level_mask_of, prunes_trained, rewinds_weights
 from ltpipe.workflow.settings import Settings
 from ltpipe.workflow.study import as_text
@@ -61,7 +59,7 @@ class Jobs:
         """
         with ending_in_one_line():
             check_writable(Path("results"))  # Snakemake's own error is less clear, or several lines
-            return cls(check_config(config, read_config(SCHEMA), folder), workflow)
+            return cls(check_config(config, folder), workflow)
 
     @cached_property
     def plan(self) -> resources.Plan:

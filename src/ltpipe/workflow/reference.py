@@ -1,29 +1,26 @@
-"""The reference of configuration keys as Markdown, from the schema: what a key means is written there alone.
+"""The reference of configuration keys as Markdown, from the sections: what a key means is written there alone.
 
 `make reference` writes docs/configuration.md.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 from ltpipe.runtime import stage
 from ltpipe.runtime.files import atomic_write
-from ltpipe.workflow.code import SCHEMA
-from ltpipe.workflow.configfile import read_config
-
-Schema = dict[str, Any]
+from ltpipe.workflow.configuration.section import Key, Name, inner_section, keys, meaning
+from ltpipe.workflow.configuration.study import StudySection
+from ltpipe.workflow.configuration.training import TASKS
 
 _INTRODUCTION = """\
 # Configuration keys
 
-{description}
+{study}
 [config/README.md](../config/README.md) explains how the keys work together. `<name>` stands for
 your own name: {name}.
 
-`make reference` makes this page from the schema.
+`make reference` makes this page from `src/ltpipe/workflow/configuration`.
 """
 _TABLE = """\
 | key | meaning | default |
@@ -32,85 +29,30 @@ _TABLE = """\
 """
 
 
-@dataclass(frozen=True)
-class Key:
-    """A key that has a value of its own.
-
-    Attributes:
-        path: keys from the top, with dots between them.
-        meaning: with what is allowed.
-        default: as YAML has it, or `required`.
-    """
-
-    path: str
-    meaning: str
-    default: str
-
-    def __str__(self) -> str:
-        meaning = self.meaning.replace("|", "\\|").replace("<", "&lt;")
-        return f"| `{self.path}` | {meaning} | {self.default} |"
-
-
-def reference(schema: Schema) -> str:
-    """All keys of a configuration, a table for each key at the top and for each kind of task."""
-    definitions = schema["$defs"]
-    parts = [_INTRODUCTION.format(description=schema["description"], name=definitions["name"]["description"])]
-    for name, section in schema["properties"].items():
-        rows = [*_inside(f"{name}.", section, definitions)] or [*keys(name, section, definitions)]
-        parts.append(f"## {name}\n\n{_sentence(section)}\n\n{_table(rows)}")
-        for kind, task in _kinds(section):
-            options = [*_inside("", _resolved(task, definitions), definitions)]
-            parts.append(f"### A task of kind {kind}\n\n{_table(options)}")
+def reference() -> str:
+    """Return the page: all keys, a table for each key at the top and for each kind of task."""
+    parts = [_INTRODUCTION.format(study=StudySection.__doc__, name=get_args(Name)[-1].description)]
+    for name, field in StudySection.model_fields.items():
+        text = meaning(field)
+        absent = " Default: `null`." if field.default is None else ""
+        section, between = inner_section(field.annotation)
+        rows = keys(section, f"{name}{between}") if section else [Key(name, field)]
+        parts.append(f"## {name}\n\n{text[0].upper()}{text[1:]}.{absent}\n\n{_table(rows)}")
+    for kind, task in TASKS.items():
+        rows = (key for key in keys(task) if key.path != "kind")
+        parts.append(f"### A task of kind {kind}\n\n{_table(rows)}")
     return "\n".join(parts)
 
 
-def keys(path: str, schema: Schema, definitions: Schema, required: bool = False) -> Iterator[Key]:
-    """The key at `path`, unless it only holds others, and all below it."""
-    schema = _resolved(schema, definitions)
-    below = [*_inside(f"{path}.", schema, definitions)]
-    if not below or schema.get("default", {}) is None:
-        yield Key(path, schema["description"], "required" if required else _default(schema))
-    yield from below
+def row(key: Key) -> str:
+    """Return a key's row of a table."""
+    text = meaning(key.field).replace("|", "\\|").replace("<", "&lt;")
+    default = "required" if key.field.is_required() else f"`{key.default}`"
+    return f"| `{key.path}` | {text} | {default} |"
 
 
-def _inside(prefix: str, schema: Schema, definitions: Schema) -> Iterator[Key]:
-    needed = schema.get("required", [])
-    for name, value in schema.get("properties", {}).items():
-        if "const" not in value:
-            yield from keys(f"{prefix}{name}", value, definitions, name in needed)
-    yield from _inside(f"{prefix}<name>.", named, definitions) if (named := _named(schema)) else ()
-
-
-def _named(schema: Schema) -> Schema:
-    """The schema of what users give names of their own, where it has keys."""
-    inside = schema.get("additionalProperties")
-    return inside if isinstance(inside, dict) and "properties" in inside else {}
-
-
-def _kinds(section: Schema) -> Iterator[tuple[str, Schema]]:
-    """Kinds of task, and the schema of their options."""
-    task = _named(section).get("properties", {}).get("task", {})
-    for rule in task.get("allOf", []):
-        yield rule["if"]["properties"]["kind"]["const"], rule["then"]
-
-
-def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    reference = schema.get("$ref")
-    return schema if reference is None else definitions[reference.rpartition("/")[2]]
-
-
-def _table(rows: list[Key]) -> str:
-    return _TABLE.format(rows="\n".join(map(str, rows)))
-
-
-def _default(schema: Schema) -> str:
-    return f"`{json.dumps(schema['default'], ensure_ascii=False)}`" if "default" in schema else ""
-
-
-def _sentence(section: Schema) -> str:
-    text = section["description"]
-    absent = " Default: `null`." if section["default"] is None else ""
-    return f"{text[0].upper()}{text[1:]}.{absent}"
+def _table(rows: Iterable[Key]) -> str:
+    return _TABLE.format(rows="\n".join(map(row, rows)))
 
 
 def main(*, output: Path) -> None:
@@ -120,7 +62,7 @@ def main(*, output: Path) -> None:
         output: Markdown file to write.
     """
     with atomic_write(output) as file:
-        file.write(reference(read_config(SCHEMA)).encode())
+        file.write(reference().encode())
 
 
 if __name__ == "__main__":

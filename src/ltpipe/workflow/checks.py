@@ -1,0 +1,102 @@
+"""Checks of a configuration that concern several of its sections."""
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.sources import Source
+from ltpipe.scoring.criterion import every_criterion
+from ltpipe.workflow.configuration.mistakes import did_you_mean
+from ltpipe.workflow.configuration.section import meaning
+from ltpipe.workflow.configuration.study import StudySection
+from ltpipe.workflow.grid import Config, evaluated_texts, needs_calibration
+
+
+def check_consistency(config: Config) -> None:
+    """Refuse a configuration whose sections, each valid in itself, do not fit together.
+
+    Raises:
+        UserError: names the key, the value and what is accepted.
+    """
+    if config["grid"] or not config["imp"]:
+        _check_grid(config)
+        _check_calibration(config)
+    for name in config["imp"]:
+        _check_pretrained(config, name)
+        _check_donors(config, name)
+
+
+def _check_grid(config: Config) -> None:
+    for key in ("models", "data", "grid"):
+        if not config[key]:
+            expected = meaning(StudySection.model_fields[key])
+            raise UserError(f"configuration: the key '{key}' is missing or empty; expected: {expected}")
+    texts = sorted(config["data"])
+    for index, name in enumerate(config["evaluate"]["data"] or []):
+        if name not in texts:
+            raise UserError(f"evaluate.data[{index}]: '{name}' is not a text; use {', '.join(texts)}")
+    criteria = sorted({*every_criterion(), *config["score"]["hybrids"]})
+    for index, name in enumerate(config["grid"]["criteria"]):
+        if name not in criteria:
+            hint = did_you_mean(name, criteria)
+            raise UserError(f"grid.criteria[{index}]: '{name}' is not a criterion{hint}; use {', '.join(criteria)}")
+
+
+def _check_calibration(config: Config) -> None:
+    """Refuse calibration data that is missing, fixed by a protocol, or overlaps with evaluated texts."""
+    name, texts = config["score"]["data"], config["data"]
+    if name is not None and name not in texts:
+        raise UserError(f"score.data: '{name}' is not a text; use {', '.join(sorted(texts))}")
+    if name is not None and texts[name]["protocol"] == "wikitext2":
+        raise UserError(
+            f"score.data: '{name}' has protocol wikitext2, which is for evaluation only; add the source again under "
+            "data, with protocol documents"
+        )
+    criteria = needs_calibration(config)
+    if name is None and criteria:
+        raise UserError(f"score.data: criterion '{criteria[0]}' needs calibration data; set it to a text under data")
+    evaluated = evaluated_texts(config)
+    if not evaluated:
+        raise UserError("data: there is no text to evaluate on other than that of score.data; add one")
+    if name is not None and criteria:
+        for other in evaluated:
+            if other == name or not _apart(texts[name], texts[other]):
+                raise UserError(
+                    f"score.data: '{name}' shares documents with the evaluated text '{other}'; give them different "
+                    "sources, or set documents: calibration and documents: evaluation"
+                )
+
+
+def _apart(text: Config, other: Config) -> bool:
+    """Return whether two texts have no document in common, as far as their sources show.
+
+    The two parts of one source have none in common. If one source lies inside the other's folder, their documents have
+    different names, so parts prove nothing.
+    """
+    one, two = Source(text["source"]), Source(other["source"])
+    if one.is_hub or two.is_hub:
+        same = one.is_hub and two.is_hub and one.repository[0] == two.repository[0]
+    else:
+        first, second = one.path.resolve(), two.path.resolve()
+        if first in second.parents or second in first.parents:
+            return False
+        same = first == second
+    return not same or {text["documents"], other["documents"]} == {"calibration", "evaluation"}
+
+
+def _check_pretrained(config: Config, training: str) -> None:
+    pretrained = config["imp"][training]["task"].get("pretrained")
+    if pretrained is not None and pretrained not in config["models"]:
+        known = ", ".join(sorted(config["models"])) or "one that you add under models"
+        raise UserError(f"imp.{training}.task.pretrained: '{pretrained}' is not a model; use {known}")
+
+
+def _check_donors(config: Config, training: str) -> None:
+    trainings = config["imp"]
+    taking = trainings[training]
+    for index, donor in enumerate(taking["branches"]["transplanted"]):
+        key = f"imp.{training}.branches.transplanted[{index}]"
+        if donor not in trainings:
+            raise UserError(f"{key}: '{donor}' is not a training; use {', '.join(sorted(trainings))}")
+        if donor == training and len(taking["replicates"]) < 2:
+            raise UserError(f"{key}: the training has one replicate; use another training, or add a second replicate")
+        giving = trainings[donor]
+        if giving["levels"] < taking["levels"] or not set(taking["replicates"]) <= set(giving["replicates"]):
+            raise UserError(f"{key}: '{donor}' lacks levels or replicates of imp.{training}; add them")
