@@ -11,13 +11,13 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import api, evaluation, limit, masks, training
+from benchmarks import api, evaluation, limit, masks, study, training
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "api", "limit", "training", "all"] = "all",
+    only: Literal["masks", "evaluation", "api", "limit", "study", "training", "all"] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -58,6 +58,8 @@ def main(
             sections.append(api.run(calls, checkpoint, sequences, folder / "api", threads, _say))
         if only in ("limit", "all") and not smoke:
             sections.append(limit.run(folder, threads, _say))
+        if only in ("study", "all"):
+            sections.append(study.run(study.SMOKE if smoke else study.FULL, folder / "study", _say))
         if only in ("training", "all"):
             sections.append(training.run(training.SMOKE if smoke else training.FULL, _say))
     finally:
