@@ -53,7 +53,7 @@ def test_a_mask_from_export_to_import(canonical_folder, tmp_path, caplog, capsys
     assert "one byte per weight" in caplog.messages[0]
     assert (tmp_path / "again").read_bytes() == mask.read_bytes()
     cli.compare(mask, tmp_path / "plain", json=True)
-    assert json.loads(capsys.readouterr().out)["facts"]["Jaccard"] == 1.0
+    assert json.loads(capsys.readouterr().out)["facts"]["jaccard"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -64,8 +64,8 @@ def test_a_mask_with_itself_and_with_its_complement():
 def test_chance_levels_of_equal_densities_are_the_known_formulas(density):
     size = 10_000
     found = Overlap(size, round(size * density), round(size * density), 0)
-    assert found.jaccard_by_chance == pytest.approx(density / (2 - density))
-    assert found.hamming_by_chance == pytest.approx(2 * density * (1 - density))
+    assert found.jaccard_chance == pytest.approx(density / (2 - density))
+    assert found.hamming_chance == pytest.approx(2 * density * (1 - density))
 
 
 @pytest.mark.parametrize(("kept_a", "kept_b"), [(100, 100), (500, 500), (50, 900), (950, 700)])
@@ -76,7 +76,7 @@ def test_chance_levels_are_what_random_masks_show(kept_a, kept_b):
         for _ in range(600)
     ]
     parts = [part["w"] for part in found]
-    for value, chance in (("jaccard", "jaccard_by_chance"), ("hamming", "hamming_by_chance")):
+    for value, chance in (("jaccard", "jaccard_chance"), ("hamming", "hamming_chance")):
         values = [getattr(part, value) for part in parts]
         error = 4 * np.std(values) / np.sqrt(len(values))
         assert np.mean(values) == pytest.approx(getattr(parts[0], chance), abs=error + 1e-3 * (value == "jaccard"))
@@ -91,18 +91,18 @@ def test_layerwise_chance_knows_that_layers_differ_in_density():
         return mask_of({"a": exact((100, 100), 9000, generator), "b": exact((100, 100), 500, generator)})
 
     parts = [compare(drawn(), drawn()) for _ in range(30)]
-    jaccard, hamming = layerwise_chance(parts[0])
+    jaccard, hamming = layerwise_chance(parts[0]).values()
     wholes = [total(part.values()) for part in parts]
     assert np.mean([whole.jaccard for whole in wholes]) == pytest.approx(jaccard, abs=2e-3)
     assert np.mean([whole.hamming for whole in wholes]) == pytest.approx(hamming, abs=2e-3)
-    assert jaccard > wholes[0].jaccard_by_chance + 0.2
-    assert hamming < wholes[0].hamming_by_chance - 0.2
+    assert jaccard > wholes[0].jaccard_chance + 0.2
+    assert hamming < wholes[0].hamming_chance - 0.2
 
 
 def test_empty_and_full_masks_have_no_correlation_and_empty_ones_no_index():
     nothing, everything = Overlap(8, 0, 0, 0), Overlap(8, 8, 8, 8)
-    assert (nothing.jaccard, nothing.jaccard_by_chance, nothing.spearman, nothing.hamming) == (None, None, None, 0.0)
-    assert (everything.jaccard, everything.spearman, everything.hamming_by_chance) == (1.0, None, 0.0)
+    assert (nothing.jaccard, nothing.jaccard_chance, nothing.spearman, nothing.hamming) == (None, None, None, 0.0)
+    assert (everything.jaccard, everything.spearman, everything.hamming_chance) == (1.0, None, 0.0)
 
 
 @pytest.mark.parametrize("other", [{"w": np.ones(9, bool)}, {"v": np.ones(8, bool)}, {}])

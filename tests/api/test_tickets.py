@@ -94,7 +94,7 @@ def test_overlap_is_that_of_the_analysis(tmp_path):
     found = ltpipe.compute_ticket_overlap(a, b)
     assert found == ltpipe.compute_ticket_overlap(tmp_path / "a", PackedMask.of(b))
     expected = {"jaccard": whole.jaccard, "hamming": whole.hamming, "spearman": whole.spearman}
-    chance = {"jaccard_chance": whole.jaccard_by_chance, "hamming_chance": whole.hamming_by_chance}
+    chance = {"jaccard_chance": whole.jaccard_chance, "hamming_chance": whole.hamming_chance}
     assert {**expected, **chance, "spearman_chance": 0.0}.items() <= found.items()
     flat = [np.concatenate([kept[name].numpy().reshape(-1) for name in sorted(a)]) for kept in (a, b)]
     assert found["hamming"] == (flat[0] != flat[1]).mean()

@@ -228,11 +228,11 @@ def test_two_masks(tmp_path):
     flat = [np.concatenate([arrays[name].reshape(-1) for name in "ab"]) for arrays in (one, other)]
     both, either = int((flat[0] & flat[1]).sum()), int((flat[0] | flat[1]).sum())
     facts = described.facts
-    assert (facts["kept A"], facts["kept B"], facts["both"]) == (80, 50, both)
-    assert facts["Jaccard"] == pytest.approx(both / either)
-    assert facts["Hamming"] == pytest.approx((flat[0] != flat[1]).mean())
+    assert (facts["kept_a"], facts["kept_b"], facts["both"]) == (80, 50, both)
+    assert facts["jaccard"] == pytest.approx(both / either)
+    assert facts["hamming"] == pytest.approx((flat[0] != flat[1]).mean())
     chance = 80 * 50 / 184
-    assert facts["by chance"] == pytest.approx(chance / (130 - chance))
+    assert facts["jaccard_chance"] == pytest.approx(chance / (130 - chance))
     (listing,) = described.listings
     assert [row[0] for row in listing.rows] == ["a", "b"]
     assert "checkpoints" not in facts

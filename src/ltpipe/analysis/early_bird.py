@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import ge, le
 from typing import ClassVar, Literal, get_args
 
 from ltpipe.analysis.overlap import Overlap, compare, total
@@ -11,6 +12,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.records import Record
 
 Rule = Literal["hamming", "spearman", "jaccard"]
+_LIMITS = {"hamming": 0.1, "spearman": 0.95, "jaccard": 0.9}
 
 
 @dataclass(frozen=True)
@@ -49,24 +51,18 @@ class Detector:
     @property
     def limit(self) -> float:
         """The threshold in effect."""
-        return (
-            {"hamming": 0.1, "spearman": 0.95, "jaccard": 0.9}[self.rule] if self.threshold is None else self.threshold
-        )
+        return _LIMITS[self.rule] if self.threshold is None else self.threshold
 
     @property
     def masks(self) -> int:
         """The window in effect."""
-        return {"hamming": 5, "spearman": 2, "jaccard": 5}[self.rule] if self.window is None else self.window
+        return (2 if self.rule == "spearman" else 5) if self.window is None else self.window
 
     def value(self, overlap: Overlap) -> float | None:
         """Return the rule's measure; None if it is 0 / 0, which is no evidence of convergence."""
         if self.rule == "spearman":
             return overlap.spearman
-        value, chance = (
-            (overlap.hamming, overlap.hamming_by_chance)
-            if self.rule == "hamming"
-            else (overlap.jaccard, overlap.jaccard_by_chance)
-        )
+        value, chance = (getattr(overlap, name) for name in (self.rule, f"{self.rule}_chance"))
         if value is None or chance is None or not self.chance_corrected:
             return value
         if self.rule == "hamming":
@@ -82,9 +78,8 @@ class Detector:
 
     def holds(self, values: Iterable[float | None]) -> bool:
         """Return whether every value is on the right side of the limit."""
-        if self.rule == "hamming":
-            return all(value is not None and value <= self.limit for value in values)
-        return all(value is not None and value >= self.limit for value in values)
+        right = le if self.rule == "hamming" else ge
+        return all(value is not None and right(value, self.limit) for value in values)
 
 
 @dataclass(frozen=True)
@@ -137,8 +132,7 @@ class Watch:
 
 def detect(masks: Iterable[Mask], detector: Detector) -> Detection:
     """Find where a sequence of masks, for example one per epoch, has converged."""
-    watch = Watch(detector)
-    history = tuple(map(watch.look, masks))
+    history = tuple(map(Watch(detector).look, masks))
     return Detection(next((step.index for step in history if step.converged), None), history)
 
 

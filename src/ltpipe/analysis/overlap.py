@@ -9,6 +9,10 @@ import numpy as np
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
 
+MEASURES = (
+    "weights", "kept_a", "kept_b", "both", "jaccard", "jaccard_chance", "hamming", "hamming_chance", "spearman",
+)  # fmt: skip
+"""Attributes of an overlap that tables have."""
 _BLOCK = 1 << 20  # bytes compared at a time, so that what both keep stays in the processor's cache
 
 
@@ -17,18 +21,18 @@ class Overlap:
     """What two masks of the same weights keep: all similarities follow from these four counts, exactly.
 
     Chance levels are those of two masks that keep as many weights as these, drawn independently and uniformly. They
-    then have `size * d_a * d_b` kept weights in common on average, d being the densities (hypergeometric mean).
+    then have `weights * d_a * d_b` kept weights in common on average, d being the densities (hypergeometric mean).
 
     A property is None where it is 0 / 0: the Jaccard index of two empty masks, the correlation with a mask that keeps
     all or nothing.
 
     Attributes:
-        size: number of weights.
+        weights: number of weights.
         kept_a, kept_b: weights that each mask keeps.
         both: weights that both keep.
     """
 
-    size: int
+    weights: int
     kept_a: int
     kept_b: int
     both: int
@@ -36,7 +40,7 @@ class Overlap:
     def __add__(self, other: "Overlap") -> "Overlap":
         """Of the weights of both together."""
         return Overlap(
-            self.size + other.size, self.kept_a + other.kept_a, self.kept_b + other.kept_b, self.both + other.both
+            self.weights + other.weights, self.kept_a + other.kept_a, self.kept_b + other.kept_b, self.both + other.both
         )
 
     @property
@@ -47,7 +51,7 @@ class Overlap:
     @property
     def hamming(self) -> float | None:
         """Share of the weights that exactly one of the masks keeps."""
-        return _ratio(self.kept_a + self.kept_b - 2 * self.both, self.size)
+        return _ratio(self.kept_a + self.kept_b - 2 * self.both, self.weights)
 
     @property
     def spearman(self) -> float | None:
@@ -55,27 +59,32 @@ class Overlap:
 
         Its chance level is 0.
         """
-        covariance = self.size * self.both - self.kept_a * self.kept_b
-        variances = [kept * (self.size - kept) for kept in (self.kept_a, self.kept_b)]
+        covariance = self.weights * self.both - self.kept_a * self.kept_b
+        variances = [kept * (self.weights - kept) for kept in (self.kept_a, self.kept_b)]
         return covariance / (sqrt(variances[0]) * sqrt(variances[1])) if all(variances) else None
 
     @property
     def both_by_chance(self) -> float:
-        """Mean number of weights that both would keep: size * d_a * d_b."""
-        return self.kept_a * self.kept_b / self.size if self.size else 0.0
+        """Mean number of weights that both would keep: weights * d_a * d_b."""
+        return self.kept_a * self.kept_b / self.weights if self.weights else 0.0
 
     @property
-    def jaccard_by_chance(self) -> float | None:
+    def jaccard_chance(self) -> float | None:
         """d_a d_b / (d_a + d_b - d_a d_b); d / (2 - d) for equal densities.
 
-        The index at the mean intersection. The mean of the index lies above it, by less than 1 / size.
+        The index at the mean intersection. The mean of the index lies above it, by less than 1 / weights.
         """
         return _ratio(self.both_by_chance, self.kept_a + self.kept_b - self.both_by_chance)
 
     @property
-    def hamming_by_chance(self) -> float | None:
+    def hamming_chance(self) -> float | None:
         """d_a + d_b - 2 d_a d_b, the exact mean; 2 d (1 - d) for equal densities."""
-        return _ratio(self.kept_a + self.kept_b - 2 * self.both_by_chance, self.size)
+        return _ratio(self.kept_a + self.kept_b - 2 * self.both_by_chance, self.weights)
+
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """Counts, similarities and their chance levels, by their column names."""
+        return {name: getattr(self, name) for name in MEASURES}
 
 
 def compare(a: Mask, b: Mask) -> dict[str, Overlap]:
@@ -110,8 +119,8 @@ def total(parts: Iterable[Overlap]) -> Overlap:
     return sum(parts, start=Overlap(0, 0, 0, 0))
 
 
-def layerwise_chance(parts: Mapping[str, Overlap]) -> tuple[float | None, float | None]:
-    """Jaccard index and Hamming distance by chance of masks with these densities in every single tensor.
+def layerwise_chance(parts: Mapping[str, Overlap]) -> dict[str, float | None]:
+    """Jaccard index and Hamming distance by chance of masks with these densities in every tensor, by column names.
 
     Where layers differ in density, two criteria that agree on nothing but that have more in common than chance at
     the densities of the whole; what lies above this level is agreement on single weights.
@@ -119,7 +128,10 @@ def layerwise_chance(parts: Mapping[str, Overlap]) -> tuple[float | None, float 
     whole = total(parts.values())
     both = sum(part.both_by_chance for part in parts.values())
     kept = whole.kept_a + whole.kept_b
-    return _ratio(both, kept - both), _ratio(kept - 2 * both, whole.size)
+    return {
+        "jaccard_chance_layerwise": _ratio(both, kept - both),
+        "hamming_chance_layerwise": _ratio(kept - 2 * both, whole.weights),
+    }
 
 
 def _count_both(a: np.ndarray, b: np.ndarray) -> int:

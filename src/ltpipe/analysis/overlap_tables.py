@@ -5,18 +5,18 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ltpipe.analysis.overlap import Overlap, check_comparable, compare_tensor, layerwise_chance, total
+from ltpipe.analysis.overlap import check_comparable, compare_tensor, layerwise_chance, total
 from ltpipe.pruning.foreign import read_any_mask
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import allow_open_files
-from ltpipe.runtime.frames import Column, Columns, Frame, count, frame, number, word
+from ltpipe.runtime.frames import Columns, Frame, count, frame, number, word
 from ltpipe.runtime.progress import track
 
 AXES = ("criterion", "scope", "seed", "sparsity")
 """Axes that identify the masks of a model."""
 
-_PAIR: dict[str, Column] = {
+_PAIR: Columns = {
     "model": word("name of the model"),
     "differs_in": word("the axis in which the two masks differ"),
     **{
@@ -25,28 +25,28 @@ _PAIR: dict[str, Column] = {
         for axis in AXES
     },
 }
-_COUNTS = {
+_MEASURES: Columns = {
     "weights": count("prunable weights"),
     "kept_a": count("weights that mask a keeps"),
     "kept_b": count("weights that mask b keeps"),
     "both": count("weights that both keep"),
-}
-_CHANCE = {
     "jaccard": number("Jaccard index: kept by both / kept by either"),
     "jaccard_chance": number("Jaccard index of independent masks with the same densities"),
     "hamming": number("Hamming distance: fraction of weights that only one of them keeps"),
     "hamming_chance": number("Hamming distance of independent masks with the same densities"),
 }
-_LAYERWISE = {
+_SPEARMAN: Columns = {"spearman": number("Spearman's rank correlation of the masks; 0 by chance")}
+
+OVERLAP: Columns = {
+    **_PAIR,
+    **_MEASURES,
     "jaccard_chance_layerwise": number("Jaccard index of independent masks with the same densities in every tensor"),
     "hamming_chance_layerwise": number("Hamming distance of independent masks with the same densities in every tensor"),
+    **_SPEARMAN,
 }
-_SPEARMAN = {"spearman": number("Spearman's rank correlation of the masks; 0 by chance")}
-
-OVERLAP: Columns = {**_PAIR, **_COUNTS, **_CHANCE, **_LAYERWISE, **_SPEARMAN}
 """Columns of the overlap table, one row per pair of masks, over all their weights."""
 
-LAYERS: Columns = {**_PAIR, "tensor": word("name of the tensor"), **_COUNTS, **_CHANCE, **_SPEARMAN}
+OVERLAP_LAYERS: Columns = {**_PAIR, "tensor": word("name of the tensor"), **_MEASURES, **_SPEARMAN}
 """Columns of the overlap table per tensor."""
 
 
@@ -76,14 +76,13 @@ def overlap_tables(model: str, paths: Sequence[Path]) -> tuple[Frame, Frame]:
         [compare_tensor(a, b, name) for (_, a), (_, b), _ in found] for name in track(names, "comparing", "tensor")
     ]
     pairs: list[dict[str, Any]] = []
-    layers = [frame([], LAYERS)]
+    layers = [frame([], OVERLAP_LAYERS)]
     for ((_, a), (_, b), differs_in), overlaps in zip(found, zip(*counted, strict=True), strict=True):
         parts = dict(zip(names, overlaps, strict=True))
         pair = {"model": model, "differs_in": differs_in, **_axes(a, "_a"), **_axes(b, "_b")}
-        jaccard, hamming = layerwise_chance(parts)
-        layerwise = dict(zip(_LAYERWISE, (jaccard, hamming), strict=True))
-        pairs.append(pair | _measures(total(parts.values())) | layerwise)
-        layers.append(frame([pair | {"tensor": name} | _measures(part) for name, part in parts.items()], LAYERS))
+        pairs.append(pair | total(parts.values()).measures | layerwise_chance(parts))
+        rows = [pair | {"tensor": name} | part.measures for name, part in parts.items()]
+        layers.append(frame(rows, OVERLAP_LAYERS))
     return frame(pairs, OVERLAP), pd.concat(layers[1:] or layers, ignore_index=True)
 
 
@@ -118,17 +117,3 @@ def _axes(mask: Mask, side: str) -> dict[str, Any]:
 
 def _order(mask: Mask) -> tuple[str, str, int, float]:
     return mask.criterion, mask.scope, -1 if mask.seed is None else mask.seed, float(mask.sparsity)
-
-
-def _measures(overlap: Overlap) -> dict[str, float | None]:
-    return {
-        "weights": overlap.size,
-        "kept_a": overlap.kept_a,
-        "kept_b": overlap.kept_b,
-        "both": overlap.both,
-        "jaccard": overlap.jaccard,
-        "jaccard_chance": overlap.jaccard_by_chance,
-        "hamming": overlap.hamming,
-        "hamming_chance": overlap.hamming_by_chance,
-        "spearman": overlap.spearman,
-    }

@@ -80,21 +80,9 @@ def compute_ticket_overlap(mask_a: AnyMask, mask_b: AnyMask) -> dict[str, float 
         UserError: an argument is not a mask, or the masks are for different weights.
     """
     parts = compare(as_mask(mask_a), as_mask(mask_b))
-    whole, (jaccard, hamming) = total(parts.values()), layerwise_chance(parts)
-    return {
-        "weights": whole.size,
-        "kept_a": whole.kept_a,
-        "kept_b": whole.kept_b,
-        "both": whole.both,
-        "jaccard": whole.jaccard,
-        "jaccard_chance": whole.jaccard_by_chance,
-        "jaccard_chance_layerwise": jaccard,
-        "hamming": whole.hamming,
-        "hamming_chance": whole.hamming_by_chance,
-        "hamming_chance_layerwise": hamming,
-        "spearman": whole.spearman,
-        "spearman_chance": None if whole.spearman is None else 0.0,
-    }
+    whole = total(parts.values())
+    spearman_chance = None if whole.spearman is None else 0.0
+    return {**whole.measures, **layerwise_chance(parts), "spearman_chance": spearman_chance}
 
 
 class EarlyBirdDetector:

@@ -10,6 +10,7 @@ from ltpipe.evaluation.metrics import Metrics
 from ltpipe.inspection.description import Description, Listing, describe_file
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.jsonfiles import read_json, read_record
+from ltpipe.runtime.records import Record
 
 
 def describe_json(path: Path) -> Description:
@@ -56,46 +57,35 @@ def describe_checkpoint(manifest: Path) -> Description:
 
 def _metrics(path: Path) -> Description:
     found = Metrics.read(path)
-    left_out = ("sequence_sums", "provenance", "planned_parts")
-    facts = {field.name: getattr(found, field.name) for field in fields(found) if field.name not in left_out}
     kind = "metrics of a ticket" if found.sparsity is not None else "metrics of a dense model"
-    return describe_file(path, kind, facts | _origin(found.provenance))
+    facts = {field.name: getattr(found, field.name) for field in fields(found)}
+    return _described(path, kind, facts, ("sequence_sums", "provenance", "planned_parts"), found.provenance)
 
 
 def _simulation(path: Path) -> Description:
     from ltpipe.evaluation.simulated import Simulation
 
-    found = Simulation.read(path)
-    facts = {name: value for name, value in asdict(found).items() if name not in ("iterations", "provenance")}
-    rows = (asdict(iteration) for iteration in found.iterations)
-    return describe_file(path, "simulation of iterative pruning", facts, Listing.of("iterations", rows))
+    facts = asdict(Simulation.read(path))
+    rows = Listing.of("iterations", facts["iterations"])
+    return _described(path, "simulation of iterative pruning", facts, ("iterations", "provenance"), {}, rows)
 
 
 def _learning(path: Path) -> Description:
     from ltpipe.training.record import LearningRecord
 
-    found = LearningRecord.read(path)
-    curve = ("iterations", "validation_losses", "validation_accuracies")
-    rows = (
-        dict(zip(curve, point, strict=True)) for point in zip(*(getattr(found, each) for each in curve), strict=True)
-    )
-    return _record(path, found, (*curve, "provenance"), Listing.of("validation curve", rows))
+    return _record(path, LearningRecord, "validation curve", "iterations", "validation_losses", "validation_accuracies")
 
 
 def _connectivity(path: Path) -> Description:
     from ltpipe.training.connectivity import Connectivity
 
-    found = Connectivity.read(path)
-    rows = ({"alpha": alpha, "error": error} for alpha, error in zip(found.alphas, found.errors, strict=True))
-    return _record(path, found, ("alphas", "errors"), Listing.of("line", rows))
+    return _record(path, Connectivity, "line", "alphas", "errors")
 
 
 def _early_bird(path: Path) -> Description:
     from ltpipe.analysis.early_bird import EarlyBird
 
-    found = EarlyBird.read(path)
-    rows = ({"iteration": at, "distance": far} for at, far in zip(found.iterations, found.distances, strict=True))
-    return _record(path, found, ("iterations", "distances"), Listing.of("distances", rows))
+    return _record(path, EarlyBird, "distances", "iterations", "distances")
 
 
 def _refinement(path: Path) -> Description:
@@ -103,12 +93,32 @@ def _refinement(path: Path) -> Description:
     from ltpipe.workflow.refinement import Refinement
 
     found = Refinement.read(path)
-    return _record(path, found, ("tickets",), Listing.of("tickets", (vars(Ticket(*cell)) for cell in found.tickets)))
+    rows = Listing.of("tickets", (vars(Ticket(*cell)) for cell in found.tickets))
+    return _described(path, found.KIND, asdict(found), ("tickets",), {}, rows)
 
 
-def _record(path: Path, found: Any, left_out: tuple[str, ...], *listings: Listing) -> Description:
-    facts = {name: value for name, value in asdict(found).items() if name not in left_out}
-    return describe_file(path, found.KIND, facts | _origin(getattr(found, "provenance", {})), *listings)
+def _record(path: Path, kind: type[Record], title: str, *columns: str) -> Description:
+    """Describe a record with columns of equal length."""
+    facts = asdict(kind.read(path))
+    points = zip(*(facts[column] for column in columns), strict=True)
+    rows = Listing.of(title, (dict(zip(columns, point, strict=True)) for point in points))
+    provenance = facts.get("provenance", {})
+    return _described(path, kind.KIND, facts, (*columns, "provenance"), provenance, rows)
+
+
+def _described(
+    path: Path,
+    kind: str,
+    facts: Mapping[str, Any],
+    left_out: tuple[str, ...],
+    provenance: Mapping[str, Any],
+    *listings: Listing,
+) -> Description:
+    """Describe an artefact without some of its facts, but with the inputs and code of its provenance."""
+    inputs = {f"input {name}": value for name, value in provenance.get("inputs", {}).items()}
+    code = {name: provenance[name] for name in ("ltpipe", "git_commit", "created") if name in provenance}
+    shown = {name: value for name, value in facts.items() if name not in left_out}
+    return describe_file(path, kind, shown | inputs | code, *listings)
 
 
 def _plan(path: Path) -> Description:
@@ -137,10 +147,3 @@ _UNNAMED = (
     ({"fits", "stages"}, _plan),
 )
 """Files that do not state their kind, by keys unique to them."""
-
-
-def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a provenance that identify inputs and code."""
-    inputs = provenance.get("inputs", {})
-    said = {f"input {name}": value for name, value in inputs.items()}
-    return said | {name: provenance[name] for name in ("ltpipe", "git_commit", "created") if name in provenance}

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ltpipe.analysis.overlap import Overlap, compare, layerwise_chance, total
+from ltpipe.analysis.overlap import compare, layerwise_chance, total
 from ltpipe.analysis.validation import Verdict, validate, validate_alone
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.tensorfile import TensorFile
@@ -48,26 +48,12 @@ def describe_pair(a: Path, b: Path) -> Description:
     """
     one, other = read_any_mask(a), read_any_mask(b)
     parts = compare(one, other)
-    whole, (jaccard, hamming) = total(parts.values()), layerwise_chance(parts)
     facts: dict[str, Any] = {"A": f"{a} ({_named(one)})", "B": f"{b} ({_named(other)})"}
     if one.checkpoint and other.checkpoint and one.checkpoint != other.checkpoint:
         facts["checkpoints"] = f"differ: {one.checkpoint[:12]} and {other.checkpoint[:12]}"
-    facts |= {"weights": whole.size, **_measures(whole)}
-    facts |= {"Jaccard by chance, layer by layer": jaccard, "Hamming by chance, layer by layer": hamming}
-    rows = ({"tensor": name, "weights": part.size, **_measures(part)} for name, part in parts.items())
+    facts |= total(parts.values()).measures | layerwise_chance(parts)
+    rows = ({"tensor": name, **part.measures} for name, part in parts.items())
     return describe_file(a, f"compared with {b}", facts, Listing.of("by tensor", rows))
-
-
-def _measures(overlap: Overlap) -> dict[str, Any]:
-    return {
-        "kept A": overlap.kept_a,
-        "kept B": overlap.kept_b,
-        "both": overlap.both,
-        "Jaccard": overlap.jaccard,
-        "by chance": overlap.jaccard_by_chance,
-        "Hamming": overlap.hamming,
-        "Hamming by chance": overlap.hamming_by_chance,
-    }
 
 
 def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ltpipe.analysis.overlap_tables import LAYERS
+from ltpipe.analysis.overlap_tables import OVERLAP_LAYERS
 from ltpipe.inspection.description import Description, describe_file
 from ltpipe.reporting import side_by_side
 from ltpipe.reporting.registry import TABLES as REPORTED
@@ -13,7 +13,7 @@ from ltpipe.runtime.sums import Sums, sums_file
 
 TABLES: Mapping[str, Columns] = {
     **{table.of: table.columns for table in (*REPORTED, side_by_side.TABLE)},
-    "overlap of masks by tensor": LAYERS,
+    "overlap of masks by tensor": OVERLAP_LAYERS,
 }
 """Columns of every table, by its subject."""
 _AXES = ("model", "data", "study", "training", "criterion", "scope", "level", "verdict")

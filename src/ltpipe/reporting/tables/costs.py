@@ -1,9 +1,7 @@
 """Time and memory of stages, as a tidy table."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from statistics import median
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.reporting.cells import mebibytes, value
@@ -28,26 +26,15 @@ STAGES = ("dense evaluation", "ticket evaluation", "evaluation of changed weight
 """Stages whose artefacts record time and memory."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    stage: str
-    model: str
-    data: str | None
-    seconds: float
-    planned: int | None = None
-    measured: int | None = None
-    device: str | None = None
-
-
 def evaluation_costs(baselines: Iterable[Metrics], tickets: Iterable[Metrics], perturbed: Iterable[Metrics]) -> Frame:
     """Return one row per kind of evaluation, model and text, in the order of `STAGES`."""
     found = zip(STAGES, (baselines, tickets, perturbed), strict=False)
-    return _table(_evaluated(stage, metrics) for stage, evaluated in found for metrics in evaluated)
+    return _table([{**_fields(metrics), "stage": stage} for stage, evaluated in found for metrics in evaluated])
 
 
 def training_costs(records: Iterable[LearningRecord]) -> Frame:
     """Return one row per training."""
-    return _table(_Run(STAGES[-1], record.training, None, record.seconds) for record in records)
+    return _table([{"stage": STAGES[-1], "model": record.training, "seconds": record.seconds} for record in records])
 
 
 def arranged(costs: Frame) -> Frame:
@@ -55,35 +42,23 @@ def arranged(costs: Frame) -> Frame:
     return costs.sort_values("stage", key=lambda stages: stages.map(STAGES.index), kind="stable", ignore_index=True)
 
 
-def _table(runs: Iterable[_Run]) -> Frame:
-    def cell(run: _Run) -> tuple[int, str, str]:
-        return STAGES.index(run.stage), run.model, run.data or ""
-
-    return frame([_row(list(alike)) for _, alike in groupby(sorted(runs, key=cell), key=cell)], COLUMNS)
+def _fields(metrics: Metrics) -> dict[str, Any]:
+    return {name: getattr(metrics, name) for name in COLUMNS if hasattr(metrics, name)}
 
 
-def _evaluated(stage: str, found: Metrics) -> _Run:
-    return _Run(stage, found.model, found.data, found.seconds, found.planned_bytes, found.measured_bytes, found.device)
-
-
-def _row(runs: Sequence[_Run]) -> dict[str, object]:
-    seconds = [run.seconds for run in runs]
-    return {
-        "stage": runs[0].stage,
-        "model": runs[0].model,
-        "data": runs[0].data,
-        "runs": len(runs),
-        "seconds": sum(seconds),
-        "median_seconds": median(seconds),
-        "longest_seconds": max(seconds),
-        "planned_bytes": max(_known(run.planned for run in runs), default=None),
-        "measured_bytes": max(_known(run.measured for run in runs), default=None),
-        "device": " or ".join(sorted({run.device for run in runs if run.device})) or None,
-    }
-
-
-def _known(values: Iterable[int | None]) -> Iterator[int]:
-    return (value for value in values if value is not None)
+def _table(runs: Sequence[Mapping[str, Any]]) -> Frame:
+    """Runs of one stage, model and text in a row."""
+    alike = frame(runs, COLUMNS).groupby(["stage", "model", "data"], dropna=False)
+    costs = alike.agg(
+        runs=("seconds", "size"),
+        seconds=("seconds", lambda seconds: sum(seconds.tolist())),
+        median_seconds=("seconds", "median"),
+        longest_seconds=("seconds", "max"),
+        planned_bytes=("planned_bytes", "max"),
+        measured_bytes=("measured_bytes", "max"),
+        device=("device", lambda devices: " or ".join(sorted(devices.dropna().unique())) or None),
+    )
+    return arranged(frame(costs.reset_index().to_dict("records"), COLUMNS))
 
 
 TABLE = Table(
