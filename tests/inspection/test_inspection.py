@@ -21,11 +21,12 @@ from ltpipe.exporting.formats import export_ticket
 from ltpipe.inspection.description import Listing, describe_file
 from ltpipe.inspection.masks import describe_pair
 from ltpipe.inspection.recognise import describe
-from ltpipe.inspection.tables import TABLES
+from ltpipe.inspection.tables import INSPECTED
 from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scorefile import score_writer
+from ltpipe.reporting.tables import findings
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.files import sha256_of
@@ -121,21 +122,22 @@ def test_a_checkpoint(canonical_folder):
     assert described.facts["fingerprint"] == Manifest.read(canonical_folder("qwen2") / MANIFEST).fingerprint
 
 
-@pytest.mark.parametrize("kind", TABLES)
-def test_tables(kind, tmp_path):
-    table = frame([{"model": "tiny", "training": "tiny"}], TABLES[kind])
+@pytest.mark.parametrize("declared", INSPECTED, ids=lambda declared: declared.of)
+def test_tables(declared, tmp_path):
+    words = [name for name, column in declared.columns.items() if column.dtype in ("string", "category")]
+    table = frame([dict.fromkeys(words, "tiny")], declared.columns)
     write_csv(table, tmp_path / "a")
     write_parquet(table, tmp_path / "b")
     for name in ("a", "b"):
         described = describe(tmp_path / name)
-        assert described.kind == f"table of {kind}"
+        assert described.kind == f"table of {declared.of}"
         assert described.facts["rows"] == 1
         assert "tiny" in described.facts.get("model", ()) or "tiny" in described.facts["training"]
 
 
 def test_damage_is_seen(tmp_path):
     write_record(tmp_path / "plan", {"fits": True, "stages": [{}]})
-    write_csv(frame([{"training": "tiny"}], TABLES["findings"]), tmp_path / "findings.csv")
+    write_csv(frame([{"training": "tiny"}], findings.COLUMNS), tmp_path / "findings.csv")
     text = (tmp_path / "findings.csv").read_text()
     (tmp_path / "findings.csv").write_text(text.replace("tiny", "tinz"))
     for name, words in (
@@ -175,8 +177,8 @@ def test_what_a_mask_alone_tells(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "a table|no artefact"),
-        (b"words and words\n", "a table, but not one of ltpipe's"),
+        (b"", "nor one of its tables"),
+        (b"words and words\n", "nor one of its tables"),
         (b'{"a": 1}', "JSON, but not an artefact of ltpipe"),
         (b'{"a": ', "not valid JSON"),
         (bytes(range(256)), "neither an artefact of ltpipe"),

@@ -37,13 +37,13 @@ def test_the_smallest_of_those_that_are_as_accurate_as_early_wins():
     )
     assert found.winner.level == 2
     assert found.winner.weights_remaining == KEPT[2] / TOTAL
-    gain, later = found.winner.over_dense.accuracy, found.winner.over_dense.iteration
+    gain, later = found.over_dense.accuracy, found.over_dense.iteration
     assert gain.mean == pytest.approx(0.001)
     assert not gain.interval.excludes(0)
-    assert (found.winner.iteration, later.mean) == (1500, -500)
+    assert (found.winner.mean("early_stop_iteration"), later.mean) == (1500, -500)
     assert isnan(later.interval.low)
-    assert (found.replicates, found.levels, found.smallest) == (3, 4, KEPT[4] / TOTAL)
-    assert (found.dense_accuracy, found.dense_iteration) == (pytest.approx(0.97), 2000)
+    assert (len(found.tickets), found.tickets[0].weights_remaining) == (4, KEPT[4] / TOTAL)
+    assert (found.dense.mean("test_accuracy"), found.dense.mean("early_stop_iteration")) == (pytest.approx(0.97), 2000)
 
 
 def test_a_ticket_that_is_as_good_wins_whatever_the_rounding():
@@ -97,7 +97,7 @@ def test_a_dense_model_that_names_the_most_frequent_label_decides_nothing(majori
     ]
     trainings = Trainings(alike)
     (found,) = training_verdicts(trainings)
-    assert (found.beats_chance, found.winner.level) == (beats, 7)
+    assert (found.dense.beats_chance, found.winner.level) == (beats, 7)
     table = findings_table(trainings, [])
     assert len(table) == 2
     learned = table["evidence"].str.startswith("The dense model is not significantly better than always naming")
@@ -105,12 +105,12 @@ def test_a_dense_model_that_names_the_most_frequent_label_decides_nothing(majori
     assert ("yes" in set(table["holds"])) == beats
 
 
-def test_a_study_without_controls_is_known():
+def test_a_training_without_controls_is_known():
     assert not verdict(tickets(1, (0.01,) * 3), tickets(1, (0.01,) * 3, branch="order-1")).controlled
     assert verdict(tickets(2, (0.01,) * 3), tickets(1, (0.01,) * 3, branch="shuffled-1")).controlled
 
 
 def test_one_replicate_has_no_intervals():
     (found,) = training_verdicts(Trainings([DENSE[0], tickets(1, (0.0,) * 3)[0]]))
-    assert found.winner.over_dense.accuracy.mean == 0
-    assert isnan(found.winner.over_dense.accuracy.interval.low)
+    assert found.over_dense.accuracy.mean == 0
+    assert isnan(found.over_dense.accuracy.interval.low)

@@ -47,7 +47,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MaskVerdict:
     """What is to be said about one mask.
 
     Attributes:
@@ -77,7 +77,7 @@ def head_size(config: Mapping[str, Any]) -> int | None:
     return hidden // heads if hidden and heads else None
 
 
-def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = None) -> list[Verdict]:
+def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = None) -> list[MaskVerdict]:
     """Validate mask files of one model, two of them open at a time.
 
     Raises:
@@ -86,7 +86,7 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
     """
     model = Manifest.read(manifest)
     settings = parse_json(config, model.verified(config)) if config else None
-    verdicts: list[Verdict] = []
+    verdicts: list[MaskVerdict] = []
     links = track(sorted(map(_link, paths)), "validating", "mask")
     for _, chain in groupby(links, key=lambda link: link[0]):
         denser: Mask | None = None
@@ -99,7 +99,7 @@ def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = 
 
 def validate(
     mask: Mask, manifest: Manifest, config: Mapping[str, Any] | None = None, denser: Mask | None = None
-) -> Verdict:
+) -> MaskVerdict:
     """Validate one mask.
 
     Args:
@@ -110,7 +110,7 @@ def validate(
     """
     stranger = list(_stranger(mask, manifest))
     if stranger:
-        return Verdict(replace(mask, bits={}), tuple(stranger), (), None)
+        return MaskVerdict(replace(mask, bits={}), tuple(stranger), (), None)
     broken, warnings = [*_stray_bits(mask)], []
     scope = _scope(mask)
     if mask.scope == UNKNOWN:
@@ -127,17 +127,17 @@ def validate(
             alone = f"keeps {overlap.kept_a - overlap.both:,} weights that sparsity {denser.sparsity} does not"
             (broken if scope and scope.nested else warnings).append(f"not nested: {alone}")
     found = structure(mask, manifest, head_size(config) if config else None)
-    return Verdict(replace(mask, bits={}), tuple(broken), (*warnings, *_damage(mask, found, scope)), found)
+    return MaskVerdict(replace(mask, bits={}), tuple(broken), (*warnings, *_damage(mask, found, scope)), found)
 
 
-def validate_alone(mask: Mask) -> Verdict:
+def validate_alone(mask: Mask) -> MaskVerdict:
     """Validate a mask without its model: counts in all and of tensors, and tensors that keep nothing."""
     dead = tuple(name for name, kept in mask.kept.items() if not kept)
     found = Structure(dead, dead_blocks=(), rows=0, dead_rows=0, heads=None, dead_heads=None)
     scope = _scope(mask)
     broken = [*_stray_bits(mask), *(broken_promises(mask, scope, None) if scope else ())]
     unknown = [] if scope or mask.scope == UNKNOWN else [_UNKNOWN.format(mask.scope)]
-    return Verdict(replace(mask, bits={}), tuple(broken), (*unknown, *_damage(mask, found, scope)), None)
+    return MaskVerdict(replace(mask, bits={}), tuple(broken), (*unknown, *_damage(mask, found, scope)), None)
 
 
 def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> Structure:

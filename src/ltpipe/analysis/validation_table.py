@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ltpipe.runtime.frames import Column, Columns, Frame, count, dtypes, frame, number, word
 
 if TYPE_CHECKING:  # who reads tables needs neither torch nor kernels
-    from ltpipe.analysis.validation import Verdict
+    from ltpipe.analysis.validation import MaskVerdict
 
 _MASK: Columns = {
     "model": word("name of the model"),
@@ -44,7 +44,7 @@ LAYERS: Columns = {
 """Columns of the layers table, one row per mask and tensor; names repeat, hence categories."""
 
 
-def validation_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
+def validation_table(model: str, verdicts: Sequence["MaskVerdict"]) -> Frame:
     """Return one row per mask, in the order given."""
     rows = []
     for verdict in verdicts:
@@ -67,7 +67,7 @@ def validation_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
     return frame(rows, VALIDATION)
 
 
-def layers_table(model: str, verdicts: Sequence["Verdict"]) -> Frame:
+def layers_table(model: str, verdicts: Sequence["MaskVerdict"]) -> Frame:
     """Return one row per mask and tensor, in the order given."""
     import pandas as pd
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.analysis.overlap import compare, layerwise_chance, total
-from ltpipe.analysis.validation import Verdict, validate, validate_alone
+from ltpipe.analysis.validation import MaskVerdict, validate, validate_alone
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.inspection.description import Description, Listing, describe_file
@@ -71,7 +71,7 @@ def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
     return facts
 
 
-def _verdict(verdict: Verdict) -> dict[str, Any]:
+def _verdict(verdict: MaskVerdict) -> dict[str, Any]:
     return {"verdict": verdict.verdict, "reasons": [*verdict.broken, *verdict.warnings]}
 
 

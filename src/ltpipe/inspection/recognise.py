@@ -34,7 +34,7 @@ def describe(path: Path, checkpoint: Path | None = None) -> Description:
         return describe_json(path)
     from ltpipe.inspection.tables import describe_table
 
-    return describe_table(path, start.startswith(b"PAR1"))
+    return describe_table(path)
 
 
 def _describe_folder(folder: Path) -> Description:

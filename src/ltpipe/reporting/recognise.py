@@ -20,13 +20,13 @@ def column_names(path: Path) -> list[str]:
     return list(pd.read_csv(path, nrows=0).columns)
 
 
-def table_of(path: Path) -> Table | None:
+def table_of(path: Path, tables: Iterable[Table] = TABLES) -> Table | None:
     """The table that a file is; None if it is none of these."""
     try:
         names = column_names(path)
     except (ValueError, OSError):  # pandas' and pyarrow's parse errors are ValueErrors
         return None
-    return next((table for table in TABLES if list(table.columns) == names), None)
+    return next((table for table in tables if list(table.columns) == names), None)
 
 
 def read_tables(paths: Iterable[Path]) -> dict[str, list[tuple[str, Frame]]]:

@@ -96,7 +96,8 @@ class Table:
 
     def parsed(self, path: Path) -> Frame:
         """Read it from a file whose checksum is verified already; raises DamagedFileError if it is another table."""
-        parsed = parsed_parquet if path.suffix == ".parquet" else parsed_csv
+        with path.open("rb") as file:
+            parsed = parsed_parquet if file.read(4) == b"PAR1" else parsed_csv
         return parsed(path, self.columns, f"a table of {self.of}")
 
     def joined(self, parts: Iterable[tuple[str, Frame]]) -> Frame:

@@ -1,7 +1,7 @@
 """The verdict on the tickets of each training."""
 
 from dataclasses import dataclass
-from statistics import fmean
+from typing import Self
 
 from ltpipe.analysis.replicates import Estimate, paired
 from ltpipe.reporting.trainings import CONTROLS, Trainings, Treatment, label
@@ -10,27 +10,24 @@ from ltpipe.training.record import TICKET
 
 @dataclass(frozen=True)
 class Difference:
-    """Tickets minus other trainings, paired by replicate: accuracy on test data, and iterations to the early stop."""
+    """Tickets minus other runs, paired by replicate: accuracy on test data, and iterations to the early stop."""
 
     accuracy: Estimate
     iteration: Estimate
 
-
-@dataclass(frozen=True)
-class TrainedTicket:
-    """The tickets of one level: means over replicates, and what they have over the dense model."""
-
-    level: int
-    weights_remaining: float
-    accuracy: float
-    iteration: float
-    over_dense: Difference
+    @classmethod
+    def between(cls, ticket: Treatment, other: Treatment) -> Self | None:
+        """None if no replicate has both."""
+        accuracy, iteration = (
+            paired(ticket.values(measure), other.values(measure))
+            for measure in ("test_accuracy", "early_stop_iteration")
+        )
+        return cls(accuracy, iteration) if accuracy and iteration else None
 
     @property
     def wins(self) -> bool:
-        """As accurate as the dense model after as many iterations, or better: Frankle & Carbin 2019, section 1."""
-        # Equal accuracies differ by their rounding.
-        return round(self.over_dense.accuracy.mean, 9) >= 0 and self.over_dense.iteration.mean <= 0
+        """As accurate after as many iterations, or better: Frankle & Carbin 2019, section 1."""
+        return round(self.accuracy.mean, 9) >= 0 and self.iteration.mean <= 0  # equal accuracies differ by rounding
 
 
 @dataclass(frozen=True)
@@ -39,28 +36,21 @@ class TrainingVerdict:
 
     Attributes:
         training: its name.
-        replicates: trainings of the dense model.
-        levels: at which tickets were trained.
-        smallest: least weights remaining of any ticket, a fraction.
-        dense_accuracy, dense_iteration: the dense model's means.
-        over_majority: what the dense model's accuracy is above that of naming the most frequent label always.
-        beats_chance: whether that is told apart from nothing; without it no ticket is judged.
+        dense: runs of the dense model; no ticket is judged unless they beat chance.
+        tickets: runs of the tickets of each level.
         winner: the smallest winning ticket; None if there is none.
         closest: the most accurate ticket, of equals the smallest.
+        over_dense: the winner, or else the closest ticket, minus the dense model.
         controlled: whether the training has controls, at that or another level; without any no ticket is judged.
-        controls: what the winner, or else the closest, has over those of its level, by their names.
+        controls: the same ticket minus the controls of its level, by their names.
     """
 
     training: str
-    replicates: int
-    levels: int
-    smallest: float
-    dense_accuracy: float
-    dense_iteration: float
-    over_majority: Estimate
-    beats_chance: bool
-    winner: TrainedTicket | None
-    closest: TrainedTicket
+    dense: Treatment
+    tickets: tuple[Treatment, ...]
+    winner: Treatment | None
+    closest: Treatment
+    over_dense: Difference
     controlled: bool
     controls: dict[str, Difference]
 
@@ -72,53 +62,27 @@ def training_verdicts(trainings: Trainings) -> list[TrainingVerdict]:
 
 def _verdict(training: str, trainings: Trainings) -> TrainingVerdict | None:
     dense = trainings.treatment(training, 0)
-    pruned = [found for found in trainings if (found.training, found.kind) == (training, TICKET) and found.level > 0]
-    tickets = [ticket for found in pruned if dense and (ticket := _ticket(found, dense))]
-    if dense is None or not tickets:
+    runs = [found for found in trainings if found.training == training]
+    over_dense = {
+        found: difference
+        for found in runs
+        if dense and found.kind == TICKET and found.level > 0 and (difference := Difference.between(found, dense))
+    }
+    if dense is None or not over_dense:
         return None
-    winner = min((ticket for ticket in tickets if ticket.wins), key=_size, default=None)
-    closest = min(tickets, key=lambda ticket: (-ticket.accuracy, _size(ticket)))
-    level = (winner or closest).level
-    own = trainings.treatment(training, level)
-    beside = {kind: trainings.treatment(training, level, kind) for kind in CONTROLS}
-    controls = {label(kind): _difference(own, control) for kind, control in beside.items() if own and control}
-    accuracies = dense.values("test_accuracy")
+    by_size = sorted(over_dense, key=lambda ticket: ticket.weights_remaining)
+    winner = next((ticket for ticket in by_size if over_dense[ticket].wins), None)
+    closest = max(by_size, key=lambda ticket: ticket.mean("test_accuracy"))
+    best = winner or closest
+    beside = {label(kind): trainings.treatment(training, best.level, kind) for kind in CONTROLS}
+    controls = {name: Difference.between(best, control) for name, control in beside.items() if control}
     return TrainingVerdict(
         training=training,
-        replicates=len(accuracies),
-        levels=len(tickets),
-        smallest=min(map(_size, tickets)),
-        dense_accuracy=fmean(accuracies.values()),
-        dense_iteration=fmean(dense.values("early_stop_iteration").values()),
-        over_majority=dense.over_majority,
-        beats_chance=dense.beats_chance,
+        dense=dense,
+        tickets=tuple(by_size),
         winner=winner,
         closest=closest,
-        controlled=any(found.training == training and found.kind in CONTROLS for found in trainings),
+        over_dense=over_dense[best],
+        controlled=any(found.kind in CONTROLS for found in runs),
         controls={name: difference for name, difference in controls.items() if difference},
     )
-
-
-def _ticket(found: Treatment, dense: Treatment) -> TrainedTicket | None:
-    difference = _difference(found, dense)
-    if difference is None:
-        return None
-    return TrainedTicket(
-        level=found.level,
-        weights_remaining=found.weights_remaining,
-        accuracy=fmean(found.values("test_accuracy").values()),
-        iteration=fmean(found.values("early_stop_iteration").values()),
-        over_dense=difference,
-    )
-
-
-def _difference(ticket: Treatment, other: Treatment) -> Difference | None:
-    """None where no replicate has both."""
-    accuracy, iteration = (
-        paired(ticket.values(measure), other.values(measure)) for measure in ("test_accuracy", "early_stop_iteration")
-    )
-    return Difference(accuracy, iteration) if accuracy and iteration else None
-
-
-def _size(ticket: TrainedTicket) -> float:
-    return ticket.weights_remaining

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ltpipe.analysis.early_bird import EarlyBird
@@ -19,7 +20,7 @@ CONTROLS = ("reinitialised", "shuffled", "random")
 """Branches that say what a ticket owes to its initial weights and to its mask."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Treatment:
     """All runs of a training that were trained alike at one level, whatever their replicate and seed.
 
@@ -44,6 +45,10 @@ class Treatment:
         """A field of the records by replicate, averaged over a replicate's seeds."""
         return averaged((record.replicate, getattr(record, measure)) for record in self.records)
 
+    def mean(self, measure: str) -> float:
+        """A field of the records, averaged over replicates."""
+        return fmean(self.values(measure).values())
+
     @property
     def over_majority(self) -> Estimate:
         """Test accuracy minus that of naming the most frequent label always."""
@@ -52,7 +57,7 @@ class Treatment:
 
     @property
     def beats_chance(self) -> bool:
-        """Whether it is told apart from naming the most frequent label; without an interval the mean decides."""
+        """Whether it is significantly better than the most frequent label; without an interval the mean decides."""
         found = self.over_majority
         return found.mean > 0 if isnan(found.interval.low) else found.above(0) == "yes"
 
