@@ -8,6 +8,7 @@ import numpy as np
 
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning.masks import FORMAT, Mask
+from ltpipe.pruning.sparsity import Sparsity
 
 CHECKPOINT = "c0ffee" * 10 + "abcd"
 
@@ -15,20 +16,21 @@ CHECKPOINT = "c0ffee" * 10 + "abcd"
 def mask_of(arrays: Mapping[str, np.ndarray], **changes: object) -> Mask:
     """A packed mask of bool arrays."""
     described = {"criterion": "magnitude", "scope": "global", "sparsity": "0.5", "seed": None, "checkpoint": CHECKPOINT}
+    described |= changes
     return Mask(
         bits={name: np.packbits(array.reshape(-1), bitorder="little") for name, array in arrays.items()},
         shapes={name: array.shape for name, array in arrays.items()},
         kept={name: int(array.sum()) for name, array in arrays.items()},
-        **described | changes,
+        **described | {"sparsity": Sparsity.of(described["sparsity"])},
     )
 
 
 def save_mask(mask: Mask, path: Path) -> Path:
     """Write a mask as its stage would."""
     metadata = {
-        "format": FORMAT, "kind": "mask", "criterion": mask.criterion, "scope": mask.scope, "sparsity": mask.sparsity,
-        "seed": json.dumps(mask.seed), "checkpoint": mask.checkpoint, "total": str(mask.total),
-        "kept": json.dumps(mask.kept), "shapes": json.dumps(mask.shapes),
+        "format": FORMAT, "kind": "mask", "criterion": mask.criterion, "scope": mask.scope,
+        "sparsity": mask.sparsity.text, "seed": json.dumps(mask.seed), "checkpoint": mask.checkpoint,
+        "total": str(mask.total), "kept": json.dumps(mask.kept), "shapes": json.dumps(mask.shapes),
     }  # fmt: skip
     write_tensors(path, [TensorData.of(name, bits) for name, bits in mask.bits.items()], metadata)
     return path

@@ -33,7 +33,7 @@ def by_hand(given, scope, sparsity, every, until):
         for name, each in chosen.items():
             ranked = everything if scope == "global" else each.flatten()
             mask[name] = each >= ranked.sort(descending=True).values[round((1 - sparsity) * len(ranked)) - 1]
-        masks.append(packed(mask, "magnitude", scope, 3, "", "x"))
+        masks.append(packed(mask, "magnitude", scope, 3, "", "0"))
     return masks
 
 
@@ -52,7 +52,7 @@ def test_it_sees_the_masks_of_the_training_and_stops(scope):
     last = masks[expected.converged]
     for name, bits in ticket.bits.items():
         assert (unpack(bits, ticket.shapes[name]) == unpack(last.bits[name], last.shapes[name])).all()
-    assert (ticket.sparsity, ticket.scope, ticket.seed) == ("0.5", scope, 3)
+    assert (ticket.sparsity.text, ticket.scope, ticket.seed) == ("0.5", scope, 3)
     assert (found.training, found.replicate, found.sparsity) == ("study", 3, "0.5")
 
 

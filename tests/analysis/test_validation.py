@@ -215,7 +215,7 @@ def test_nesting_is_checked_among_masks_of_one_kind_and_between_neighbours(tmp_p
         save_mask(made(other, scope="layer", criterion="fisher"), tmp_path / "c"),
     ]
     found = validate_files(paths, manifest)
-    assert [(v.mask.criterion, v.mask.sparsity, v.verdict == "broken") for v in found] == [
+    assert [(v.mask.criterion, v.mask.sparsity.text, v.verdict == "broken") for v in found] == [
         ("fisher", "0.5", False), ("magnitude", "0.5", False), ("magnitude", "0.75", True),
     ]  # fmt: skip
     assert "not nested" in validation_table("m", found)["reasons"][2]

@@ -255,7 +255,7 @@ def test_read_mask_tells_bits_counts_and_origin(weights: Weights, scope: str, sp
         assert mask.total_kept == count_kept(kept)
         assert (mask.criterion, mask.scope, mask.seed) == ("magnitude", scope, None)
         assert mask.checkpoint == CHECKPOINT
-        assert Fraction(mask.sparsity) == Fraction(sparsity)
+        assert mask.sparsity.fraction == Fraction(sparsity)
 
 
 def test_load_mask_gives_bool_tensors_true_where_kept(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from ltpipe.pruning.families import families
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask, unpack
 from ltpipe.pruning.scopes import EvenRows, Promise, Scope, Tiles, Units
-from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.pruning.units import units_of
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import options_of
@@ -39,7 +38,7 @@ def broken_promises(
         yield str(error)
         return
     layout = Layout.of(manifest) if manifest else None
-    for promise in scope.promises(Sparsity.of(mask.sparsity), options):
+    for promise in scope.promises(mask.sparsity, options):
         match promise:
             case Promise("mask"):
                 yield from _whole(mask, promise)

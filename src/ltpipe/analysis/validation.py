@@ -17,7 +17,6 @@ from ltpipe.pruning.foreign import UNKNOWN, read_any_mask
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import Scope, scope_named
-from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import parse_json
 from ltpipe.runtime.progress import track
@@ -167,7 +166,7 @@ def _link(path: Path) -> tuple[tuple[str, str, int], int, Path]:
     """What masks that should be nested have in common, and where this one stands among them."""
     mask = read_any_mask(path)
     lineage = (mask.criterion, mask.scope, -1 if mask.seed is None else mask.seed)
-    return lineage, Sparsity.of(mask.sparsity).count(mask.total), path
+    return lineage, mask.sparsity.count(mask.total), path
 
 
 def _stranger(mask: Mask, manifest: Manifest) -> Iterator[str]:

@@ -50,7 +50,7 @@ def save_mask(
     """
     facts: dict[str, Any] = {"criterion": criterion, "scope": scope, "seed": seed}
     if sparsity is not None:
-        facts["sparsity"] = str(Sparsity.of(sparsity))
+        facts["sparsity"] = Sparsity.of(sparsity)
     packed = replace(as_mask(mask), **{key: value for key, value in facts.items() if value is not None})
     if not packed.bits:
         raise UserError("mask: it is empty; mask at least one tensor")
@@ -176,7 +176,7 @@ def _promising(mask: Mask, sparsity: float | str | None, scope: str | None) -> M
     if sparsity is not None:
         mask = replace(
             mask,
-            sparsity=str(Sparsity.of(sparsity)),
+            sparsity=Sparsity.of(sparsity),
             scope=scope or ("global" if mask.scope == UNKNOWN else mask.scope),
         )
     return mask if scope is None else replace(mask, scope=scope)

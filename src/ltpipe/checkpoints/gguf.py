@@ -7,14 +7,14 @@ positions, sliding windows. A model without them runs, but computes something el
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ltpipe.checkpoints.contents import stored_tensors
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, few
 
 if TYPE_CHECKING:
     from gguf.gguf_reader import ReaderTensor
@@ -185,12 +185,11 @@ def _check_tensors(
         )
     if dropped:
         logger.warning(
-            "%s: %d tensors of '%s' do not affect the logits and are left out: %s%s",
+            "%s: %d tensors of '%s' do not affect the logits and are left out: %s",
             key,
             len(dropped),
             path,
-            ", ".join(dropped[:3]),
-            " …" * (len(dropped) > 3),
+            few(dropped),
         )
     arrived = sum(int(tensor.n_elements) for name, tensor in tensors.items() if name not in dropped)
     held = sum(tensor.numel() for tensor in stored_tensors(model).values())
@@ -271,8 +270,31 @@ def _agrees(name: str, value: Any, said: Mapping[str, Any], config: "PreTrainedC
         return _same_scaling(said, config)
     if name == "attention.sliding_window" and value >= said.get("context_length", math.inf):
         return True
-    if name in _COMPARED:
-        return _COMPARED[name](value, config)
+    match name:
+        case "rope.freq_base" | "rope.freq_base_swa":
+            return any(_same(value, each.get("rope_theta")) for each in _rotary(config))
+        case "rope.dimension_count" | "rope.dimension_count_swa":
+            shares = {found.get("partial_rotary_factor", 1.0) for found in _rotary(config)}
+            return any(int(size * share) == value for size in _head_sizes(config) for share in shares)
+        case (
+            "attention.key_length"
+            | "attention.key_length_swa"
+            | "attention.value_length"
+            | "attention.value_length_swa"
+        ):
+            return value in _head_sizes(config)
+        case "attention.sliding_window_pattern":
+            sliding = [kind == "sliding_attention" for kind in getattr(config, "layer_types", None) or ()]
+            every = value if isinstance(value, list) else [number % value for number in range(1, len(sliding) + 1)]
+            return sliding == [bool(each) for each in every]
+        case "attention.scale":
+            own, scalar = (getattr(config, key, None) for key in ("attention_multiplier", "query_pre_attn_scalar"))
+            scales = [own] if own else [size**-0.5 for size in ([scalar] if scalar else _head_sizes(config))]
+            return any(_same(value, scale) for scale in scales)
+        case "attention.max_alibi_bias":
+            return value == 8 and (config.model_type == "bloom" or getattr(config, "alibi", False))
+        case "expert_gating_func":
+            return getattr(config, "scoring_func", "softmax") == _GATES.get(value)
     found = [getattr(config, attribute) for attribute in _ATTRIBUTES.get(name, ()) if hasattr(config, attribute)]
     several = max(value) if isinstance(value, list) else value  # one per block; the others are 0
     return bool(found) and _same(several, found[0])
@@ -304,53 +326,3 @@ def _same_scaling(said: Mapping[str, Any], config: "PreTrainedConfig") -> bool:
 def _head_sizes(config: "PreTrainedConfig") -> set[int]:
     own = (getattr(config, name, None) for name in ("head_dim", "global_head_dim", "v_head_dim", "qk_rope_head_dim"))
     return {size for size in own if size} or {config.hidden_size // config.num_attention_heads}
-
-
-def _same_base(value: float, config: "PreTrainedConfig") -> bool:
-    return any(_same(value, each.get("rope_theta")) for each in _rotary(config))
-
-
-def _same_width(value: int, config: "PreTrainedConfig") -> bool:
-    shares = {found.get("partial_rotary_factor", 1.0) for found in _rotary(config)}
-    return any(int(size * share) == value for size in _head_sizes(config) for share in shares)
-
-
-def _same_size(value: int, config: "PreTrainedConfig") -> bool:
-    return value in _head_sizes(config)
-
-
-def _same_pattern(value: int | list[bool], config: "PreTrainedConfig") -> bool:
-    sliding = [kind == "sliding_attention" for kind in getattr(config, "layer_types", None) or ()]
-    every = value if isinstance(value, list) else [number % value for number in range(1, len(sliding) + 1)]
-    return sliding == [bool(each) for each in every]
-
-
-def _same_scale(value: float, config: "PreTrainedConfig") -> bool:
-    own, scalar = (getattr(config, name, None) for name in ("attention_multiplier", "query_pre_attn_scalar"))
-    scales = [own] if own else [size**-0.5 for size in ([scalar] if scalar else _head_sizes(config))]
-    return any(_same(value, scale) for scale in scales)
-
-
-def _same_alibi(value: float, config: "PreTrainedConfig") -> bool:
-    return value == 8 and (config.model_type == "bloom" or getattr(config, "alibi", False))
-
-
-def _same_gate(value: int, config: "PreTrainedConfig") -> bool:
-    return getattr(config, "scoring_func", "softmax") == _GATES.get(value)
-
-
-_COMPARED: dict[str, Callable[[Any, "PreTrainedConfig"], bool]] = {
-    "rope.freq_base": _same_base,
-    "rope.freq_base_swa": _same_base,
-    "rope.dimension_count": _same_width,
-    "rope.dimension_count_swa": _same_width,
-    "attention.key_length": _same_size,
-    "attention.key_length_swa": _same_size,
-    "attention.value_length": _same_size,
-    "attention.value_length_swa": _same_size,
-    "attention.sliding_window_pattern": _same_pattern,
-    "attention.scale": _same_scale,
-    "attention.max_alibi_bias": _same_alibi,
-    "expert_gating_func": _same_gate,
-}
-"""Keys whose value is not simply an attribute's."""

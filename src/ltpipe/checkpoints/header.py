@@ -32,22 +32,11 @@ STORAGE: dict[str, type[np.generic]] = {
 }
 """Safetensors dtype names that ltpipe reads and writes, with the NumPy dtype that holds their bits."""
 
-FOREIGN = {
-    "F4": 4,
-    "F6_E2M3": 6,
-    "F6_E3M2": 6,
-    "I8": 8,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-    "F8_E8M0": 8,
-    "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8,
-    "I16": 16,
-    "U32": 32,
-    "U64": 64,
-    "C64": 64,
-}
-"""Further dtype names that other tools write, with their bits: such tensors may exist but cannot be read as arrays."""
+FOREIGN = (
+    *("F4", "F6_E2M3", "F6_E3M2", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"),
+    *("I16", "U32", "U64", "C64"),
+)
+"""Further dtype names that other tools write: such tensors may exist but cannot be read as arrays."""
 
 TORCH_NAMES = {
     "BOOL": "bool",
@@ -112,7 +101,9 @@ class Header:
 
 def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
     """Return the number of bytes of a tensor."""
-    bits = FOREIGN[dtype] if dtype in FOREIGN else 8 * np.dtype(STORAGE[dtype]).itemsize
+    if dtype in STORAGE:
+        return prod(shape) * np.dtype(STORAGE[dtype]).itemsize
+    bits = int(dtype[1:].partition("_")[0])  # F8_E4M3 has 8
     return prod(shape) * bits // 8
 
 

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 
 from ltpipe.checkpoints.gguf import check_arrived, check_whole
 from ltpipe.checkpoints.plainfolder import PlainFolder, read_folder, unloadable
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, few
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -133,19 +133,14 @@ def _from_pretrained(
         if report.get(problem):
             names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in report[problem])
             raise UserError(
-                f"{key}: '{place}' has {problem.replace('_', ' ')} {', '.join(names[:3])}{' …' * (len(names) > 3)}; "
+                f"{key}: '{place}' has {problem.replace('_', ' ')} {few(names)}; "
                 "it is incomplete or does not match its configuration"
             )
     return model, sorted(report.get("unexpected_keys") or ())
 
 
-def _warn_of_unused(names: Collection[str], place: Path, key: str) -> None:
+def _warn_of_unused(names: Sequence[str], place: Path, key: str) -> None:
     if names:
         logger.warning(
-            "%s: %d tensors of '%s' are not part of the model and are left out: %s%s",
-            key,
-            len(names),
-            place,
-            ", ".join(list(names)[:3]),
-            " …" * (len(names) > 3),
+            "%s: %d tensors of '%s' are not part of the model and are left out: %s", key, len(names), place, few(names)
         )

@@ -114,7 +114,7 @@ def evaluate_checkpoint(
         criterion=pruning.criterion if pruning else None,
         scope=pruning.scope if pruning else None,
         seed=pruning.seed if pruning else None,
-        sparsity=pruning.sparsity if pruning else None,
+        sparsity=pruning.sparsity.text if pruning else None,
         perturbation=perturbation.name if perturbation else None,
         perturbation_seed=perturbation.seed if perturbation else None,
         kept=pruning.total_kept if pruning else None,

@@ -19,6 +19,7 @@ from ltpipe.exporting.folder import Exported, copy_companions, provenance
 from ltpipe.pruning.apply import as_torch
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask, unpack_chunks
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
 from ltpipe.runtime.progress import track
@@ -99,7 +100,7 @@ def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Pa
 
 
 def _nothing_pruned(manifest: Manifest) -> Mask:
-    return Mask({}, {}, {}, criterion="none", scope="none", sparsity="0", seed=None, checkpoint=manifest.fingerprint)
+    return Mask({}, {}, {}, "none", "none", Sparsity.of(0), None, manifest.fingerprint)
 
 
 def _contents(

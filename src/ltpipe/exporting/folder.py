@@ -40,7 +40,7 @@ def provenance(mask: Mask) -> dict[str, str]:
         "checkpoint": mask.checkpoint,
         "criterion": mask.criterion,
         "scope": mask.scope,
-        "sparsity": mask.sparsity,
+        "sparsity": mask.sparsity.text,
         "seed": json.dumps(mask.seed),
     }
 

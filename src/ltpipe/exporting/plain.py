@@ -10,6 +10,7 @@ from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, provenance
 from ltpipe.pruning.foreign import adopted, read_any_mask
 from ltpipe.pruning.masks import Mask, unpack_chunks, write_whole_mask
+from ltpipe.runtime.errors import few
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Imported:
 
     def __str__(self) -> str:
         """Return a one-line summary."""
-        mask, few = self.mask, ", ".join(self.missing[:3]) + " …" * (len(self.missing) > 3)
-        dense = f"; {len(self.missing)} weight matrices of the blocks have no mask and stay dense: {few}"
+        mask, missing = self.mask, self.missing
+        dense = f"; {len(missing)} weight matrices of the blocks have no mask and stay dense: {few(missing)}"
         kept = f"kept {mask.total_kept:,} of {mask.total:,} weights of {len(mask.bits)} tensors"
-        return kept + (dense if self.missing else "")
+        return kept + (dense if missing else "")
 
 
 def export_plain(mask_path: Path, output: Path) -> Exported:

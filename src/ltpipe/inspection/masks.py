@@ -26,7 +26,7 @@ def describe_mask(path: Path, checkpoint: Path | None = None) -> Description:
     facts = {
         "criterion": mask.criterion,
         "scope": mask.scope,
-        "sparsity": mask.sparsity,
+        "sparsity": mask.sparsity.text,
         "seed": mask.seed,
         **{f"options of {what}": json.dumps(options) for what, options in mask.options.items()},
         "kept": mask.total_kept,

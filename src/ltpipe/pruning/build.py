@@ -97,7 +97,7 @@ def write_mask(
     kept = dict(cutter.kept)
     shapes = dict(zip(histogram.names, histogram.shapes, strict=True))
     promised = Mask(
-        {}, shapes, kept, histogram.criterion, scope, str(sparsity), histogram.seed, histogram.checkpoint, options
+        {}, shapes, kept, histogram.criterion, scope, sparsity, histogram.seed, histogram.checkpoint, options
     )
     write_tensors(
         path,

@@ -13,6 +13,7 @@ from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.masks import Mask, check_fits, count_kept, pack, read_mask
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import check_file
 from ltpipe.runtime.progress import track
@@ -138,19 +139,20 @@ def _mask(file: TensorFile, arrays: Mapping[str, np.ndarray], shapes: Mapping[st
     bits = {name: pack(arrays[name]) for name in track(names, "packing")}
     kept = {name: count_kept(packed) for name, packed in bits.items()}
     total = sum(prod(shape) for shape in shapes.values())
-    share = repr(1 - sum(kept.values()) / total) if total else "0"
     said = file.metadata
+    share = Decimal(repr(1 - sum(kept.values()) / total) if total else "0")
     try:
         seed = json.loads(said.get("seed", "null"))
-    except json.JSONDecodeError:
-        raise DamagedFileError(f"{file.path}: seed {said['seed']!r} in its metadata is not a number") from None
+        sparsity = Sparsity.of(said.get("sparsity", format(share.normalize(), "f")))
+    except (UserError, json.JSONDecodeError) as error:
+        raise DamagedFileError(f"{file.path}: seed or sparsity in its metadata is not a number ({error})") from None
     return Mask(
         bits,
         {name: tuple(shapes[name]) for name in names},
         kept,
         said.get("criterion", UNKNOWN),
         said.get("scope", UNKNOWN),
-        said.get("sparsity", format(Decimal(share).normalize(), "f")),
+        sparsity,
         seed,
         said.get("checkpoint", ""),
     )

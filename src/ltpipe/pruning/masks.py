@@ -45,7 +45,7 @@ class Mask:
     kept: Mapping[str, int]
     criterion: str
     scope: str
-    sparsity: str
+    sparsity: Sparsity
     seed: int | None
     checkpoint: str
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -92,12 +92,11 @@ def read_mask(path: Path) -> Mask:
             kept=json.loads(file.metadata["kept"]),
             criterion=file.metadata["criterion"],
             scope=file.metadata["scope"],
-            sparsity=file.metadata["sparsity"],
+            sparsity=Sparsity.of(file.metadata["sparsity"]),
             seed=json.loads(file.metadata["seed"]),
             checkpoint=file.metadata["checkpoint"],
             options=json.loads(file.metadata.get("options", "{}")),  # masks of trainings have none
         )
-        Sparsity.of(mask.sparsity)
         if not (mask.seed is None or type(mask.seed) is int):
             raise ValueError(f"seed {mask.seed!r}")
         if not mask.bits.keys() == mask.shapes.keys() == mask.kept.keys():
@@ -121,7 +120,7 @@ def header(mask: Mask) -> dict[str, str]:
         "kind": "mask",
         "criterion": mask.criterion,
         "scope": mask.scope,
-        "sparsity": mask.sparsity,
+        "sparsity": mask.sparsity.text,
         "seed": json.dumps(mask.seed),
         "checkpoint": mask.checkpoint,
         "total": str(mask.total),

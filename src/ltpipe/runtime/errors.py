@@ -1,5 +1,7 @@
 """Errors that a user can fix: one line, no traceback."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Bad input. The message is always one line: where, what is wrong, and how to fix it or what is accepted."""
@@ -12,6 +14,11 @@ MEND = "delete it and run again"
 """What to do with a damaged artefact: Snakemake, or its stage run by hand, makes missing artefacts again."""
 MEND_ANY = f"fetch it again, or if it lies in the results folder {MEND}"
 """The same for a file that may belong to the user."""
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three names, for a message that would list many."""
+    return ", ".join(names[:3]) + " …" * (len(names) > 3)
 
 
 class DamagedFileError(UserError):

@@ -15,7 +15,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltpipe.pruning.scores import WEIGHT_CRITERIA
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, few
 from ltpipe.runtime.options import Given, NoOptions, options_of
 from ltpipe.runtime.plugins import check_methods, load
 
@@ -187,8 +187,7 @@ class ActivationCriterion(Criterion):
 def _say_what_was_not_run(norms: Mapping[str, "torch.Tensor"]) -> None:
     never = [name for name, each in norms.items() if not each.any()]
     if never:
-        shown = ", ".join(f"'{name}'" for name in never[:3]) + " …" * (len(never) > 3)
-        logger.warning("no calibration token reaches %d weight tensors; their scores are 0: %s", len(never), shown)
+        logger.warning("no calibration token reaches %d weight tensors; their scores are 0: %s", len(never), few(never))
     ran = (each for name, each in norms.items() if each.dim() == 3 and name not in never)
     experts = sum(int((~each.flatten(1).any(1)).sum()) for each in ran)
     if experts:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ltpipe.pruning.masks import Mask, pack
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.training.levels import Tensors
 
 
@@ -40,7 +41,7 @@ def packed(
         kept=kept,
         criterion=criterion,
         scope=scope,
-        sparsity=sparsity or (str(1 - sum(kept.values()) / total) if total else "0"),
+        sparsity=Sparsity.of(sparsity or (1 - sum(kept.values()) / total if total else 0)),
         seed=seed,
         checkpoint=checkpoint,
         options=options,
