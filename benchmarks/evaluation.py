@@ -160,7 +160,7 @@ def checkpoint_of(folder: Path, scratch: Path) -> Path:
     with suppress(UserError):  # missing, or from another version of ltpipe
         Manifest.read(folder / MANIFEST)
         return folder.resolve()
-    watch_command(["scripts/load_model.py", "--source", _MODEL, "--output", str(scratch / "smollm2-135m")])
+    watch_command(["scripts/checkpoint.py", "--source", _MODEL, "--output", str(scratch / "smollm2-135m")])
     return scratch / "smollm2-135m"
 
 
@@ -174,7 +174,7 @@ def sequences_of(path: Path, checkpoint: Path, scratch: Path) -> Path:
     made = scratch / "speeches.safetensors"
     which = ["--source", _TEXT, "--documents", "evaluation", "--tokenizer", str(tokenizer), "--output", str(made)]
     size = ["--sequence-length", str(_LENGTH), "--num-sequences", str(_COUNT)]
-    watch_command(["scripts/prepare_data.py", *which, *size])
+    watch_command(["scripts/sequences.py", *which, *size])
     return made
 
 

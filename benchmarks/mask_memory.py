@@ -56,10 +56,10 @@ def _watch_stages(folder: Path, scratch: Path, threads: int) -> dict[str, Watche
     common = ["--checkpoint", str(folder), "--threads", str(threads)]
     for preset in ("linear", "all-weights"):
         histogram = str(scratch / f"histogram-{preset}.safetensors")
-        count = ["scripts/count_keys.py", *common, "--criterion", "magnitude", "--preset", preset]
-        watched[f"count_keys, {preset}"] = watch_command([*count, "--output", histogram])
+        count = ["scripts/histogram.py", *common, "--criterion", "magnitude", "--preset", preset]
+        watched[f"histogram, {preset}"] = watch_command([*count, "--output", histogram])
         for scope in stages.SCOPES:
-            mask = ["scripts/make_mask.py", *common, "--histogram", histogram, "--scope", scope]
+            mask = ["scripts/mask.py", *common, "--histogram", histogram, "--scope", scope]
             output = ["--sparsity", SPARSITY, "--output", str(scratch / "mask.safetensors")]
-            watched[f"make_mask, {preset}, {scope}"] = watch_command([*mask, *output])
+            watched[f"mask, {preset}, {scope}"] = watch_command([*mask, *output])
     return watched

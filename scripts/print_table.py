@@ -11,7 +11,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.made_with import check_made_with
 from ltpipe.workflow.config import load_config
 from ltpipe.workflow.report import folder as report_folder
-from ltpipe.workflow.settings import Settings
+from ltpipe.workflow.settings import JobSettings
 
 
 def main(
@@ -30,7 +30,7 @@ def main(
         raise UserError("report: missing; name the folder of a report with --report, or its study with --config")
     folder = ReportFolder(report or Path(report_folder(study)))
     if study:
-        check_made_with(folder.sums.path, folder.sums.made_with, Settings(study).made_with("report", {}))
+        check_made_with(folder.sums.path, folder.sums.made_with, JobSettings(study).made_with("report", {}))
     table = folder.table(tickets.TABLE)
     if len(table):
         print_tickets(table)

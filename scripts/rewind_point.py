@@ -24,7 +24,7 @@ def main(
     """Train from the initial weights to step k, the state that levels are rewound to.
 
     Args:
-        task: task file, written by prepare_task.py.
+        task: task file, written by task.py.
         output: safetensors file to write.
         settings: settings of the training; its seed is the replicate's.
         step: the step k.

@@ -134,7 +134,7 @@ ARTEFACTS = {
     "mask-of-bools-of-another-model": Case("evaluate", MASKED, ("%x: 'w' is not a parameter of Llama",), plain_mask),
     "mask-that-is-a-pickle": Case("evaluate", MASKED, ("%x: a pickle", "safetensors.torch.save_file"), pickled_mask),
     "histogram-of-the-users-own": Case(
-        "make_mask", CUT, ("%x: not a histogram but another safetensors file, with 1",), plain_mask
+        "mask", CUT, ("%x: not a histogram but another safetensors file, with 1",), plain_mask
     ),
     "mask-is-a-fifo": Case("evaluate", MASKED, ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")),
     "mask-is-a-folder": Case("evaluate", MASKED, ("%x: is a folder",), lambda h, s: (h / "x").mkdir()),
@@ -149,51 +149,51 @@ ARTEFACTS = {
     "mask-of-no-weights": Case("evaluate", MASKED, DAMAGED, said("llama.mask", shapes="{}", kept="{}")),
     "mask-of-other-counts": Case("evaluate", MASKED, DAMAGED, said("llama.mask", kept="{}")),
     "mask-of-a-word-for-a-sparsity": Case(
-        "compare_masks", COMPARED, (*DAMAGED, "sparsity 'half'"), said("llama.mask", sparsity="half")
+        "overlap", COMPARED, (*DAMAGED, "sparsity 'half'"), said("llama.mask", sparsity="half")
     ),
-    "mask-of-sparsity-nan": Case("compare_masks", COMPARED, DAMAGED, said("llama.mask", sparsity="nan")),
+    "mask-of-sparsity-nan": Case("overlap", COMPARED, DAMAGED, said("llama.mask", sparsity="nan")),
     "mask-of-a-billion-decimals": Case(
-        "validate_masks",
+        "validation",
         "--masks %x --manifest @llama/manifest.json",
         (*DAMAGED, "at most 40 decimals"),
         said("llama.mask", sparsity="1e-999999999"),
     ),
-    "mask-of-a-text-seed": Case("compare_masks", COMPARED, DAMAGED, said("llama.mask", seed='"abc"')),
-    "mask-of-a-fractional-seed": Case("compare_masks", COMPARED, (*DAMAGED, "seed"), said("llama.mask", seed="0.5")),
+    "mask-of-a-text-seed": Case("overlap", COMPARED, DAMAGED, said("llama.mask", seed='"abc"')),
+    "mask-of-a-fractional-seed": Case("overlap", COMPARED, (*DAMAGED, "seed"), said("llama.mask", seed="0.5")),
     "mask-of-another-tensor": Case("evaluate", MASKED, ("%x: masks '../../x' of shape",), renamed(UP, "../../x")),
     "mask-exported-of-another-tensor": Case(
-        "export_smaller", "--checkpoint @llama --mask %x", ("%x: masks '/etc/passwd'",), renamed(UP, "/etc/passwd")
+        "smaller", "--checkpoint @llama --mask %x", ("%x: masks '/etc/passwd'",), renamed(UP, "/etc/passwd")
     ),
-    "histogram-of-other-counts": Case("make_mask", CUT, (*DAMAGED, "add up"), one_more),
-    "histogram-of-text-bits": Case("make_mask", CUT, DAMAGED, said("llama.histogram", bits="many")),
+    "histogram-of-other-counts": Case("mask", CUT, (*DAMAGED, "add up"), one_more),
+    "histogram-of-text-bits": Case("mask", CUT, DAMAGED, said("llama.histogram", bits="many")),
     "histogram-of-bits-that-are-none": Case(
-        "make_mask", CUT, ("counted on other weights",), said("llama.histogram", bits="-3")
+        "mask", CUT, ("counted on other weights",), said("llama.histogram", bits="-3")
     ),
-    "histogram-of-no-names": Case("make_mask", CUT, ("counted on other weights",), said("llama.histogram", names="[]")),
+    "histogram-of-no-names": Case("mask", CUT, ("counted on other weights",), said("llama.histogram", names="[]")),
     "histogram-of-an-unknown-criterion": Case(
-        "make_mask", CUT, ("criterion 'beauty'",), said("llama.histogram", criterion="beauty")
+        "mask", CUT, ("criterion 'beauty'",), said("llama.histogram", criterion="beauty")
     ),
-    "histogram-of-a-text-seed": Case("make_mask", CUT, DAMAGED, said("llama.histogram", seed='"abc"')),
+    "histogram-of-a-text-seed": Case("mask", CUT, DAMAGED, said("llama.histogram", seed='"abc"')),
     "histogram-truncated": Case(
-        "make_mask",
+        "mask",
         CUT,
         ("%x: ", "truncated or damaged"),
         lambda h, s: (h / "x").write_bytes((s / "llama.histogram").read_bytes()[:-7]),
     ),
     "scores-of-another-criterion": Case(
-        "count_keys", SCORED, ("%x: scores of criterion 'wanda'",), said("scores", criterion="wanda")
+        "histogram", SCORED, ("%x: scores of criterion 'wanda'",), said("scores", criterion="wanda")
     ),
     "scores-of-another-model": Case(
-        "count_keys", SCORED, ("%x: scores of another model",), said("scores", checkpoint="0" * 64)
+        "histogram", SCORED, ("%x: scores of another model",), said("scores", checkpoint="0" * 64)
     ),
-    "scores-of-a-sign-that-is-none": Case("count_keys", SCORED, DAMAGED, said("scores", signed="perhaps")),
+    "scores-of-a-sign-that-is-none": Case("histogram", SCORED, DAMAGED, said("scores", signed="perhaps")),
     "scores-of-nan": Case(
-        "count_keys",
+        "histogram",
         SCORED,
         ("infinite or not a number",),
         ending("scores", struct.pack("<f", np.nan)),
     ),
-    "scores-are-a-mask": Case("count_keys", SCORED.replace("%x", "@llama.mask"), ("@llama.mask: not a set of scores",)),
+    "scores-are-a-mask": Case("histogram", SCORED.replace("%x", "@llama.mask"), ("@llama.mask: not a set of scores",)),
     "sequences-of-another-tokenizer": Case(
         "evaluate", DENSE, ("%x: ", "tokenizer"), said("text.sequences", tokenizer="0" * 64)
     ),
@@ -211,41 +211,39 @@ ARTEFACTS = {
         ending("text.sequences", struct.pack("<i", -1)),
     ),
     "manifest-of-text-shapes": Case(
-        "validate_masks",
+        "validation",
         "--masks @llama.mask --manifest %x",
         ("%x: ",),
         edited("llama/manifest.json", tensors={"a": {"dtype": "F32", "shape": "ab", "sha256": "", "module": "x"}}),
     ),
     "manifest-of-dtypes-that-are-none": Case(
-        "validate_masks",
+        "validation",
         "--masks @llama.mask --manifest %x",
         ("%x: ",),
         edited("llama/manifest.json", tensors={"../x": {"dtype": "Q", "shape": [1], "sha256": "", "module": "x"}}),
     ),
     "manifest-of-numbers-for-tensors": Case(
-        "validate_masks", "--masks @llama.mask --manifest %x", ("%x: ",), edited("llama/manifest.json", tensors=3)
+        "validation", "--masks @llama.mask --manifest %x", ("%x: ",), edited("llama/manifest.json", tensors=3)
     ),
     "manifest-nested-deeply": Case(
-        "validate_masks",
+        "validation",
         "--masks @llama.mask --manifest %x",
         ("%x: not valid JSON",),
         lambda h, s: (h / "x").write_text("[" * 100_000),
     ),
-    "metrics-of-nan": Case("make_tables", TABLES, ("%x: not valid JSON", "NaN"), edited("ticket", loss=float("nan"))),
-    "metrics-of-infinity": Case("make_tables", TABLES, ("%x: ",), edited("ticket", loss=float("inf"))),
-    "metrics-of-a-huge-number": Case(
-        "make_tables", TABLES, ("%x: ",), lambda h, s: (h / "x").write_text('{"loss": 1e999}')
-    ),
-    "metrics-of-a-negative-sparsity": Case("make_tables", TABLES, ("%x: ", "sparsity"), edited("ticket", sparsity=-1)),
-    "metrics-of-another-key": Case("make_tables", TABLES, ("%x: ", "zork"), edited("ticket", zork=1)),
+    "metrics-of-nan": Case("tables", TABLES, ("%x: not valid JSON", "NaN"), edited("ticket", loss=float("nan"))),
+    "metrics-of-infinity": Case("tables", TABLES, ("%x: ",), edited("ticket", loss=float("inf"))),
+    "metrics-of-a-huge-number": Case("tables", TABLES, ("%x: ",), lambda h, s: (h / "x").write_text('{"loss": 1e999}')),
+    "metrics-of-a-negative-sparsity": Case("tables", TABLES, ("%x: ", "sparsity"), edited("ticket", sparsity=-1)),
+    "metrics-of-another-key": Case("tables", TABLES, ("%x: ", "zork"), edited("ticket", zork=1)),
     "metrics-of-a-key-twice": Case(
-        "make_tables",
+        "tables",
         TABLES,
         ("%x: not valid JSON", "'loss' appears twice"),
         lambda h, s: (h / "x").write_text('{"loss": 1, ' + (s / "ticket").read_text().lstrip()[1:]),
     ),
     "metrics-utf16": Case(
-        "make_tables",
+        "tables",
         TABLES,
         ("%x: not valid JSON",),
         lambda h, s: (h / "x").write_bytes((s / "ticket").read_text().encode("utf-16")),

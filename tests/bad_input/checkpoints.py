@@ -95,7 +95,7 @@ HEADER = (FILE, "invalid safetensors header")
 
 
 def broken(damage: Damage, *words: str) -> Case:
-    return Case("load_model", LOAD, words, model(damage))
+    return Case("checkpoint", LOAD, words, model(damage))
 
 
 def entry(**changes: object) -> Damage:
@@ -129,7 +129,7 @@ CHECKPOINTS = {
     "dtype-is-a-list": broken(entry(dtype=["F32"]), *HEADER),
     "dtype-is-another": broken(entry(dtype="F64"), *HEADER, UP),
     "weights-nan-everywhere": Case(
-        "count_keys",
+        "histogram",
         "--checkpoint @nan --criterion magnitude --include *lm_head* --output %out/x",
         ("has 1 weights that are infinite or not a number", "fix the model"),
     ),
@@ -218,28 +218,28 @@ CHECKPOINTS = {
     "model-of-code": broken(
         edited(CONFIG, model_type="zork", auto_map={"AutoConfig": "zork.Zork"}), "models.model.source"
     ),
-    "model-is-a-fifo": Case("load_model", LOAD, ("'%model' does not exist",), lambda h, s: os.mkfifo(h / "model")),
-    "model-is-a-device": Case("load_model", "--source /dev/zero", ("'/dev/zero' does not exist",)),
-    "model-is-a-symlink-loop": Case("load_model", LOAD, ("'%model'", "does not exist"), lambda h, s: loop(h / "model")),
-    "model-of-a-very-long-name": Case("load_model", "--source " + "m" * 5000, ("does not exist",)),
-    "gguf-empty": Case("load_model", "--source %model.gguf", ("cannot load '%model.gguf'",), gguf(b"")),
-    "gguf-truncated": Case("load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(SOUND_GGUF[:10])),
+    "model-is-a-fifo": Case("checkpoint", LOAD, ("'%model' does not exist",), lambda h, s: os.mkfifo(h / "model")),
+    "model-is-a-device": Case("checkpoint", "--source /dev/zero", ("'/dev/zero' does not exist",)),
+    "model-is-a-symlink-loop": Case("checkpoint", LOAD, ("'%model'", "does not exist"), lambda h, s: loop(h / "model")),
+    "model-of-a-very-long-name": Case("checkpoint", "--source " + "m" * 5000, ("does not exist",)),
+    "gguf-empty": Case("checkpoint", "--source %model.gguf", ("cannot load '%model.gguf'",), gguf(b"")),
+    "gguf-truncated": Case("checkpoint", "--source %model.gguf", ("'%model.gguf'",), gguf(SOUND_GGUF[:10])),
     "gguf-of-three-parts": Case(
-        "load_model",
+        "checkpoint",
         "--source %m-00001-of-00003.gguf",
         ("is one of 3 parts", "llama-gguf-split --merge"),
         lambda h, s: (h / "m-00001-of-00003.gguf").write_bytes(SOUND_GGUF),
     ),
-    "gguf-of-nothing": Case("load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(SOUND_GGUF)),
+    "gguf-of-nothing": Case("checkpoint", "--source %model.gguf", ("'%model.gguf'",), gguf(SOUND_GGUF)),
     "gguf-of-exabytes": Case(
-        "load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60))
+        "checkpoint", "--source %model.gguf", ("'%model.gguf'",), gguf(b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60))
     ),
-    "gguf-of-text": Case("load_model", "--source %model.gguf", ("'%model.gguf'",), gguf(b"not a model\n" * 9)),
+    "gguf-of-text": Case("checkpoint", "--source %model.gguf", ("'%model.gguf'",), gguf(b"not a model\n" * 9)),
     "gguf-is-a-folder": Case(
-        "load_model", "--source %model.gguf", ("has no config.json",), lambda h, s: (h / "model.gguf").mkdir()
+        "checkpoint", "--source %model.gguf", ("has no config.json",), lambda h, s: (h / "model.gguf").mkdir()
     ),
-    "hub-id-above": Case("load_model", "--source hub:../../etc/passwd", ("hub:../../etc/passwd",)),
-    "hub-id-of-a-shell": Case("load_model", "--source 'hub:a/b;touch x'", ("hub:a/b;touch x",)),
-    "package-above": Case("load_model", "--source package:numpy/../../../x", ("package:numpy/../../../x",)),
-    "package-of-code": Case("load_model", "--source package:os.system/x", ("'os.system'", "installed")),
+    "hub-id-above": Case("checkpoint", "--source hub:../../etc/passwd", ("hub:../../etc/passwd",)),
+    "hub-id-of-a-shell": Case("checkpoint", "--source 'hub:a/b;touch x'", ("hub:a/b;touch x",)),
+    "package-above": Case("checkpoint", "--source package:numpy/../../../x", ("package:numpy/../../../x",)),
+    "package-of-code": Case("checkpoint", "--source package:os.system/x", ("'os.system'", "installed")),
 }

@@ -25,19 +25,19 @@ def file(name: str, content: bytes) -> Callable[[Path, Study], object]:
 
 
 def text(name: str, content: bytes, *words: str) -> Case:
-    return Case("prepare_data", READ + f"%{name}", words, file(name, content))
+    return Case("sequences", READ + f"%{name}", words, file(name, content))
 
 
 def table(columns: dict[str, list], *words: str, arguments: str = "") -> Case:
     def make(here: Path, _: Study) -> None:
         pyarrow.parquet.write_table(pyarrow.table(columns), here / "t.parquet")
 
-    return Case("prepare_data", READ + f"%t.parquet {arguments}", words, make)
+    return Case("sequences", READ + f"%t.parquet {arguments}", words, make)
 
 
 def tokenizer(content: bytes, *words: str) -> Case:
     arguments = "--source @text.txt --sequence-length 16 --tokenizer %tokenizer.json"
-    return Case("prepare_data", arguments, ("%tokenizer.json: ", *words), beside_manifest(content))
+    return Case("sequences", arguments, ("%tokenizer.json: ", *words), beside_manifest(content))
 
 
 def beside_manifest(content: bytes) -> Callable[[Path, Study], object]:
@@ -62,7 +62,7 @@ def tokenizer_of(make: Callable[[Path], object]) -> Callable[[Path, Study], obje
 
 def images(content: bytes, *words: str, name: str = "images.csv", **options: object) -> Case:
     given = json.dumps({**IMAGES, "source": f"%{name}", **options})
-    return Case("prepare_task", f"--task images --training s --options '{given}'", words, file(name, content))
+    return Case("task", f"--task images --training s --options '{given}'", words, file(name, content))
 
 
 def at(make: Callable[[Path], object], name: str) -> Callable[[Path, Study], object]:
@@ -90,7 +90,7 @@ def idx_folder(pixels: bytes, labels: bytes) -> Callable[[Path, Study], None]:
 
 def digits(pixels: bytes, labels: bytes, *words: str) -> Case:
     given = json.dumps({**IMAGES, "source": "%digits", "test": 0})
-    return Case("prepare_task", f"--task images --options '{given}'", words, idx_folder(pixels, labels))
+    return Case("task", f"--task images --options '{given}'", words, idx_folder(pixels, labels))
 
 
 ROW = b",".join([b"0"] * 9) + b",1\n"
@@ -105,23 +105,23 @@ DATA = {
     "text-of-blanks": text("t.txt", b" \n\t " * 99, "data.mine.source: no text"),
     "text-of-nul-bytes": text("t.txt", bytes(1000), "data.mine: ", "fewer than one sequence"),
     "text-of-one-word": text("t.txt", b"w1", "data.mine: ", "fewer than one sequence of 16"),
-    "text-is-a-fifo": Case("prepare_data", READ + "%t.txt", ("'%t.txt' does not exist",), at(os.mkfifo, "t.txt")),
-    "text-is-a-device": Case("prepare_data", READ + "/dev/zero", ("'/dev/zero' does not exist",)),
+    "text-is-a-fifo": Case("sequences", READ + "%t.txt", ("'%t.txt' does not exist",), at(os.mkfifo, "t.txt")),
+    "text-is-a-device": Case("sequences", READ + "/dev/zero", ("'/dev/zero' does not exist",)),
     "text-is-a-symlink-loop": Case(
-        "prepare_data", READ + "%t.txt", ("'%t.txt' does not exist",), at(lambda p: p.symlink_to(p.name), "t.txt")
+        "sequences", READ + "%t.txt", ("'%t.txt' does not exist",), at(lambda p: p.symlink_to(p.name), "t.txt")
     ),
     "texts-are-pipes": Case(
-        "prepare_data",
+        "sequences",
         READ + "%texts",
         ("no .txt, .jsonl, .json (each also with .gz) or .parquet file",),
         folder_of_pipes,
     ),
     "text-of-another-suffix": text("t.docx", b"PK\3\4", "'%t.docx' is not a text"),
     "files-above-the-folder": Case(
-        "prepare_data", READ + "%texts --files ../*.txt", ("'../*.txt'", "%texts"), at(Path.mkdir, "texts")
+        "sequences", READ + "%texts --files ../*.txt", ("'../*.txt'", "%texts"), at(Path.mkdir, "texts")
     ),
     "files-of-an-absolute-path": Case(
-        "prepare_data", READ + "%texts --files /etc/*", ("'/etc/*' is not a pattern",), at(Path.mkdir, "texts")
+        "sequences", READ + "%texts --files /etc/*", ("'/etc/*' is not a pattern",), at(Path.mkdir, "texts")
     ),
     "json-array-cut-off": text("t.json", b'[{"text": "w1"}', "%t.json: starts like a JSON array"),
     "json-array-of-numbers": text("t.json", b"[1, 2]", "%t.json: entry 1 is not a JSON object"),
@@ -145,7 +145,7 @@ DATA = {
     "parquet-of-text": text("t.parquet", b"w1 w2\n", "%t.parquet: not a readable parquet file"),
     "parquet-empty": text("t.parquet", b"", "%t.parquet: not a readable parquet file"),
     "parquet-truncated": Case(
-        "prepare_data",
+        "sequences",
         READ + "%t.parquet",
         ("%t.parquet: not a readable parquet file",),
         lambda here, study: (
@@ -165,13 +165,13 @@ DATA = {
     "tokenizer-file-of-nothing": tokenizer(b"{}", "not a readable tokenizer.json"),
     "tokenizer-file-nested-deeply": tokenizer(b"[" * 100_000, "not a readable tokenizer.json"),
     "tokenizer-file-is-a-fifo": Case(
-        "prepare_data",
+        "sequences",
         "--source @text.txt --sequence-length 16 --tokenizer %tokenizer.json",
         ("%tokenizer.json: is a pipe, a device",),
         tokenizer_of(os.mkfifo),
     ),
     "tokenizer-file-is-a-folder": Case(
-        "prepare_data",
+        "sequences",
         "--source @text.txt --sequence-length 16 --tokenizer %tokenizer.json",
         ("%tokenizer.json: is a folder",),
         tokenizer_of(Path.mkdir),
@@ -192,7 +192,7 @@ DATA = {
         gzip.compress(ROW * 99)[:40], "%images.csv.gz: cannot be read or unpacked", name="images.csv.gz"
     ),
     "images-are-a-fifo": Case(
-        "prepare_task",
+        "task",
         "--task images --options '" + json.dumps({**IMAGES, "source": "%i.csv"}) + "'",
         ("'%i.csv' does not exist",),
         at(os.mkfifo, "i.csv"),
@@ -205,7 +205,7 @@ DATA = {
     "idx-of-fewer-labels": digits(idx((9, 3, 3), 81), idx((8,), 8), "do not fit labels"),
     "idx-without-images": digits(idx((0, 3, 3), 0), idx((0,), 0), "do not fit labels"),
     "idx-folder-empty": Case(
-        "prepare_task",
+        "task",
         "--task images --options '" + json.dumps({**IMAGES, "source": "%digits", "test": 0}) + "'",
         ("%digits: has no such file", "exactly one of"),
         at(Path.mkdir, "digits"),

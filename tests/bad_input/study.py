@@ -50,33 +50,33 @@ def make_study(root: Path, source_folder: Callable[[str], Path], canonical_folde
         (study / f"{name}.txt").write_text(" ".join(f"w{number * step % 90}" for number in range(400)))
         arguments = ["--source", study / f"{name}.txt", "--tokenizer", study / "llama" / TOKENIZER]
         arguments += ["--sequence-length", 16, "--num-sequences", 4, "--output", study / f"{name}.sequences"]
-        done("prepare_data", *arguments)
+        done("sequences", *arguments)
         arguments = ["--checkpoint", study / "llama", "--sequences", study / f"{name}.sequences"]
         done("evaluate", *arguments, "--data", name, "--output", study / f"{name}.baseline")
     for name in ("llama", "other", "twin"):
         arguments = ["--checkpoint", study / name]
-        done("count_keys", *arguments, "--criterion", "magnitude", "--output", study / f"{name}.histogram")
+        done("histogram", *arguments, "--criterion", "magnitude", "--output", study / f"{name}.histogram")
         arguments += ["--histogram", study / f"{name}.histogram", "--scope", "global", "--sparsity", "0.5"]
-        done("make_mask", *arguments, "--output", study / f"{name}.mask")
-        done("make_mask", *arguments, "--sparsity", "0.7", "--output", study / f"{name}.sparser")
+        done("mask", *arguments, "--output", study / f"{name}.mask")
+        done("mask", *arguments, "--sparsity", "0.7", "--output", study / f"{name}.sparser")
     arguments = ["--checkpoint", study / "llama", "--histogram", study / "llama.histogram", "--sparsity", "0.4"]
-    done("make_mask", *arguments, "--scope", "heads", "--output", study / "heads.mask")
+    done("mask", *arguments, "--scope", "heads", "--output", study / "heads.mask")
     arguments = ["--checkpoint", study / "llama", "--sequences", study / "text.sequences", "--data", "text"]
     arguments += ["--mask", study / "llama.mask", "--baseline", study / "text.baseline"]
     done("evaluate", *arguments, "--output", study / "ticket")
     arguments = ["--baselines", study / "text.baseline", study / "poem.baseline", "--tickets", study / "ticket"]
-    done("make_tables", *arguments, "--output", study / "tables")
+    done("tables", *arguments, "--output", study / "tables")
     arguments = ["--baselines", study / "text.baseline", "--tables", study / "tables" / "tickets.parquet"]
     masks = ["--masks", study / "llama.mask", study / "llama.sparser"]
-    done("compare_masks", *masks, "--output", study / "overlap", "--layers", study / "layers")
-    done("validate_masks", *masks, "--manifest", study / "llama" / MANIFEST, "--output", study / "validation")
+    done("overlap", *masks, "--output", study / "overlap", "--layers", study / "layers")
+    done("validation", *masks, "--manifest", study / "llama" / MANIFEST, "--output", study / "validation")
     arguments += [study / "overlap", study / "validation"]
-    done("make_report", *arguments, "--output", study / "report")
+    done("report", *arguments, "--output", study / "report")
     done("print_table", "--report", study / "report")
     for name, made in (("record", record()), ("line", line(0, 0.01))):
         made.write(study / name)
     arguments = ["--records", study / "record", "--connectivities", study / "line"]
-    done("make_report", *arguments, "--output", study / "trained")
+    done("report", *arguments, "--output", study / "trained")
     done("print_table", "--report", study / "trained")
 
     arguments = [
@@ -87,7 +87,7 @@ def make_study(root: Path, source_folder: Callable[[str], Path], canonical_folde
         "--sequences",
         study / "text.sequences",
     ]
-    done("score_weights", *arguments, "--output", study / "scores")
+    done("score", *arguments, "--output", study / "scores")
     train_something(study)
     damage(study)
     return study
@@ -104,13 +104,13 @@ def train_something(study: Study) -> None:
         "test": 8,
         "split_seed": 0,
     }
-    done("prepare_task", "--task", "images", "--options", json.dumps(options), "--output", study / "task")
+    done("task", "--task", "images", "--options", json.dumps(options), "--output", study / "task")
     arguments = ["--task", study / "task", "--device", "cpu", "--seed", 0, "--learning-rate", 0.1]
     arguments += ["--iterations", 4, "--batch-size", 4, "--evaluate-every", 2]
     for optimizer, more in (("sgd", ["--momentum", 0.9]), ("adam", [])):
         done("rewind_point", *arguments, "--optimizer", optimizer, *more, "--step", 2, "--output", study / optimizer)
     arguments += ["--optimizer", "sgd", "--momentum", 0.9, "--point", study / "sgd"]
-    done("train_branch", *arguments, "--output", study / "trained-state", "--record", study / "trained-record")
+    done("training", *arguments, "--output", study / "trained-state", "--record", study / "trained-record")
 
 
 def damage(study: Study) -> None:

@@ -29,7 +29,7 @@ def test_bad_input(name, study, tmp_path):
     assert [word for word in case.words if expand(word, study, here) not in message] == [], message
     assert ended.out == ""
     # transformers has its own say about a checkpoint; nothing else is on the terminal
-    assert case.script == "load_model" or ended.err.count("\n") == 1
+    assert case.script == "checkpoint" or ended.err.count("\n") == 1
     assert sorted(here.rglob("*")) == given
     assert [path for path in output.rglob("*") if path.is_file()] == [], "half-written"
     assert [path.name for path in tmp_path.iterdir() if path not in (here, output)] == [], "half-written"

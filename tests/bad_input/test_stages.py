@@ -27,9 +27,9 @@ def test_absent_device(device, study, tmp_path):
 
 def test_analyses_of_masks_need_no_torch(study, tmp_path):
     compare = f"--masks {study.root}/llama.mask {study.root}/llama.sparser --layers {tmp_path}/layers".split()
-    compare = ["-c", WATCH, SCRIPTS["compare_masks"], *compare, "--output", tmp_path / "overlap"]
+    compare = ["-c", WATCH, SCRIPTS["overlap"], *compare, "--output", tmp_path / "overlap"]
     checked = expand(VALIDATE, study).split()
-    checked = ["-c", WATCH, SCRIPTS["validate_masks"], *checked, "--output", tmp_path / "validation"]
+    checked = ["-c", WATCH, SCRIPTS["validation"], *checked, "--output", tmp_path / "validation"]
     for ended in processes([compare, checked]):
         assert (ended.code, ended.out) == (0, "pandas\n"), ended
     assert (tmp_path / "overlap").read_bytes() == (study / "overlap").read_bytes()
@@ -43,13 +43,13 @@ def test_analyses_of_masks_need_no_torch(study, tmp_path):
         ("evaluate", on(DENSE, execution="quick"), ("--execution", "streamed")),
         ("evaluate", on(DENSE, threads="many"), ("--threads",)),
         ("evaluate", "--checkpoint @llama", ("--sequences", "required")),
-        ("count_keys", on(COUNT, preset="some"), ("--preset", "all-weights")),
-        ("count_keys", on(COUNT, seed="x"), ("--seed",)),
-        ("make_mask", "--checkpoint @llama", ("--histogram", "--sparsity")),
-        ("load_model", "--source @source --dtype int8", ("--dtype", "bfloat16")),
-        ("prepare_data", on(DATA, num_sequences="many"), ("--num-sequences", "all")),
-        ("prepare_data", on(DATA, documents="best"), ("--documents", "calibration")),
-        ("make_tables", "--tickets @ticket", ("--baselines",)),
+        ("histogram", on(COUNT, preset="some"), ("--preset", "all-weights")),
+        ("histogram", on(COUNT, seed="x"), ("--seed",)),
+        ("mask", "--checkpoint @llama", ("--histogram", "--sparsity")),
+        ("checkpoint", "--source @source --dtype int8", ("--dtype", "bfloat16")),
+        ("sequences", on(DATA, num_sequences="many"), ("--num-sequences", "all")),
+        ("sequences", on(DATA, documents="best"), ("--documents", "calibration")),
+        ("tables", "--tickets @ticket", ("--baselines",)),
         ("print_table", "@ticket", ("Unrecognized",)),
     ],
 )
@@ -108,7 +108,7 @@ def test_real_processes_say_the_same(study, tmp_path):
     for (name, case), command, ended in zip(cases.items(), commands, processes(commands), strict=True):
         assert ended.code == 1, (name, ended.err)
         assert one_line(ended) == one_line(call(case.script, *command[1:])), name
-        assert case.script == "load_model" or ended.err.count("\n") == 1, name
+        assert case.script == "checkpoint" or ended.err.count("\n") == 1, name
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,12 +122,12 @@ print(*sorted({"torch", "transformers", "huggingface_hub", "pandas", "altair"} &
 
 def test_histograms_and_masks_need_no_torch(study, tmp_path):
     """Starting torch takes longer than a mask of a small model."""
-    count = ["-c", WATCH, SCRIPTS["count_keys"], *expand(COUNT, study).split(), "--output", tmp_path / "histogram"]
-    mask = ["-c", WATCH, SCRIPTS["make_mask"], *expand(MASK, study).split(), "--output", tmp_path / "mask"]
+    count = ["-c", WATCH, SCRIPTS["histogram"], *expand(COUNT, study).split(), "--output", tmp_path / "histogram"]
+    mask = ["-c", WATCH, SCRIPTS["mask"], *expand(MASK, study).split(), "--output", tmp_path / "mask"]
     early = ["-c", WATCH, SCRIPTS["detect_early_bird"], "--masks", study / "llama.mask", "--output", tmp_path / "early"]
     units = [*mask[:-1], tmp_path / "units", "--scope", "channels"]
     export = ["--checkpoint", study / "llama", "--mask", study / "heads.mask", "--output", tmp_path / "smaller"]
-    smaller = ["-c", WATCH, SCRIPTS["export_smaller"], *export]
+    smaller = ["-c", WATCH, SCRIPTS["smaller"], *export]
     for ended in processes([count, mask, early, units, smaller]):
         assert (ended.code, ended.out) == (0, "\n"), ended
     assert (tmp_path / "histogram").read_bytes() == (study / "llama.histogram").read_bytes()
@@ -136,7 +136,7 @@ def test_histograms_and_masks_need_no_torch(study, tmp_path):
 
 def test_log_holds_what_the_terminal_says(study, monkeypatch, tmp_path):
     monkeypatch.setenv("LTPIPE_LOG", str(tmp_path / "logs" / "mask.log"))
-    command = [sys.executable, SCRIPTS["make_mask"], *expand(MASK, study).split()]
+    command = [sys.executable, SCRIPTS["mask"], *expand(MASK, study).split()]
     for extra, code in (("--threads=1", 0), ("--sparsity=7", 1)):
         ended = subprocess.run(
             [*command, "--output", tmp_path / "out", extra], capture_output=True, text=True, check=False

@@ -25,7 +25,7 @@ DAMAGED = ("%x: damaged", MEND)
 
 def options(*words: str, task: str = "images", **changes: object) -> Case:
     given = json.dumps((OPTIONS if task == "images" else TEXT) | changes).replace("'", "")
-    return Case("prepare_task", f"--task {task} --training s --options '{given}'", ("imp.s.task", *words))
+    return Case("task", f"--task {task} --training s --options '{given}'", ("imp.s.task", *words))
 
 
 TRAINING = {
@@ -36,7 +36,7 @@ TRAINING = {
     "option-of-a-number-for-a-source": options(".source: ", "'3' is not allowed", source=3),
     "option-of-a-mapping-for-a-model": options(".model: ", "is not allowed", model={"a": 1}),
     "option-of-an-unknown-model": Case(
-        "prepare_task",
+        "task",
         "--task images --options '" + json.dumps(OPTIONS | {"model": "lenet-5"}) + "'",
         ("model 'lenet-5' is unknown", "use lenet-300-100"),
     ),
@@ -56,16 +56,16 @@ TRAINING = {
         "architecture", task="text", architecture={"model_type": "llama", "hidden_size": "wide"}
     ),
     "text-option-of-one-document": options("1 documents", task="text", source="@text.txt"),
-    "options-are-empty": Case("prepare_task", "--task images --options ''", ("options: ", "is not a JSON object")),
+    "options-are-empty": Case("task", "--task images --options ''", ("options: ", "is not a JSON object")),
     "options-are-nested-deeply": Case(
-        "prepare_task", "--task images --options " + "[" * 30_000, ("options: ", "is not a JSON object")
+        "task", "--task images --options " + "[" * 30_000, ("options: ", "is not a JSON object")
     ),
-    "options-of-nan": Case("prepare_task", """--task images --options '{"validation": NaN}'""", ("options: ", "NaN")),
+    "options-of-nan": Case("task", """--task images --options '{"validation": NaN}'""", ("options: ", "NaN")),
     "options-of-a-key-twice": Case(
-        "prepare_task", """--task images --options '{"test": 1, "test": 2}'""", ("options: ", "twice")
+        "task", """--task images --options '{"test": 1, "test": 2}'""", ("options: ", "twice")
     ),
-    "task-of-code": Case("prepare_task", "--task os.system --options {}", ("task 'os.system' is unknown",)),
-    "task-above": Case("prepare_task", "--task ../x --options {}", ("task '../x' is unknown",)),
+    "task-of-code": Case("task", "--task os.system --options {}", ("task 'os.system' is unknown",)),
+    "task-above": Case("task", "--task ../x --options {}", ("task '../x' is unknown",)),
     "task-file-of-an-unknown-task": Case(
         "rewind_point", on(POINT, task="%x"), (*DAMAGED, "task 'zork' is unknown"), said("task", task="zork")
     ),
@@ -83,34 +83,34 @@ TRAINING = {
         "rewind_point", on(POINT, task="%x"), ("%x: is a pipe, a device",), lambda h, s: os.mkfifo(h / "x")
     ),
     "point-of-another-optimizer": Case(
-        "train_branch", on(BRANCH, optimizer="adam", momentum="0"), ("optimizer: adam", "another optimizer's")
+        "training", on(BRANCH, optimizer="adam", momentum="0"), ("optimizer: adam", "another optimizer's")
     ),
-    "point-of-adam-for-sgd": Case("train_branch", on(BRANCH, point="@adam"), ("optimizer: sgd", "another optimizer's")),
-    "point-is-a-mask": Case("train_branch", on(BRANCH, point="@llama.mask"), ("@llama.mask: not a training state",)),
+    "point-of-adam-for-sgd": Case("training", on(BRANCH, point="@adam"), ("optimizer: sgd", "another optimizer's")),
+    "point-is-a-mask": Case("training", on(BRANCH, point="@llama.mask"), ("@llama.mask: not a training state",)),
     "point-of-another-model": Case(
-        "train_branch",
+        "training",
         on(BRANCH, point="%x"),
         ("belongs to another model",),
         reheaded("sgd", lambda m, h: [h.update({f"{k}x": h.pop(k)}) for k in list(h) if k.startswith("weights/")]),
     ),
     "point-of-an-unknown-part": Case(
-        "train_branch",
+        "training",
         on(BRANCH, point="%x"),
         DAMAGED,
         reheaded("sgd", lambda m, h: [h.update({f"../{k}": h.pop(k)}) for k in list(h) if k.startswith("weights/")]),
     ),
-    "point-of-a-text-iteration": Case("train_branch", on(BRANCH, point="%x"), DAMAGED, said("sgd", iteration="two")),
+    "point-of-a-text-iteration": Case("training", on(BRANCH, point="%x"), DAMAGED, said("sgd", iteration="two")),
     "point-of-a-negative-iteration": Case(
-        "train_branch", on(BRANCH, point="%x"), (*DAMAGED, "iteration"), said("sgd", iteration="-2")
+        "training", on(BRANCH, point="%x"), (*DAMAGED, "iteration"), said("sgd", iteration="-2")
     ),
     "point-beyond-the-end": Case(
-        "train_branch", on(BRANCH, point="%x"), ("iteration 4", "starts at 99"), said("sgd", iteration="99")
+        "training", on(BRANCH, point="%x"), ("iteration 4", "starts at 99"), said("sgd", iteration="99")
     ),
     "point-of-a-curve-that-is-none": Case(
-        "train_branch", on(BRANCH, point="%x"), DAMAGED, said("sgd", validation='[{"x": 1}]')
+        "training", on(BRANCH, point="%x"), DAMAGED, said("sgd", validation='[{"x": 1}]')
     ),
-    "branch-with-a-mask-of-another-model": Case("train_branch", on(BRANCH, mask="@llama.mask", level="1"), ("mask: ",)),
-    "branch-of-no-kind": Case("train_branch", on(BRANCH, branch="zork-1"), ("zork-1",)),
+    "branch-with-a-mask-of-another-model": Case("training", on(BRANCH, mask="@llama.mask", level="1"), ("mask: ",)),
+    "branch-of-no-kind": Case("training", on(BRANCH, branch="zork-1"), ("zork-1",)),
     "step-beyond-the-end": Case("rewind_point", on(POINT, step="9"), ("iteration 9", "ends at 4")),
     "step-negative": Case("rewind_point", on(POINT, step="-1"), ("iteration -1",)),
     **{
@@ -125,12 +125,12 @@ TRAINING = {
     "trainer-of-no-module": Case("rewind_point", on(POINT, trainer_fn="no_such:x"), ("trainer_fn: 'no_such:x'",)),
     "trainer-of-a-path": Case("rewind_point", on(POINT, trainer_fn="../x:y"), ("trainer_fn: '../x:y'",)),
     "training-on-no-threads": Case("rewind_point", on(POINT, threads="0"), ("threads: 0",)),
-    "fraction-of-a-word": Case("prune_level", on(PRUNE, fraction="half"), ("'half'", "0 to 1")),
-    "fraction-above-one": Case("prune_level", on(PRUNE, fraction="1.5"), ("1.5", "0 to 1")),
-    "fraction-nan": Case("prune_level", on(PRUNE, fraction="nan"), ("nan", "0 to 1")),
-    "prune-by-no-criterion": Case("prune_level", on(PRUNE, criterion="beauty"), ("'beauty'",)),
-    "prune-on-no-examples": Case("prune_level", on(PRUNE, criterion="snip", examples="0"), ("examples: 0", "allowed")),
-    "early-bird-of-sparsity-two": Case("watch_early_bird", on(WATCH, sparsity="2"), ("2", "0 to 1")),
-    "early-bird-of-never": Case("watch_early_bird", on(WATCH, every="0"), ("every: 0",)),
-    "early-bird-of-threshold-nan": Case("watch_early_bird", on(WATCH, threshold="nan"), ("threshold: nan",)),
+    "fraction-of-a-word": Case("level_mask", on(PRUNE, fraction="half"), ("'half'", "0 to 1")),
+    "fraction-above-one": Case("level_mask", on(PRUNE, fraction="1.5"), ("1.5", "0 to 1")),
+    "fraction-nan": Case("level_mask", on(PRUNE, fraction="nan"), ("nan", "0 to 1")),
+    "prune-by-no-criterion": Case("level_mask", on(PRUNE, criterion="beauty"), ("'beauty'",)),
+    "prune-on-no-examples": Case("level_mask", on(PRUNE, criterion="snip", examples="0"), ("examples: 0", "allowed")),
+    "early-bird-of-sparsity-two": Case("early_bird", on(WATCH, sparsity="2"), ("2", "0 to 1")),
+    "early-bird-of-never": Case("early_bird", on(WATCH, every="0"), ("every: 0",)),
+    "early-bird-of-threshold-nan": Case("early_bird", on(WATCH, threshold="nan"), ("threshold: nan",)),
 }

@@ -16,27 +16,27 @@ VALUES = {
     **{
         f"threads-of-{script}": Case(script, on(arguments, threads=HUGE), (f"threads: {HUGE}", "allowed"))
         for script, arguments in (
-            ("count_keys", COUNT), ("make_mask", MASK), ("evaluate", DENSE), ("rewind_point", POINT),
+            ("histogram", COUNT), ("mask", MASK), ("evaluate", DENSE), ("rewind_point", POINT),
         )
     },
-    "sparsity-of-unicode-digits": Case("make_mask", on(MASK, sparsity="٠.٥"), ("sparsity '٠.٥'", "0 to 1")),
-    "sparsity-of-underscores": Case("make_mask", on(MASK, sparsity="0_0.5"), ("sparsity '0_0.5'", "0 to 1")),
+    "sparsity-of-unicode-digits": Case("mask", on(MASK, sparsity="٠.٥"), ("sparsity '٠.٥'", "0 to 1")),
+    "sparsity-of-underscores": Case("mask", on(MASK, sparsity="0_0.5"), ("sparsity '0_0.5'", "0 to 1")),
     "sparsity-of-a-billion-decimals": Case(
-        "make_mask", on(MASK, sparsity="1e-999999999"), ("sparsity 1e-999999999 is not allowed", "at most 40 decimals")
+        "mask", on(MASK, sparsity="1e-999999999"), ("sparsity 1e-999999999 is not allowed", "at most 40 decimals")
     ),
-    "sparsity-of-nan-with-a-payload": Case("make_mask", on(MASK, sparsity="nan123"), ("sparsity 'nan123'", "0 to 1")),
-    "sparsity-of-a-signalling-nan": Case("make_mask", on(MASK, sparsity="sNaN"), ("sparsity 'sNaN'", "0 to 1")),
-    "scope-empty": Case("make_mask", on(MASK, scope=""), ("scope ''",)),
-    "scope-of-a-huge-pattern": Case("make_mask", on(MASK, scope="1of" + "9" * 30), ("scope '1of999",)),
-    "scope-above": Case("make_mask", on(MASK, scope="../x"), ("scope '../x'",)),
-    "criterion-empty": Case("count_keys", on(COUNT, criterion=""), ("criterion ''",)),
-    "criterion-of-code": Case("count_keys", on(COUNT, criterion="os.system"), ("criterion 'os.system'",)),
-    "criterion-above": Case("score_weights", on(SCORE, criterion="../x"), ("'../x'",)),
+    "sparsity-of-nan-with-a-payload": Case("mask", on(MASK, sparsity="nan123"), ("sparsity 'nan123'", "0 to 1")),
+    "sparsity-of-a-signalling-nan": Case("mask", on(MASK, sparsity="sNaN"), ("sparsity 'sNaN'", "0 to 1")),
+    "scope-empty": Case("mask", on(MASK, scope=""), ("scope ''",)),
+    "scope-of-a-huge-pattern": Case("mask", on(MASK, scope="1of" + "9" * 30), ("scope '1of999",)),
+    "scope-above": Case("mask", on(MASK, scope="../x"), ("scope '../x'",)),
+    "criterion-empty": Case("histogram", on(COUNT, criterion=""), ("criterion ''",)),
+    "criterion-of-code": Case("histogram", on(COUNT, criterion="os.system"), ("criterion 'os.system'",)),
+    "criterion-above": Case("score", on(SCORE, criterion="../x"), ("'../x'",)),
     "score-on-no-sequences": Case(
-        "score_weights", "--checkpoint @llama --criterion gradient-norm", ("gradient-norm", "sequences")
+        "score", "--checkpoint @llama --criterion gradient-norm", ("gradient-norm", "sequences")
     ),
     "score-in-no-iterations": Case(
-        "score_weights", on(SCORE, criterion="synflow") + " --options iterations 0", ("iterations: 0 is not allowed",)
+        "score", on(SCORE, criterion="synflow") + " --options iterations 0", ("iterations: 0 is not allowed",)
     ),
     **{
         f"memory-{value}": Case("evaluate", on(DENSE, device_memory=value), ("device_memory: ", "allowed"))
@@ -54,30 +54,30 @@ VALUES = {
     "perturbation-without-a-seed": Case("evaluate", on(PERTURB, perturbation="noise-0.1"), ("perturbation", "seed")),
     **{
         f"target-sparsity-{value}": Case(
-            "simulate_pruning", on(SIMULATE, target_sparsity=value), ("target sparsity", "from 0 to below 1")
+            "simulation", on(SIMULATE, target_sparsity=value), ("target sparsity", "from 0 to below 1")
         )
         for value in ("nan", "1", "-0.5")
     },
-    "simulation-of-no-iterations": Case("simulate_pruning", on(SIMULATE, iterations="0"),
+    "simulation-of-no-iterations": Case("simulation", on(SIMULATE, iterations="0"),
         ("iterations: 0 is not allowed",)),
-    "simulation-of-no-batch": Case("simulate_pruning", on(SIMULATE, batch="0"), ("batch: 0",)),
+    "simulation-of-no-batch": Case("simulation", on(SIMULATE, batch="0"), ("batch: 0",)),
     **{
-        f"weights-{name}": Case("combine_scores", f"{HYBRID} --weights {value}", ("weight",))
+        f"weights-{name}": Case("hybrid", f"{HYBRID} --weights {value}", ("weight",))
         for name, value in {"nan": "nan 1", "inf": "inf 1", "zero": "0 1", "too-few": "1"}.items()
     },
     "hybrid-of-an-absent-file": Case(
-        "combine_scores", "--checkpoint @llama --name mix --scores magnitude @no --weights 1 1", ("@no: no such file",)
+        "hybrid", "--checkpoint @llama --name mix --scores magnitude @no --weights 1 1", ("@no: no such file",)
     ),
-    "length-huge": Case("prepare_data", on(DATA, sequence_length=str(10**30), name="mine"), ("data.mine: ", "fewer")),
-    "length-negative": Case("prepare_data", on(DATA, sequence_length="-5", name="mine"), ("data.mine: ", "-5")),
-    "number-of-sequences-huge": Case("prepare_data", on(DATA, num_sequences=str(10**30)), ("data.text: has 25",)),
-    "output-empty": Case("count_keys", on(COUNT, output=""), (".: is a folder",)),
-    "output-of-a-very-long-name": Case("count_keys", on(COUNT, output="%" + "x" * 300), ("name is too long",)),
+    "length-huge": Case("sequences", on(DATA, sequence_length=str(10**30), name="mine"), ("data.mine: ", "fewer")),
+    "length-negative": Case("sequences", on(DATA, sequence_length="-5", name="mine"), ("data.mine: ", "-5")),
+    "number-of-sequences-huge": Case("sequences", on(DATA, num_sequences=str(10**30)), ("data.text: has 25",)),
+    "output-empty": Case("histogram", on(COUNT, output=""), (".: is a folder",)),
+    "output-of-a-very-long-name": Case("histogram", on(COUNT, output="%" + "x" * 300), ("name is too long",)),
     "output-is-a-fifo": Case(
-        "count_keys", on(COUNT, output="%x"), ("%x: is a pipe, a device", "to write"), lambda h, s: os.mkfifo(h / "x")
+        "histogram", on(COUNT, output="%x"), ("%x: is a pipe, a device", "to write"), lambda h, s: os.mkfifo(h / "x")
     ),
-    "checkpoint-empty": Case("count_keys", on(COUNT, checkpoint=""), ("manifest.json: no such file",)),
-    "checkpoint-of-a-very-long-name": Case("count_keys", on(COUNT, checkpoint="x" * 5000), ("no such file",)),
+    "checkpoint-empty": Case("histogram", on(COUNT, checkpoint=""), ("manifest.json: no such file",)),
+    "checkpoint-of-a-very-long-name": Case("histogram", on(COUNT, checkpoint="x" * 5000), ("no such file",)),
     "plan-without-a-study": Case("plan", "--study ''", ("study: ", "JSON")),
     "plan-of-a-list": Case("plan", "--study []", ("configuration: [] is not allowed",)),
     "plan-of-nothing": Case("plan", "--study {}", ("configuration: the key 'models' is missing",)),

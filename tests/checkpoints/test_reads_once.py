@@ -45,11 +45,11 @@ def test_a_stage_reads_manifest_and_configuration_once(canonical_folder, calibra
     cut = {"histogram": counts, "sparsity": "0.5", "threads": 1}
     evaluation = {"sequences": sequences, "settings": CPU}
     simulation = {"target_sparsity": 0.5, "iterations": 2, "output": tmp_path / "found", "ticket": tmp_path / "best"}
-    assert stage("score_weights", criterion="taylor", output=scores, **evaluation) == once
-    assert stage("count_keys", criterion="magnitude", output=counts, threads=1) == no_config
-    assert stage("make_mask", scope="global", output=mask, **cut) == no_config
-    assert stage("make_mask", scope="heads", output=heads, **cut) == once
+    assert stage("score", criterion="taylor", output=scores, **evaluation) == once
+    assert stage("histogram", criterion="magnitude", output=counts, threads=1) == no_config
+    assert stage("mask", scope="global", output=mask, **cut) == no_config
+    assert stage("mask", scope="heads", output=heads, **cut) == once
     assert stage("evaluate", output=dense, top_tokens=tmp_path / "top", **evaluation) == once
     assert stage("evaluate", output=tmp_path / "ticket", mask=mask, baseline=dense, **evaluation) == once
-    assert stage("simulate_pruning", histogram=counts, **simulation, **evaluation) == once
-    assert stage("export_smaller", mask=heads, output=tmp_path / "smaller") == once
+    assert stage("simulation", histogram=counts, **simulation, **evaluation) == once
+    assert stage("smaller", mask=heads, output=tmp_path / "smaller") == once

@@ -340,7 +340,7 @@ slow_case = partial(pytest.param, marks=pytest.mark.slow)  # like one that is no
         slow_case("src/ltpipe/reporting/terminal.py", set()),
         ("src/ltpipe/workflow/grid.py", set()),
         slow_case("src/ltpipe/runtime/slots.py", set()),
-        ("scripts/make_mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
+        ("scripts/mask.py", masks("0.25", "0.5") | tickets("0.25", "0.5") | AFTER_MASKS),
         ("models/tiny/model.safetensors", None),
         ("texts/words.txt", SEQUENCES | EVALUATIONS),
     ],

@@ -167,9 +167,9 @@ def test_another_split_makes_everything_again(finished: Path, configure: Callabl
     [
         pytest.param("digits.csv", EVERYTHING, marks=pytest.mark.slow),
         pytest.param("src/ltpipe/training/loop.py", EVERYTHING - TASK, marks=pytest.mark.slow),
-        ("src/ltpipe/training/connect.py", CONNECTIONS | REPORT),
+        ("src/ltpipe/training/connectivity.py", CONNECTIONS | REPORT),
         pytest.param("src/ltpipe/training/tasks/text.py", set(), marks=pytest.mark.slow),
-        pytest.param("scripts/watch_early_bird.py", early_bird("0.5") | REPORT, marks=pytest.mark.slow),
+        pytest.param("scripts/early_bird.py", early_bird("0.5") | REPORT, marks=pytest.mark.slow),
     ],
 )
 def test_edited_files(finished: Path, edit: Callable, name: str, expected: set[str]):

@@ -62,7 +62,7 @@ def scored(folder, criterion, sequences, out):
 
     def score(name):
         given = sequences if scored_criterion(name).needs_data else None
-        main_of("score_weights")(
+        main_of("score")(
             checkpoint=folder,
             criterion=name,
             output=out / name,
@@ -73,7 +73,7 @@ def scored(folder, criterion, sequences, out):
 
     if criterion == HYBRID:
         parts = ("magnitude", str(score("taylor")))
-        main_of("combine_scores")(checkpoint=folder, name=HYBRID, scores=parts, weights=(1.0, 0.5), output=out / HYBRID)
+        main_of("hybrid")(checkpoint=folder, name=HYBRID, scores=parts, weights=(1.0, 0.5), output=out / HYBRID)
         return out / HYBRID
     return None if criterion in ("magnitude", "random") else score(criterion)
 
@@ -81,9 +81,9 @@ def scored(folder, criterion, sequences, out):
 @pytest.mark.parametrize("scope", SCOPES)
 def test_validation_knows_what_every_scope_promises(scope, checkpoint, tmp_path):
     folder, histogram = checkpoint("float32"), tmp_path / "histogram"
-    main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
+    main_of("histogram")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
     path = tmp_path / "mask"
-    main_of("make_mask")(checkpoint=folder, histogram=histogram, scope=scope, sparsity="0.5", output=path, threads=1)
+    main_of("mask")(checkpoint=folder, histogram=histogram, scope=scope, sparsity="0.5", output=path, threads=1)
     mask = read_mask(path)
 
     def broken(change):
@@ -162,7 +162,7 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
 
     folder, seed = checkpoint(dtype), 3 if criterion == "random" else None
     scores = scored(folder, criterion, calibration("llama"), tmp_path)
-    main_of("count_keys")(
+    main_of("histogram")(
         checkpoint=folder, criterion=criterion, seed=seed, scores=scores, output=tmp_path / "histogram", threads=1
     )
     signed = criterion == "grasp"
@@ -182,16 +182,16 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
                 with pytest.raises(
                     UserError, match="this scope adds up scores, but this criterion's scores are signed"
                 ):
-                    main_of("make_mask")(**ask, scope=scope, sparsity=sparsity)
+                    main_of("mask")(**ask, scope=scope, sparsity=sparsity)
                 continue
-            main_of("make_mask")(**ask, scope=scope, sparsity=sparsity)
+            main_of("mask")(**ask, scope=scope, sparsity=sparsity)
             kept = {name: tensor.numpy() for name, tensor in load_mask(output).items()}
             promised(scope, sparsity, kept)
             if denser is not None and scope in NESTED:
                 assert not any((array & ~denser[name]).any() for name, array in kept.items()), scope
             denser = kept
             made.append(output)
-    main_of("validate_masks")(
+    main_of("validation")(
         masks=tuple(made), manifest=folder / "manifest.json", config=folder / "config.json", output=tmp_path / "csv"
     )
     table = pd.read_csv(tmp_path / "csv")
@@ -211,11 +211,11 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
 )
 def test_options_of_a_scope_are_in_its_masks_and_known_to_validation(scope, options, differs, checkpoint, tmp_path):
     folder, histogram = checkpoint("float32"), tmp_path / "histogram"
-    main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
+    main_of("histogram")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
     masks = {}
     for name, given in {"plain": {}, "chosen": options}.items():
         ask = {"checkpoint": folder, "histogram": histogram, "output": tmp_path / name, "threads": 1}
-        main_of("make_mask")(**ask, scope=scope, sparsity="0.55", options=given)
+        main_of("mask")(**ask, scope=scope, sparsity="0.55", options=given)
         masks[name] = read_mask(tmp_path / name)
     assert ({**masks["plain"].kept} != {**masks["chosen"].kept}) == differs
     assert masks["chosen"].options["scope"].keys() >= options.keys()
@@ -238,7 +238,7 @@ def test_options_of_a_scope_are_in_its_masks_and_known_to_validation(scope, opti
 
 def test_options_that_a_scope_does_not_have_are_one_line(checkpoint, tmp_path):
     folder, histogram = checkpoint("float32"), tmp_path / "histogram"
-    main_of("count_keys")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
+    main_of("histogram")(checkpoint=folder, criterion="magnitude", output=histogram, threads=1)
     for scope, options, message in (
         ("global", {"counts": "exact"}, r"^scope global: unknown option 'counts'; there are no options$"),
         ("row", {"counts": "up"}, r"^scope row\.counts: 'up' is not allowed; use exact or truncated$"),
@@ -247,5 +247,5 @@ def test_options_that_a_scope_does_not_have_are_one_line(checkpoint, tmp_path):
     ):
         ask = {"checkpoint": folder, "histogram": histogram, "output": tmp_path / "none", "threads": 1}
         with pytest.raises(UserError, match=message):
-            main_of("make_mask")(**ask, scope=scope, sparsity="0.5", options=options)
+            main_of("mask")(**ask, scope=scope, sparsity="0.5", options=options)
         assert not (tmp_path / "none").exists()

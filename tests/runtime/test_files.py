@@ -25,7 +25,7 @@ from ltpipe.runtime.files import (
 )
 from ltpipe.runtime.jsonfiles import read_json, write_json
 
-COUNT_KEYS = Path(__file__).parents[2] / "scripts" / "count_keys.py"
+HISTOGRAM = Path(__file__).parents[2] / "scripts" / "histogram.py"
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -290,10 +290,10 @@ def mounted(tmp_path) -> Iterator[Callable[..., Path]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def count_keys(checkpoint: Path, output: Path, log: Path | None = None) -> tuple[int, list[str]]:
+def count_histogram(checkpoint: Path, output: Path, log: Path | None = None) -> tuple[int, list[str]]:
     """Run the cheapest script that writes more than a few kilobytes: exit code and lines on standard error."""
     environment = {name: value for name, value in os.environ.items() if name != "LTPIPE_LOG"}
-    command = [sys.executable, str(COUNT_KEYS), "--criterion", "magnitude", "--threads", "1"]
+    command = [sys.executable, str(HISTOGRAM), "--criterion", "magnitude", "--threads", "1"]
     done = subprocess.run(
         [*command, "--checkpoint", str(checkpoint), "--output", str(output)],
         env=environment | ({"LTPIPE_LOG": str(log)} if log else {}),
@@ -310,10 +310,10 @@ def test_full_disk(mounted, canonical_folder, tmp_path):
     output = disk / "counts" / "llama.safetensors"
     output.parent.mkdir()
     output.write_bytes(b"old")
-    assert count_keys(checkpoint, output) == (1, [f"error: {output}: the disk is full; free some space and run again"])
+    assert count_histogram(checkpoint, output) == (1, [f"error: {output}: the disk is full; free some space and run again"])
     assert files_in(disk) == {"counts/llama.safetensors": b"old"}
     # it is the space: the same command succeeds elsewhere
-    code, lines = count_keys(checkpoint, tmp_path / "counts.safetensors")
+    code, lines = count_histogram(checkpoint, tmp_path / "counts.safetensors")
     assert (code, len(lines)) == (0, 1)
     assert (tmp_path / "counts.safetensors").stat().st_size > 16 * 1024
 
@@ -331,7 +331,7 @@ def test_full_disk_with_the_log_on_it(mounted, canonical_folder):
     with pytest.raises(OSError, match="No space"):
         fill(disk / "filler")
     output = disk / "counts.safetensors"
-    code, lines = count_keys(canonical_folder("llama"), output, disk / "log")
+    code, lines = count_histogram(canonical_folder("llama"), output, disk / "log")
     assert (code, lines) == (1, [f"error: {output}: the disk is full; free some space and run again"])
     assert sorted(files_in(disk)) == ["filler", "log"]
 
@@ -348,7 +348,7 @@ def test_read_only_folder(where, request, canonical_folder, tmp_path):
     free = tmp_path / "free"
     output = (folder if where == "output" else free) / "results" / "counts.safetensors"
     log = (folder if where == "log" else free) / "logs" / "counts.log"
-    code, lines = count_keys(canonical_folder("llama"), output, log)
+    code, lines = count_histogram(canonical_folder("llama"), output, log)
     assert (code, len(lines)) == (1, 1)
     assert lines[0].startswith(f"error: {folder}/{'results' if where == 'output' else 'logs'}: ")
     assert ("read-only" if os.geteuid() == 0 else "permission denied") in lines[0]

@@ -62,7 +62,7 @@ def test_holds_every_module_that_the_script_loads(script: Path):
 
 
 def test_mask_stage_needs_neither_model_code_nor_evaluation():
-    names = {path.relative_to(PACKAGE).parts[0] for path in import_closure(ROOT / "scripts/make_mask.py", PACKAGE)}
+    names = {path.relative_to(PACKAGE).parts[0] for path in import_closure(ROOT / "scripts/mask.py", PACKAGE)}
     assert names == {"__init__.py", "runtime", "checkpoints", "pruning"}
 
 

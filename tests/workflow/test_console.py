@@ -16,7 +16,7 @@ from ltpipe.workflow.console import Console, Pace, duration, job_name
             {"model": "tiny", "criterion": "wanda", "scope": "2of4", "seed": "none", "sparsity": "0.5"},
             "ticket tiny wanda scope 2of4 sparsity 0.5",
         ),
-        ("early_bird", {"study": "mnist", "replicate": "0"}, "early bird mnist replicate 0"),
+        ("early_bird", {"training": "mnist", "replicate": "0"}, "early bird mnist replicate 0"),
         ("perturbed_dense", {"perturbation_seed": "7"}, "perturbed dense perturbation seed 7"),
     ],
 )

@@ -76,7 +76,7 @@ def test_every_rule_that_runs_as_a_job_has_a_stage_and_asks_for_what_that_needs(
         ("ticket", {"model": "n"}, None),
         ("score", {"model": "m", "criterion": "snip"}, None),
         ("overlap", {"model": "m"}, None),
-        ("training", {"study": "s"}, None),
+        ("training", {"training": "s"}, None),
     ],
 )
 def test_memory_is_what_was_planned_for_the_stage(config, plan_file, rule, axes, planned):
@@ -106,7 +106,7 @@ def test_time_follows_tokens_iterations_and_attempts(config):
     assert evaluation(threads=8, attempt=1, gpus=1) < evaluation(threads=8, attempt=1)
     assert minutes(config, "mask", {"model": "m"}, 0, 0, 1, 1) == 10
     config["imp"]["s"] = {"train": {"iterations": 6000}}
-    assert minutes(config, "training", {"study": "s"}, 0, 0, 1, 1) == 130
+    assert minutes(config, "training", {"training": "s"}, 0, 0, 1, 1) == 130
 
 
 @pytest.mark.parametrize(

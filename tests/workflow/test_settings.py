@@ -27,9 +27,9 @@ from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configuration.section import inner_section, keys
 from ltpipe.workflow.configuration.study import StudySection
 from ltpipe.workflow.configuration.training import TASKS, ArchitectureSection
+from ltpipe.workflow.normal_form import ELSEWHERE
 from ltpipe.workflow.rules import RULES
-from ltpipe.workflow.settings import Settings
-from ltpipe.workflow.study import ELSEWHERE
+from ltpipe.workflow.settings import JobSettings
 
 COMPUTING = frozenset({"score", "baseline", "ticket", "perturbed_dense", "perturbed_ticket", "simulation"})
 TRAINING = frozenset({"rewind_point", "level_mask", "training", "connectivity", "early_bird"})
@@ -141,19 +141,19 @@ def jobs() -> Iterator[Job]:
                 "perturbed_ticket",
                 {**masked, "data": "lit", "perturbation": "int4", "perturbation_seed": "none"},
             )
-    for study in ("small", "other"):
-        yield "task", {"study": study}
-        yield "rewind_point", {"study": study, "replicate": "0"}
-        yield "early_bird", {"study": "small", "replicate": "0", "sparsity": "0.5"}
+    for training in ("small", "other"):
+        yield "task", {"training": training}
+        yield "rewind_point", {"training": training, "replicate": "0"}
+        yield "early_bird", {"training": "small", "replicate": "0", "sparsity": "0.5"}
         for level in "0123":
-            place = {"study": study, "replicate": "0", "level": level}
+            place = {"training": training, "replicate": "0", "level": level}
             if level != "0":
                 yield "level_mask", place
             yield "training", {**place, "branch": "ticket"}
             for branch in ("order-1", *(["gradual", "distilled", "transplanted-other"] if level != "0" else [])):
-                if study == "small":
+                if training == "small":
                     yield "training", {**place, "branch": branch}
-        yield "connectivity", {"study": "small", "replicate": "0", "level": "1", "order": "1"}
+        yield "connectivity", {"training": "small", "replicate": "0", "level": "1", "order": "1"}
     yield "report", {}
     yield "plan", {}
 
@@ -178,7 +178,8 @@ def test_every_key_is_said_to_rules_or_known_to_say_nothing_to_them():
     unknown = [path for path in all_keys() if not longest(path, (*TOUCHES, *AXES, *NO_RESULT))]
     assert not unknown, (
         f"{', '.join(unknown)}: which jobs does it change? Add it to the rules in src/ltpipe/workflow/rules.py and "
-        "to TOUCHES here; to AXES if it says which jobs there are; to ELSEWHERE in src/ltpipe/workflow/study.py if it "
+        "to TOUCHES here; to AXES if it says which jobs there are; to ELSEWHERE in "
+        "src/ltpipe/workflow/normal_form.py if it "
         "changes no result (docs/extending.md)"
     )
 
@@ -327,7 +328,7 @@ def says(path: tuple[str, ...], rule: str, axes: dict[str, str]) -> bool:
     entry = longest(generic(path), (*TOUCHES, *NO_RESULT))
     if entry is None or rule not in TOUCHES.get(entry, ()):
         return False
-    axis = {"models": "model", "data": "data", "imp": "study"}.get(path[0])
+    axis = {"models": "model", "data": "data", "imp": "training"}.get(path[0])
     if axis and axes[axis] != path[1]:
         return False
     if path[1:2] in (("options",), ("scope_options",)):
@@ -365,10 +366,10 @@ def generic(path: tuple[str, ...]) -> str:
     return ".".join((path[0], "<name>", *path[2:]) if path[0] in ("models", "data", "imp") else path)
 
 
-BEFORE = Settings(base())
+BEFORE = JobSettings(base())
 
 
-def recorded(study: Settings, rule: str, axes: dict[str, str]) -> str:
+def recorded(study: JobSettings, rule: str, axes: dict[str, str]) -> str:
     """What Snakemake keeps of a job's one param."""
     return repr(study.of(rule, axes))
 
@@ -377,7 +378,7 @@ def recorded(study: Settings, rule: str, axes: dict[str, str]) -> str:
 @given(other=changes())
 def test_what_a_change_touches_runs_again_and_nothing_else(other: dict[str, Any]):
     changed = list(changed_keys(base(), other))
-    touched, now = Touched(changed, other), Settings(other)
+    touched, now = Touched(changed, other), JobSettings(other)
     for rule, axes in JOBS:
         assert (recorded(now, rule, axes) != recorded(BEFORE, rule, axes)) == touched(rule, axes), (rule, axes, changed)
 
@@ -387,7 +388,7 @@ def test_another_calibration_text_is_scored_with_by_criteria_that_need_one():
     other["score"]["data"] = "words"
     for criterion, needed in (("wanda", True), ("synflow", False), ("mix", True)):
         job = "mask", {"model": "a", "criterion": criterion, "scope": "global", "seed": "none", "sparsity": "0.5"}
-        assert (recorded(Settings(other), *job) != recorded(BEFORE, *job)) == needed
+        assert (recorded(JobSettings(other), *job) != recorded(BEFORE, *job)) == needed
 
 
 def test_what_a_study_of_200_models_is_made_with_fits_on_a_command_line():
@@ -395,7 +396,7 @@ def test_what_a_study_of_200_models_is_made_with_fits_on_a_command_line():
     config = deepcopy(base())
     config["models"] = {f"model-{number:03}": config["models"]["a"] for number in range(200)}
     config["imp"] = {}
-    assert len(Settings(config).of("report", {})["made_with"]) < 40 * 1024
+    assert len(JobSettings(config).of("report", {})["made_with"]) < 40 * 1024
 
 
 RECORDED = """
@@ -440,7 +441,7 @@ def rules(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
 def test_every_rule_records_its_settings_and_nothing_else(rules: dict[str, list[Any]]):
     """Of several params Snakemake would compare the set of values. A rule that takes over another's names itself."""
     assert rules.keys() == RULES.keys()
-    expected = {name: [["settings"], name, rule.script] for name, rule in RULES.items()}
+    expected = {name: [["settings"], name, f"{rule.script or name}.py"] for name, rule in RULES.items()}
     assert {name: told for name, told in rules.items() if told != expected[name]} == {}
 
 
@@ -464,7 +465,7 @@ def test_every_option_is_one_of_the_script_and_comes_from_one_key():
             for name in key.options(values)
         ]
         assert len(said) == len(set(said)), (rule, said)
-        known = set(re.findall(r"--([a-z-]+)", help_of(RULES[rule].script))) if said else set()
+        known = set(re.findall(r"--([a-z-]+)", help_of(f"{RULES[rule].script or rule}.py"))) if said else set()
         assert {name.replace("_", "-") for name in said} <= known, (rule, said)
 
 
@@ -498,8 +499,8 @@ def made_again(key: str) -> set[str]:
     # Beside those above, jobs of the other study that begin with a model, and of a text whose sequences are counted.
     perturbed = {"perturbation": "int4", "perturbation_seed": "none", "seed": "none", "scope": "global"}
     more: list[Job] = [
-        ("connectivity", {"study": "other", "replicate": "0", "level": "1", "order": "1"}),
-        ("early_bird", {"study": "other", "replicate": "0", "sparsity": "0.5"}),
+        ("connectivity", {"training": "other", "replicate": "0", "level": "1", "order": "1"}),
+        ("early_bird", {"training": "other", "replicate": "0", "sparsity": "0.5"}),
         ("perturbed_ticket", {"model": "a", "data": "words", "criterion": "wanda", "sparsity": "0.5", **perturbed}),
     ]
     return {rule for rule, axes in [*JOBS, *more] if runs(rule, axes)}

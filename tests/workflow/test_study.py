@@ -9,8 +9,8 @@ from checkouts import ROOT
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.config import check_config
+from ltpipe.workflow.normal_form import as_text
 from ltpipe.workflow.report import figures, files, folder, gathered, tables
-from ltpipe.workflow.study import as_text
 
 
 def checked(**changes):

@@ -18,7 +18,7 @@ checkpoint refinement:
         tickets=listed("tickets"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/refine.py" --model {wildcards.model} --tickets {params.tickets} {params.before}'
+        + 'python "$LTPIPE/scripts/refinement.py" --model {wildcards.model} --tickets {params.tickets} {params.before}'
         " {params.settings[options]} --output {output}"
 
 
@@ -40,7 +40,7 @@ rule overlap:
         masks=listed("masks"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/compare_masks.py" --masks {params.masks} --model {wildcards.model} --output {output.pairs}'
+        + 'python "$LTPIPE/scripts/overlap.py" --masks {params.masks} --model {wildcards.model} --output {output.pairs}'
         " --layers {output.layers}"
 
 
@@ -65,7 +65,7 @@ rule validation:
         masks=listed("masks"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/validate_masks.py" --masks {params.masks} --manifest {input.manifest} --config {input.config}'
+        + 'python "$LTPIPE/scripts/validation.py" --masks {params.masks} --manifest {input.manifest} --config {input.config}'
         " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
 
 
@@ -94,5 +94,5 @@ rule tables:
         perturbed=listed("perturbed"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/make_tables.py" --baselines {input.baselines} --tickets {params.tickets}'
+        + 'python "$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
         " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"

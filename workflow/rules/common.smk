@@ -2,7 +2,7 @@
 
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.scoring.criterion import criterion_names
-from ltpipe.workflow import grid, studies
+from ltpipe.workflow import grid, trainings
 from ltpipe.workflow import report as reported
 from ltpipe.workflow.code import shell_prefix
 from ltpipe.workflow.commands import (
@@ -43,10 +43,10 @@ def report_file(name: str, category: str):
 wildcard_constraints:
     model=any_of(config["models"]),
     data=any_of(config["data"]),
-    study=any_of(config["imp"]),
+    training=any_of(config["imp"]),
     replicate=r"\d+",
     level=r"\d+",
-    branch=any_of({cell.branch for cell in studies.trainings(config)}),
+    branch=any_of({cell.branch for cell in trainings.every_training(config)}),
     order=r"\d+",
     round=r"\d+",
     criterion="[a-z0-9-]+",

@@ -21,5 +21,5 @@ rule smaller:
         output=subpath(output.weights, parent=True),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/export_smaller.py" --checkpoint {params.folder} --mask {input.mask}'
+        + 'python "$LTPIPE/scripts/smaller.py" --checkpoint {params.folder} --mask {input.mask}'
         " {params.settings[options]} --output {params.output}"

@@ -19,7 +19,7 @@ rule histogram:
         scores=given("scores"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/count_keys.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.seed}'
+        + 'python "$LTPIPE/scripts/histogram.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.seed}'
         " {params.scores} {params.settings[options]} --threads {resources.compute_threads} --output {output}"
 
 
@@ -45,7 +45,7 @@ rule mask:
         scores=given("scores"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/make_mask.py" --checkpoint {params.folder} --histogram {input.histogram} {params.scores}'
+        + 'python "$LTPIPE/scripts/mask.py" --checkpoint {params.folder} --histogram {input.histogram} {params.scores}'
         " --scope {wildcards.scope} --sparsity {wildcards.sparsity} {params.settings[options]}"
         " --threads {resources.compute_threads} --output {output}"
 

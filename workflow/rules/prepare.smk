@@ -19,7 +19,7 @@ rule checkpoint:
         folder=subpath(output.weights, parent=True),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/load_model.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
+        + 'python "$LTPIPE/scripts/checkpoint.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
 
 
 # Input of every stage that runs a model.
@@ -45,5 +45,5 @@ rule sequences:
         settings=jobs.settings("sequences"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/prepare_data.py" --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}'
+        + 'python "$LTPIPE/scripts/sequences.py" --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}'
         " --output {output}"

@@ -3,9 +3,9 @@ rule report:
     input:
         baselines=grid.baselines(config),
         tables=reported.gathered(config),
-        records=studies.records(config),
-        connectivities=studies.connectivities(config),
-        early_birds=studies.early_birds(config),
+        records=trainings.records(config),
+        connectivities=trainings.connectivities(config),
+        early_birds=trainings.early_birds(config),
     output:
         [report_file(*file) for file in reported.files(config).items()],
         sums=f"{reported.folder(config)}/SHA256SUMS",
@@ -24,6 +24,6 @@ rule report:
         early_birds=listed("early_birds"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/make_report.py" --baselines {params.baselines} --tables {params.tables} --records {params.records}'
+        + 'python "$LTPIPE/scripts/report.py" --baselines {params.baselines} --tables {params.tables} --records {params.records}'
         " --connectivities {params.connectivities} --early-birds {params.early_birds}"
         " --output {params.folder} --config {params.settings[config]:q}"

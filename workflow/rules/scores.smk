@@ -34,7 +34,7 @@ rule score:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/score_weights.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.sequences} '
+        + 'python "$LTPIPE/scripts/score.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.sequences} '
         + COMPUTING
         + " --output {output}"
 
@@ -60,5 +60,5 @@ rule hybrid:
         scores=lambda wildcards, input: jobs.parts(wildcards),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/combine_scores.py" --checkpoint {params.folder} --name {wildcards.criterion} --scores {params.scores}'
+        + 'python "$LTPIPE/scripts/hybrid.py" --checkpoint {params.folder} --name {wildcards.criterion} --scores {params.scores}'
         " {params.settings[options]} --output {output}"

@@ -1,7 +1,7 @@
 # Iterative magnitude pruning: train, prune a fraction of the remaining weights, rewind, train again; with controls.
 
 
-# Read and split the examples of a study.
+# Read and split the examples of a training.
 rule task:
     input:
         files=jobs.task_files,
@@ -13,7 +13,7 @@ rule task:
     output:
         grid.TASK,
     log:
-        "results/logs/imp/{study}/task.log",
+        "results/logs/imp/{training}/task.log",
     resources:
         **jobs.needs("task"),
     params:
@@ -23,7 +23,7 @@ rule task:
         ),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/prepare_task.py" {params.settings[options]} {params.checkpoint} --training {wildcards.study}'
+        + 'python "$LTPIPE/scripts/task.py" {params.settings[options]} {params.checkpoint} --training {wildcards.training}'
         " --output {output}"
 
 
@@ -35,7 +35,7 @@ rule rewind_point:
     output:
         grid.POINT,
     log:
-        "results/logs/imp/{study}/replicate-{replicate}/point.log",
+        "results/logs/imp/{training}/replicate-{replicate}/point.log",
     threads: jobs.training_threads
     resources:
         **jobs.needs("rewind_point"),
@@ -59,7 +59,7 @@ rule level_mask:
     output:
         grid.LEVEL_MASK,
     log:
-        "results/logs/imp/{study}/replicate-{replicate}/level-{level}/mask.log",
+        "results/logs/imp/{training}/replicate-{replicate}/level-{level}/mask.log",
     threads: jobs.training_threads
     resources:
         **jobs.needs("level_mask"),
@@ -68,7 +68,7 @@ rule level_mask:
         mask=given("mask"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/prune_level.py" --task {input.task} --ranked {input.ranked} {params.mask} --replicate {wildcards.replicate}'
+        + 'python "$LTPIPE/scripts/level_mask.py" --task {input.task} --ranked {input.ranked} {params.mask} --replicate {wildcards.replicate}'
         " {params.settings[options]} --output {output}"
 
 
@@ -85,7 +85,7 @@ rule training:
         state=grid.TRAINED,
         record=grid.RECORD,
     log:
-        "results/logs/imp/{study}/replicate-{replicate}/level-{level}/{branch}.log",
+        "results/logs/imp/{training}/replicate-{replicate}/level-{level}/{branch}.log",
     threads: jobs.training_threads
     resources:
         **jobs.needs("training"),
@@ -97,8 +97,8 @@ rule training:
     shell:
         TOLD
         + WITH_DEVICES
-        + '{params.launch} "$LTPIPE/scripts/train_branch.py" --task {input.task} --point {input.point} {params.given}'
-        " --training {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
+        + '{params.launch} "$LTPIPE/scripts/training.py" --task {input.task} --point {input.point} {params.given}'
+        " --training {wildcards.training} --replicate {wildcards.replicate} --level {wildcards.level}"
         " --branch {wildcards.branch} --seed {wildcards.replicate} {params.settings[options]}"
         " --save-every {resources.save_every} --output {output.state} --record {output.record}"
 
@@ -112,7 +112,7 @@ rule connectivity:
     output:
         grid.CONNECTIVITY,
     log:
-        "results/logs/imp/{study}/replicate-{replicate}/level-{level}/connectivity-{order}.log",
+        "results/logs/imp/{training}/replicate-{replicate}/level-{level}/connectivity-{order}.log",
     threads: jobs.training_threads
     resources:
         **jobs.needs("connectivity"),
@@ -121,8 +121,8 @@ rule connectivity:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/connect.py" --task {input.task} --first {input.ticket} --second {input.other}'
-        " --training {wildcards.study} --replicate {wildcards.replicate} --level {wildcards.level}"
+        + 'python "$LTPIPE/scripts/connectivity.py" --task {input.task} --first {input.ticket} --second {input.other}'
+        " --training {wildcards.training} --replicate {wildcards.replicate} --level {wildcards.level}"
         " --branches ticket order-{wildcards.order} {params.settings[options]} --output {output}"
 
 
@@ -134,7 +134,7 @@ rule early_bird:
         found=f"{grid.EARLY_BIRD}.json",
         ticket=f"{grid.EARLY_BIRD}.safetensors",
     log:
-        "results/logs/imp/{study}/replicate-{replicate}/early-bird/{sparsity}.log",
+        "results/logs/imp/{training}/replicate-{replicate}/early-bird/{sparsity}.log",
     threads: jobs.training_threads
     resources:
         **jobs.needs("early_bird"),
@@ -143,5 +143,5 @@ rule early_bird:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/watch_early_bird.py" --task {input.task} --training {wildcards.study} --seed {wildcards.replicate}'
+        + 'python "$LTPIPE/scripts/early_bird.py" --task {input.task} --training {wildcards.training} --seed {wildcards.replicate}'
         " --sparsity {wildcards.sparsity} {params.settings[options]} --output {output.found} --ticket {output.ticket}"

@@ -16,7 +16,7 @@ from ltpipe.runtime.memory import private_host_bytes
 from ltpipe.runtime.sources import Source
 from ltpipe.training.settings import TrainingSettings
 from ltpipe.training.task import Task, foreseen_task
-from ltpipe.workflow import studies
+from ltpipe.workflow import trainings
 from ltpipe.workflow.config import Config
 
 WEIGHTS, GRADIENTS, OPTIMIZER, MASK = "weights", "gradients", "optimizer", "mask"
@@ -50,13 +50,13 @@ class Step:
 
 
 def plan_trainings(config: Config) -> Iterator[StagePlan]:
-    """Plan every stage of every study of `imp`.
+    """Plan every stage of every training.
 
     Raises:
         UserError: there are no examples, the model does not fit them, or its shapes are not known.
     """
-    for name, study in sorted(config["imp"].items()):
-        yield from _plan_study(config, name, study)
+    for name, training in sorted(config["imp"].items()):
+        yield from _plan_training(config, name, training)
 
 
 def step_of(task: Task, settings: TrainingSettings, mixed_precision: str, processes: int) -> Step:
@@ -107,9 +107,9 @@ def step_of(task: Task, settings: TrainingSettings, mixed_precision: str, proces
         )
 
 
-def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[StagePlan]:
-    train, compute, step_k = study["train"], study["compute"], study["rewind"]["step"]
-    task = foreseen_task(study["task"], f"imp.{name}.task", _pretrained(config, study))
+def _plan_training(config: Config, name: str, training: dict[str, Any]) -> Iterator[StagePlan]:
+    train, compute, step_k = training["train"], training["compute"], training["rewind"]["step"]
+    task = foreseen_task(training["task"], f"imp.{name}.task", _pretrained(config, training))
     chosen = {key: value for key, value in train.items() if key != "trainer_fn"}
     settings = TrainingSettings(**chosen | {"milestones": tuple(train["milestones"])}, seed=0)
     try:
@@ -119,7 +119,7 @@ def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[St
             f"imp.{name}: cannot be planned: its model's computation depends on the contents of tensors "
             f"({type(error).__name__})"
         ) from None
-    base, replicates = private_host_bytes(), len(study["replicates"])
+    base, replicates = private_host_bytes(), len(training["replicates"])
     examples = sum(_bytes(part.inputs) + _bytes(part.labels) for part in (task.train, task.validation, task.test))
     device = Peak(
         step.peak.total + examples, {**step.peak.parts, EXAMPLES: step.peak.parts.get(EXAMPLES, 0) + examples}
@@ -142,12 +142,12 @@ def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[St
             operations=work, iterations=iterations, examples=iterations * settings.batch_size,
         )  # fmt: skip
 
-    levels, looks_a_step = study["levels"], 1 / settings.evaluate_every
-    cells = [cell for cell in studies.trainings(config) if cell.study == name]
+    levels, looks_a_step = training["levels"], 1 / settings.evaluate_every
+    cells = [cell for cell in trainings.every_training(config) if cell.training == name]
     steps = [settings.iterations - (0 if cell.branch.startswith("reinitialised") else step_k) for cell in cells]
     looks = sum(int(count * looks_a_step) + 1 for count in steps)
     record = _POINT_BYTES * (int(settings.iterations * looks_a_step) + 1)
-    disk = _stored(task) + (weights if study["task"].get("pretrained") else 0)
+    disk = _stored(task) + (weights if training["task"].get("pretrained") else 0)
     yield StagePlan("task", name, None, 1, Peak(), base + 2 * examples, disk)
     point = 2 * weights + _FLOAT * step.optimizer * (step_k > 0)
     yield stage("rewind point", replicates, replicates * point, replicates * step_k)
@@ -158,14 +158,14 @@ def _plan_study(config: Config, name: str, study: dict[str, Any]) -> Iterator[St
     lines = sum(cell.branch.startswith("order-") for cell in cells)
     if lines:
         yield stage("connectivity", lines, 0, looks=lines * _LINE_POINTS, seen=len(task.test))
-    if study["early_bird"]:
-        birds = replicates * len(study["early_bird"]["sparsities"])
+    if training["early_bird"]:
+        birds = replicates * len(training["early_bird"]["sparsities"])
         yield stage("early bird, at most", birds, birds * mask // 8, birds * settings.iterations)
 
 
-def _pretrained(config: Config, study: dict[str, Any]) -> Any:
+def _pretrained(config: Config, training: dict[str, Any]) -> Any:
     """Return the configuration of the model that training starts from; None if it starts from random weights."""
-    name = study["task"].get("pretrained")
+    name = training["task"].get("pretrained")
     return None if name is None else architecture(Source(config["models"][name]["source"], f"models.{name}.source"))
 
 

@@ -63,10 +63,10 @@ def code_digest(script: str, *modules: Path) -> str:
     """Return the digest of a script and the modules it runs: editing one reruns the script's stage and what follows.
 
     Args:
-        script: name of a file in `scripts/`.
+        script: stem of a file in `scripts/`.
         modules: further modules of the package that the script imports by name, without an import statement.
     """
-    own = ROOT / "scripts" / script
+    own = ROOT / "scripts" / f"{script}.py"
     found = {path for file in (own, *modules) for path in import_closure(file, PACKAGE)}
     return digest({own, *found, *modules}, ROOT / "scripts", PACKAGE)
 

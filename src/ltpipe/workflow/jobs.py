@@ -22,9 +22,9 @@ from ltpipe.workflow import grid, refinement, resources
 from ltpipe.workflow.closure import module_closure
 from ltpipe.workflow.commands import Named, Param
 from ltpipe.workflow.config import Config, check_config, moved
+from ltpipe.workflow.normal_form import as_text
 from ltpipe.workflow.rules import level_mask_of, prunes_trained, rewinds_weights
-from ltpipe.workflow.settings import Settings
-from ltpipe.workflow.study import as_text
+from ltpipe.workflow.settings import JobSettings
 
 
 @contextmanager
@@ -95,8 +95,8 @@ class Jobs:
         return lambda wildcards: {**settings.of(rule, dict(wildcards.items())), **texts}
 
     @cached_property
-    def _settings(self) -> Settings:
-        return Settings(self.config)
+    def _settings(self) -> JobSettings:
+        return JobSettings(self.config)
 
     # Threads, memory, time
 
@@ -121,12 +121,12 @@ class Jobs:
 
     def training_threads(self, wildcards: Named) -> int:
         """Return the processors of a training's job."""
-        compute = self._study(wildcards)["compute"]
+        compute = self._training(wildcards)["compute"]
         return compute["threads"] * compute["processes"]
 
     def save_every(self, wildcards: Named) -> int:
         """Return the iterations between two saves of a training. A resource, since it changes no result."""
-        return self._study(wildcards)["compute"]["save_every"]
+        return self._training(wildcards)["compute"]["save_every"]
 
     def needs(self, rule: str) -> dict[str, Any]:
         """Return the resources of a rule: `mem_mb`, `runtime` (minutes), and devices if it computes on any."""
@@ -165,7 +165,7 @@ class Jobs:
         return int({"cpu": 0, "auto-shard": evaluate["devices"]}.get(evaluate["device"], 1))
 
     def _training_gpus(self, wildcards: Named) -> int:
-        compute = self._study(wildcards)["compute"]
+        compute = self._training(wildcards)["compute"]
         return 0 if compute["device"] == "cpu" else compute["processes"]
 
     # Input files
@@ -185,18 +185,18 @@ class Jobs:
 
     def task_files(self, wildcards: Named) -> list[str]:
         """Return the source files of a task's examples, for tasks with a source."""
-        source = self._study(wildcards)["task"].get("source")
-        key = f"imp.{wildcards.study}.task.source"
+        source = self._training(wildcards)["task"].get("source")
+        key = f"imp.{wildcards.training}.task.source"
         return _files_of(Source(source, key), *images.SUFFIXES, *LAST_SUFFIXES) if source else []
 
     def trainer_files(self, wildcards: Named) -> list[str]:
         """Return the files of a user's training loop, if they are in the working folder."""
-        name = (self._study(wildcards)["train"]["trainer_fn"] or "").partition(":")[0]
+        name = (self._training(wildcards)["train"]["trainer_fn"] or "").partition(":")[0]
         return [str(path) for path in module_closure(name)] if name else []
 
     def pretrained(self, wildcards: Named) -> list[str]:
         """Return the model whose checkpoint training starts from, for tasks that start from one."""
-        model = self._study(wildcards)["task"].get("pretrained")
+        model = self._training(wildcards)["task"].get("pretrained")
         return [model] if model else []
 
     def calibration(self, wildcards: Named) -> list[str]:
@@ -269,17 +269,17 @@ class Jobs:
         """Return what a level ranks: the previous level's trained weights, or those that training starts from."""
         if prunes_trained(self.config, wildcards):
             return _ticket_before(wildcards)
-        return grid.POINT.format(study=wildcards.study, replicate=wildcards.replicate)
+        return grid.POINT.format(training=wildcards.training, replicate=wildcards.replicate)
 
     def ranked_mask(self, wildcards: Named) -> list[str]:
         """Return the mask of the previous level, if the ranked state has none."""
         level = int(wildcards.level) - 1
         if level == 0 or prunes_trained(self.config, wildcards):
             return []
-        return [grid.LEVEL_MASK.format(study=wildcards.study, replicate=wildcards.replicate, level=level)]
+        return [grid.LEVEL_MASK.format(training=wildcards.training, replicate=wildcards.replicate, level=level)]
 
     def branch_mask(self, wildcards: Named) -> list[str]:
-        """Return the mask of a level, or of the study that it is transplanted from; level 0 has none."""
+        """Return the mask of a level, or of the training that it is transplanted from; level 0 has none."""
         mask = level_mask_of(self.config, wildcards)
         return [grid.LEVEL_MASK.format(**mask)] if mask else []
 
@@ -295,12 +295,12 @@ class Jobs:
 
     def launch(self, wildcards: Named, input: Named) -> str:  # noqa: ARG002
         """Return a param: the command that runs a training's script; several processes share every batch."""
-        processes = self._study(wildcards)["compute"]["processes"]
+        processes = self._training(wildcards)["compute"]["processes"]
         several = f" -m torch.distributed.run --standalone --nproc-per-node {processes}"
         return "python" + (several if processes > 1 else "")
 
-    def _study(self, wildcards: Named) -> Config:
-        return self.config["imp"][wildcards.study]
+    def _training(self, wildcards: Named) -> Config:
+        return self.config["imp"][wildcards.training]
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -313,7 +313,7 @@ def _round(model: str, number: int) -> list[str]:
 
 
 def _ticket_at(wildcards: Named, level: int) -> str:
-    return grid.TRAINED.format(study=wildcards.study, replicate=wildcards.replicate, level=level, branch="ticket")
+    return grid.TRAINED.format(training=wildcards.training, replicate=wildcards.replicate, level=level, branch="ticket")
 
 
 def _ticket_before(wildcards: Named) -> str:

@@ -80,16 +80,16 @@ class Rule:
     """What the jobs of a rule depend on.
 
     Attributes:
-        script: script that they run, in `scripts/`.
         keys: keys that the rule itself depends on.
         inputs: jobs whose results a job reads; it also depends on what they depend on.
         modules: modules that a job's script imports by name, without an import statement.
+        script: name of their script in `scripts/`; empty if it is that of the rule.
     """
 
-    script: str
     keys: tuple[Key, ...] = ()
     inputs: Callable[[Config, Axes], Iterable[Job]] = _nothing
     modules: Callable[[Config, Axes], list[Path]] = _no_modules
+    script: str = ""
 
 
 def _plain(value: Any) -> Any:

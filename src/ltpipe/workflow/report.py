@@ -8,7 +8,7 @@ from ltpipe.pruning.scopes import has_own_sparsity
 from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.table import Need, Stage, Table
-from ltpipe.workflow import grid, studies
+from ltpipe.workflow import grid, trainings
 
 Config = dict[str, Any]
 
@@ -33,8 +33,8 @@ def tables(config: Config) -> list[Table]:
         "perturbations": config["grid"] and config["robustness"]["perturbations"],
         "simulation": config["grid"] and config["simulation"],
         "trainings": config["imp"],
-        "lines": studies.connectivities(config),
-        "early birds": studies.early_birds(config),
+        "lines": trainings.connectivities(config),
+        "early birds": trainings.early_birds(config),
     }
     return [table for table in TABLES if has[table.needs]]
 

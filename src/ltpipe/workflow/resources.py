@@ -197,7 +197,7 @@ def minutes(
         operations = stage.passes * count * length * input_mb * 2**20  # two a weight, of two bytes
         needed += operations / (60 * (gpus * ACCELERATOR_FLOPS or threads * THREAD_FLOPS))
     if stage.trains:
-        needed += config["imp"][axes["study"]]["train"]["iterations"] / ITERATIONS_A_MINUTE
+        needed += config["imp"][axes["training"]]["train"]["iterations"] / ITERATIONS_A_MINUTE
     return ceil(needed * GROWTH ** (attempt - 1))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.scoring.criterion import criterion_names, scored_criterion
-from ltpipe.workflow import grid, refinement, studies
+from ltpipe.workflow import grid, refinement, trainings
 from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, task_module
 from ltpipe.workflow.keys import Axes, Config, Job, Key, Rule
 
@@ -33,12 +33,12 @@ _COMPUTING = (
     Key("evaluate.device", rounding=True),
 )
 _TRAINING = (
-    Key("imp.{study}.compute.device", rounding=True),
-    Key("imp.{study}.compute.mixed_precision"),
-    Key("imp.{study}.compute.threads", rounding=True),
+    Key("imp.{training}.compute.device", rounding=True),
+    Key("imp.{training}.compute.mixed_precision"),
+    Key("imp.{training}.compute.threads", rounding=True),
 )
-_PROCESSES = Key("imp.{study}.compute.processes", options=_not_said)
-_TRAIN = Key("imp.{study}.train.*")
+_PROCESSES = Key("imp.{training}.compute.processes", options=_not_said)
+_TRAIN = Key("imp.{training}.train.*")
 
 
 def _scores(config: Config, axes: Axes) -> list[Job]:
@@ -77,22 +77,22 @@ def _task(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pretrained(config: Config, axes: Axes) -> list[Job]:
-    model = config["imp"][axes["study"]]["task"].get("pretrained")
+    model = config["imp"][axes["training"]]["task"].get("pretrained")
     return [("checkpoint", {"model": model})] if model else []
 
 
 def _has_mode(_: Config, axes: Axes) -> bool:
-    """Whether a training rewinds as the study says; some begin with the weights of the step whatever that is."""
+    """Whether a training rewinds as `rewind.mode` says; some begin with the weights of the step whatever that is."""
     return axes["level"] != "0" and not axes["branch"].startswith(("reinitialised-", "gradual"))
 
 
 def rewinds_weights(config: Config, axes: Axes) -> bool:
     """Whether a training begins with the weights of the rewinding step."""
-    return not _has_mode(config, axes) or config["imp"][axes["study"]]["rewind"]["mode"] == "weights"
+    return not _has_mode(config, axes) or config["imp"][axes["training"]]["rewind"]["mode"] == "weights"
 
 
 def _branch(name: str) -> Key:
-    return Key(f"imp.{{study}}.branches.{name}.*", when=lambda _, axes: axes["branch"] == name)
+    return Key(f"imp.{{training}}.branches.{name}.*", when=lambda _, axes: axes["branch"] == name)
 
 
 def level_mask_of(config: Config, axes: Axes) -> Axes | None:
@@ -102,8 +102,8 @@ def level_mask_of(config: Config, axes: Axes) -> Axes | None:
     name = axes["branch"].removeprefix("transplanted-")
     if name == axes["branch"]:
         return axes
-    replicate = studies.donor(config, axes["study"], axes["replicate"], name)
-    return {**axes, "study": name, "replicate": replicate}
+    replicate = trainings.donor(config, axes["training"], axes["replicate"], name)
+    return {**axes, "training": name, "replicate": replicate}
 
 
 def _ticket(axes: Axes, level: int) -> Job:
@@ -112,7 +112,7 @@ def _ticket(axes: Axes, level: int) -> Job:
 
 def prunes_trained(config: Config, axes: Axes) -> bool:
     """Whether a level ranks the weights that the level before trained, not those that training starts from."""
-    return config["imp"][axes["study"]]["prune"]["at"] == "end"
+    return config["imp"][axes["training"]]["prune"]["at"] == "end"
 
 
 def _before(config: Config, axes: Axes) -> list[Job]:
@@ -184,8 +184,8 @@ def _everything(config: Config, _: Axes) -> list[Job]:
     jobs: list[Job] = [
         (rule, {"model": model}) for rule in per_model for model in sorted(config["models"]) if config["grid"]
     ]
-    jobs += [("training", vars(cell)) for cell in studies.trainings(config)]
-    return jobs + [("early_bird", {"study": name}) for name, study in config["imp"].items() if study["early_bird"]]
+    jobs += [("training", vars(cell)) for cell in trainings.every_training(config)]
+    return jobs + [("early_bird", {"training": name}) for name, entry in config["imp"].items() if entry["early_bird"]]
 
 
 def _places(_: Config, __: Axes) -> list[Path]:
@@ -207,7 +207,7 @@ def _allocations(config: Config, _: Axes) -> list[Path]:
 
 
 def _kind(config: Config, axes: Axes) -> list[Path]:
-    return [task_module(config["imp"][axes["study"]]["task"]["kind"])]
+    return [task_module(config["imp"][axes["training"]]["task"]["kind"])]
 
 
 def _kind_and_places(config: Config, axes: Axes) -> list[Path]:
@@ -215,19 +215,17 @@ def _kind_and_places(config: Config, axes: Axes) -> list[Path]:
 
 
 def _kind_and_criterion(config: Config, axes: Axes) -> list[Path]:
-    criterion = config["imp"][axes["study"]]["prune"]["criterion"]
+    criterion = config["imp"][axes["training"]]["prune"]["criterion"]
     own = [criterion_module(criterion)] if criterion in criterion_names() else []
     return [*_kind(config, axes), *own]
 
 
 RULES: Mapping[str, Rule] = {
     "checkpoint": Rule(
-        "load_model.py",
         (Key("models.{model}.source"), Key("models.{model}.tokenizer"), Key("models.{model}.dtype")),
         modules=_places,
     ),
     "sequences": Rule(
-        "prepare_data.py",
         (
             _TEXT,
             Key("evaluate.sequence_length"),
@@ -241,13 +239,12 @@ RULES: Mapping[str, Rule] = {
         modules=_places,
     ),
     "calibration": Rule(
-        "prepare_data.py",
         (_TEXT, Key("score.sequence_length"), Key("score.num_sequences")),
         _from("checkpoint"),
         modules=_places,
+        script="sequences",
     ),
     "score": Rule(
-        "score_weights.py",
         (
             *_COMPUTING,
             _PRUNABLE,
@@ -257,48 +254,38 @@ RULES: Mapping[str, Rule] = {
         modules=_criterion,
     ),
     "hybrid": Rule(
-        "combine_scores.py",
         (_PRUNABLE, Key("score.hybrids.{criterion}", options=_weights, ordered=True)),
         lambda config, axes: [("checkpoint", axes), *_parts(config, axes)],
     ),
-    "histogram": Rule(
-        "count_keys.py", (_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]
-    ),
-    "mask": Rule(
-        "make_mask.py", (Key("grid.scope_options.{scope}", options=_options),), _from("histogram"), modules=_allocation
-    ),
-    "baseline": Rule("evaluate.py", (*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences")),
-    "ticket": Rule("evaluate.py", _COMPUTING, _from("mask", "baseline")),
-    "perturbed_dense": Rule("evaluate.py", (*_COMPUTING, _PRUNABLE), _from("baseline")),
-    "perturbed_ticket": Rule("evaluate.py", _COMPUTING, _from("mask", "baseline")),
-    "simulation": Rule("simulate_pruning.py", (*_COMPUTING, Key("simulation.*")), _simulated),
+    "histogram": Rule((_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]),
+    "mask": Rule((Key("grid.scope_options.{scope}", options=_options),), _from("histogram"), modules=_allocation),
+    "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences"), script="evaluate"),
+    "ticket": Rule(_COMPUTING, _from("mask", "baseline"), script="evaluate"),
+    "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline"), script="evaluate"),
+    "perturbed_ticket": Rule(_COMPUTING, _from("mask", "baseline"), script="evaluate"),
+    "simulation": Rule((*_COMPUTING, Key("simulation.*")), _simulated),
     "refinement": Rule(
-        "refine.py",
         (Key("grid.refine.*"), Key("grid.seeds", when=_has_controls, options=_controls, axis=True)),
         partial(_tickets, "ticket"),
     ),
-    "overlap": Rule("compare_masks.py", (), _masks),
-    "validation": Rule("validate_masks.py", (), _masks, modules=_allocations),
-    "tables": Rule("make_tables.py", (), _measured),
-    "smaller": Rule("export_smaller.py", (), _from("mask")),
-    "task": Rule("prepare_task.py", (Key("imp.{study}.task", options=_task),), _pretrained, modules=_kind_and_places),
+    "overlap": Rule((), _masks),
+    "validation": Rule((), _masks, modules=_allocations),
+    "tables": Rule((), _measured),
+    "smaller": Rule((), _from("mask")),
+    "task": Rule((Key("imp.{training}.task", options=_task),), _pretrained, modules=_kind_and_places),
     "rewind_point": Rule(
-        "rewind_point.py",
-        (_TRAIN, *_TRAINING, _PROCESSES, Key("imp.{study}.rewind.step")),
+        (_TRAIN, *_TRAINING, _PROCESSES, Key("imp.{training}.rewind.step")),
         _from("task"),
         modules=_kind,
     ),
-    "level_mask": Rule(
-        "prune_level.py", (Key("imp.{study}.prune.*"), *_TRAINING), _before, modules=_kind_and_criterion
-    ),
+    "level_mask": Rule((Key("imp.{training}.prune.*"), *_TRAINING), _before, modules=_kind_and_criterion),
     "training": Rule(
-        "train_branch.py",
         (
             _TRAIN,
             *_TRAINING,
             _PROCESSES,
             Key(
-                "imp.{study}.rewind.mode",
+                "imp.{training}.rewind.mode",
                 when=_has_mode,
                 options=lambda values: {"rewind": values["mode"]},
             ),
@@ -308,19 +295,18 @@ RULES: Mapping[str, Rule] = {
         _learned,
         modules=_kind,
     ),
-    "connectivity": Rule("connect.py", _TRAINING, _line, modules=_kind),
+    "connectivity": Rule(_TRAINING, _line, modules=_kind),
     "early_bird": Rule(
-        "watch_early_bird.py",
         (
-            Key("imp.{study}.train.*", without=frozenset({"trainer_fn"})),
+            Key("imp.{training}.train.*", without=frozenset({"trainer_fn"})),
             *_TRAINING,
-            Key("imp.{study}.prune.scope"),
-            Key("imp.{study}.early_bird.*", without=frozenset({"sparsities"})),
+            Key("imp.{training}.prune.scope"),
+            Key("imp.{training}.early_bird.*", without=frozenset({"sparsities"})),
         ),
         _from("task"),
         modules=_kind,
     ),
-    "report": Rule("make_report.py", (), _everything),
-    "plan": Rule("plan.py"),
+    "report": Rule((), _everything),
+    "plan": Rule(),
 }
 """Every rule that runs as a job. The report and the plan are told the whole configuration besides."""

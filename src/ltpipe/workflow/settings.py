@@ -22,7 +22,7 @@ _DRAWS = frozenset({"seed", "sparsity", "perturbation", "perturbation_seed", "re
 
 
 @dataclass(frozen=True, eq=False)
-class Settings:
+class JobSettings:
     """The settings of a study's jobs.
 
     Attributes:
@@ -47,7 +47,7 @@ class Settings:
                 options |= key.options(values) if values else {}
             made_with = json.dumps(self.made_with(rule, axes), ensure_ascii=False)
             self._texts[place] = {"options": as_options(options), "made_with": made_with}
-        code = code_digest(RULES[rule].script, *RULES[rule].modules(self.config, axes))
+        code = code_digest(RULES[rule].script or rule, *RULES[rule].modules(self.config, axes))
         return {"code": code, "axes": dict(axes), **self._texts[place]}
 
     def made_with(self, rule: str, axes: Axes) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def main(
     """Make the mask of the next level: prune a fraction of the weights that remain.
 
     Args:
-        task: task file, written by prepare_task.py.
+        task: task file, written by task.py.
         ranked: final state of the previous level, or the state at the rewinding step.
         output: mask file to write.
         mask: mask of the previous level, for a state at the rewinding step.

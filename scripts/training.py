@@ -37,7 +37,7 @@ def main(
     """Train one branch of a level to the end: a ticket, a control, or a ticket with another data order.
 
     Args:
-        task: task file, written by prepare_task.py.
+        task: task file, written by task.py.
         point: state at the rewinding step.
         output: safetensors file for the final state.
         record: JSON file for the learning record.

@@ -25,7 +25,7 @@ def main(
     """Measure the test error along the line between two trainings of a level.
 
     Args:
-        task: task file, written by prepare_task.py.
+        task: task file, written by task.py.
         first: final state of the first training.
         second: final state of the second training.
         output: JSON file to write.

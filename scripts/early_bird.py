@@ -27,7 +27,7 @@ def main(
     """Train a dense model until masks drawn from it stop changing.
 
     Args:
-        task: task file, written by prepare_task.py.
+        task: task file, written by task.py.
         output: JSON file for the detection.
         ticket: safetensors file for the last mask.
         settings: settings of the training; its seed is the replicate's.

@@ -1,4 +1,4 @@
-"""The trainings that the studies of a configuration span."""
+"""The trainings that a configuration spans."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,10 +12,10 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One training of a study, each axis as the text that stands in artefact names."""
+class TrainingAxes:
+    """One run of a training, each axis as the text that stands in artefact names."""
 
-    study: str
+    training: str
     replicate: str
     level: str
     branch: str
@@ -25,50 +25,50 @@ class Cell:
         return pattern.format(**asdict(self))
 
 
-def trainings(config: Config) -> list[Cell]:
-    """Every training of every study, by study, replicate, level and branch."""
+def every_training(config: Config) -> list[TrainingAxes]:
+    """Every training of a study, by name, replicate, level and branch."""
     return [
-        Cell(name, str(replicate), str(level), branch)
-        for name, study in sorted(config["imp"].items())
-        for replicate in sorted(study["replicates"])
-        for level in range(study["levels"] + 1)
-        for branch in _branches(study, level)
+        TrainingAxes(name, str(replicate), str(level), branch)
+        for name, training in sorted(config["imp"].items())
+        for replicate in sorted(training["replicates"])
+        for level in range(training["levels"] + 1)
+        for branch in _branches(training, level)
     ]
 
 
 def records(config: Config) -> list[str]:
     """Names of all learning records."""
-    return [cell.named(grid.RECORD) for cell in trainings(config)]
+    return [cell.named(grid.RECORD) for cell in every_training(config)]
 
 
 def connectivities(config: Config) -> list[str]:
     """Names of all lines, each from a ticket to one with another data order."""
-    lines = [(cell, cell.branch.removeprefix("order-")) for cell in trainings(config)]
+    lines = [(cell, cell.branch.removeprefix("order-")) for cell in every_training(config)]
     return [grid.CONNECTIVITY.format(**asdict(cell), order=order) for cell, order in lines if order != cell.branch]
 
 
 def early_birds(config: Config) -> list[str]:
     """Names of all early-bird detections."""
     return [
-        f"{grid.EARLY_BIRD}.json".format(study=name, replicate=replicate, sparsity=Sparsity.of(sparsity).canonical)
-        for name, study in sorted(config["imp"].items())
-        if study["early_bird"]
-        for replicate in sorted(study["replicates"])
-        for sparsity in sorted(study["early_bird"]["sparsities"])
+        f"{grid.EARLY_BIRD}.json".format(training=name, replicate=replicate, sparsity=Sparsity.of(sparsity).canonical)
+        for name, training in sorted(config["imp"].items())
+        if training["early_bird"]
+        for replicate in sorted(training["replicates"])
+        for sparsity in sorted(training["early_bird"]["sparsities"])
     ]
 
 
-def donor(config: Config, study: str, replicate: str, name: str) -> str:
-    """The replicate of study `name` whose masks are transplanted into a replicate of `study`."""
-    if name != study:
+def donor(config: Config, training: str, replicate: str, name: str) -> str:
+    """The replicate of training `name` whose masks are transplanted into a replicate of `training`."""
+    if name != training:
         return replicate
-    own = sorted(config["imp"][study]["replicates"])
+    own = sorted(config["imp"][training]["replicates"])
     return str(own[(own.index(int(replicate)) + 1) % len(own)])
 
 
-def _branches(study: Config, level: int) -> Iterator[str]:
+def _branches(training: Config, level: int) -> Iterator[str]:
     yield "ticket"
-    branches = study["branches"]
+    branches = training["branches"]
     if branches["levels"] != "all" and level not in branches["levels"]:
         return
     for kind in NUMBERED if level else ["order"]:

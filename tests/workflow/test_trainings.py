@@ -5,23 +5,23 @@ from typing import Any
 
 import yaml
 
-from ltpipe.workflow import studies
+from ltpipe.workflow import trainings
 from ltpipe.workflow.config import check_config
 
 ROOT = Path(__file__).parents[2]
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    study = yaml.safe_load((ROOT / "config/digits-imp.yaml").read_text(encoding="utf-8"))["imp"]["digits"]
-    study = {**study, "levels": 2, "replicates": [7, 2], "branches": {}, "early_bird": None, **changes}
-    return check_config({"imp": {"a": study, "b": {**study, "branches": {}}}})
+    training = yaml.safe_load((ROOT / "config/digits-imp.yaml").read_text(encoding="utf-8"))["imp"]["digits"]
+    training = {**training, "levels": 2, "replicates": [7, 2], "branches": {}, "early_bird": None, **changes}
+    return check_config({"imp": {"a": training, "b": {**training, "branches": {}}}})
 
 
 def branches(level: int, **changes: Any) -> list[str]:
     return [
         cell.branch
-        for cell in studies.trainings(config(**changes))
-        if (cell.study, cell.replicate, cell.level) == ("a", "2", str(level))
+        for cell in trainings.every_training(config(**changes))
+        if (cell.training, cell.replicate, cell.level) == ("a", "2", str(level))
     ]
 
 
@@ -31,10 +31,10 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-def test_a_study_is_replicates_times_levels():
-    cells = studies.trainings(config())
-    assert [(cell.study, cell.replicate, cell.level) for cell in cells] == [
-        (study, replicate, level) for study in "ab" for replicate in "27" for level in "012"
+def test_a_training_is_replicates_times_levels():
+    cells = trainings.every_training(config())
+    assert [(cell.training, cell.replicate, cell.level) for cell in cells] == [
+        (training, replicate, level) for training in "ab" for replicate in "27" for level in "012"
     ]
     assert {cell.branch for cell in cells} == {"ticket"}
 
@@ -52,7 +52,7 @@ def test_branches_and_their_levels():
 
 
 def test_lines_lead_to_every_child_with_another_order():
-    lines = studies.connectivities(config(branches={"order": 2, "levels": [0, 2]}))
+    lines = trainings.connectivities(config(branches={"order": 2, "levels": [0, 2]}))
     assert lines == [
         f"results/imp/a/replicate-{replicate}/level-{level}/connectivity-{order}.json"
         for replicate in (2, 7)
@@ -62,16 +62,16 @@ def test_lines_lead_to_every_child_with_another_order():
 
 
 def test_early_birds_by_replicate_and_sparsity():
-    found = studies.early_birds(config(early_bird={"sparsities": [0.7, 0.50]}))
+    found = trainings.early_birds(config(early_bird={"sparsities": [0.7, 0.50]}))
     assert found == [
-        f"results/imp/{study}/replicate-{replicate}/early-bird/{sparsity}.json"
-        for study in "ab"
+        f"results/imp/{training}/replicate-{replicate}/early-bird/{sparsity}.json"
+        for training in "ab"
         for replicate in (2, 7)
         for sparsity in ("0.5", "0.7")
     ]
 
 
-def test_masks_come_from_the_next_replicate_or_from_the_same_one_of_another_study():
+def test_masks_come_from_the_next_replicate_or_from_the_same_one_of_another_training():
     given = config(replicates=[7, 2, 4])
-    assert [studies.donor(given, "a", replicate, "a") for replicate in ("2", "4", "7")] == ["4", "7", "2"]
-    assert studies.donor(given, "a", "4", "b") == "4"
+    assert [trainings.donor(given, "a", replicate, "a") for replicate in ("2", "4", "7")] == ["4", "7", "2"]
+    assert trainings.donor(given, "a", "4", "b") == "4"
