@@ -310,7 +310,10 @@ def test_full_disk(mounted, canonical_folder, tmp_path):
     output = disk / "counts" / "llama.safetensors"
     output.parent.mkdir()
     output.write_bytes(b"old")
-    assert count_histogram(checkpoint, output) == (1, [f"error: {output}: the disk is full; free some space and run again"])
+    assert count_histogram(checkpoint, output) == (
+        1,
+        [f"error: {output}: the disk is full; free some space and run again"],
+    )
     assert files_in(disk) == {"counts/llama.safetensors": b"old"}
     # it is the space: the same command succeeds elsewhere
     code, lines = count_histogram(checkpoint, tmp_path / "counts.safetensors")

@@ -18,7 +18,8 @@ checkpoint refinement:
         tickets=listed("tickets"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/refinement.py" --model {wildcards.model} --tickets {params.tickets} {params.before}'
+        + FORKED
+        + '"$LTPIPE/scripts/refinement.py" --model {wildcards.model} --tickets {params.tickets} {params.before}'
         " {params.settings[options]} --output {output}"
 
 
@@ -40,7 +41,8 @@ rule overlap:
         masks=listed("masks"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/overlap.py" --masks {params.masks} --model {wildcards.model} --output {output.pairs}'
+        + FORKED
+        + '"$LTPIPE/scripts/overlap.py" --masks {params.masks} --model {wildcards.model} --output {output.pairs}'
         " --layers {output.layers}"
 
 
@@ -65,7 +67,8 @@ rule validation:
         masks=listed("masks"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/validation.py" --masks {params.masks} --manifest {input.manifest} --config {input.config}'
+        + FORKED
+        + '"$LTPIPE/scripts/validation.py" --masks {params.masks} --manifest {input.manifest} --config {input.config}'
         " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
 
 
@@ -94,5 +97,6 @@ rule tables:
         perturbed=listed("perturbed"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
+        + FORKED
+        + '"$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
         " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"

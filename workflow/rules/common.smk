@@ -8,6 +8,7 @@ from ltpipe.workflow.code import shell_prefix
 from ltpipe.workflow.commands import (
     COMPUTING,
     EVALUATION,
+    FORKED,
     TOLD,
     WITH_DEVICES,
     evaluation_options,
@@ -17,7 +18,7 @@ from ltpipe.workflow.commands import (
 )
 from ltpipe.workflow.jobs import Jobs, any_of
 
-shell.prefix(shell_prefix())
+shell.prefix(shell_prefix(jobs_here=not workflow.remote_exec))
 jobs = Jobs.of(config, folder, workflow)
 config = jobs.config
 if workflow.is_main_process:

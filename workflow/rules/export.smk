@@ -21,5 +21,6 @@ rule smaller:
         output=subpath(output.weights, parent=True),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/smaller.py" --checkpoint {params.folder} --mask {input.mask}'
+        + FORKED
+        + '"$LTPIPE/scripts/smaller.py" --checkpoint {params.folder} --mask {input.mask}'
         " {params.settings[options]} --output {params.output}"

@@ -21,7 +21,8 @@ rule simulation:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/simulation.py" --checkpoint {params.folder} --histogram {input.histogram}'
+        + FORKED
+        + '"$LTPIPE/scripts/simulation.py" --checkpoint {params.folder} --histogram {input.histogram}'
         " --sequences {input.sequences} --model {wildcards.model} --data {wildcards.data} "
         + COMPUTING
         + " --output {output.found} --ticket {output.ticket}"

@@ -19,7 +19,8 @@ rule histogram:
         scores=given("scores"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/histogram.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.seed}'
+        + FORKED
+        + '"$LTPIPE/scripts/histogram.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.seed}'
         " {params.scores} {params.settings[options]} --threads {resources.compute_threads} --output {output}"
 
 
@@ -45,7 +46,8 @@ rule mask:
         scores=given("scores"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/mask.py" --checkpoint {params.folder} --histogram {input.histogram} {params.scores}'
+        + FORKED
+        + '"$LTPIPE/scripts/mask.py" --checkpoint {params.folder} --histogram {input.histogram} {params.scores}'
         " --scope {wildcards.scope} --sparsity {wildcards.sparsity} {params.settings[options]}"
         " --threads {resources.compute_threads} --output {output}"
 

@@ -19,7 +19,8 @@ rule checkpoint:
         folder=subpath(output.weights, parent=True),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/checkpoint.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
+        + FORKED
+        + '"$LTPIPE/scripts/checkpoint.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
 
 
 # Input of every stage that runs a model.
@@ -45,5 +46,6 @@ rule sequences:
         settings=jobs.settings("sequences"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/sequences.py" --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}'
+        + FORKED
+        + '"$LTPIPE/scripts/sequences.py" --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}'
         " --output {output}"

@@ -24,6 +24,7 @@ rule report:
         early_birds=listed("early_birds"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/report.py" --baselines {params.baselines} --tables {params.tables} --records {params.records}'
+        + FORKED
+        + '"$LTPIPE/scripts/report.py" --baselines {params.baselines} --tables {params.tables} --records {params.records}'
         " --connectivities {params.connectivities} --early-birds {params.early_birds}"
         " --output {params.folder} --config {params.settings[config]:q}"

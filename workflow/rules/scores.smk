@@ -34,7 +34,8 @@ rule score:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/score.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.sequences} '
+        + FORKED
+        + '"$LTPIPE/scripts/score.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.sequences} '
         + COMPUTING
         + " --output {output}"
 
@@ -60,5 +61,6 @@ rule hybrid:
         scores=lambda wildcards, input: jobs.parts(wildcards),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/hybrid.py" --checkpoint {params.folder} --name {wildcards.criterion} --scores {params.scores}'
+        + FORKED
+        + '"$LTPIPE/scripts/hybrid.py" --checkpoint {params.folder} --name {wildcards.criterion} --scores {params.scores}'
         " {params.settings[options]} --output {output}"

@@ -23,7 +23,8 @@ rule task:
         ),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/task.py" {params.settings[options]} {params.checkpoint} --training {wildcards.training}'
+        + FORKED
+        + '"$LTPIPE/scripts/task.py" {params.settings[options]} {params.checkpoint} --training {wildcards.training}'
         " --output {output}"
 
 
@@ -68,7 +69,8 @@ rule level_mask:
         mask=given("mask"),
     shell:
         TOLD
-        + 'python "$LTPIPE/scripts/level_mask.py" --task {input.task} --ranked {input.ranked} {params.mask} --replicate {wildcards.replicate}'
+        + FORKED
+        + '"$LTPIPE/scripts/level_mask.py" --task {input.task} --ranked {input.ranked} {params.mask} --replicate {wildcards.replicate}'
         " {params.settings[options]} --output {output}"
 
 
@@ -121,7 +123,8 @@ rule connectivity:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/connectivity.py" --task {input.task} --first {input.ticket} --second {input.other}'
+        + FORKED
+        + '"$LTPIPE/scripts/connectivity.py" --task {input.task} --first {input.ticket} --second {input.other}'
         " --training {wildcards.training} --replicate {wildcards.replicate} --level {wildcards.level}"
         " --branches ticket order-{wildcards.order} {params.settings[options]} --output {output}"
 
@@ -143,5 +146,6 @@ rule early_bird:
     shell:
         TOLD
         + WITH_DEVICES
-        + 'python "$LTPIPE/scripts/early_bird.py" --task {input.task} --training {wildcards.training} --seed {wildcards.replicate}'
+        + FORKED
+        + '"$LTPIPE/scripts/early_bird.py" --task {input.task} --training {wildcards.training} --seed {wildcards.replicate}'
         " --sparsity {wildcards.sparsity} {params.settings[options]} --output {output.found} --ticket {output.ticket}"

@@ -4,13 +4,16 @@ In a checkout, `Snakefile`, `workflow/` and `scripts/` are at the top and the pa
 contains them in a folder of its own.
 """
 
+import os
 import shlex
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.forked import RUN, identity
 from ltpipe.workflow.closure import digest, import_closure
 
 PACKAGE = Path(__file__).parents[1]
@@ -44,13 +47,20 @@ def snakemake() -> list[str]:
     return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), *profile]
 
 
-def shell_prefix() -> str:
+def shell_prefix(jobs_here: bool) -> str:
     """Return the prefix of every job's command, with braces doubled, as `shell.prefix` takes it.
 
     Jobs run this code with the Python that runs snakemake, whatever the caller's PATH says. Snakemake does not record
     the prefix, so moving the code reruns nothing.
+
+    Args:
+        jobs_here: whether this process runs the jobs, rather than a cluster's node one of them. Then they are forks of
+            one server, which lives as long as this process.
     """
     variables = {"LTPIPE": str(ROOT), "LTPIPE_PACKAGE": str(PACKAGE)}
+    if jobs_here:
+        with suppress(OSError):  # of systems without /proc
+            variables[RUN] = identity(os.getpid())
     if ROOT != INSTALLED:
         variables["PYTHONPATH"] = str(PACKAGE.parent)
     assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())

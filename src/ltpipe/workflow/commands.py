@@ -22,10 +22,14 @@ WITH_DEVICES = 'python -P -S "$LTPIPE_PACKAGE/runtime/slots.py" {resources.gpu} 
 COMPUTING = "{params.settings[options]} --device-memory {resources.device_memory} --threads {resources.compute_threads}"
 """Options of a stage that runs a model."""
 
+FORKED = 'python -P -S "$LTPIPE_PACKAGE/runtime/forked.py" '
+"""Before a script: it runs in a fork of a process that has imported what scripts import."""
+
 EVALUATION = (
     TOLD
     + WITH_DEVICES
-    + 'python "$LTPIPE/scripts/evaluate.py" --checkpoint {params.folder} --sequences {input.sequences} {params.given}'
+    + FORKED
+    + '"$LTPIPE/scripts/evaluate.py" --checkpoint {params.folder} --sequences {input.sequences} {params.given}'
     + " --model {wildcards.model} --data {wildcards.data} "
     + COMPUTING
     + " --output {output.metrics}"

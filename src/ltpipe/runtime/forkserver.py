@@ -1,0 +1,293 @@
+"""The process that has imported what stages import, and forks one process for each stage of a run.
+
+It is started by the first stage of a run (`ltpipe.runtime.forked`) and lives as long as the run's process, which is
+snakemake. If that ends, however it ends, all forks are stopped. If the server itself is killed, the kernel kills them.
+
+It learns what to import: each script is loaded, not run, before its first fork, and what forks import besides, from the
+places where this process finds modules, is imported after they have ended. It computes nothing and starts no threads.
+If a library has looked at an accelerator, which forks could then not use, each fork becomes a fresh process.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import select
+import signal
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ltpipe.runtime.forked import LENGTH, LIMITS, NUMBER, STATUS, identity, lock_of
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_MOST_FILES = 64
+_PATIENCE = 10.0  # seconds for a request to arrive
+
+
+@dataclass(frozen=True, eq=False)
+class Fork:
+    """A stage that runs.
+
+    Attributes:
+        process: its id.
+        ended: file that becomes readable when it ends.
+        client: the command that waits for it.
+        imported: file for the names of the modules that it imports.
+    """
+
+    process: int
+    ended: int
+    client: socket.socket
+    imported: int
+
+    def pass_on(self) -> bool:
+        """Pass on a signal that the command has received; kill the fork and return False if the command is gone."""
+        sent = self.client.recv(NUMBER.size)
+        os.kill(self.process, NUMBER.unpack(sent)[0] if sent else signal.SIGKILL)
+        return bool(sent)
+
+    @property
+    def files(self) -> tuple[int, int]:
+        """What to wait for."""
+        return self.ended, self.client.fileno()
+
+    def finish(self) -> list[str]:
+        """Tell the command how the fork ended; return the modules that it imported."""
+        _, status = os.waitpid(self.process, 0)
+        with contextlib.suppress(OSError):
+            self.client.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
+        os.lseek(self.imported, 0, os.SEEK_SET)
+        with open(self.imported, encoding="utf-8") as file:  # noqa: PTH123 (a number)
+            names = file.read().split()
+        os.close(self.ended)
+        self.client.close()
+        return names
+
+
+class Server:
+    """Serves one run.
+
+    Args:
+        path: socket to listen at.
+        run: `forked.identity` of the process to live for.
+
+    Raises:
+        OSError: that process has ended.
+    """
+
+    def __init__(self, path: Path, run: str) -> None:
+        process = int(run.partition("-")[0])
+        self._run = os.pidfd_open(process)
+        if identity(process) != run:
+            raise ProcessLookupError(run)
+        self._path = path
+        for other in path.parent.iterdir():  # of servers that were killed
+            if not _lives(other.name.partition(".")[0]):
+                other.unlink(missing_ok=True)
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen(128)
+        self._forks: dict[int, Fork] = {}
+        self._loaded: set[str] = set()
+
+    def serve(self) -> None:
+        """Fork until the run has ended."""
+        poll, listening = select.poll(), self._listening.fileno()
+        for file in (self._run, listening):
+            poll.register(file, select.POLLIN)
+        while True:
+            # New forks come last, since their files may have numbers that are free only now.
+            for file, _ in sorted(poll.poll(), key=lambda event: event[0] == listening):
+                if file == self._run:
+                    return
+                if file == listening:
+                    for number, fork in self._accept():
+                        self._forks[number] = fork
+                        poll.register(number, select.POLLIN)
+                elif file in self._forks:
+                    fork = self._forks[file]
+                    over: Iterable[int] = fork.files if file == fork.ended else () if fork.pass_on() else (file,)
+                    for number in self._forks.keys() & over:
+                        del self._forks[number]
+                        poll.unregister(number)
+                    if file == fork.ended:
+                        _import(fork.finish())
+
+    def close(self) -> None:
+        """Stop all forks as SIGTERM stops a stage."""
+        for path in (self._path, lock_of(self._path)):
+            path.unlink(missing_ok=True)
+        running = set(self._forks.values())
+        for fork in running:
+            os.kill(fork.process, signal.SIGTERM)
+        for fork in running:
+            fork.finish()
+
+    def _accept(self) -> Iterator[tuple[int, Fork]]:
+        """Fork for a client, if it is the user's; yield the files to wait for, each with the fork."""
+        client, _ = self._listening.accept()
+        client.settimeout(_PATIENCE)
+        try:
+            if _user_of(client) != os.getuid():
+                raise PermissionError
+            request, files = _received(client)
+            client.settimeout(None)
+            script = request["command"][0]
+            if script not in self._loaded:
+                self._loaded.add(script)
+                _load(script)
+            fork = self._fork(client, request, files)
+        except (OSError, ValueError, LookupError):
+            client.close()
+        else:
+            yield from ((number, fork) for number in fork.files)
+
+    def _fork(self, client: socket.socket, request: dict[str, Any], files: list[int]) -> Fork:
+        imported, server = os.memfd_create("imported"), os.getpid()
+        process = os.fork()
+        if process == 0:
+            self._run_stage(request, files, imported, server)
+        for file in files:
+            os.close(file)
+        return Fork(process, os.pidfd_open(process), client, imported)
+
+    def _run_stage(self, request: dict[str, Any], files: list[int], imported: int, server: int) -> NoReturn:
+        """Become the stage of a request; nothing of the server is left but what it has imported."""
+        status = 70
+        try:
+            system = ctypes.CDLL(None)
+            system.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            system.prctl(_PR_SET_NAME, Path(request["command"][0]).stem.encode())
+            if os.getppid() != server:
+                os._exit(status)
+            for fork in set(self._forks.values()):
+                fork.client.close()
+            self._listening.close()
+            _take_on(request, files)
+            status = _status_of(request["command"], imported)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+
+
+def _lives(run: str) -> bool:
+    try:
+        return identity(int(run.partition("-")[0])) == run
+    except (OSError, ValueError):
+        return False
+
+
+def _user_of(client: socket.socket) -> int:
+    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1]
+
+
+def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return a request and its open files."""
+    start, files, _, _ = socket.recv_fds(client, LENGTH.size, _MOST_FILES)
+    (length,) = LENGTH.unpack(start)
+    message = client.recv(length, socket.MSG_WAITALL)
+    return json.loads(message), files
+
+
+def _load(script: str) -> None:
+    """Import what a script imports at its start. A script that cannot be loaded will say so in its fork."""
+    with contextlib.suppress(Exception):
+        runpy.run_path(script, run_name="loaded")
+    gc.freeze()
+
+
+def _import(names: list[str]) -> None:
+    for name in names:
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+    gc.freeze()
+
+
+def _take_on(request: dict[str, Any], files: list[int]) -> None:
+    """Take on the surroundings of the command that a stage runs for."""
+    for number, file in enumerate(files[:3]):
+        os.dup2(file, number)
+        os.close(file)
+    for file in files[3:]:
+        os.set_inheritable(file, True)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    for limit, values in zip(LIMITS, request["limits"], strict=True):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, values)
+    os.sched_setaffinity(0, request["processors"])
+    with contextlib.suppress(OSError):
+        os.nice(request["niceness"] - os.nice(0))
+    os.umask(request["umask"])
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if _cannot_use_devices():
+        os.execv(sys.executable, [sys.executable, "-P", *request["command"]])
+
+
+def _cannot_use_devices() -> bool:
+    """Return whether the server has looked at an accelerator: its forks could not use one."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+
+
+def _status_of(command: list[str], imported: int) -> int:
+    """Run a script as the main program of this process and return its exit status."""
+    import atexit
+    import threading
+
+    before = set(sys.modules)
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+        status: Any = 0
+    except SystemExit as end:
+        status = end.code or 0
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    if not isinstance(status, int):
+        print(status, file=sys.stderr)
+        status = 1
+    places = tuple(f"{place}/" for place in sys.path)
+    names = [name for name, module in sys.modules.items() if name not in before and _origin(module).startswith(places)]
+    with open(imported, "w", encoding="utf-8", closefd=False) as file:
+        file.write("\n".join(names))
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter ends, without taking all objects apart
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    return status & 0xFF
+
+
+def _origin(module: Any) -> str:
+    return getattr(getattr(module, "__spec__", None), "origin", None) or ""
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    server = Server(Path(sys.argv[1]), sys.argv[2])
+    try:
+        server.serve()
+    finally:
+        server.close()

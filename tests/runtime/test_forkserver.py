@@ -1,0 +1,231 @@
+"""Stages as forks of a server: to the outside they are processes of their own, and nothing outlives its run."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ltpipe.runtime import forked
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a server needs Linux")
+
+COMMAND = [sys.executable, "-P", "-S", forked.__file__]
+
+
+class Run:
+    """A run that stages belong to, and the server that they start.
+
+    Attributes:
+        process: stands for snakemake.
+        environment: of the stages' commands.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(["sleep", "600"])
+        self.name = forked.identity(self.process.pid)
+        self.environment = os.environ | {forked.RUN: self.name}
+
+    def script(self, text: str) -> Path:
+        path = self.folder / f"script{len(list(self.folder.iterdir()))}.py"
+        path.write_text(f"import os, sys\nif __name__ == '__main__':\n    {text}\n")
+        return path
+
+    def start(self, text: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+        command = [*COMMAND, str(self.script(text)), *arguments]
+        given = {"env": self.environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        return subprocess.Popen(command, text=True, **given)
+
+    def done(self, text: str, *arguments: str, **options: object) -> tuple[int, str, str]:
+        stage = self.start(text, *arguments, **options)
+        output, errors = stage.communicate(timeout=60)
+        return stage.returncode, output, errors
+
+    @property
+    def server(self) -> int:
+        found = processes("ltpipe.runtime.forkserver", self.name)  # the forks are called so, too
+        (process,) = (process for process in found if os.getsid(process) == process)
+        return process
+
+    def running(self, text: str) -> tuple[subprocess.Popen[str], int]:
+        """A stage that says its process id and then does as told; its command, and the id."""
+        stage = self.start(f"print(os.getpid(), flush=True); import time; {text}")
+        assert stage.stdout
+        return stage, int(stage.stdout.readline())
+
+
+def processes(*words: str) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            said = path.read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if all(word in said for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def lives(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def soon(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 20
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return holds()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path)
+    yield made
+    made.process.kill()
+    made.process.wait()
+    assert soon(lambda: not processes("ltpipe.runtime.forkserver", made.name))
+    assert not forked.socket_of(made.name).exists()
+
+
+ENDS = {
+    "pass": (0, ""),
+    "sys.exit(3)": (3, ""),
+    "sys.exit('no')": (1, "no\n"),
+    "1 / 0": (1, "ZeroDivisionError: division by zero\n"),
+    "os.kill(os.getpid(), 9)": (-9, ""),
+}
+
+
+def test_a_stage_ends_as_its_fork_ends(run: Run):
+    for text, (status, error) in ENDS.items():
+        found, output, errors = run.done(text)
+        assert (found, output) == (status, ""), text
+        assert errors.endswith(error), text
+
+
+def test_a_stage_has_its_own_surroundings(run: Run, tmp_path: Path):
+    other = tmp_path / "other"
+    other.mkdir()
+    says = (
+        "print(sys.argv[1:], os.getcwd(), os.environ.get('WORD'), sys.stdin.read(), oct(os.umask(0)), "
+        "os.sched_getaffinity(0), os.getpriority(0, 0))"
+    )
+    for word, folder in (("one", tmp_path), ("two", other)):
+        command = ["sh", "-c", 'umask 027; exec nice -n 3 taskset -c 0 "$@"', "sh", *COMMAND]
+        script = run.script(says)
+        environment = run.environment | {"WORD": word}
+        done = subprocess.run(
+            [*command, str(script), "a b", "ü"],
+            input="given",
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+            timeout=60,
+        )
+        assert done.stdout.split("\n")[0] == f"['a b', 'ü'] {folder} {word} given 0o27 {{0}} 3", done.stderr
+
+
+def test_locks_that_a_command_has_inherited_are_held_until_its_fork_ends(run: Run, tmp_path: Path):
+    path = tmp_path / "lock"
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stage = run.start("import time; print(flush=True); time.sleep(600)", pass_fds=(lock.fileno(),))
+        assert stage.stdout
+        stage.stdout.readline()
+
+    def free() -> bool:
+        with path.open("w") as again:
+            try:
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    assert not free()
+    stage.kill()
+    assert soon(free)
+    assert stage.communicate()
+
+
+def test_what_forks_import_is_imported_once(run: Run):
+    says = "before = 'colorsys' in sys.modules; import colorsys; print(before)"
+    assert [run.done(says)[1] for _ in range(2)] == ["False\n", "True\n"]
+
+
+def test_stages_run_side_by_side(run: Run):
+    stages = [run.running("time.sleep(600)") for _ in range(3)]
+    assert all(lives(process) for _, process in stages)
+    for stage, _ in stages:
+        stage.kill()
+        stage.communicate()
+    assert soon(lambda: not any(lives(process) for _, process in stages))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_fork(run: Run, number: signal.Signals):
+    stage, _ = run.running(
+        f"import signal; signal.signal({int(number)}, lambda *_: sys.exit(42)); print('on', flush=True); time.sleep(99)"
+    )
+    assert stage.stdout
+    assert stage.stdout.readline() == "on\n"
+    stage.send_signal(number)
+    stage.communicate(timeout=60)
+    assert stage.returncode == 42
+
+
+def test_kill_of_a_command_kills_its_fork(run: Run):
+    stage, process = run.running("time.sleep(600)")
+    stage.kill()
+    stage.communicate()
+    assert soon(lambda: not lives(process))
+    assert run.done("print(1)")[1] == "1\n", "the server goes on"
+
+
+def test_kill_of_the_run_ends_everything(run: Run):
+    stage, process = run.running("time.sleep(600)")
+    server = run.server
+    run.process.kill()
+    run.process.wait()
+    stage.communicate(timeout=60)
+    assert stage.returncode == -signal.SIGTERM
+    assert soon(lambda: not lives(server) and not lives(process))
+
+
+def test_kill_of_the_server_ends_its_stages_in_one_line(run: Run):
+    stage, process = run.running("time.sleep(600)")
+    os.kill(run.server, signal.SIGKILL)
+    assert stage.communicate(timeout=60)[1] == (
+        "error: the process that runs the stages was killed; run again to go on\n"
+    )
+    assert stage.returncode == 128 + signal.SIGKILL
+    assert soon(lambda: not lives(process))
+    assert run.done("print(1)")[1] == "1\n", "the next stage starts another"
+
+
+@pytest.mark.parametrize("name", ["", "1-0", "999999999-1", "nonsense"])
+def test_a_stage_without_a_run_starts_by_itself(run: Run, name: str):
+    environment = run.environment | {forked.RUN: name}
+    status, output, _ = run.done("print(os.getppid())", env=environment)
+    assert (status, output) == (0, f"{os.getpid()}\n")
+    run.done("pass")
+
+
+def test_a_folder_that_others_can_reach_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "getuid", lambda: 987654321)
+    folder = Path("/tmp/ltpipe-run-987654321")
+    folder.mkdir(0o700)
+    try:
+        with pytest.raises(PermissionError):
+            forked.socket_of("1-1")  # it belongs to another user
+    finally:
+        folder.rmdir()
