@@ -5,7 +5,7 @@ from pathlib import Path
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.runtime import stage
-from ltpipe.scoring.hybrid import combine_scores, parts_of
+from ltpipe.scoring.hybrid import combine_scores, hybrid_parts
 
 
 def main(
@@ -31,7 +31,7 @@ def main(
         include: patterns of additional tensors to prune.
         exclude: patterns of tensors to leave dense.
     """
-    parts = parts_of(scores, weights)
+    parts = hybrid_parts(scores, weights)
     combine_scores(Checkpoint.open(checkpoint), name, parts, Selection(preset, include, exclude), output)
     stage.say(f"{name}: " + " + ".join(f"{part.weight:g} x {Path(part.scores).stem}" for part in parts))
 

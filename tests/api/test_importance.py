@@ -24,7 +24,7 @@ from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, every_criterion
-from ltpipe.scoring.hybrid import Part, combine_scores
+from ltpipe.scoring.hybrid import HybridPart, combine_scores
 from ltpipe.scoring.score import score_checkpoint
 
 SETTINGS = ComputeSettings(device="cpu")
@@ -41,7 +41,7 @@ def stages(folder, criterion, sequences, here):
         )
     elif criterion == "hybrid":
         score_checkpoint(Checkpoint.open(folder), "fisher", here / "fisher", Selection(), sequences, SETTINGS)
-        parts = [Part("magnitude", HYBRID["magnitude"]), Part(str(here / "fisher"), HYBRID["fisher"])]
+        parts = [HybridPart("magnitude", HYBRID["magnitude"]), HybridPart(str(here / "fisher"), HYBRID["fisher"])]
         combine_scores(Checkpoint.open(folder), criterion, parts, Selection(), scores)
     else:
         scores = None

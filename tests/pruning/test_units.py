@@ -20,7 +20,7 @@ from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.families import Family, Part
+from ltpipe.pruning.families import Family, UnitPart
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scopes import STRUCTURED
 from ltpipe.pruning.scores import RankKeys, weight_keys
@@ -142,10 +142,10 @@ def test_scores_do_not_depend_on_the_blocks(units, width, other, axis, block):
         cuts = range(0, flat.size, size)
         return RankKeys(("w",), (shape,), 31, 0x7F800000, lambda _: iter([flat[cut : cut + size] for cut in cuts]))
 
-    (scores,) = unit_scores(keys(block), [Family(units, (Part("w", axis, width),))])
+    (scores,) = unit_scores(keys(block), [Family(units, (UnitPart("w", axis, width),))])
     lines = np.abs(weights.astype(np.float64)).mean(1 - axis)
     np.testing.assert_allclose(scores, lines.reshape(units, width).mean(1), rtol=1e-12)
-    (whole,) = unit_scores(keys(flat.size), [Family(units, (Part("w", axis, width),))])
+    (whole,) = unit_scores(keys(flat.size), [Family(units, (UnitPart("w", axis, width),))])
     assert scores.tobytes() == whole.tobytes()
 
 
@@ -155,7 +155,7 @@ def test_score_is_the_mean_of_all_weights_not_of_means():
     keys = RankKeys(
         ("a", "b"), ((2, 6), (2, 2)), 31, 0x7F800000, lambda name: iter([values[name].view(np.uint32).reshape(-1)])
     )
-    (scores,) = unit_scores(keys, [Family(2, (Part("a", 1, 3), Part("b", 0, 1)))])
+    (scores,) = unit_scores(keys, [Family(2, (UnitPart("a", 1, 3), UnitPart("b", 0, 1)))])
     assert scores.tolist() == [2, 2]
 
 

@@ -10,7 +10,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.hybrid import Part, combine_scores, parts_of
+from ltpipe.scoring.hybrid import HybridPart, combine_scores, hybrid_parts
 
 
 @pytest.fixture
@@ -29,7 +29,11 @@ def parts(canonical_folder, tmp_path):
 def test_a_hybrid_is_the_weighted_sum_of_normalised_scores(parts, tmp_path):
     folder, path, values = parts
     combine_scores(
-        Checkpoint.open(folder), "mix", [Part("magnitude", 0.25), Part(str(path), 3)], Selection(), tmp_path / "mix"
+        Checkpoint.open(folder),
+        "mix",
+        [HybridPart("magnitude", 0.25), HybridPart(str(path), 3)],
+        Selection(),
+        tmp_path / "mix",
     )
     file, weights = ScoreFile(tmp_path / "mix"), TensorFile(folder / WEIGHTS)
     magnitudes = {name: abs(weights.array(name).astype(np.float64)) for name in values}
@@ -45,15 +49,17 @@ def test_what_cannot_be_combined_is_refused(parts, canonical_folder, tmp_path):
     folder, path, values = parts
     target = tmp_path / "mix"
     with pytest.raises(UserError, match="weight -1 of magnitude is not allowed; use a number above 0"):
-        combine_scores(Checkpoint.open(folder), "mix", [Part("magnitude", -1)], Selection(), target)
+        combine_scores(Checkpoint.open(folder), "mix", [HybridPart("magnitude", -1)], Selection(), target)
     with pytest.raises(UserError, match="scores of another model"):
-        combine_scores(Checkpoint.open(canonical_folder("gpt2")), "mix", [Part(str(path), 1)], Selection(), target)
+        combine_scores(
+            Checkpoint.open(canonical_folder("gpt2")), "mix", [HybridPart(str(path), 1)], Selection(), target
+        )
     manifest = Manifest.read(folder / MANIFEST)
     with score_writer(path, manifest, list(values), "mine", False, {}) as write:
         for name in values:
             write(name, np.zeros(manifest.tensors[name].shape, np.float32))
     with pytest.raises(UserError, match="are all zero and cannot be normalised"):
-        combine_scores(Checkpoint.open(folder), "mix", [Part(str(path), 1)], Selection(), target)
+        combine_scores(Checkpoint.open(folder), "mix", [HybridPart(str(path), 1)], Selection(), target)
     with pytest.raises(UserError, match="2 scores but 1 weights; give each score one weight"):
-        parts_of(["magnitude", str(path)], [1.0])
+        hybrid_parts(["magnitude", str(path)], [1.0])
     assert not target.exists()

@@ -20,7 +20,7 @@ from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake, fake_accelerator
 from ltpipe.runtime.memory import GIB
-from ltpipe.streaming.blocks import Division, Part, find_rules
+from ltpipe.streaming.blocks import Division, Span, find_rules
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.offload import Fetch
 from ltpipe.streaming.skeleton import other_dtypes
@@ -291,7 +291,7 @@ class LabelledModel(CausalModel):
 
     counter: ByteCounter
 
-    def parts(self, total: int, size: int) -> list[Part]:
+    def parts(self, total: int, size: int) -> list[Span]:
         """Return the first two parts and the last."""
         parts = super().parts(total, size)
         return parts if len(parts) < 4 else [*parts[:2], parts[-1]]

@@ -69,7 +69,7 @@ STRUCTURED_MODELS: Mapping[str, StructuredModel] = {
 
 
 @dataclass(frozen=True)
-class Part:
+class UnitPart:
     """Every unit's part of one tensor: `width` neighbouring rows (`axis` 0) or columns (1)."""
 
     name: str
@@ -82,7 +82,7 @@ class Family:
     """The units of one kind in one block, in the order of their rows and columns."""
 
     units: int
-    parts: tuple[Part, ...]
+    parts: tuple[UnitPart, ...]
 
 
 def structured_model(architecture: str, scope: str) -> StructuredModel:
@@ -169,13 +169,15 @@ def _heads(model: StructuredModel, prefix: str, config: Mapping[str, Any]) -> Fa
     attention = Attention.of(config)
     group = attention.queries // attention.groups * attention.size
     rows = ((model.query, group), (model.key, attention.size), (model.value, attention.size))
-    parts = tuple(Part(f"{prefix}{name}.weight", 0, width) for name, width in rows)
-    return Family(attention.groups, (*parts, Part(f"{prefix}{model.output}.weight", 1, group)))
+    parts = tuple(UnitPart(f"{prefix}{name}.weight", 0, width) for name, width in rows)
+    return Family(attention.groups, (*parts, UnitPart(f"{prefix}{model.output}.weight", 1, group)))
 
 
 def _channels(model: StructuredModel, prefix: str, config: Mapping[str, Any]) -> Family:
-    parts = tuple(Part(f"{prefix}{name}.weight", 0, 1) for name in model.expand)
-    return Family(whole_number(config, model.channels_key), (*parts, Part(f"{prefix}{model.contract}.weight", 1, 1)))
+    parts = tuple(UnitPart(f"{prefix}{name}.weight", 0, 1) for name in model.expand)
+    return Family(
+        whole_number(config, model.channels_key), (*parts, UnitPart(f"{prefix}{model.contract}.weight", 1, 1))
+    )
 
 
 def _block(model: StructuredModel, prefix: str, manifest: Manifest, prunable: Collection[str]) -> Family:
@@ -188,7 +190,7 @@ def _block(model: StructuredModel, prefix: str, manifest: Manifest, prunable: Co
     needed = [f"{prefix}{name}.weight" for name in model.needed]
     names = sorted({*needed, *(name for name in prunable if name.startswith(prefix))}, key=str.encode)
     rows = {name: manifest.tensors[name].shape[0] for name in names if name in manifest.tensors}
-    return Family(1, tuple(Part(name, 0, rows.get(name, 0)) for name in names))
+    return Family(1, tuple(UnitPart(name, 0, rows.get(name, 0)) for name in names))
 
 
 def _check(scope: str, family: Family, manifest: Manifest, prunable: Collection[str]) -> None:

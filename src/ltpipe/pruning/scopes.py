@@ -5,7 +5,6 @@ docs/scopes.md has the definitions, formulas and sources. A scope is a name in t
 """
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,19 +16,22 @@ from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import NoOptions
 
+Each = Literal["mask", "tensor", "row", "run", "tile", "unit"]
+"""Where a promised number is pruned: in all weights together (`mask`), in each tensor, row, run (neighbours along the
+input dimension) or tile, or among the units (pruned whole) that compete."""
+
 
 @dataclass(frozen=True)
 class Promise:
     """A count that every mask of a scope must have: the number pruned in each thing of a kind.
 
     Attributes:
-        each: `mask` (all weights together), `tensor`, `row`, `run` (neighbours along the input dimension), `tile` or
-            `unit` (pruned whole, counted over all that compete).
+        each: the kind of thing.
         pruned: function from a number of weights, tiles or units to the number pruned.
         length: length of a run.
     """
 
-    each: Literal["mask", "tensor", "row", "run", "tile", "unit"]
+    each: Each
     pruned: Callable[[int], int]
     length: int = 0
 
@@ -39,14 +41,16 @@ class EvenRows:
     """The promise that the rows of a tensor lose the same number of weights, give or take one."""
 
 
-class Scope(ABC):
+class Scope:
     """Which weights compete, and how many of them are pruned.
 
     Attributes:
         empties: whether the scope is meant to empty rows, heads or blocks.
+        each: where exactly the requested sparsity is pruned, unless the scope promises something else.
     """
 
     empties: ClassVar[bool] = False
+    each: ClassVar[Each] = "mask"
 
     @property
     def options(self) -> type:
@@ -63,14 +67,14 @@ class Scope(ABC):
         """The sparsity of a scope that has only one, so that its tickets are not a curve; otherwise None."""
         return None
 
-    @abstractmethod
-    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:
+    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:  # noqa: ARG002
         """Return the promises that every mask of the scope keeps.
 
         Args:
             sparsity: the requested sparsity.
             options: the scope's options.
         """
+        return (Promise(self.each, sparsity.count),)
 
 
 @dataclass(frozen=True)
@@ -99,10 +103,6 @@ class Allocated(Scope):
     def nested(self) -> bool:
         """Whether the allocation is nested."""
         return allocation_named(self.allocation).nested
-
-    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise | EvenRows, ...]:  # noqa: ARG002
-        """See `Scope`."""
-        return (Promise("mask", sparsity.count),)
 
 
 @dataclass(frozen=True)
@@ -165,10 +165,7 @@ class Tiles(Scope):
     height: int
     width: int
     empties: ClassVar[bool] = True
-
-    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
-        """See `Scope`."""
-        return (Promise("tile", sparsity.count),)
+    each: ClassVar[Each] = "tile"
 
 
 @dataclass(frozen=True)
@@ -177,6 +174,7 @@ class Units(Scope):
 
     kind: Literal["heads", "channels", "blocks"]
     empties: ClassVar[bool] = True
+    each: ClassVar[Each] = "unit"
 
     def competitions(self, units: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return the competitions: all blocks of the model, or the heads or channels of each block.
@@ -185,10 +183,6 @@ class Units(Scope):
             units: for each block of the model, one value per unit.
         """
         return [np.concatenate(units)] if self.kind == "blocks" else list(units)
-
-    def promises(self, sparsity: Sparsity, options: Any) -> tuple[Promise, ...]:  # noqa: ARG002
-        """See `Scope`."""
-        return (Promise("unit", sparsity.count),)
 
 
 _N_OF_M = re.compile(r"([1-9]\d*)of([1-9]\d*)")

@@ -20,14 +20,14 @@ MAGNITUDE = "magnitude"
 
 
 @dataclass(frozen=True)
-class Part:
+class HybridPart:
     """One criterion of a hybrid: `magnitude` or the path of a score file, and its weight in the sum."""
 
     scores: str
     weight: float
 
 
-def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
+def hybrid_parts(scores: Sequence[str], weights: Sequence[float]) -> list[HybridPart]:
     """Return the parts of a hybrid.
 
     Raises:
@@ -35,11 +35,11 @@ def parts_of(scores: Sequence[str], weights: Sequence[float]) -> list[Part]:
     """
     if len(scores) != len(weights):
         raise UserError(f"{len(scores)} scores but {len(weights)} weights; give each score one weight")
-    return [Part(*pair) for pair in zip(scores, weights, strict=True)]
+    return [HybridPart(*pair) for pair in zip(scores, weights, strict=True)]
 
 
 def combine_scores(
-    checkpoint: Checkpoint, name: str, parts: Sequence[Part], selection: Selection, output: Path
+    checkpoint: Checkpoint, name: str, parts: Sequence[HybridPart], selection: Selection, output: Path
 ) -> None:
     """Write the scores Σ_i weight_i · s_i / mean|s_i|, with means over all selected weights, in float64.
 
@@ -113,7 +113,7 @@ def magnitudes(weights: Weights, name: str) -> np.ndarray:
     return bits.view(np.float32).reshape(weights.spec(name).shape)
 
 
-def _scored(checkpoint: Checkpoint, part: Part) -> Scored:
+def _scored(checkpoint: Checkpoint, part: HybridPart) -> Scored:
     if part.scores == MAGNITUDE:
         return Scored(part.scores, partial(magnitudes, checkpoint.weights), False, part.weight)
     file = ScoreFile(Path(part.scores))

@@ -58,11 +58,11 @@ class SameRule:
         return tensor
 
 
-Part = tuple[int, int]
+Span = tuple[int, int]
 """Start and stop of a part."""
 
 
-def parts_of(total: int, size: int) -> list[Part]:
+def parts_of(total: int, size: int) -> list[Span]:
     """Split `total` into parts of `size`; the last one may be smaller."""
     return [(start, min(start + size, total)) for start in range(0, total, size)]
 
@@ -166,7 +166,7 @@ def run_in_parts(
     block: Callable[..., Any],
     rules: BlockRules,
     in_place: bool,
-    parts: Sequence[Part],
+    parts: Sequence[Span],
     args: tuple,
     kwargs: dict,
 ) -> Any:

@@ -26,7 +26,7 @@ from ltpipe.runtime.progress import track
 from ltpipe.streaming.blocks import (
     Division,
     NotStreamableError,
-    Part,
+    Span,
     blocks_reached,
     parts_of,
     probe_blocks,
@@ -145,7 +145,7 @@ class CausalModel:
         assert whole is not None  # there is a sequence
         return whole
 
-    def parts(self, total: int, size: int) -> list[Part]:
+    def parts(self, total: int, size: int) -> list[Span]:
         """Return the parts that a walk processes in turn: micro-batches of sequences, chunks of tokens."""
         return parts_of(total, size)
 
