@@ -92,9 +92,10 @@ def test_figures_have_marks_tables_are_sorted_and_filtered_and_nothing_is_asked_
     assert [re.sub(r"-\d+$", "", name) for name in views] == FIGURES
     assert all(marks > 2 for marks in views.values()), views
     assert not wide.page.query_selector_all(".still:visible")
-    place = wide.page.locator("#tickets .scroll")
-    room, needed = (place.evaluate(f"place => place.{width}") for width in ("clientWidth", "scrollWidth"))
-    assert needed == room, "the table of tickets fits"
+    for section in ("tickets", "levels-of-iterative-magnitude-pruning", "critical-sparsity"):
+        place = wide.page.locator(f"#{section} .scroll")
+        room, needed = (place.evaluate(f"place => place.{width}") for width in ("clientWidth", "scrollWidth"))
+        assert needed == room, f"the table of {section} fits"
     table(wide.page, "tickets").get_by_role("button", name="retention").click()
     wide.page.locator("#tickets .tools").get_by_label("Filter").fill("random 30%")
     assert column(wide.page, "tickets", 1) == ["random"] * 3

@@ -7,6 +7,8 @@ from ltpipe.reporting.cells import Cell, Row
 from ltpipe.reporting.charts import Figure
 from ltpipe.runtime.frames import Frame
 
+TIGHT = 8
+"""Columns that fit on the page without breaks in cells."""
 SHOWN = 1000
 """Rows of a table that the page has room for; its file has all of them."""
 
@@ -39,6 +41,11 @@ class Section:
     def anchor(self) -> str:
         """Where links to it lead."""
         return "-".join(self.title.lower().split())
+
+    @property
+    def tight(self) -> bool:
+        """Whether it has so many columns that they fit only if values break before their intervals."""
+        return len(self.headings) > TIGHT
 
 
 def section(

@@ -24,13 +24,7 @@ def connectivity_table(lines: Sequence[Connectivity]) -> Frame:
     """Return one row per point of a line, by training, replicate, level, branches and position."""
     ordered = sorted(lines, key=lambda line: (line.training, line.replicate, line.level, line.branches))
     rows = [
-        {name: getattr(line, name) for name in COLUMNS if hasattr(line, name)}
-        | {
-            "first": line.branches[0],
-            "second": line.branches[1],
-            "alpha": alpha,
-            "error": error,
-        }
+        vars(line) | {"first": line.branches[0], "second": line.branches[1], "alpha": alpha, "error": error}
         for line in ordered
         for alpha, error in zip(line.alphas, line.errors, strict=True)
     ]

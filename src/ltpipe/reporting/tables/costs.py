@@ -29,7 +29,7 @@ STAGES = ("dense evaluation", "ticket evaluation", "evaluation of changed weight
 def evaluation_costs(baselines: Iterable[Metrics], tickets: Iterable[Metrics], perturbed: Iterable[Metrics]) -> Frame:
     """Return one row per kind of evaluation, model and text, in the order of `STAGES`."""
     found = zip(STAGES, (baselines, tickets, perturbed), strict=False)
-    return _table([{**_fields(metrics), "stage": stage} for stage, evaluated in found for metrics in evaluated])
+    return _table([{**vars(metrics), "stage": stage} for stage, evaluated in found for metrics in evaluated])
 
 
 def training_costs(records: Iterable[LearningRecord]) -> Frame:
@@ -40,10 +40,6 @@ def training_costs(records: Iterable[LearningRecord]) -> Frame:
 def arranged(costs: Frame) -> Frame:
     """Sort rows in the order of `STAGES`, whatever the order of the models was."""
     return costs.sort_values("stage", key=lambda stages: stages.map(STAGES.index), kind="stable", ignore_index=True)
-
-
-def _fields(metrics: Metrics) -> dict[str, Any]:
-    return {name: getattr(metrics, name) for name in COLUMNS if hasattr(metrics, name)}
 
 
 def _table(runs: Sequence[Mapping[str, Any]]) -> Frame:

@@ -26,8 +26,7 @@ def early_birds_table(birds: Sequence[EarlyBird]) -> Frame:
     """Return one row per mask drawn, by training, replicate, sparsity and iteration."""
     ordered = sorted(birds, key=lambda bird: (bird.training, bird.replicate, float(bird.sparsity)))
     rows = [
-        {name: getattr(bird, name) for name in COLUMNS if hasattr(bird, name)}
-        | {"sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
+        vars(bird) | {"sparsity": float(bird.sparsity), "iteration": iteration, "distance": distance}
         for bird in ordered
         for iteration, distance in zip(bird.iterations, bird.distances, strict=True)
     ]

@@ -63,7 +63,7 @@ def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], p
     for metrics in perturbed:
         itself, dense = beside(metrics, **_AS_IT_IS), beside(metrics, **_AS_IT_IS, **_DENSE)
         rows.append(
-            {name: getattr(metrics, name) for name in COLUMNS if hasattr(metrics, name)}
+            vars(metrics)
             | {
                 "sparsity": float(metrics.sparsity or 0),
                 "unperturbed_loss": itself.loss,

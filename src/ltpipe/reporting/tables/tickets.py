@@ -59,9 +59,8 @@ def tickets_table(samples: Sequence[Sample]) -> Frame:
         baseline = sample.dense.metrics
         for evaluated in track(sample.tickets, "intervals", "ticket"):
             ticket = evaluated.metrics
-            row = {name: getattr(ticket, name) for name in COLUMNS if hasattr(ticket, name)}
             rows.append(
-                row
+                vars(ticket)
                 | {
                     "sparsity": float(ticket.sparsity or 0),
                     "sequences": sample.sequences,
