@@ -344,6 +344,7 @@ def streamed_scores(folder, criterion, sequences, scratch):
     [
         ("llama", ["fisher-batch", "fisher-clipped", "grasp", "snip", "synflow", "wanda"]),
         ("gpt2", ["synflow", "wanda"]),
+        ("mixtral", ["wanda"]),
     ],
 )
 def test_text_is_scored_as_a_streamed_checkpoint_is(
@@ -401,7 +402,7 @@ def test_what_a_criterion_cannot_score_is_refused():
     state = start_of(Tokens())
     mask = levels.dense_mask(state.weights, ["words.weight", "output.weight"])
     assert level_scores(task, state.weights, {}, "taylor", mask, 9, 0).keys() == mask.keys()
-    with pytest.raises(UserError, match=r"'words.weight': not a weight of a linear layer"):
+    with pytest.raises(UserError, match=r"'words.weight' of shape \[5, 3\] is not the weight matrix of a linear layer"):
         level_scores(task, state.weights, {}, "wanda", mask, 9, 0)
     with pytest.raises(UserError, match="get_input_embeddings"):
         level_scores(task, state.weights, {}, "synflow", mask, 9, 0)

@@ -1,7 +1,7 @@
 """Norms of the inputs of weights, from one forward walk."""
 
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -10,13 +10,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ltpipe.checkpoints.uses import FACTORS, GROUPED
 from ltpipe.pruning.layout import Layout
 from ltpipe.runtime.errors import UserError
-from ltpipe.streaming.model import CausalModel
 
 _COPIES = ("_to_copy", "clone")
 
 
 def input_norms(
-    model: CausalModel, input_ids: torch.Tensor, micro_batch: int, names: Sequence[str]
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
+    name_of: Callable[[torch.Tensor], str | None],
+    run: Callable[[], object],
 ) -> dict[str, torch.Tensor]:
     """Return the L2 norm of each input of linear maps over all tokens; an expert's over the tokens routed to it.
 
@@ -24,10 +26,10 @@ def input_norms(
     are fused, or how often a block is used: all uses count.
 
     Args:
-        model: the model to run.
-        input_ids: int64 [sequences, tokens].
-        micro_batch: number of sequences that go through a block together.
-        names: names of weights of linear maps.
+        layout: the model's layout.
+        shapes: shapes of the weights of linear maps, by name.
+        name_of: function from a tensor to the name of the weight that it is, or is a view of; None if there is none.
+        run: runs the model on all tokens.
 
     Returns:
         Name to float32 on the CPU, in the weight's shape, or [matrices, rows, columns] if one of its dimensions has
@@ -37,18 +39,16 @@ def input_norms(
     Raises:
         UserError: a weight is not the matrix of a linear map.
     """
-    layout, entries = Layout.of(model.manifest), model.manifest.tensors
-    for name in names:
-        if entries[name].matrices is None:
+    for name, shape in shapes.items():
+        if name not in layout.seen:
             raise UserError(
-                f"'{name}' of shape {list(entries[name].shape)} is not the weight matrix of a linear "
-                "layer, so its inputs cannot be observed; exclude it from the prunable weights or choose a criterion "
-                "that needs no inputs"
+                f"'{name}' of shape {list(shape)} is not the weight matrix of a linear layer, so its inputs cannot be "
+                "observed; exclude it from the prunable weights or choose a criterion that needs no inputs"
             )
-    products = _Products(layout, names, model.offload.name_of)
+    products = _Products(layout, shapes, name_of)
     with products:
-        model.hidden_states(input_ids, micro_batch)
-    return {name: _expanded(layout, name, entries[name].shape, products.squares[name]) for name in names}
+        run()
+    return {name: _expanded(layout, name, shape, products.squares[name]) for name, shape in shapes.items()}
 
 
 def _expanded(layout: Layout, name: str, shape: tuple[int, ...], squares: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.pruning.layout import Layout
 from ltpipe.scoring.activations import input_norms
 from ltpipe.scoring.curvature import hessian_gradient_by_differences
 from ltpipe.scoring.stored import Stored
@@ -85,7 +86,13 @@ class StreamedSubject:
         Raises:
             UserError: a weight is not the matrix of a linear map.
         """
-        return input_norms(self._model, self._sequences, self._sizes.micro_batch, self.names)
+        model, micro_batch = self._model, self._sizes.micro_batch
+        return input_norms(
+            Layout.of(model.manifest),
+            {name: self.shape(name) for name in self.names},
+            model.offload.name_of,
+            lambda: model.hidden_states(self._sequences, micro_batch),
+        )
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:

@@ -12,8 +12,11 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ltpipe.checkpoints.uses import parameter_uses
+from ltpipe.pruning.layout import Layout
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given
+from ltpipe.scoring.activations import input_norms
 from ltpipe.scoring.criterion import criterion_options, every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.stored import Stored
@@ -264,22 +267,40 @@ class LiveSubject:
         A convolution is treated as a matrix product of inputs unfolded into patches, as in Frantar & Alistarh 2022
         (2208.11580): an input of the kernel is a channel at a position in the patch, including zero padding, and its
         norm is taken over all patches. Squares are summed in float32 inside a batch and in float64 across batches.
-        Layers that did not run have zero norms.
+        Layers that did not run have zero norms. Weights of other modules, for example fused experts, are observed in
+        the products of a causal language model; an expert's norms are over the tokens routed to it.
 
         Raises:
-            UserError: a weight does not belong to a linear layer or convolution.
+            UserError: a weight does not belong to a linear layer or convolution, and is not the matrix of a product.
         """
         squares: dict[str, torch.Tensor] = {}
+        layers = {name: layer for name in self.names if (layer := self._linear(name)) is not None}
+        others = {name: self.shape(name) for name in self.names if name not in layers}
+        uses = parameter_uses(self._model) if others else {}  # before any hook: it runs the model too
+        layout = Layout(
+            {name: use.matrices for name, use in uses.items() if use.matrices is not None},
+            {name for name, use in uses.items() if use.inputs_first},
+        )
+        stored = {weight.untyped_storage()._cdata: name for name, weight in self._parameters().items()}
         with ExitStack() as stack:
-            for name in self.names:
+            for name, layer in layers.items():
 
                 def before(layer: nn.Module, inputs: tuple[torch.Tensor], name: str = name) -> None:
                     squares[name] = squares.get(name, 0) + _squared_inputs(layer, inputs[0])
 
-                stack.callback(self._linear(name).register_forward_pre_hook(before).remove)
-            self._data.run(self._model)
+                stack.callback(layer.register_forward_pre_hook(before).remove)
+            if others:
+                norms = input_norms(
+                    layout,
+                    others,
+                    lambda tensor: stored.get(tensor.untyped_storage()._cdata),
+                    lambda: self._data.run(self._model),
+                )
+            else:
+                norms = {}
+                self._data.run(self._model)
         nothing = {name: torch.zeros(self.shape(name)) for name in self.names if name not in squares}
-        return {name: total.sqrt().float() for name, total in squares.items()} | nothing
+        return nothing | {name: total.sqrt().float() for name, total in squares.items()} | norms
 
     @contextmanager
     def changed(self, change: Change) -> Iterator[None]:
@@ -326,17 +347,12 @@ class LiveSubject:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: self._model.get_parameter(name) for name in self.names}
 
-    def _linear(self, name: str) -> nn.Module:
-        """Return the linear layer or convolution that this weight belongs to."""
+    def _linear(self, name: str) -> nn.Module | None:
+        """Return the linear layer or convolution that this weight belongs to; None if it belongs to another module."""
         owner, _, leaf = name.rpartition(".")
         layer = self._model.get_submodule(owner)
         known = isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        if leaf != "weight" or not (known or type(layer).__name__ == _TRANSPOSED):
-            raise UserError(
-                f"'{name}': not a weight of a linear layer or convolution, so its inputs cannot be observed; exclude "
-                "it from the prunable weights or choose a criterion that needs no inputs"
-            )
-        return layer
+        return layer if leaf == "weight" and (known or type(layer).__name__ == _TRANSPOSED) else None
 
 
 def _squared_inputs(layer: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
