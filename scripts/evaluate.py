@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.inputs import PerturbationSettings
@@ -23,9 +23,7 @@ def main(
     top_k: int = 32,
     perturbation: str | None = None,
     perturbation_seed: int | None = None,
-    preset: Preset = "linear",
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
+    selection: Selection = Selection(),  # noqa: B008
     settings: ComputeSettings = ComputeSettings(),  # noqa: B008
 ) -> int | None:
     """Evaluate a model on token sequences: dense or masked, with or without perturbed weights.
@@ -42,12 +40,9 @@ def main(
         top_k: number of top tokens to keep per prediction; 0 for none.
         perturbation: perturbation of the prunable weights, noise-X or intB.
         perturbation_seed: seed of the noise.
-        preset: linear or all-weights: which tensors to perturb if there is no mask.
-        include: patterns of additional tensors to perturb.
-        exclude: patterns of tensors not to perturb.
+        selection: which tensors to perturb if there is no mask.
         settings: how to evaluate.
     """
-    selection = Selection(preset, include, exclude)
     perturbed = None if perturbation is None else PerturbationSettings(perturbation, perturbation_seed, selection)
     metrics = evaluate_checkpoint(
         Checkpoint.open(checkpoint),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning import kernels
 from ltpipe.pruning.histogram import count_checkpoint, streaming_bytes
 from ltpipe.runtime import stage
@@ -17,9 +17,7 @@ def main(
     output: Path,
     seed: int | None = None,
     scores: Path | None = None,
-    preset: Preset = "linear",
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
+    selection: Selection = Selection(),  # noqa: B008
     threads: int = 0,
 ) -> int:
     """Count the scores of all prunable weights, once for all sparsities and scopes.
@@ -30,15 +28,11 @@ def main(
         output: safetensors file to write.
         seed: seed of a stochastic criterion.
         scores: file that the score stage wrote, if the criterion has a score stage.
-        preset: linear or all-weights: which tensors to prune.
-        include: patterns of additional tensors to prune.
-        exclude: patterns of tensors to leave dense.
+        selection: which tensors to prune.
         threads: number of CPU threads; 0 uses all.
     """
     kernels.use_threads(available_threads(threads))
-    histogram = count_checkpoint(
-        Checkpoint.open(checkpoint), criterion, seed, Selection(preset, include, exclude), scores
-    )
+    histogram = count_checkpoint(Checkpoint.open(checkpoint), criterion, seed, selection, scores)
     histogram.write(output)
     stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
     return streaming_bytes(histogram.bits)

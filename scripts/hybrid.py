@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.checkpoints.prunable import Selection
 from ltpipe.runtime import stage
 from ltpipe.scoring.hybrid import combine_scores, hybrid_parts
 
@@ -15,9 +15,7 @@ def main(
     scores: tuple[str, ...],
     weights: tuple[float, ...],
     output: Path,
-    preset: Preset = "linear",
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
+    selection: Selection = Selection(),  # noqa: B008
 ) -> None:
     """Add up the normalised scores of several criteria.
 
@@ -27,12 +25,10 @@ def main(
         scores: files that the score stage wrote, or the word magnitude for magnitudes.
         weights: weight of each score, a number above 0.
         output: safetensors file to write.
-        preset: linear or all-weights: which tensors to prune.
-        include: patterns of additional tensors to prune.
-        exclude: patterns of tensors to leave dense.
+        selection: which tensors to prune.
     """
     parts = hybrid_parts(scores, weights)
-    combine_scores(Checkpoint.open(checkpoint), name, parts, Selection(preset, include, exclude), output)
+    combine_scores(Checkpoint.open(checkpoint), name, parts, selection, output)
     stage.say(f"{name}: " + " + ".join(f"{part.weight:g} x {Path(part.scores).stem}" for part in parts))
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ltpipe.checkpoints.canonical import Checkpoint
-from ltpipe.checkpoints.prunable import Preset, Selection
+from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.runtime import stage
 from ltpipe.scoring.score import score_checkpoint
@@ -15,9 +15,7 @@ def main(
     criterion: str,
     output: Path,
     sequences: Path | None = None,
-    preset: Preset = "linear",
-    include: tuple[str, ...] = (),
-    exclude: tuple[str, ...] = (),
+    selection: Selection = Selection(),  # noqa: B008
     options: dict[str, str] = {},  # noqa: B006
     settings: ComputeSettings = ComputeSettings(),  # noqa: B008
 ) -> int | None:
@@ -28,13 +26,10 @@ def main(
         criterion: a criterion with a score stage, for example fisher or wanda.
         output: safetensors file to write.
         sequences: calibration sequences made with the checkpoint's tokenizer, if the criterion needs data.
-        preset: linear or all-weights: which tensors to prune.
-        include: patterns of additional tensors to prune.
-        exclude: patterns of tensors to leave dense.
+        selection: which tensors to prune.
         options: names and values of the criterion's options (docs/criteria.md).
         settings: how to compute.
     """
-    selection = Selection(preset, include, exclude)
     planned = score_checkpoint(Checkpoint.open(checkpoint), criterion, output, selection, sequences, settings, options)
     stage.say(f"{criterion}: scored with a planned peak of {planned.total / 2**20:,.0f} MiB of tensors on the device")
     return planned.total

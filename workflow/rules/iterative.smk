@@ -14,7 +14,6 @@ rule simulation:
     threads: jobs.threads
     resources:
         **jobs.needs("simulation"),
-        compute_threads=jobs.compute_threads,
     params:
         settings=jobs.settings("simulation"),
         folder=subpath(input.weights, parent=True),

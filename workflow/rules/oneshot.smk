@@ -65,7 +65,6 @@ rule baseline:
     threads: jobs.threads
     resources:
         **jobs.needs("baseline"),
-        compute_threads=jobs.compute_threads,
     params:
         settings=jobs.settings("baseline"),
         folder=subpath(input.weights, parent=True),
@@ -89,7 +88,6 @@ rule ticket:
     threads: jobs.threads
     resources:
         **jobs.needs("ticket"),
-        compute_threads=jobs.compute_threads,
     params:
         settings=jobs.settings("ticket"),
         folder=subpath(input.weights, parent=True),

@@ -12,7 +12,6 @@ rule perturbed_dense:
     threads: jobs.threads
     resources:
         **jobs.needs("perturbed_dense"),
-        compute_threads=jobs.compute_threads,
     params:
         settings=jobs.settings("perturbed_dense"),
         folder=subpath(input.weights, parent=True),
@@ -29,7 +28,6 @@ use rule ticket as perturbed_ticket with:
         "results/logs/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
     resources:
         **jobs.needs("perturbed_ticket"),
-        compute_threads=jobs.compute_threads,
     params:
         settings=jobs.settings("perturbed_ticket"),
         folder=subpath(input.weights, parent=True),

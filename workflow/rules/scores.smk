@@ -26,7 +26,6 @@ rule score:
     threads: jobs.threads
     resources:
         **jobs.needs("score"),
-        compute_threads=jobs.compute_threads,
     params:
         settings=jobs.settings("score"),
         folder=subpath(input.weights, parent=True),

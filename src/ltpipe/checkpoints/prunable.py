@@ -21,6 +21,11 @@ class Selection:
         all-weights: such matrices everywhere, and every parameter of two or more dimensions with `weight` in its name.
 
     Patterns are shell-style (`*.mlp.*`) and match whole tensor names, case-sensitively.
+
+    Attributes:
+        preset: linear or all-weights.
+        include: patterns of tensors to add.
+        exclude: patterns of tensors to leave out.
     """
 
     preset: Preset = "linear"

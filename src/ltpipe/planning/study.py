@@ -141,25 +141,13 @@ class _Model:
     def on_device(
         self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted", work: int, kept: int = 0
     ) -> StagePlan:
-        """The plan of a stage that computes on the device, and keeps some bytes of results on the host.
+        """The plan of a stage that computes on the device.
 
-        Of its `work` there is so much for each parameter of the model, in all jobs together.
+        `work` counts the operations of all jobs per parameter of the model, `kept` the bytes of results on the host.
         """
         operations = work * self.manifest.parameters
-        host = self.base + (_in_transit(self.manifest) + kept if self.accelerator else fitted.peak.total)
-        return StagePlan(
-            stage,
-            self.name,
-            data,
-            jobs,
-            fitted.peak,
-            host,
-            disk,
-            fitted.sizes,
-            fitted.problem,
-            fitted.unforeseen,
-            operations,
-        )
+        host = self.base + (_in_transit(self.manifest) + kept if self.accelerator else fitted.device.total)
+        return StagePlan(stage, self.name, data, jobs, host=host, disk=disk, operations=operations, **vars(fitted))
 
 
 def _plan_model(model: _Model) -> Iterator[StagePlan]:
@@ -194,16 +182,9 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
         options = criterion_options(criterion, model.config["score"]["options"][criterion], criterion)
         dtype = getattr(torch, rule.precision) if rule.precision else model.precision
         planner = ScorePlanner(
-            model.skeleton(dtype),
-            model.manifest,
-            model.prunable,
-            rule,
-            dtype,
-            model.accelerator,
-            model.streamed,
-            model.kept_by_device(dtype),
-            options,
-        )
+            model.skeleton(dtype), model.manifest, model.prunable, rule, dtype, model.accelerator, model.streamed,
+            model.kept_by_device(dtype), options,
+        )  # fmt: skip
         shape = (count, length) if rule.needs_data else (1, 2)
         wanted = BatchSizes.generous(*shape, rule.batch or model.micro_batch)
         fitted = _fit(model, planner, wanted, shape[1], BatchSizes(shape[0], rule.batch or 1, 1))
@@ -279,7 +260,7 @@ class _Fitted:
     """Batch sizes that fit and their peak; or the peak of the least ones, and what the problem is; or why neither."""
 
     sizes: BatchSizes | None
-    peak: Peak
+    device: Peak
     problem: str = ""
     unforeseen: str = ""
 

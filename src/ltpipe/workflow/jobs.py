@@ -129,7 +129,7 @@ class Jobs:
         return self._training(wildcards)["compute"]["save_every"]
 
     def needs(self, rule: str) -> dict[str, Any]:
-        """Return the resources of a rule: `mem_mb`, `runtime` (minutes), and devices if it computes on any."""
+        """Return a rule's resources: `mem_mb`, `runtime` (minutes), and what it needs to compute on a device."""
 
         # Files that do not exist yet will have a size when the job is submitted.
         def memory(wildcards: Named, input: Named, attempt: int) -> int:
@@ -141,32 +141,26 @@ class Jobs:
             gpus = self._gpus(rule, wildcards)
             return resources.minutes(self.config, rule, wildcards, _read_mb(input), gpus, threads, attempt)
 
+        device = resources.STAGES[rule].device
         needs: dict[str, Any] = {"mem_mb": memory, "runtime": runtime}
-        match resources.STAGES[rule].device:
-            case "evaluate":
-                # GiB that an evaluation's tensors may take, 0 for what is free: it changes no result.
-                allowed = self.config["evaluate"]["device_memory"]
-                needs |= {"gpu": self._evaluation_gpus, "device_memory": "0" if allowed == "auto" else str(allowed)}
-            case "imp":
-                needs |= {"gpu": self._training_gpus}
+        if device:
+            needs["gpu"] = lambda wildcards: self._gpus(rule, wildcards)
+        if device == "evaluate":
+            # GiB that an evaluation's tensors may take, 0 for what is free: it changes no result.
+            allowed = self.config["evaluate"]["device_memory"]
+            needs["device_memory"] = "0" if allowed == "auto" else str(allowed)
+            needs["compute_threads"] = self.compute_threads
         return needs
 
     def _gpus(self, rule: str, wildcards: Named) -> int:
         match resources.STAGES[rule].device:
             case "evaluate":
-                return self._evaluation_gpus
+                evaluate = self.config["evaluate"]
+                return int({"cpu": 0, "auto-shard": evaluate["devices"]}.get(evaluate["device"], 1))
             case "imp":
-                return self._training_gpus(wildcards)
+                compute = self._training(wildcards)["compute"]
+                return 0 if compute["device"] == "cpu" else compute["processes"]
         return 0
-
-    @property
-    def _evaluation_gpus(self) -> int:
-        evaluate = self.config["evaluate"]
-        return int({"cpu": 0, "auto-shard": evaluate["devices"]}.get(evaluate["device"], 1))
-
-    def _training_gpus(self, wildcards: Named) -> int:
-        compute = self._training(wildcards)["compute"]
-        return 0 if compute["device"] == "cpu" else compute["processes"]
 
     # Input files
 

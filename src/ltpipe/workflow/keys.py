@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Config = dict[str, Any]
+from ltpipe.workflow.grid import Config
+
 Axes = Mapping[str, str]
 """The wildcards of a job, by name."""
 KeyPath = tuple[str, ...]

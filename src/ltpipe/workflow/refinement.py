@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ltpipe.analysis.bisection import bracket, middle, most_steps
 from ltpipe.evaluation.metrics import Metrics
@@ -20,8 +20,8 @@ from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.records import Record
 from ltpipe.workflow import grid
+from ltpipe.workflow.grid import Config
 
-Config = dict[str, Any]
 LEAST = Fraction(1, 1000)
 """The least width of a bracket: an interval over text is wider."""
 CONTROL = "random"

@@ -2,15 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 from ltpipe.pruning.scopes import has_own_sparsity
 from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.table import Need, Stage, Table
 from ltpipe.workflow import grid, trainings
-
-Config = dict[str, Any]
+from ltpipe.workflow.grid import Config
 
 _STAGES: Mapping[Stage, str] = {
     "tables": f"{grid.TABLES}/{{name}}.parquet",

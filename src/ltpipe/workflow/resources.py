@@ -13,8 +13,7 @@ from typing import Any
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.workflow import grid
-
-Config = dict[str, Any]
+from ltpipe.workflow.grid import Config
 
 GROWTH = 1.5
 """Factor by which a job's requests grow with each retry."""
@@ -46,14 +45,14 @@ class Stage:
     """How a rule's needs follow from what is known before it runs.
 
     Attributes:
-        planned: the stage's name in the plan, with wildcards; empty for stages that are not planned.
-        times_input: main memory as a multiple of the size of what it reads, where it is not planned.
-        least_mb: it asks for as much at least, where it is not planned.
-        minutes: on top of the time to read the input and to compute.
-        section: of the configuration that says how many tokens go through the model; empty for none.
-        passes: of each token, a backward pass counted as two.
-        device: section of the configuration that says what it computes on, `evaluate` or `imp`; empty for the CPU.
-        trains: whether it takes the iterations of a training.
+        planned: the stage's name in the plan, with wildcards; empty if it is not planned.
+        times_input: main memory as a multiple of the size of its input, if it is not planned.
+        least_mb: least main memory, if it is not planned.
+        minutes: time beside reading the input and computing.
+        section: section of the configuration with the number of tokens that pass through the model; empty for none.
+        passes: passes over each token; a backward pass counts as two.
+        device: section of the configuration with its device, `evaluate` or `imp`; empty for the CPU.
+        trains: whether it runs the iterations of a training.
     """
 
     planned: str = ""
@@ -163,11 +162,11 @@ def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, atte
     """Main memory of a job, MB.
 
     Args:
-        rule: that the job is of.
-        planned: main memory of its stage by the plan, MB; None if it is not planned.
-        input_mb: size of the files that it reads, without code; not looked at if it is planned.
-        gpus: accelerators that it has.
-        attempt: how often it has been tried, with this one.
+        rule: rule of the job.
+        planned: planned main memory of its stage, MB; None if it is not planned.
+        input_mb: size of its input files, without code; ignored if it is planned.
+        gpus: number of its accelerators.
+        attempt: number of this attempt, from 1.
     """
     stage = STAGES[rule]
     own = max(stage.least_mb, PYTHON_MB + stage.times_input * input_mb) if planned is None else planned * MARGIN
@@ -177,17 +176,7 @@ def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, atte
 def minutes(
     config: Config, rule: str, axes: Mapping[str, str], input_mb: float, gpus: int, threads: int, attempt: int
 ) -> int:
-    """Time that a job may take, minutes.
-
-    Args:
-        config: of the study.
-        rule: that the job is of.
-        axes: the job's wildcards.
-        input_mb: size of the files that it reads, without code.
-        gpus: accelerators that it has.
-        threads: that it computes with on the CPU.
-        attempt: how often it has been tried, with this one.
-    """
+    """Time that a job may take, minutes. Arguments are those of `memory_mb`, and the job's wildcards and threads."""
     stage = STAGES[rule]
     needed = stage.minutes + input_mb / READ_MB_A_MINUTE
     if stage.section:

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.training.record import NUMBERED
 from ltpipe.workflow import grid
-
-Config = dict[str, Any]
+from ltpipe.workflow.grid import Config
 
 
 @dataclass(frozen=True)
