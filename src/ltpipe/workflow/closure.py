@@ -1,4 +1,4 @@
-"""Which modules of a package a script runs, so that editing one reruns what it touches and nothing else."""
+"""The modules of a package that a script depends on: editing one reruns the script's stage and no other."""
 
 import ast
 import hashlib
@@ -12,9 +12,8 @@ _DATA = (".json", ".html", ".css", ".js")
 def import_closure(script: Path, package: Path) -> list[Path]:
     """Files of `package` that `script` depends on, directly or through other modules of the package, sorted.
 
-    Imports anywhere in a file count, those inside functions too, but for those that only a type checker sees.
-    Importing a module imports the packages above it, and with a module come the data files (schemas, templates) that
-    lie in its folder.
+    Imports anywhere in a file count, also inside functions, except those for type checkers alone. A module brings the
+    packages above it and the data files (templates, styles) in its folder.
 
     Args:
         script: a Python file.

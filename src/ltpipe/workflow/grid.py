@@ -17,7 +17,7 @@ Config = dict[str, Any]
 NO_SEED = "none"
 
 UNKNOWN_COUNT = 1024
-"""Sequences to plan for where the configuration takes all that a text gives."""
+"""Number of sequences to plan for if the configuration takes all of a text."""
 
 CHECKPOINT = "results/checkpoints/{model}"
 SEQUENCES = "results/sequences/{model}/{data}.safetensors"
@@ -54,7 +54,7 @@ PLAN = "results/plan"
 
 @dataclass(frozen=True)
 class Ticket:
-    """One cell of the grid, each axis as the text that stands in artefact names."""
+    """A ticket by its axes, each as the text that stands in artefact names."""
 
     model: str
     data: str
@@ -64,26 +64,26 @@ class Ticket:
     sparsity: str
 
     def named(self, pattern: str, **axes: str) -> str:
-        """The cell's artefact of the given pattern, with the values of axes that are not the cell's."""
+        """Its artefact of a pattern, with values for the pattern's other axes."""
         return pattern.format(**vars(self), **axes)
 
     def at(self, sparsity: Decimal) -> "Ticket":
-        """The cell of another sparsity."""
+        """The ticket with another sparsity."""
         return replace(self, sparsity=Sparsity.of(float(sparsity)).canonical)
 
     @property
     def of_any_sparsity(self) -> "Ticket":
-        """What tickets that differ only in sparsity have in common."""
+        """The same for all tickets that differ only in sparsity."""
         return replace(self, sparsity="")
 
 
 def evaluated_texts(config: Config) -> list[str]:
-    """Names of the texts to evaluate on; where none are named, all but the calibration text."""
+    """Names of the evaluated texts; by default all but the calibration text."""
     return sorted(config["evaluate"]["data"] or set(config["data"]) - {config["score"]["data"]})
 
 
 def evaluated_sequences(config: Config, text: str) -> int | str:
-    """How many sequences of a text are evaluated; all windows of one under the protocol of the literature."""
+    """Number of evaluated sequences of a text; all under protocol wikitext2."""
     return "all" if config["data"][text]["protocol"] == "wikitext2" else config["evaluate"]["num_sequences"]
 
 
@@ -107,7 +107,7 @@ def has_scores(config: Config, criterion: str) -> bool:
 
 
 def scored_criteria(config: Config) -> list[str]:
-    """Criteria of the grid that have a score stage, with those that only hybrids are made of."""
+    """Criteria of the grid with a score stage, parts of hybrids included."""
     hybrids = config["score"]["hybrids"]
     wanted = set(config["grid"]["criteria"]) if config["grid"] else set()
     parts = {part for name in wanted & hybrids.keys() for part in hybrids[name]}
@@ -125,12 +125,12 @@ def baselines(config: Config, model: str | None = None) -> list[str]:
 
 
 def models(config: Config, pattern: str) -> list[str]:
-    """Names of an artefact that each model of the grid has one of, in the order of their names."""
+    """Names of an artefact of each model of the grid, sorted by model."""
     return [pattern.format(model=model) for model in sorted(config["models"]) if config["grid"]]
 
 
 def masks(tickets: Iterable[Ticket]) -> list[str]:
-    """Names of the masks of tickets, in their order; those of several texts have one mask."""
+    """Names of the masks of tickets, in their order; tickets on several texts share one mask."""
     return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets))
 
 
@@ -156,7 +156,7 @@ def simulations(config: Config, model: str) -> list[str]:
 
 
 def perturbations(config: Config) -> list[dict[str, str]]:
-    """Every perturbation with each of its seeds, as values of their two axes; rounding has no seed."""
+    """Every perturbation with each of its seeds, by axis; rounding has no seed."""
     robustness = config["robustness"]
     return [
         {"perturbation": name, "perturbation_seed": str(seed)}

@@ -1,29 +1,29 @@
-"""A checked configuration as what it asks for, whatever it is written like and wherever it runs."""
+"""The normal form of a checked configuration, independent of how it is written and where it runs."""
 
 from typing import Any
 
 import yaml
 
 AXES = frozenset({"criteria", "scopes", "sparsities", "seeds", "data", "perturbations", "replicates", "transplanted"})
-"""Lists whose order says nothing."""
+"""Lists whose order does not matter."""
 ELSEWHERE = (
     ("threads",),
     ("evaluate", "device_memory"),
     ("evaluate", "devices"),
     ("imp", "*", "compute", "save_every"),
 )
-"""Keys that change no result: what a machine has to give. `*` stands for any name."""
+"""Keys of resources, which change no result. `*` stands for any name."""
 
 
 def as_asked(config: dict[str, Any]) -> dict[str, Any]:
-    """A copy without what changes no result, all mappings in the order of their keys and all axes in that of values."""
+    """Return a copy without keys that change no result, with mappings sorted by key and axes by value."""
     for path in ELSEWHERE:
         config = _without(config, *path)
     return _ordered(config)
 
 
 def as_text(config: dict[str, Any]) -> str:
-    """What is asked for as YAML without anchors, line breaks as escapes: equal studies, equal text."""
+    """Return the normal form as YAML without anchors, with escaped line breaks: equal studies give equal text."""
     return yaml.dump(as_asked(config), Dumper=_Plain, allow_unicode=True, sort_keys=False)
 
 

@@ -1,8 +1,8 @@
-"""Tickets that the grid lacks, and that narrow the brackets of its critical sparsities.
+"""Tickets beyond the grid that narrow the brackets of critical sparsities.
 
-They are found in rounds. Each round looks at every ticket that there is, and halves all brackets that are too wide; it
-says which tickets are needed, these are made as any others, and the next round looks again. How many rounds there are
-follows from the configuration. What a round finds depends on measured losses alone, so that it is found again.
+Each round reads every ticket so far, halves all brackets that are too wide, and lists the tickets that this needs. They
+are made like any others before the next round. The configuration determines the number of rounds. A round's result
+depends on measured losses alone, so it is reproducible.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,22 +23,22 @@ from ltpipe.workflow import grid
 from ltpipe.workflow.grid import Config
 
 LEAST = Fraction(1, 1000)
-"""The least width of a bracket: an interval over text is wider."""
+"""The least width of a bracket: confidence intervals are wider."""
 CONTROL = "random"
-"""The criterion that says whether it matters which weights are kept."""
+"""The control criterion, which shows whether it matters which weights are kept."""
 
 Cell = tuple[str, str, str, str, str, str]
 
 
 @dataclass(frozen=True)
 class Refinement(Record):
-    """What a round has found.
+    """The result of a round.
 
     Attributes:
         model: whose tickets they are.
-        to: width of brackets to come to, a fraction, as a decimal.
-        controls: seeds of random tickets, which stand beside each last winning ticket.
-        tickets: all that the grid lacks, of this round and those before: model, data, criterion, scope, seed, sparsity.
+        to: wanted width of brackets, a decimal fraction.
+        controls: seeds of the random tickets at each last winning sparsity.
+        tickets: tickets beyond the grid, of this round and those before: model, data, criterion, scope, seed, sparsity.
     """
 
     KIND: ClassVar[str] = "refinement"
@@ -58,24 +58,24 @@ class Refinement(Record):
 
 
 def width(config: Config) -> str:
-    """The width that brackets are to have at most, as a decimal; empty if they stay as they are."""
+    """The wanted width of brackets as a decimal; empty without refinement."""
     refine = config["grid"] and config["grid"]["refine"]
     return Sparsity.of(refine["to"]).canonical if refine else ""
 
 
 def control_seeds(config: Config) -> tuple[int, ...]:
-    """Seeds of the grid's random tickets; none where it has no such."""
+    """Seeds of the grid's random tickets, if it has any."""
     return tuple(sorted(config["grid"]["seeds"])) if CONTROL in config["grid"]["criteria"] else ()
 
 
 def rounds(config: Config) -> int:
-    """How many rounds there are at most: one for each time that the widest bracket is halved, one for controls."""
+    """The largest number of rounds: one for each halving of the widest bracket, and one for controls."""
     steps = steps_at_most(config)
     return steps + bool(steps and control_seeds(config))
 
 
 def steps_at_most(config: Config) -> int:
-    """How often a bracket of the grid is halved at most; 0 without refinement."""
+    """The largest number of halvings of a bracket of the grid; 0 without refinement."""
     to = width(config)
     if not to or all(map(has_own_sparsity, config["grid"]["scopes"])):
         return 0
@@ -83,7 +83,7 @@ def steps_at_most(config: Config) -> int:
 
 
 def tickets_at_most(config: Config, model: str) -> int:
-    """How many tickets a refinement adds to a model's at most."""
+    """The largest number of tickets that refinement adds to a model."""
     curves = {one.of_any_sparsity for one in grid.tickets(config, model) if not has_own_sparsity(one.scope)}
     controlled = sum(curve.criterion != CONTROL for curve in curves)
     steps = steps_at_most(config)
@@ -96,8 +96,8 @@ def refined(config: Config, model: str, path: Path) -> list[grid.Ticket]:
     Args:
         config: checked, with all defaults.
         model: name of the model.
-        path: of what the round has found; where it is not there yet, or was made for another configuration, only those
-            of the grid are known.
+        path: result of the round; if it does not exist, or belongs to another configuration, the grid's tickets alone
+            are returned.
 
     Raises:
         DamagedFileError: the file is something else.
@@ -143,7 +143,7 @@ def refinement(
 def _needed(
     curves: dict[grid.Ticket, dict[Decimal, bool]], to: Decimal, controls: tuple[int, ...]
 ) -> Iterable[grid.Ticket]:
-    """The middle of each bracket that is too wide; beside the last winning ticket of others, the controls."""
+    """The middle of each bracket that is too wide; for the others, controls at the last winning sparsity."""
     for curve, wins in curves.items():
         ends = bracket(wins)
         if ends is None:

@@ -1,4 +1,4 @@
-"""What the report of a configuration is made from, and which files it has."""
+"""The inputs and the files of a configuration's report."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ _STAGES: Mapping[Stage, str] = {
     "overlap": f"{grid.OVERLAP}{{suffix}}",
     "validation": f"{grid.VALIDATION}{{suffix}}",
 }
-"""Where a stage writes a table of a model."""
+"""Path of a model's table, by the stage that writes it."""
 
 
 def folder(config: Config) -> str:
-    """Where the report is: a study with a name has a folder of its own."""
+    """The folder of the report; a study with a name has its own."""
     return f"{grid.REPORT}/{config['name']}" if config["name"] else grid.REPORT
 
 
 def tables(config: Config) -> list[Table]:
-    """The tables that the report has."""
+    """The tables of the report."""
     has: dict[Need, object] = {
         "anything": True,
         "tickets": config["grid"],
@@ -48,7 +48,7 @@ def gathered(config: Config) -> list[str]:
 
 
 def files(config: Config) -> dict[str, str]:
-    """Names of the report's files, each with its category in Snakemake's own report, empty where that lacks it."""
+    """Names of the report's files, each with its category in Snakemake's own report, empty if it is not in it."""
     shown = {
         name: table.category if table.captioned and name.endswith(".csv") else ""
         for table in tables(config)
@@ -63,7 +63,7 @@ def files(config: Config) -> dict[str, str]:
 
 
 def figures(config: Config) -> list[Table]:
-    """The tables that there will be a figure of."""
+    """The tables that have a figure."""
     tickets = grid.tickets(config)
     nothing = {
         "critical": all(has_own_sparsity(ticket.scope) for ticket in tickets),
@@ -73,7 +73,7 @@ def figures(config: Config) -> list[Table]:
 
 
 def _compared(tickets: list[grid.Ticket]) -> bool:
-    """Whether two masks of one model and sparsity differ in criterion, scope or seed alone."""
+    """Whether any two masks of one model and sparsity differ only in scope, or only in criterion and seed."""
     alike: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
     for ticket in tickets:
         place, drawn = (ticket.model, ticket.sparsity), (ticket.criterion, ticket.seed)

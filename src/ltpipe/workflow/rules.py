@@ -1,4 +1,4 @@
-"""What each rule depends on: a key of the configuration that a rule is to know is a line in `RULES`."""
+"""The keys of the configuration that each rule depends on, one line each in `RULES`."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -82,12 +82,12 @@ def _pretrained(config: Config, axes: Axes) -> list[Job]:
 
 
 def _has_mode(_: Config, axes: Axes) -> bool:
-    """Whether a training rewinds as `rewind.mode` says; some begin with the weights of the step whatever that is."""
+    """Whether `rewind.mode` applies to a training; the others always start from the weights of the rewinding step."""
     return axes["level"] != "0" and not axes["branch"].startswith(("reinitialised-", "gradual"))
 
 
 def rewinds_weights(config: Config, axes: Axes) -> bool:
-    """Whether a training begins with the weights of the rewinding step."""
+    """Whether a run starts from the weights of the rewinding step."""
     return not _has_mode(config, axes) or config["imp"][axes["training"]]["rewind"]["mode"] == "weights"
 
 
@@ -96,7 +96,7 @@ def _branch(name: str) -> Key:
 
 
 def level_mask_of(config: Config, axes: Axes) -> Axes | None:
-    """Study, replicate and level of the mask that a training holds on to; level 0 has none."""
+    """Training, replicate and level of the mask that a run holds; level 0 has none."""
     if axes["level"] == "0":
         return None
     name = axes["branch"].removeprefix("transplanted-")
@@ -111,12 +111,12 @@ def _ticket(axes: Axes, level: int) -> Job:
 
 
 def prunes_trained(config: Config, axes: Axes) -> bool:
-    """Whether a level ranks the weights that the level before trained, not those that training starts from."""
+    """Whether a level ranks the weights that the previous level trained, not those that training starts from."""
     return config["imp"][axes["training"]]["prune"]["at"] == "end"
 
 
 def _before(config: Config, axes: Axes) -> list[Job]:
-    """What a level prunes. From the third level on it depends on the same settings."""
+    """What a level prunes. From level 2 on, all levels depend on the same settings."""
     level = min(int(axes["level"]), 2) - 1
     if prunes_trained(config, axes):
         return [("task", axes), _ticket(axes, level)]
@@ -125,7 +125,7 @@ def _before(config: Config, axes: Axes) -> list[Job]:
 
 
 def _learned(config: Config, axes: Axes) -> list[Job]:
-    """What a training begins with."""
+    """What a run starts from."""
     jobs: list[Job] = [("task", axes), ("rewind_point", axes)]
     if (mask := level_mask_of(config, axes)) is not None:
         jobs.append(("level_mask", mask))
@@ -145,7 +145,7 @@ def _simulated(_: Config, axes: Axes) -> list[Job]:
 
 
 def _tickets(rule: str, config: Config, axes: Axes) -> list[Job]:
-    """Jobs of a rule for all tickets of a model; neither seed nor sparsity decides which settings they depend on."""
+    """Jobs of a rule for all tickets of a model; their settings do not depend on seed or sparsity."""
     cells = {(cell.data, cell.criterion, cell.scope) for cell in grid.tickets(config, axes["model"])}
     names = ("data", "criterion", "scope")
     return [(rule, {"model": axes["model"], **dict(zip(names, cell, strict=True))}) for cell in sorted(cells)]
@@ -165,12 +165,12 @@ def _masks(config: Config, axes: Axes) -> list[Job]:
 
 
 def _refinement(config: Config, axes: Axes) -> list[Job]:
-    """What says which tickets there are beside those of the grid."""
+    """The last round of refinement, which lists the tickets beyond the grid."""
     return [("refinement", {"model": axes["model"]})] if config["grid"]["refine"] else []
 
 
 def _measured(config: Config, axes: Axes) -> list[Job]:
-    """Everything that was measured of a model."""
+    """All measurements of a model."""
     texts = [{"model": axes["model"], "data": text} for text in grid.evaluated_texts(config)]
     jobs = _tickets("ticket", config, axes) + _refinement(config, axes) + [("baseline", text) for text in texts]
     if grid.perturbations(config):
@@ -179,7 +179,7 @@ def _measured(config: Config, axes: Axes) -> list[Job]:
 
 
 def _everything(config: Config, _: Axes) -> list[Job]:
-    """All that is reported on."""
+    """Everything that the report reads."""
     per_model = ("overlap", "validation", "tables")
     jobs: list[Job] = [
         (rule, {"model": model}) for rule in per_model for model in sorted(config["models"]) if config["grid"]
@@ -201,7 +201,7 @@ def _allocation(_: Config, axes: Axes) -> list[Path]:
 
 
 def _allocations(config: Config, _: Axes) -> list[Path]:
-    """Those of all scopes of the grid."""
+    """Allocation modules of all scopes of the grid."""
     scopes = config["grid"]["scopes"] if config["grid"] else []
     return [module for scope in sorted(scopes) for module in allocation_modules(scope)]
 
@@ -309,4 +309,4 @@ RULES: Mapping[str, Rule] = {
     "report": Rule((), _everything),
     "plan": Rule(),
 }
-"""Every rule that runs as a job. The report and the plan are told the whole configuration besides."""
+"""Every rule that runs as a job. The report and the plan also get the whole configuration."""

@@ -1,8 +1,8 @@
-"""What each rule is told, as one value: the keys of the configuration that its jobs depend on, and what follows.
+"""The settings of a job as one value: the keys of the configuration that it depends on, and its code.
 
-Snakemake compares the set of a job's params, so that values which change places, or become equal, are lost. Hence a
-rule has one param, `settings`: the code of its script, its wildcards, the options of its command, and what its results
-are made with (`ltpipe.runtime.made_with`), all of them text. The command is made of the same text.
+Snakemake compares the *set* of a job's params, so it misses values that swap places or become equal. A rule therefore
+has one param, `settings`: the digest of its script's code, its wildcards, the options of its command, and what its
+results are made with (`ltpipe.runtime.made_with`), all as text. The command is built from the same text.
 """
 
 import json
@@ -18,7 +18,7 @@ from ltpipe.workflow.keys import Axes, Config, KeyPath
 from ltpipe.workflow.rules import RULES
 
 _DRAWS = frozenset({"seed", "sparsity", "perturbation", "perturbation_seed", "replicate", "order", "round"})
-"""Axes that decide nothing about which keys a job depends on."""
+"""Axes that do not affect which keys a job depends on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +34,10 @@ class JobSettings:
     _known: dict[Any, dict[KeyPath, Any]] = field(default_factory=dict, repr=False)
 
     def of(self, rule: str, axes: Axes) -> dict[str, Any]:
-        """What a job is told: `code`, `axes`, `options` (words of a shell command) and `made_with` (JSON).
+        """Return a job's settings: `code`, `axes`, `options` (words of a shell command) and `made_with` (JSON).
 
-        Plain values in one dict, since Snakemake records nothing else (no `Path`, no number of NumPy) and only so
-        sees which value is which.
+        They are plain values in one dict: Snakemake records no others (no `Path`, no NumPy number), and a dict keeps
+        their names.
         """
         place = _place(rule, axes)
         if place not in self._texts:
@@ -51,9 +51,9 @@ class JobSettings:
         return {"code": code, "axes": dict(axes), **self._texts[place]}
 
     def made_with(self, rule: str, axes: Axes) -> dict[str, Any]:
-        """The part of the configuration that the results of a job depend on, what its inputs depend on included.
+        """Return the part of the configuration that a job's results depend on, also through its inputs.
 
-        Beside a source stands its version, where it has one.
+        A source that has a version is followed by it.
         """
         part: dict[str, Any] = {}
         for path, value in sorted(self._depends_on(rule, axes).items()):
@@ -82,7 +82,7 @@ def _place(rule: str, axes: Axes) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def _versions(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
-    """What pins the content of a source beside its text: the version of a package."""
+    """The version of a package, which pins the content of a source together with its text."""
     if path[0] == "imp" and path[2:] == ("task",):
         yield from _versions((*path[:-1], "source"), value.get("source"))
     elif isinstance(value, str) and path[-1] in ("source", "tokenizer"):
@@ -97,5 +97,5 @@ def _identity(source: str) -> str:
 
 
 def _paired(value: Any) -> Any:
-    """A mapping that is a value, not keys of the configuration, as pairs: one that lacks some is another."""
+    """A mapping that is one value, such as options, as pairs, so that comparisons treat it as a whole."""
     return [[*pair] for pair in value.items()] if isinstance(value, Mapping) else value
