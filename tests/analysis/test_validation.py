@@ -119,17 +119,17 @@ def test_layer_masks_must_be_exact_in_every_tensor_and_global_ones_only_in_total
     content = arrays()
     assert judged(content, scope="layer").broken == ()
     # of 63 weights 32 are pruned (halves to even), so that all tensors together keep one weight less than half
-    assert judged(content, scope="global").broken == ("keeps 167 weights, promised are 168",)
+    assert judged(content, scope="global").broken == ("keeps 167 weights instead of 168",)
     name = "h.0.mlp.weight"
     content[name].flat[np.flatnonzero(~content[name])[0]] = True
     assert judged(content, scope="global").broken == ()
-    assert judged(content, scope="layer").broken == (f"'{name}' keeps 32 weights, promised are 31",)
+    assert judged(content, scope="layer").broken == (f"'{name}' keeps 32 weights instead of 31",)
 
 
 def test_bits_behind_the_last_weight():
     mask = made(full(), scope="global", sparsity="0")
     bits = {**mask.bits, "h.0.mlp.weight": mask.bits["h.0.mlp.weight"] | np.uint8(128)}
-    assert "behind its last weight" in validate(replace(mask, bits=bits), MODEL).broken[0]
+    assert "after its last weight" in validate(replace(mask, bits=bits), MODEL).broken[0]
 
 
 @pytest.mark.parametrize("dead", [["h.0.mlp.weight"], [name for name in SHAPES if name.startswith("h.1.")]])
@@ -177,8 +177,8 @@ def test_masks_of_another_model():
     assert found.broken == (f"wrong model: made from checkpoint ffffffffffff, not {MODEL.fingerprint[:12]}",)
     odd = made({"h.0.mlp.weight": np.ones((9, 7), np.bool_), "other": np.ones(3, np.bool_)})
     assert validate(odd, MODEL).broken == (
-        "wrong model: 'h.0.mlp.weight' has shape [7, 9], in the mask [9, 7]",
-        "wrong model: 'other' is no parameter of it",
+        "wrong model: 'h.0.mlp.weight' has shape [7, 9], but [9, 7] in the mask",
+        "wrong model: 'other' is not one of its parameters",
     )
 
 

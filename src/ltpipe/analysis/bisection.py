@@ -1,7 +1,7 @@
 """Which sparsities narrow the bracket in which a curve of tickets stops winning.
 
-A bracket is halved at the multiple of its wanted width that lies nearest its middle, in exact decimals: so the
-sparsities are the same whatever the machine, short to read, and shared among curves, whose masks and controls are.
+A bracket is halved at the multiple of its target width nearest its middle, in exact decimals. So the sparsities are the
+same on every machine, short to read, and shared by curves, which then share masks and controls too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ def bracket(wins: Mapping[Decimal, bool]) -> Bracket | None:
         wins: whether the ticket of each sparsity wins.
 
     Returns:
-        Both ends, of several falls those of the first; None if all tickets win.
+        Both ends, of the first fall if there are several; None if all tickets win.
     """
     last = Decimal(0)
     for sparsity in sorted(wins):
@@ -29,14 +29,14 @@ def bracket(wins: Mapping[Decimal, bool]) -> Bracket | None:
 
 
 def middle(ends: Bracket, to: Decimal) -> Decimal | None:
-    """Where to halve a bracket, strictly inside it; None if it is no wider than `to`, which is above 0."""
+    """Return where to halve a bracket, strictly inside it; None if it is at most as wide as `to` (> 0)."""
     low, high = ends
     # The nearest multiple of `to` is at most half of `to` away from the middle, and the ends are farther.
     return ((low + high) / 2 / to).to_integral_value() * to if high - low > to else None
 
 
 def most_steps(sparsities: Iterable[Decimal], to: Decimal) -> int:
-    """How often a bracket between the dense model and these tickets is halved at most."""
+    """Return how many times a bracket between the dense model and these tickets can be halved."""
     return max((_steps(ends, to) for ends in pairwise(sorted({Decimal(0), *sparsities}))), default=0)
 
 

@@ -1,8 +1,8 @@
-"""Numbers that sum up a curve of retention against sparsity.
+"""Summaries of a curve of retention against sparsity.
 
-A curve goes through (0, 1), the dense model, and the tickets by rising sparsity. What was measured is a bracket: the
-last winning and the first losing ticket. Straight lines between the points give estimates, no more: the curve is not
-straight, and how far an estimate is off is bounded by the bracket alone.
+A curve goes through (0, 1), the dense model, and the tickets by rising sparsity. A bracket is measured: the last
+winning and the first losing ticket. Straight lines between the points only give estimates: the curve is not straight,
+and only the bracket bounds the error of an estimate.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Curve:
         sparsities: fractions, each once, rising: float64 [tickets].
         retentions: of the tickets: float64 [tickets].
         resampled: the same on every resample, float64 [resamples, tickets].
-        sequences: how many the resamples are of.
+        sequences: number of sequences in each resample.
     """
 
     sparsities: np.ndarray
@@ -43,12 +43,12 @@ class Curve:
 
     @property
     def crossings(self) -> int:
-        """How often the curve falls from winning to losing; after the first it has recovered in between."""
+        """How often the curve falls from winning to losing; it recovers between two falls."""
         losing = np.concatenate([[False], _losing(self.retentions)])
         return int((losing[1:] & ~losing[:-1]).sum())
 
     def is_significant(self, ticket: int) -> bool | None:
-        """Whether the interval of a ticket's retention excludes that of a winning ticket; None if it has none."""
+        """Whether the interval of a ticket's retention excludes the winning threshold; None without an interval."""
         if self.sequences < 2:
             return None
         return interval(self.resampled[:, ticket], self.sequences).excludes(WINNING_RETENTION)
@@ -62,12 +62,12 @@ class Curve:
     def estimate_interval(self) -> tuple[float | None, float | None]:
         """Interval of that estimate over samples of text; a bound is None where it is at least the largest sparsity.
 
-        It says how the interpolated number would vary, and nothing of the error of interpolating.
+        It shows how the interpolated number would vary, not the error of interpolating.
         """
         if self.sequences < 2:
             return None, None
         crossings = interpolated_crossing(self.sparsities, self.resampled)
-        # Between a number and "beyond the largest sparsity" there is nothing to interpolate: observed values only.
+        # Nothing can be interpolated between a number and "beyond the largest sparsity": only observed values count.
         bounds = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
         low, high = np.quantile(crossings, bounds, method="inverted_cdf")
         return _finite(float(low)), _finite(float(high))
@@ -119,7 +119,7 @@ def _losing(retentions: np.ndarray, threshold: float = WINNING_RETENTION) -> np.
 
 
 def _from_dense(sparsities: np.ndarray, retentions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The curves with the dense model at their beginning, unless a ticket of sparsity 0 stands there."""
+    """Prepend the dense model to the curves, unless they begin with a ticket of sparsity 0."""
     if sparsities[0] == 0:
         return sparsities, retentions
     return np.insert(sparsities, 0, 0.0), np.insert(retentions, 0, 1.0, axis=1)

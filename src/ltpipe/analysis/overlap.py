@@ -1,4 +1,4 @@
-"""How much two tickets have in common, and how much they would by chance."""
+"""The overlap of two tickets, and the overlap expected by chance."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ MEASURES = (
     "weights", "kept_a", "kept_b", "both", "jaccard", "jaccard_chance", "hamming", "hamming_chance", "spearman",
 )  # fmt: skip
 """Attributes of an overlap that tables have."""
-_BLOCK = 1 << 20  # bytes compared at a time, so that what both keep stays in the processor's cache
+_BLOCK = 1 << 20  # bytes compared at a time, so that they stay in the processor's cache
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two masks of the same weights keep: all similarities follow from these four counts, exactly.
+    """What two masks of the same weights keep: four counts, from which all similarities follow exactly.
 
     Chance levels are those of two masks that keep as many weights as these, drawn independently and uniformly. They
     then have `weights * d_a * d_b` kept weights in common on average, d being the densities (hypergeometric mean).
@@ -38,7 +38,7 @@ class Overlap:
     both: int
 
     def __add__(self, other: "Overlap") -> "Overlap":
-        """Of the weights of both together."""
+        """Return the overlap over the weights of both."""
         return Overlap(
             self.weights + other.weights, self.kept_a + other.kept_a, self.kept_b + other.kept_b, self.both + other.both
         )
@@ -122,8 +122,8 @@ def total(parts: Iterable[Overlap]) -> Overlap:
 def layerwise_chance(parts: Mapping[str, Overlap]) -> dict[str, float | None]:
     """Jaccard index and Hamming distance by chance of masks with these densities in every tensor, by column names.
 
-    Where layers differ in density, two criteria that agree on nothing but that have more in common than chance at
-    the densities of the whole; what lies above this level is agreement on single weights.
+    If layers differ in density, two criteria that agree only on these densities overlap more than chance at the
+    densities of the whole model. Overlap above this level is agreement on single weights.
     """
     whole = total(parts.values())
     both = sum(part.both_by_chance for part in parts.values())
@@ -135,7 +135,7 @@ def layerwise_chance(parts: Mapping[str, Overlap]) -> dict[str, float | None]:
 
 
 def _count_both(a: np.ndarray, b: np.ndarray) -> int:
-    """Number of ones that two arrays of packed bits share."""
+    """Count the ones that two arrays of packed bits share."""
     return sum(
         _ones(a[start : start + _BLOCK], b[start : start + _BLOCK], np.uint64) for start in range(0, a.size, _BLOCK)
     )

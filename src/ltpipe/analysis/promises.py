@@ -1,4 +1,4 @@
-"""Whether a mask keeps the numbers of weights that its scope promises."""
+"""Check that a mask keeps as many weights as its scope promises."""
 
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -19,18 +19,17 @@ from ltpipe.runtime.options import options_of
 def broken_promises(
     mask: Mask, scope: Scope, manifest: Manifest | None, config: Mapping[str, Any] | None = None
 ) -> Iterator[str]:
-    """Where a mask prunes another number of weights than promised.
+    """Yield the places where a mask does not prune as many weights as its scope promises.
 
-    Takes a byte for each weight of the largest tensor, where rows, runs or tiles have to be counted.
+    Counting rows, runs or tiles takes one byte per weight of the largest tensor.
 
     Args:
-        mask: to look at.
-        scope: of the mask.
-        manifest: of its model, which says where rows are; without it what is promised of rows, runs and tiles is not
-            looked at.
-        config: of its model, which says where units are; the same.
+        mask: the mask to check.
+        scope: its scope.
+        manifest: manifest of its model, which locates rows; without it rows, runs and tiles are not checked.
+        config: configuration of its model, which locates units; without it units are not checked.
     """
-    if "level" in mask.options:  # of a training: what it prunes follows from the levels before
+    if "level" in mask.options:  # of a training: the levels before decide how much it prunes
         return
     try:
         options: Any = options_of(scope.options, mask.options.get("scope", {}), f"scope {mask.scope}")
@@ -57,36 +56,36 @@ def broken_promises(
 def _whole(mask: Mask, promise: Promise) -> Iterator[str]:
     promised = mask.total - promise.pruned(mask.total)
     if mask.total_kept != promised:
-        yield f"keeps {mask.total_kept:,} weights, promised are {promised:,}"
+        yield f"keeps {mask.total_kept:,} weights instead of {promised:,}"
 
 
 def _tensors(mask: Mask, promise: Promise) -> Iterator[str]:
     for name, shape in mask.shapes.items():
         promised = prod(shape) - promise.pruned(prod(shape))
         if mask.kept[name] != promised:
-            yield f"'{name}' keeps {mask.kept[name]:,} weights, promised are {promised:,}"
+            yield f"'{name}' keeps {mask.kept[name]:,} weights instead of {promised:,}"
 
 
 def _runs(mask: Mask, promise: Promise, layout: Layout) -> Iterator[str]:
-    """Rows, or runs of a length, of each tensor."""
+    """Check the rows, or runs of a fixed length, of each tensor."""
     what = "rows" if promise.each == "row" else f"groups of {promise.length}"
     for name, matrices in _matrices(mask, layout):
         columns = matrices.shape[2]
         length = promise.length or columns
         if length == 0 or columns % length:
-            yield f"'{name}' has {columns} input columns, which is no multiple of {length}"
+            yield f"'{name}' has {columns} input columns, which is not a multiple of {length}"
             continue
         kept = matrices.reshape(*matrices.shape[:2], -1, length).sum(-1, dtype=np.int64).reshape(-1)
         promised = length - promise.pruned(length)
         if wrong := int((kept != promised).sum()):
-            yield f"'{name}': {wrong:,} of {kept.size:,} {what} do not keep {promised:,} weights, as promised"
+            yield f"'{name}': {wrong:,} of {kept.size:,} {what} do not keep {promised:,} weights"
 
 
 def _even_rows(mask: Mask, layout: Layout) -> Iterator[str]:
     for name, matrices in _matrices(mask, layout):
         kept = matrices.sum(-1, dtype=np.int64)
         if kept.size and np.ptp(kept) > 1:
-            yield f"'{name}': rows keep {kept.min():,} to {kept.max():,} weights, promised are as many, but for 1"
+            yield f"'{name}': rows keep {kept.min():,} to {kept.max():,} weights; they may differ by 1"
 
 
 def _tiles(mask: Mask, promise: Promise, scope: Tiles, layout: Layout) -> Iterator[str]:
@@ -99,10 +98,10 @@ def _tiles(mask: Mask, promise: Promise, scope: Tiles, layout: Layout) -> Iterat
             bands = np.add.reduceat(matrix.view(np.uint8), list(rows), axis=0, dtype=np.int64)
             kept = np.add.reduceat(bands, list(columns), axis=1)
             if partly := int(((kept > 0) & (kept < sizes)).sum()):
-                yield f"'{name}': {partly:,} of {kept.size:,} tiles are kept in part"
+                yield f"'{name}': {partly:,} of {kept.size:,} tiles are kept only in part"
             tiles, gone = tiles + kept.size, gone + int((kept == 0).sum())
     if gone != (promised := promise.pruned(tiles)):
-        yield f"prunes {gone:,} of {tiles:,} tiles, promised are {promised:,}"
+        yield f"prunes {gone:,} of {tiles:,} tiles instead of {promised:,}"
 
 
 def _units(mask: Mask, promise: Promise, scope: Units, manifest: Manifest, config: Mapping[str, Any]) -> Iterator[str]:
@@ -116,10 +115,10 @@ def _units(mask: Mask, promise: Promise, scope: Units, manifest: Manifest, confi
         gone, promised = int((~units).sum()), promise.pruned(units.size)
         if gone != promised:
             where = "" if len(competing) == 1 else f" in block {index}"
-            yield f"prunes {gone:,} of {units.size:,} {scope.kind}{where}, promised are {promised:,}"
+            yield f"prunes {gone:,} of {units.size:,} {scope.kind}{where} instead of {promised:,}"
 
 
 def _matrices(mask: Mask, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
-    """Name, and bools [matrices, output rows, input columns], of each tensor."""
+    """Yield each tensor's name and its mask: bool [matrices, output rows, input columns]."""
     for name, shape in mask.shapes.items():
         yield name, layout.matrices(name, shape, unpack(mask.bits[name], (prod(shape),)))

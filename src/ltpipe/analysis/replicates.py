@@ -1,9 +1,9 @@
-"""What replicates say: means and paired differences, with Student's t intervals of 95 % (Student 1908).
+"""Means and paired differences over replicates, with 95 % Student's t intervals (Student 1908).
 
-A replicate is a training from its own initial weights; replicates are independent of each other, branches of one
-replicate are not: they share initial weights, data order and, but for the dense model, a mask. So a difference between
-two branches is taken within each replicate, and its interval is that of the mean of these differences; several seeds
-of a control are first averaged within their replicate.
+A replicate starts from its own initial weights. Replicates are independent of each other; branches of one replicate are
+not: they share initial weights, data order and, except for the dense model, a mask. So a difference between two
+branches is taken within each replicate, and its interval is that of the mean of these differences. Several seeds of a
+control are first averaged within their replicate.
 
 The intervals assume that the replicates' values, or differences, come from a normal distribution of unknown variance.
 With as few as five replicates that cannot be checked. They are not corrected for the number of comparisons.
@@ -20,7 +20,7 @@ from ltpipe.analysis.confidence import CONFIDENCE, Interval
 
 Holds = Literal["yes", "no", "undecided"]
 NO_SPREAD = 1e-9
-"""Values that differ by no more than rounding, relative to their size or to 1, have shown no spread."""
+"""Values that differ only by rounding, relative to their size or to 1, show no spread."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Estimate:
 
     Attributes:
         mean: of the values.
-        interval: of 95 %, for the mean of the population. NaN where there is none: a single replicate has no spread,
-            and values that are all equal have only shown how coarse their measure is.
+        interval: 95 % interval of the population's mean. NaN if there is none: a single replicate has no spread, and
+            equal values only show how coarse their measure is.
         replicates: number of values.
     """
 
@@ -39,7 +39,7 @@ class Estimate:
     replicates: int
 
     def above(self, limit: float) -> Holds:
-        """Whether the mean lies above a limit: yes or no only where the interval says so, and never without one."""
+        """Whether the mean lies above a limit: yes or no only if the whole interval does; undecided without one."""
         return "yes" if self.interval.low > limit else "no" if self.interval.high <= limit else "undecided"
 
     def below(self, limit: float) -> Holds:
@@ -48,7 +48,7 @@ class Estimate:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and interval of one value a replicate: mean ± t(0.975, n - 1) s / sqrt(n), s with n - 1.
+    """Return mean and interval of one value per replicate: mean ± t(0.975, n - 1) s / sqrt(n), s with n - 1.
 
     Raises:
         ValueError: there are no values.
@@ -62,7 +62,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def averaged(values: Iterable[tuple[int, float]]) -> dict[int, float]:
-    """One value a replicate, by replicate, from pairs of replicate and value: seeds are averaged."""
+    """Return one value per replicate from pairs of replicate and value, averaging over seeds."""
     found: dict[int, list[float]] = {}
     for replicate, value in values:
         found.setdefault(replicate, []).append(value)
@@ -70,7 +70,7 @@ def averaged(values: Iterable[tuple[int, float]]) -> dict[int, float]:
 
 
 def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate | None:
-    """Value minus reference over the replicates that have both; None where none has."""
+    """Return value minus reference over the replicates that have both; None if none has."""
     both = sorted(values.keys() & reference.keys())
     return estimate([values[replicate] - reference[replicate] for replicate in both]) if both else None
 

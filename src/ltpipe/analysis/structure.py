@@ -1,4 +1,4 @@
-"""Which output rows of a weight keep nothing: such a row computes zero, whatever comes in."""
+"""Output rows of a weight that keep nothing: such a row outputs zero for any input."""
 
 from collections.abc import Iterator
 from math import prod
@@ -7,15 +7,15 @@ import numpy as np
 
 from ltpipe.pruning.masks import unpack
 
-_PIECE = 1 << 24  # weights whose mask is expanded at a time
+_PIECE = 1 << 24  # weights whose mask is unpacked at a time
 
 
 def live_rows(bits: np.ndarray, stack: tuple[int, ...], inputs_first: bool = False) -> np.ndarray:
-    """Which outputs of a weight keep at least one of their weights.
+    """Return which outputs of a weight keep at least one of their weights.
 
     Args:
         bits: packed mask of the weight.
-        stack: number of its matrices, rows, and what is left (columns), as `ltpipe.pruning.layout.Layout` says it.
+        stack: numbers of its matrices, rows and columns (all other dimensions), from `ltpipe.pruning.layout.Layout`.
         inputs_first: the rows are inputs, as in GPT-2's Conv1D.
 
     Returns:
@@ -35,14 +35,14 @@ def live_rows(bits: np.ndarray, stack: tuple[int, ...], inputs_first: bool = Fal
 
 
 def live_heads(rows: np.ndarray, head_size: int) -> np.ndarray | None:
-    """Which attention heads have a live row: bool [heads]; None if the rows are not made of whole heads."""
+    """Return which attention heads have a live row: bool [heads]; None if the rows are not whole heads."""
     if head_size < 1 or rows.size % head_size:
         return None
     return np.any(rows.reshape(-1, head_size), axis=1)
 
 
 def _pieces(bits: np.ndarray, rows: int, columns: int) -> Iterator[np.ndarray]:
-    """The mask as bool [rows, columns], so many rows at a time that each piece begins with a whole byte."""
+    """Yield the mask as bool [rows, columns] in pieces that begin with a whole byte."""
     step = max(8, _PIECE // max(columns, 1) // 8 * 8)
     for start in range(0, rows, step):
         count = min(step, rows - start)

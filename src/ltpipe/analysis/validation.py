@@ -1,4 +1,4 @@
-"""Whether a mask is what it says it is, and whether it has cut the model somewhere."""
+"""Check that a mask is what it claims to be, and find the parts of the model that it cuts off."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +21,20 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import parse_json
 from ltpipe.runtime.progress import track
 
-_UNKNOWN = "scope '{}' is unknown here, so that its counts cannot be checked"
+_UNKNOWN = "scope '{}' is unknown, so its counts cannot be checked"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What of the model a mask has emptied.
+    """Parts of the model in which a mask keeps nothing.
 
     Attributes:
         dead_tensors: names of tensors that keep nothing.
         dead_blocks: names of the model's blocks that keep none of their prunable weights.
         rows, dead_rows: output rows of all tensors, and those that keep nothing.
         heads, dead_heads: heads of all query, key and value projections, and those that keep nothing; None if the
-            size of a head is not known.
+            size of a head is unknown.
     """
 
     dead_tensors: tuple[str, ...]
@@ -47,13 +47,13 @@ class Structure:
 
 @dataclass(frozen=True)
 class MaskVerdict:
-    """What is to be said about one mask.
+    """The verdict on one mask.
 
     Attributes:
         mask: without its bits.
-        broken: reasons why it is not what it says it is.
-        warnings: reasons why it may not work well; the mask is as promised.
-        structure: what it has emptied; None if it is not a mask of the model.
+        broken: reasons why it is not what it claims to be.
+        warnings: reasons why it may work badly although it is what it claims to be.
+        structure: parts of the model that it empties; None if it is not a mask of the model.
     """
 
     mask: Mask
@@ -63,12 +63,12 @@ class MaskVerdict:
 
     @property
     def verdict(self) -> Literal["sound", "warnings", "broken"]:
-        """The worst that was found."""
+        """The worst of the findings."""
         return "broken" if self.broken else "warnings" if self.warnings else "sound"
 
 
 def head_size(config: Mapping[str, Any]) -> int | None:
-    """Rows of one attention head by a model's configuration; None if it does not say."""
+    """Return the rows of one attention head from a model's configuration; None if it lacks them."""
     config = config.get("text_config") or config
     if config.get("head_dim"):
         return int(config["head_dim"])
@@ -102,10 +102,10 @@ def validate(
     """Validate one mask.
 
     Args:
-        mask: to look at.
-        manifest: of the model that it is meant for.
-        config: of that model, which tells where heads and other units are; None leaves them out.
-        denser: the mask of the next smaller sparsity of the same criterion, scope and seed, if there is one.
+        mask: the mask to check.
+        manifest: manifest of its model.
+        config: configuration of that model, which locates heads and other units; without it they are not checked.
+        denser: the mask of the next smaller sparsity of the same criterion, scope and seed, if any.
     """
     stranger = list(_stranger(mask, manifest))
     if stranger:
@@ -130,7 +130,7 @@ def validate(
 
 
 def validate_alone(mask: Mask) -> MaskVerdict:
-    """Validate a mask without its model: counts in all and of tensors, and tensors that keep nothing."""
+    """Validate a mask without its model: total counts, counts per tensor, and tensors that keep nothing."""
     dead = tuple(name for name, kept in mask.kept.items() if not kept)
     found = Structure(dead, dead_blocks=(), rows=0, dead_rows=0, heads=None, dead_heads=None)
     scope = _scope(mask)
@@ -140,7 +140,7 @@ def validate_alone(mask: Mask) -> MaskVerdict:
 
 
 def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> Structure:
-    """Count what a mask of this model has emptied, streaming its bits."""
+    """Count what a mask of this model empties, streaming its bits."""
     rows = dead_rows = heads = dead_heads = 0
     blocks: dict[str, int] = {}
     layout = Layout.of(manifest)
@@ -163,33 +163,33 @@ def structure(mask: Mask, manifest: Manifest, head_size: int | None = None) -> S
 
 
 def _link(path: Path) -> tuple[tuple[str, str, int], int, Path]:
-    """What masks that should be nested have in common, and where this one stands among them."""
+    """Return what masks that should be nested have in common, this one's place among them, and its path."""
     mask = read_any_mask(path)
     lineage = (mask.criterion, mask.scope, -1 if mask.seed is None else mask.seed)
     return lineage, mask.sparsity.count(mask.total), path
 
 
 def _stranger(mask: Mask, manifest: Manifest) -> Iterator[str]:
-    """Why the mask is not one of this model."""
+    """Yield reasons why the mask does not belong to this model."""
     if mask.checkpoint and mask.checkpoint != manifest.fingerprint:
         yield f"wrong model: made from checkpoint {mask.checkpoint[:12]}, not {manifest.fingerprint[:12]}"
     for name, shape in mask.shapes.items():
         entry = manifest.tensors.get(name)
         if entry is None or entry.buffer:
-            yield f"wrong model: '{name}' is no parameter of it"
+            yield f"wrong model: '{name}' is not one of its parameters"
         elif entry.shape != shape:
-            yield f"wrong model: '{name}' has shape {list(entry.shape)}, in the mask {list(shape)}"
+            yield f"wrong model: '{name}' has shape {list(entry.shape)}, but {list(shape)} in the mask"
 
 
 def _stray_bits(mask: Mask) -> Iterator[str]:
     for name, bits in mask.bits.items():
         size = prod(mask.shapes[name])
         if size % 8 and bits[-1] >> np.uint8(size % 8):
-            yield f"'{name}' has bits set behind its last weight"
+            yield f"'{name}' has bits set after its last weight"
 
 
 def _scope(mask: Mask) -> Scope | None:
-    """The scope that the mask was made in; None if it is not there any more."""
+    """Return the mask's scope; None if it no longer exists."""
     try:
         return scope_named(mask.scope)
     except UserError:
@@ -197,7 +197,7 @@ def _scope(mask: Mask) -> Scope | None:
 
 
 def _damage(mask: Mask, found: Structure, scope: Scope | None) -> Iterator[str]:
-    """What the mask has emptied without being made to."""
+    """Yield what the mask empties although its scope does not ask for that."""
     if not mask.total_kept:
         yield "keeps nothing"
         return

@@ -1,4 +1,4 @@
-"""What all figures are made of: views of panels, specified once, alive on the page and still in files."""
+"""Building blocks of figures: views of panels, with one specification for the page and for image files."""
 
 import re
 from base64 import b64encode
@@ -17,11 +17,11 @@ import vl_convert
 from ltpipe.reporting.theme import LIGHT, vega_config
 
 Panel = alt.LayerChart | alt.FacetChart
-"""What altair makes of layers."""
+"""Layered charts in altair."""
 PANEL = {"width": 330, "height": 220}
-"""Size of a panel as files have it, in pixels; on the page its width follows that of the window."""
+"""Size of a panel in image files, in pixels; on the page its width follows the window."""
 DIGITS = 6
-"""Significant digits of numbers in figures: more than anyone can see."""
+"""Significant digits of numbers in figures."""
 DASHES = ([1, 0], [2, 2], [7, 3], [7, 2, 2, 2], [1, 3], [10, 3, 2, 3, 2, 3])
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
 FADED = 0.08
@@ -30,17 +30,17 @@ SCALE = 2
 """PNG files have 192 dots an inch, for papers."""
 LARGEST_SVG = 1_000_000
 VIEWS = 20
-"""Views that a figure has room for; a PNG of two hundred would be higher than any program draws."""
+"""Maximum number of views in a figure; a PNG of two hundred would be too high to draw."""
 ROWS = 40
-"""Rows of dots or bars that a panel has room for."""
+"""Maximum number of rows of dots or bars in a panel."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One part of a figure: all of a model and text, or of a study.
+    """One part of a figure: a model and text, or a training.
 
     Attributes:
-        title: what it shows and on what that was measured.
+        title: its subject, and what that was measured on.
         chart: its panels, side by side.
     """
 
@@ -107,7 +107,7 @@ Draw = Callable[[int, str, pd.DataFrame, int], View]
 
 
 def _numbered(svg: str) -> str:
-    """A document whose gradients and clips are numbered from 0, not on from those of the process's last one."""
+    """Number a document's gradients and clips from 0; Vega numbers them on within a process."""
     numbers: defaultdict[str, int] = defaultdict(count().__next__)
     return re.sub(
         r'(id="|url\(#)(gradient_|clip)(\d+)', lambda name: f"{name[1]}{name[2]}{numbers[name[2] + name[3]]}", svg
@@ -121,7 +121,7 @@ def _titled(view: View) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Axes:
-    """How lines of a view are told apart, and faded out where the legend is clicked.
+    """Encodings of the lines of a view, which fade when the legend selects others.
 
     Attributes:
         colour, dash, shape: encodings.

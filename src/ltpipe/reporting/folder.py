@@ -17,9 +17,9 @@ PICTURES = (".svg", ".png")
 
 
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write the files of a report by their names, and their checksums last; tables and figures it lacks are removed.
+    """Write the files of a report by their names, then their checksums, and remove tables and figures that it lacks.
 
-    Those were left by another study that the folder reported on before.
+    Those are left over from an earlier study in the same folder.
     """
     figures = [f"{table.figure}{suffix}" for table in TABLES if table.figure for suffix in PICTURES]
     for name in {*figures, *(name for table in TABLES for name in table.files), CONFIG} - contents.keys():
@@ -32,25 +32,25 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 class ReportFolder:
-    """A report that was written before, all of it as it was written.
+    """A finished report whose files match their checksums.
 
     Args:
-        path: of the folder.
+        path: the folder.
 
     Raises:
-        UserError: it is no folder of a report.
+        UserError: the folder is not a report.
         DamagedFileError: a file is damaged or missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / FOLDER).exists():
-            raise UserError(f"{path}: not a report ({FOLDER} is not in it); name a folder as results/report is one")
+            raise UserError(f"{path}: not a report ({FOLDER} is not in it); name a folder such as results/report")
         self.sums = Sums.read(path / FOLDER)
         for name in self.sums.digests:
             self.sums.check(name)
 
     def table(self, table: Table) -> Frame:
-        """One of its tables, without rows if the report does not have it; DamagedFileError if its format is another."""
+        """Return one of its tables, empty if the report lacks it; raises DamagedFileError for another format."""
         name = next((name for name in reversed(table.files) if name in self.sums.digests), None)
         return table.parsed(self.path / name) if name else table.empty

@@ -1,4 +1,4 @@
-"""Masks as figures: what each layer loses, and what masks have in common."""
+"""Figures of masks: the sparsity of each layer, and the overlap of masks."""
 
 import re
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from ltpipe.reporting.charts import PANEL, Figure, Panel, View, figure, rounded
 from ltpipe.reporting.figures import in_order
 
 EVEN = 0.01
-"""Masks whose tensors' sparsities differ by less have nothing to show."""
+"""Masks are left out of the figure if the sparsities of their tensors differ by less."""
 MOST_PANELS, ALL_PANELS = 12, 24
-"""Of a model's heat maps, and of those of all models together."""
+"""Maximum number of heat maps of a model, and of all models together."""
 CELL = 18
 """Height of a cell of a heat map, in pixels."""
 MOST_MASKS, ALL_MASKS, FEWEST_MASKS = 24, 96, 6
-"""Criteria and scopes of a model's matrix, of those of all models together, and of one of very many."""
+"""Maximum rows of a model's matrix, of all matrices together, and the minimum of one matrix."""
 LEAST_SHADED = 0.05
-"""The least distance from chance that has the full colour: were it less, noise would look like agreement."""
+"""Smallest distance from chance with full colour; below it, noise would look like agreement."""
 MOST_WRITTEN = 8
 """Matrices of more masks than this have no numbers in their cells."""
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -45,7 +45,7 @@ def layers_figure(layers: pd.DataFrame) -> Figure:
         "layers",
         "Sparsity of layers",
         "Share of each tensor's weights that a mask removes, exact counts: a column is a block of the model, a row a "
-        "tensor of the block. Masks that prune all tensors alike are left out unless all do; of criteria that draw at "
+        "tensor of the block. Masks that prune all tensors alike are omitted unless all do; of criteria that draw at "
         "random the first seed is shown.",
         layers,
         ["model"],
@@ -95,7 +95,7 @@ def _layers_view(number: int, model: str, layers: pd.DataFrame, views: int) -> V
 
 
 def _tensors(names: Sequence[str]) -> pd.DataFrame:
-    """Where each tensor stands: the first number in its name is its block, the rest of the name its row."""
+    """Place each tensor: the first number in its name is its block, the rest of the name its row."""
     places = []
     for index, name in enumerate(names):
         number = _NUMBER.search(name)

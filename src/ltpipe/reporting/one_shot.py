@@ -13,12 +13,12 @@ from ltpipe.runtime.frames import Frame
 TABLES: tuple[Table, ...] = tuple(
     module.TABLE for module in (tickets, comparisons, curves, robustness, simulations, costs)
 )
-"""Those that the stage `tables` writes for each model."""
+"""The tables that the stage `tables` writes for each model."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files that say what was measured of a model and its tickets.
+    """Files with the measurements of a model and its tickets.
 
     Attributes:
         baselines: metrics of the dense model, on each text.
@@ -34,7 +34,7 @@ class Files:
 
 
 def one_shot_tables(files: Files) -> dict[str, Frame]:
-    """All of `TABLES` by their names, those without rows too.
+    """Return all `TABLES` by their names, including empty ones.
 
     Raises:
         UserError: a file is missing or damaged, a ticket has no baseline, or there is no ticket.

@@ -1,4 +1,4 @@
-"""Where a report comes from, and how to make it again."""
+"""The provenance of a report, and how to make it again."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from ltpipe.training.record import LearningRecord
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a report comes from; nothing in it depends on when it was made.
+    """The provenance of a report; it does not depend on the time.
 
     Attributes:
-        commit: of the code that made the report, without what says that files differ from it; None if unknown.
+        commit: commit of the code that made the report; None if unknown.
         changed: whether files differed from that commit.
         config: the study as YAML: every key that results depend on; empty if it was not given.
-        lines: names and values of all else.
+        lines: all other names and values.
     """
 
     commit: str | None

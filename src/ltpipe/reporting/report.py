@@ -38,7 +38,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "early_birds": early_birds_figure,
     "costs": costs_figure,
 }
-"""Figures by the names that tables give them; each is drawn of a table with rows, and may find nothing to draw."""
+"""Figures by the names in table declarations; a figure needs a table with rows, and may be None even then."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Sources:
 
     Attributes:
         baselines: metrics of the dense models.
-        tables: of the models' tickets and masks, any that the stages `tables`, `overlap` and `validation` write.
+        tables: tables of the models' tickets and masks, from the stages `tables`, `overlap` and `validation`.
         records: learning records of trainings.
         connectivities: of lines between trainings.
-        early_birds: of detections while dense models trained.
+        early_birds: early-bird detections during trainings of dense models.
     """
 
     baselines: tuple[Path, ...] = ()
@@ -61,12 +61,12 @@ class Sources:
 
 
 def write_report(sources: Sources, folder: Path, config: str = "") -> int:
-    """Write the tables that there are, figures of what there is to draw, `index.html`, and checksums of all.
+    """Write all tables with their figures, `index.html`, and the checksums of all files.
 
     Args:
-        sources: what to report on: tickets with their dense models, or records of trainings, or both.
+        sources: files to report on: tickets with their dense models, records of trainings, or both.
         folder: where to write.
-        config: the study as YAML, written too if given.
+        config: the study as YAML; written too if given.
 
     Returns:
         The number of tickets.
@@ -80,9 +80,7 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
     trained = Trained(Trainings(records), tuple(lines), tuple(birds))
     tables = _tables(sources, trained)
     if "tickets" not in tables and (dense or not records):
-        raise UserError(
-            "tables: no table of tickets is given; give that of at least one model, or the record of a training"
-        )
+        raise UserError("tables: no table of tickets; give that of at least one model, or the record of a training")
     content = page_content(tables, report_provenance(dense, records, config), trained.trainings)
     files = [table_files(table, tables[table.name]) for table in TABLES if table.name in tables]
     files += [{CONFIG: config.encode()} if config else {}, page_files(content)]
@@ -91,10 +89,10 @@ def write_report(sources: Sources, folder: Path, config: str = "") -> int:
 
 
 def page_content(tables: Mapping[str, pd.DataFrame], provenance: Provenance, trainings: Trainings) -> Content:
-    """What the page says of tables: findings of trainings and the trade-off of tickets first.
+    """Return the content of the page: findings of trainings and the trade-off of tickets come first.
 
     Args:
-        tables: those that there are, by their names.
+        tables: the available tables, by their names.
         provenance: where they come from.
         trainings: what was trained.
     """
@@ -121,7 +119,7 @@ def page_content(tables: Mapping[str, pd.DataFrame], provenance: Provenance, tra
 
 
 def _tables(sources: Sources, trained: Trained) -> dict[str, pd.DataFrame]:
-    """The tables that there is something for, by their names."""
+    """Return the tables for which there is data, by their names."""
     given = read_tables(sources.tables)
     tables = {}
     for table in TABLES:
@@ -134,13 +132,13 @@ def _tables(sources: Sources, trained: Trained) -> dict[str, pd.DataFrame]:
 
 
 def table_files(table: Table, rows: pd.DataFrame) -> dict[str, bytes]:
-    """The files of a table, by their names."""
+    """Return the files of a table, by their names."""
     write = {".csv": csv_bytes, ".parquet": parquet_bytes}
     return {f"{table.name}{suffix}": write[suffix](rows) for suffix in table.suffixes}
 
 
 def page_files(content: Content) -> dict[str, bytes]:
-    """The page and its figures, by the names of their files."""
+    """Return the page and its figures, by the names of their files."""
     draw: dict[str, Callable[[Figure], bytes]] = {
         ".svg": lambda figure: figure.svg.encode(),
         ".png": lambda figure: figure.png,

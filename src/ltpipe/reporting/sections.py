@@ -39,7 +39,7 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """Where links to it lead."""
+        """The target of links to it."""
         return "-".join(self.title.lower().split())
 
     @property
@@ -57,7 +57,7 @@ def section(
     figure: Figure | None = None,
     prose: bool = False,
 ) -> Section:
-    """A section whose table has a column for each of `cells`, of at most `SHOWN` rows; without cells, a figure."""
+    """Make a section with a column for each of `cells` and at most `SHOWN` rows; without cells, it is a figure."""
     rows: Sequence[Row] = table.head(SHOWN).to_dict("records") if cells else []
     texts = tuple(tuple(show(row) for show in cells.values()) for row in rows)
     return Section(title, note, tuple(cells), texts, len(table) if cells else 0, file, figure, prose)

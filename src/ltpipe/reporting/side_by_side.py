@@ -21,7 +21,7 @@ from ltpipe.runtime.frames import Columns, dtypes, word
 from ltpipe.runtime.sums import FOLDER
 
 REPORT = Path("results/report")
-"""Where the report of a study is, in the folder that it ran in."""
+"""The report of a study, in the folder in which it ran."""
 
 _STUDY: Columns = {"study": word("folder name of the study")}
 TABLE = Table(
@@ -58,7 +58,7 @@ def write_side_by_side(folders: Sequence[Path], output: Path) -> int:
 
 
 def names(reports: Sequence[Path]) -> list[str]:
-    """A name for each report: that of its study's folder, with as many folders above as tell all apart."""
+    """Return a name for each report: its study's folder, with as many parent folders as make names unique."""
     places = [[part for part in path.resolve().parts if part not in REPORT.parts] or ["/"] for path in reports]
     for place, path in zip(places, reports, strict=True):
         if places.count(place) > 1:
@@ -71,7 +71,7 @@ def names(reports: Sequence[Path]) -> list[str]:
 
 
 def _content(studies: Mapping[str, ReportFolder]) -> Content:
-    """What the page says: a verdict for each study, all tickets in one figure and one table, and their losses."""
+    """Return the page's content: a verdict per study, all tickets in one figure and one table, and their losses."""
     rows = {table.name: _rows(table, studies) for table in (tickets.TABLE, curves.TABLE, comparisons.TABLE)}
     every = rows["tickets"].astype(dtypes(TABLE.columns))
     drawn = tradeoff_figure(every.assign(scope=every["scope"] + ", " + every["study"]))
@@ -80,7 +80,7 @@ def _content(studies: Mapping[str, ReportFolder]) -> Content:
 
 
 def _rows(table: Table, studies: Mapping[str, ReportFolder]) -> pd.DataFrame:
-    """The rows of a table of all studies."""
+    """Return a table's rows of all studies."""
     parts = []
     for study, report in studies.items():
         part = report.table(table)
@@ -92,7 +92,7 @@ def _rows(table: Table, studies: Mapping[str, ReportFolder]) -> pd.DataFrame:
 
 
 def _losses(every: pd.DataFrame) -> list[Section]:
-    """Tickets that several studies have, a column of losses for each."""
+    """Return a section of tickets that several studies share, with a column of losses for each study."""
     studies = list(every["study"].unique())
     losses = every.assign(seed=every["seed"].fillna(-1)).pivot(index=list(TICKET), columns="study", values="loss")
     shared = losses[losses.notna().sum(axis=1) > 1].reset_index()
@@ -115,7 +115,7 @@ def _losses(every: pd.DataFrame) -> list[Section]:
 
 
 def _provenance(studies: Mapping[str, ReportFolder]) -> Provenance:
-    """This code, and the checksums of the reports."""
+    """Return the provenance: this code and the checksums of the reports."""
     here = report_provenance([], [])
     sums = {f"{FOLDER} of {study}": sha256_of(report.sums.path) for study, report in studies.items()}
     return Provenance(here.commit, here.changed, "", {**here.lines, **sums})

@@ -1,4 +1,4 @@
-"""What a table of the report is: one declaration, from which files, page, `ltpipe inspect` and docs follow."""
+"""The declaration of a table of the report, from which files, page, `ltpipe inspect` and docs follow."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ Need = Literal["tickets", "perturbations", "simulation", "trainings", "lines", "
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a model and its tickets.
+    """Measurements of a model and its tickets.
 
     Attributes:
         dense: metrics of the dense model, on each text.
         tickets: metrics of its tickets.
-        samples: both, text by text, resampled.
+        samples: both, by text, with resamples.
         perturbed: metrics of the dense model and of tickets with perturbed weights.
         simulations: of iterative magnitude pruning.
     """
@@ -44,14 +44,14 @@ class Table:
 
     Attributes:
         name: stem of its files.
-        of: what it is a table of, in words.
-        row: what one row is.
+        of: its subject, in words.
+        row: what one row stands for.
         columns: with their dtypes and meanings.
-        needs: what a study has to have for the report to have this table.
-        key: columns that tell each row from all others; none where rows may be alike.
-        stage: that writes this table for each model; None where the report alone makes it.
-        measured: makes it of what was measured of a model, for the stage `tables`.
-        trained: makes it of what was trained, for the report.
+        needs: what a study must have for the report to have this table.
+        key: columns that identify a row; none if rows may be alike.
+        stage: the stage that writes this table for each model; None if only the report makes it.
+        measured: makes it from the measurements of a model, for the stage `tables`.
+        trained: makes it from trainings, for the report.
         arranged: puts rows of several models, and of trainings, in the order of the report.
         title: heading of the page's section of the table.
         note: what the numbers mean, in one paragraph.
@@ -101,10 +101,10 @@ class Table:
         return parsed(path, self.columns, f"a table of {self.of}")
 
     def joined(self, parts: Iterable[tuple[str, Frame]]) -> Frame:
-        """The rows of several such tables, each with the name of where it is from.
+        """Return the rows of several such tables, each given with the name of its source.
 
         Raises:
-            UserError: two rows are of one cell.
+            UserError: two rows have the same key.
         """
         import pandas as pd
 

@@ -1,4 +1,4 @@
-"""The two looks of the page and its figures, light and dark: one place for every colour."""
+"""The light and dark themes of the page and its figures."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,18 +8,18 @@ FONT = "-apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', Arial
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of the page, as CSS says them.
+    """Colours of the page, in CSS notation.
 
     Attributes:
-        page, raised: backgrounds, of the page and of what stands out from it.
-        text, soft: of words, and of words that matter less.
+        page, raised: backgrounds of the page and of raised elements.
+        text, soft: primary and secondary text.
         line: hairlines and grids.
-        accent: the one colour that means something can be done here.
-        win: of winning tickets.
-        categories: of criteria and branches, told apart by those who see no red or green.
-        ramp: of quantities from none to most.
-        diverging: of quantities below, at and above nothing.
-        graded: of ordered lines, from the first to the last.
+        accent: interactive elements.
+        win: winning tickets.
+        categories: criteria and branches, safe for red-green colour blindness.
+        ramp: quantities from lowest to highest.
+        diverging: quantities below, at and above zero.
+        graded: ordered lines, from the first to the last.
     """
 
     page: str
@@ -36,12 +36,12 @@ class Theme:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The single colours, as CSS variables."""
+        """The single colours, by names of CSS variables."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, str)}
 
 
 # Okabe and Ito's colour-blind-safe palette without its yellow and black, its blues apart, then wine, olive and indigo
-# of Paul Tol's; each as dark (below: as light) as it takes to stand out from the page at 3:1.
+# of Paul Tol's; each dark (below: light) enough for a contrast of 3:1 with the page.
 LIGHT = Theme(
     page="#ffffff",
     raised="#f6f7f9",
@@ -71,7 +71,7 @@ DARK = Theme(
 
 
 def vega_config(theme: Theme) -> dict[str, Any]:
-    """What makes charts look like the page that they stand on."""
+    """Return the Vega configuration that gives charts the look of the page."""
     words = {"labelColor": theme.soft, "titleColor": theme.soft, "titleFontWeight": "normal"}
     return {
         "background": None,

@@ -1,4 +1,4 @@
-"""Trainings by what was trained alike."""
+"""Runs of trainings, grouped by treatment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from ltpipe.reporting.table import Need
 
 CONTROLS = ("reinitialised", "shuffled", "random")
-"""Branches that say what a ticket owes to its initial weights and to its mask."""
+"""Branches that show how much a ticket owes to its initial weights and to its mask."""
 
 
 @dataclass(frozen=True, eq=False)
 class Treatment:
-    """All runs of a training that were trained alike at one level, whatever their replicate and seed.
+    """All runs of a training with the same branch kind at one level, over replicates and seeds.
 
     Attributes:
-        training, level: which.
-        kind, donor: of the branch.
-        records: in the order of replicates and seeds.
+        training: name of the training.
+        level: level of iterative pruning.
+        kind, donor: kind and donor of the branch.
+        records: records in the order of replicates and seeds.
     """
 
     training: str
@@ -38,7 +39,7 @@ class Treatment:
 
     @property
     def weights_remaining(self) -> float:
-        """Kept / prunable weights; equal in all replicates unless masks of other counts were transplanted."""
+        """Kept / prunable weights; equal in all replicates unless transplanted masks have other counts."""
         return sum(record.kept for record in self.records) / sum(record.total for record in self.records)
 
     def values(self, measure: str) -> dict[int, float]:
@@ -51,7 +52,7 @@ class Treatment:
 
     @property
     def over_majority(self) -> Estimate:
-        """Test accuracy minus that of naming the most frequent label always."""
+        """Test accuracy minus that of always naming the most frequent label."""
         accuracy, majority = self.values("test_accuracy"), self.values("test_majority")
         return estimate([accuracy[replicate] - majority[replicate] for replicate in accuracy])
 
@@ -66,7 +67,7 @@ class Trainings:
     """Learning records, found by training, level and branch.
 
     Raises:
-        UserError: two of them are of one training.
+        UserError: two of them are of one run.
     """
 
     def __init__(self, records: Sequence[LearningRecord]) -> None:
@@ -97,7 +98,7 @@ class Trainings:
         return self._treatments.get((training, level, kind, None))
 
     def references(self, treatment: Treatment) -> dict[str, Treatment | None]:
-        """What a treatment is compared with, by the names of `REFERENCES`; never with itself."""
+        """Return the treatments that one is compared with, `dense` and `ticket`; None in place of itself."""
         dense, ticket = (self.treatment(treatment.training, level) for level in (0, treatment.level))
         found = {"dense": dense, "ticket": ticket}
         return {name: None if other is treatment else other for name, other in found.items()}
@@ -105,7 +106,7 @@ class Trainings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What was trained: trainings, lines between them, and early-bird detections."""
+    """Trainings, lines between their runs, and early-bird detections."""
 
     trainings: Trainings
     lines: Sequence[Connectivity] = ()
@@ -113,7 +114,7 @@ class Trained:
 
     @property
     def gives(self) -> "set[Need]":
-        """What tables need of it, as far as it is there."""
+        """The needs of tables that it meets."""
         parts: dict[Need, object] = {
             "trainings": self.trainings.records,
             "lines": self.lines,
@@ -129,7 +130,7 @@ def is_dense(row: Mapping[str, Any]) -> bool:
 
 
 def label(branch: str, donor: Any = None) -> str:
-    """A branch kind as people see it."""
+    """Return the name of a branch kind for readers."""
     if not is_missing(donor):
         return f"mask transplanted from {donor}"
     return {

@@ -15,7 +15,7 @@ RANDOM = "random"
 """The criterion of the control."""
 
 Standing = Literal["chance", "none", "uncontrolled", "control", "won"]
-"""What a verdict may say: nothing, since the dense model is not significantly better than a uniform guess; that no
+"""What a verdict may conclude: nothing, since the dense model is not significantly better than a uniform guess; that no
 ticket wins; nothing, since no random ticket of the winner's sparsity was evaluated; that the winner is not
 significantly better than a random ticket; that it wins."""
 

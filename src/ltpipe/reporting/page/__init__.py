@@ -29,17 +29,17 @@ MEASURED_ON = (
 
 @dataclass(frozen=True)
 class Content:
-    """What the page says.
+    """The content of the page.
 
     Attributes:
-        tickets: one row a ticket; losses in nats/token, fractions as 0..1, memory in bytes, times in seconds.
+        tickets: one row per ticket; losses in nats/token, fractions as 0..1, memory in bytes, times in seconds.
         curves: one row for all tickets that differ only in sparsity.
-        comparisons: one row a pair of tickets of one sparsity.
-        leading: sections that stand before the table of tickets.
-        sections: those that stand after it.
-        provenance: what the report was made from and with.
+        comparisons: one row per pair of tickets of one sparsity.
+        leading: sections before the table of tickets.
+        sections: sections after it.
+        provenance: inputs, code and configuration of the report.
         trainings: names of the trainings.
-        training_verdicts: what their tickets show.
+        training_verdicts: verdicts on their tickets.
     """
 
     tickets: pd.DataFrame
@@ -53,12 +53,12 @@ class Content:
 
     @property
     def figures(self) -> list[Figure]:
-        """In the order in which they stand."""
+        """All figures, in the order of the page."""
         return [section.figure for section in (*self.leading, *self.sections) if section.figure]
 
 
 def render_page(content: Content) -> str:
-    """Render the report as one HTML page that asks for nothing else: equal content, equal text."""
+    """Render the report as one HTML page that loads nothing else; equal content gives equal text."""
     environment = Environment(
         loader=PackageLoader("ltpipe", "reporting/page"),
         autoescape=True,
@@ -104,21 +104,21 @@ def render_page(content: Content) -> str:
 
 
 def specs(figure: Figure) -> dict[str, dict[str, object]]:
-    """The specifications of a figure's views, by the names that the page calls them."""
+    """Return the specifications of a figure's views, by their names on the page."""
     return {f"{figure.name}-{number}": view.spec for number, view in enumerate(figure.views)}
 
 
 @cache
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script."""
     return _inline(vl_convert.javascript_bundle())  # type: ignore[call-arg]  # its stub forgets the default
 
 
 def asset(name: str) -> str:
-    """A file of this package that the page holds in itself."""
+    """Return a file of this package to be embedded in the page."""
     return _inline(files("ltpipe.reporting.page").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _inline(code: str) -> str:
-    """Code that does not end the element it stands in; to JavaScript, an escaped slash is a slash."""
+    """Escape closing tags, so that code does not end its own element; to JavaScript, an escaped slash is a slash."""
     return code.replace("</script", "<\\/script")
