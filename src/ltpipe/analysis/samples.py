@@ -11,7 +11,8 @@ from ltpipe.runtime.frames import is_missing
 
 ONCE = "give each cell once; models of two studies go together under different names"
 """How to fix two results of one cell, which would be ambiguous."""
-_AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
+AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
+"""Fields of metrics that identify what was evaluated."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check_once(what: str, measured: Sequence[Metrics]) -> None:
     """Raise UserError if a cell appears twice: the two would pass for seeds."""
     found: set[tuple[Any, ...]] = set()
     for metrics in measured:
-        cell = {axis: getattr(metrics, axis) for axis in _AXES}
+        cell = {axis: getattr(metrics, axis) for axis in AXES}
         if tuple(cell.values()) in found:
             raise UserError(f"{what}: two metrics of {cell_named(cell)}; {ONCE}")
         found.add(tuple(cell.values()))

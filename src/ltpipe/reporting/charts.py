@@ -59,13 +59,11 @@ class Figure:
 
     Attributes:
         name: stem of its files.
-        title: heading.
         caption: what is drawn, how to read it, and what intervals it has.
         views: its parts.
     """
 
     name: str
-    title: str
     caption: str
     views: tuple[View, ...]
 
@@ -208,12 +206,11 @@ def view(title: str, panels: Iterable[Panel], rows: pd.DataFrame) -> View:
     return View(title, chart.resolve_scale(color="shared", strokeDash="shared", shape="shared"))
 
 
-def figure(name: str, title: str, caption: str, table: pd.DataFrame, by: Sequence[str], draw: Draw) -> Figure:
+def figure(name: str, caption: str, table: pd.DataFrame, by: Sequence[str], draw: Draw) -> Figure:
     """A figure with a view for each group of a table's rows that there is room for.
 
     Args:
         name: stem of its files.
-        title: heading.
         caption: what is drawn; extended if there are too many groups.
         table: the rows.
         by: columns of names that tell groups apart.
@@ -223,7 +220,7 @@ def figure(name: str, title: str, caption: str, table: pd.DataFrame, by: Sequenc
     shown = found[:VIEWS]
     more = f" Only the first {VIEWS} of {len(found)} views are drawn." if len(found) > VIEWS else ""
     views = tuple(draw(number, " on ".join(key), rows, len(shown)) for number, (key, rows) in enumerate(shown))
-    return Figure(name, title, caption + more, views)
+    return Figure(name, caption + more, views)
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:

@@ -46,7 +46,6 @@ def costs_figure(costs: pd.DataFrame) -> Figure:
         panels.append(_memory(base).properties(title="Memory", **size))
     return Figure(
         "costs",
-        "Time and memory",
         "Total wall time of all runs of a stage." + memory,
         (View(title, alt.concat(*panels, columns=1, data=rows)),),
     )

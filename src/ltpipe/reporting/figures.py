@@ -95,7 +95,6 @@ def tradeoff_figure(tickets: pd.DataFrame) -> Figure:
 
     return figure(
         "tradeoff",
-        "What sparsity costs",
         "Points are tickets; vertical bars are 95% intervals (paired bootstrap over sequences; for loss, perplexity "
         "and accuracy, intervals of the difference from the dense model). Lines are means over seeds and start at the "
         f"dense model. Dashed: the dense model; solid grey: a retention of {WINNING_RETENTION}, from which a ticket "
@@ -123,7 +122,6 @@ def critical_figure(curves: pd.DataFrame) -> Figure:
 
     return figure(
         "critical",
-        "Critical sparsity",
         f"Where retention falls below {WINNING_RETENTION}: broad bars extend from the last winning to the first losing "
         "ticket, and the critical sparsity lies between them. Dots are linearly interpolated estimates; their thin "
         "bars are 95% intervals over samples of text, which do not include the error of interpolating. Triangles: no "

@@ -43,7 +43,6 @@ def layers_figure(layers: pd.DataFrame) -> Figure:
     layers = layers[uneven | ~uneven.any()]
     return figure(
         "layers",
-        "Sparsity of layers",
         "Share of each tensor's weights that a mask removes, exact counts: a column is a block of the model, a row a "
         "tensor of the block. Masks that prune all tensors alike are omitted unless all do; of criteria that draw at "
         "random the first seed is shown.",
@@ -67,7 +66,6 @@ def overlap_figure(overlap: pd.DataFrame) -> Figure | None:
         return None
     return figure(
         "overlap",
-        "Overlap of masks",
         "Jaccard index of the kept weights of two masks of one sparsity (upper number), and that of independent masks "
         "of the same densities (lower number, chance). Colour is the difference: blue agrees more than chance. Masks "
         "that differ in criterion and scope at once are not compared; several seeds are averaged.",

@@ -75,7 +75,7 @@ def _content(studies: Mapping[str, ReportFolder]) -> Content:
     rows = {table.name: _rows(table, studies) for table in (tickets.TABLE, curves.TABLE, comparisons.TABLE)}
     every = rows["tickets"].astype(dtypes(TABLE.columns))
     drawn = tradeoff_figure(every.assign(scope=every["scope"] + ", " + every["study"]))
-    leading = [Section(drawn.title, "", figure=drawn, file="tickets"), *_losses(every)]
+    leading = [Section(tickets.TABLE.title, "", figure=drawn, file="tickets"), *_losses(every)]
     return Content(every, rows["curves"], rows["comparisons"], leading, [], _provenance(studies))
 
 

@@ -52,7 +52,6 @@ def levels_figure(levels: pd.DataFrame) -> Figure:
 
     return figure(
         "levels",
-        "Accuracy and speed of training",
         "Points are means over replicates, bars their 95% intervals (Student's t); branches of one level are drawn "
         "side by side. Accuracy is measured on test data with the weights at the early-stop iteration, the first "
         "minimum of the validation loss. Dashed: the dense model, with its interval.",
@@ -98,7 +97,6 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
 
     return figure(
         "connectivity",
-        "Error between two trainings",
         "Test error along the straight line between the weights of two trainings from one rewinding point that saw "
         "the data in different orders. Thin lines are replicates, thick lines their mean.",
         points,
@@ -146,7 +144,6 @@ def early_birds_figure(masks: pd.DataFrame) -> Figure:
 
     return figure(
         "early_birds",
-        "Early birds",
         "How much masks drawn while the dense model trains still change, one line per replicate. Dashed: the "
         "threshold; star: the first mask that counts as converged.",
         masks,

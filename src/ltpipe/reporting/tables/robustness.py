@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ltpipe.analysis.confidence import bounds, interval, loss_difference, resample, retention
-from ltpipe.analysis.samples import check_once
+from ltpipe.analysis.samples import AXES, check_once
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.reporting.cells import mask_name, value, with_interval
 from ltpipe.reporting.table import Table
@@ -31,7 +31,6 @@ COLUMNS: Columns = {
     "baseline_loss": number("loss of the unperturbed dense model, nats/token"),
 }
 
-_AXES = ("model", "data", "perturbation", "perturbation_seed", "criterion", "scope", "seed", "sparsity")
 _AS_IT_IS = {"perturbation": None, "perturbation_seed": None}
 _DENSE = {"criterion": None, "scope": None, "seed": None, "sparsity": None}
 
@@ -74,7 +73,7 @@ def robustness_table(baselines: Sequence[Metrics], tickets: Sequence[Metrics], p
             }
         )
     table = frame(rows, COLUMNS)
-    return table.sort_values(list(_AXES), kind="stable", na_position="first", ignore_index=True)
+    return table.sort_values(list(AXES), kind="stable", na_position="first", ignore_index=True)
 
 
 def _intervals(metrics: Metrics, itself: Metrics, dense: Metrics) -> dict[str, float]:
@@ -87,7 +86,7 @@ def _intervals(metrics: Metrics, itself: Metrics, dense: Metrics) -> dict[str, f
 
 
 def _cell(metrics: Metrics) -> tuple[object, ...]:
-    return tuple(getattr(metrics, axis) for axis in _AXES)
+    return tuple(getattr(metrics, axis) for axis in AXES)
 
 
 TABLE = Table(
@@ -96,7 +95,7 @@ TABLE = Table(
     row="a perturbed model",
     columns=COLUMNS,
     needs="perturbations",
-    key=_AXES,
+    key=AXES,
     stage="tables",
     measured=lambda found: robustness_table(found.dense, found.tickets, found.perturbed),
     title="Robustness",
