@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.runtime import stage
 from ltpipe.training.computing import TrainingCompute
-from ltpipe.training.connect import line_between
+from ltpipe.training.connect import errors_between
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.state import read_state
 from ltpipe.training.task import read_task
@@ -35,8 +35,9 @@ def main(
         branches: names of their branches.
         computing: device, precision and threads.
     """
-    line = line_between(read_task(task), read_state(first), read_state(second), computing)
-    Connectivity.of(training, replicate, level, branches, line).write(output)
+    errors = errors_between(read_task(task), read_state(first), read_state(second), computing)
+    line = Connectivity.of(training, replicate, level, branches, errors)
+    line.write(output)
     stage.say(f"{training} {replicate}, level {level}: barrier {100 * line.barrier:.2f} points")
 
 

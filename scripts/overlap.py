@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.analysis.overlap_tables import overlap_tables
 from ltpipe.runtime import stage
-from ltpipe.runtime.frames import write_csv, write_parquet
+from ltpipe.runtime.frames import csv_bytes, parquet_bytes, write_table
 
 
 def main(*, masks: tuple[Path, ...], output: Path, layers: Path, model: str = "model") -> None:
@@ -17,8 +17,8 @@ def main(*, masks: tuple[Path, ...], output: Path, layers: Path, model: str = "m
         model: name of the model in the tables.
     """
     pairs, by_tensor = overlap_tables(model, masks)
-    write_parquet(by_tensor, layers)
-    write_csv(pairs, output)
+    write_table(layers, parquet_bytes(by_tensor))
+    write_table(output, csv_bytes(pairs))
     stage.say(f"{model}: compared {len(pairs)} pairs of {len(masks)} masks")
 
 

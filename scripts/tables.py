@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ltpipe.reporting.one_shot import Files, one_shot_tables
 from ltpipe.runtime import stage
-from ltpipe.runtime.frames import write_parquet
+from ltpipe.runtime.frames import parquet_bytes, write_table
 
 
 def main(*, files: Files, output: Path) -> None:
@@ -16,7 +16,7 @@ def main(*, files: Files, output: Path) -> None:
     """
     tables = one_shot_tables(files)
     for name, table in tables.items():
-        write_parquet(table, output / f"{name}.parquet")
+        write_table(output / f"{name}.parquet", parquet_bytes(table))
     stage.say(f"tables: {len(tables['tickets'])} tickets, {len(tables['comparisons'])} pairs of them in {output}")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ltpipe.analysis.validation import validate_files
 from ltpipe.analysis.validation_table import layers_table, validation_table
 from ltpipe.runtime import stage
-from ltpipe.runtime.frames import write_csv, write_parquet
+from ltpipe.runtime.frames import csv_bytes, parquet_bytes, write_table
 
 
 def main(
@@ -30,8 +30,8 @@ def main(
     """
     verdicts = validate_files(masks, manifest, config)
     if layers:
-        write_parquet(layers_table(model, verdicts), layers)
-    write_csv(validation_table(model, verdicts), output)
+        write_table(layers, parquet_bytes(layers_table(model, verdicts)))
+    write_table(output, csv_bytes(validation_table(model, verdicts)))
     counts = Counter(verdict.verdict for verdict in verdicts)
     stage.say(f"{model}: " + ", ".join(f"{counts[kind]} {kind}" for kind in ("sound", "warnings", "broken")))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ltpipe.training.connectivity import Connectivity, Line
+from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
 
 TOTAL = 266_200
@@ -71,4 +71,4 @@ def line(replicate: int, height: float, level: int = 0, order: int = 1, name: st
     """A line of 30 points between errors of 2 %, with a barrier of about that height (a fraction)."""
     alphas = tuple(index / 29 for index in range(30))
     errors = tuple(0.02 + height * 4 * alpha * (1 - alpha) for alpha in alphas)
-    return Connectivity.of(name, replicate, level, ("ticket", f"order-{order}"), Line(alphas, errors))
+    return Connectivity.of(name, replicate, level, ("ticket", f"order-{order}"), errors)

@@ -79,7 +79,7 @@ def test_perplexity_is_that_of_the_published_protocol(study, tmp_path):
         assert found.perplexity == pytest.approx(perplexity, rel=1e-5)
         assert (found.protocol, found.num_sequences, found.tokens) == ("wikitext2", windows, windows * (LENGTH - 1))
         assert windows > 20
-        assert f"wikitext2 perplexity {found.perplexity:.4f} over {windows} windows" in str(found)
+        assert f"wikitext2 perplexity {found.perplexity:.4f} over {windows} sequences" in str(found)
 
 
 def test_the_text_is_tokenised_once(study):

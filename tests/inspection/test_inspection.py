@@ -30,9 +30,9 @@ from ltpipe.reporting.tables import findings
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.files import sha256_of
-from ltpipe.runtime.frames import frame, write_csv, write_parquet
+from ltpipe.runtime.frames import csv_bytes, frame, parquet_bytes, write_table
 from ltpipe.runtime.jsonfiles import write_record
-from ltpipe.training.connectivity import Connectivity, Line
+from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import Point, TrainingState, write_state
 from ltpipe.workflow.refinement import Refinement
@@ -63,7 +63,7 @@ def place(canonical_folder, tmp_path_factory):
     LearningRecord(
         "s", 0, 1, "ticket", (0, 10), (2.3, 0.1), (0.1, 0.9), 10, 0.1, 0.9, 0.1, 0.9, 0.1, 50, 100, 1.5, PROVENANCE
     ).write(here / "learned")
-    Connectivity.of("s", 0, 1, ("ticket", "order-1"), Line((0.0, 1.0), (0.1, 0.2))).write(here / "line")
+    Connectivity.of("s", 0, 1, ("ticket", "order-1"), (0.1, 0.2)).write(here / "line")
     EarlyBird("s", 0, "0.5", "hamming", 0.1, 2, 1, False, (10, 20), (None, 0.07), 20).write(here / "bird")
     cell = ("tiny", "words", "magnitude", "layer", "none", "0.4")
     Refinement("tiny", "0.1", (3,), (cell,)).write(here / "round")
@@ -126,8 +126,8 @@ def test_a_checkpoint(canonical_folder):
 def test_tables(declared, tmp_path):
     words = [name for name, column in declared.columns.items() if column.dtype in ("string", "category")]
     table = frame([dict.fromkeys(words, "tiny")], declared.columns)
-    write_csv(table, tmp_path / "a")
-    write_parquet(table, tmp_path / "b")
+    write_table(tmp_path / "a", csv_bytes(table))
+    write_table(tmp_path / "b", parquet_bytes(table))
     for name in ("a", "b"):
         described = describe(tmp_path / name)
         assert described.kind == f"table of {declared.of}"
@@ -137,7 +137,7 @@ def test_tables(declared, tmp_path):
 
 def test_damage_is_seen(tmp_path):
     write_record(tmp_path / "plan", {"fits": True, "stages": [{}]})
-    write_csv(frame([{"training": "tiny"}], findings.COLUMNS), tmp_path / "findings.csv")
+    write_table(tmp_path / "findings.csv", csv_bytes(frame([{"training": "tiny"}], findings.COLUMNS)))
     text = (tmp_path / "findings.csv").read_text()
     (tmp_path / "findings.csv").write_text(text.replace("tiny", "tinz"))
     for name, words in (

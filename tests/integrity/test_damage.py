@@ -43,13 +43,13 @@ from ltpipe.reporting.registry import TABLES as REPORTED
 from ltpipe.reporting.report import Sources, write_report
 from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.fake_device import Peak
-from ltpipe.runtime.frames import write_csv, write_parquet
+from ltpipe.runtime.frames import csv_bytes, parquet_bytes, write_table
 from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint
 from ltpipe.training import settings as training_settings
 from ltpipe.training.computing import TrainingCompute
-from ltpipe.training.connect import line_between
+from ltpipe.training.connect import errors_between
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.prune import PruningRule, prune_level
 from ltpipe.training.record import LearningRecord
@@ -187,12 +187,12 @@ def run(tmp_path_factory, source_folder) -> Path:
     ).write(root / "simulation.json")
     refinement("llama", (root / "ticket.json",), "0.1", (), None).write(root / "round.json")
     masks = [mask, root / "0.7.mask"]
-    write_csv(overlap_tables("llama", masks)[0], root / "overlap.csv")
+    write_table(root / "overlap.csv", csv_bytes(overlap_tables("llama", masks)[0]))
     verdicts = validate_files(masks, llama / MANIFEST, llama / CONFIG)
-    write_csv(validation_table("llama", verdicts), root / "validation.csv")
+    write_table(root / "validation.csv", csv_bytes(validation_table("llama", verdicts)))
     _study(root)
     for name, table in one_shot_tables(Files((root / "baseline.json",), (root / "ticket.json",))).items():
-        write_parquet(table, root / f"tables/{name}.parquet")
+        write_table(root / f"tables/{name}.parquet", parquet_bytes(table))
     tables = (*(root / f"tables/{each.name}.parquet" for each in TABLES), root / "overlap.csv")
     sources = Sources((root / "baseline.json",), tables, records=(root / "record.json",))
     write_report(sources, root / "report")
@@ -229,15 +229,15 @@ def _study(root: Path) -> None:
     options = {"model": "lenet-300-100", "source": str(root / "digits.csv"), "validation": 10, "test": 10}
     write_task(root / "task.safetensors", "images", prepared_task("images", options | {"split_seed": 0}, "task"))
     task, cpu = read_task(root / "task.safetensors"), TrainingCompute("cpu")
-    how = training_settings.ComputeSettings("adam", 0.01, 4, 10, 2, 0)
+    how = training_settings.TrainingSettings("adam", 0.01, 4, 10, 2, 0)
     training = Training(task, how, start_of(task.start(0)), cpu)
     train_to(training, 1, root / "point.safetensors")
     train_fully(training, root / "ticket.safetensors", root / "record.json", TrainingName(level=0))
     ticket = read_state(root / "ticket.safetensors")
     write_state(root / "ticket.safetensors.resume", ticket, "this")
     write_whole_mask(root / "level.mask", prune_level(task, ticket, PruningRule(), 0, cpu))
-    line = line_between(task, ticket, ticket, cpu)
-    Connectivity.of("study", 0, 0, ("ticket", "order-1"), line).write(root / "connectivity.json")
+    errors = errors_between(task, ticket, ticket, cpu)
+    Connectivity.of("study", 0, 0, ("ticket", "order-1"), errors).write(root / "connectivity.json")
     found, bird = watch_training(training, Drawing("0.5", every=1), Detector(), TrainingName())
     found.write(root / "bird.json")
     write_whole_mask(root / "bird.safetensors", bird)

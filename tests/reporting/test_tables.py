@@ -31,7 +31,7 @@ from ltpipe.reporting.tables.tickets import tickets_table
 from ltpipe.reporting.ticket_columns import best_tickets
 from ltpipe.reporting.trainings import Trainings
 from ltpipe.runtime.errors import DamagedFileError, UserError
-from ltpipe.runtime.frames import csv_bytes, dtypes, frame, parquet_bytes, write_csv, write_parquet
+from ltpipe.runtime.frames import csv_bytes, dtypes, frame, parquet_bytes, write_table
 
 SEQUENCES = 12
 TOKENS = [15] * SEQUENCES
@@ -161,7 +161,7 @@ def test_two_rows_of_one_cell_are_refused_by_name(tmp_path):
     for table in (tickets.TABLE, curves.TABLE):
         paths = [tmp_path / f"{table.name}-{index}.parquet" for index in range(2)]
         for path, measured in zip(paths, (one, other), strict=True):
-            write_parquet({"tickets": tickets_table, "curves": curves_table}[table.name](measured), path)
+            write_table(path, parquet_bytes({"tickets": tickets_table, "curves": curves_table}[table.name](measured)))
         both = rf"{paths[0]} and {paths[1]}: two rows of one cell \(model m, .* seed 1"
         with pytest.raises(UserError, match=both):
             gathered(table, paths)
@@ -185,22 +185,21 @@ def test_tickets_without_their_dense_model_are_refused():
 
 def test_what_was_written_is_read(tmp_path):
     table = tickets_table(samples([DENSE], TICKETS))
-    write_csv(table, tmp_path / "tickets.csv")
+    write_table(tmp_path / "tickets.csv", csv_bytes(table))
     pd.testing.assert_frame_equal(tickets.TABLE.parsed(tmp_path / "tickets.csv"), table, check_exact=True)
     for name in "ab":
-        write_csv(overlap.TABLE.empty, tmp_path / name)
+        write_table(tmp_path / name, csv_bytes(overlap.TABLE.empty))
     assert list(gathered(overlap.TABLE, [tmp_path / "a", tmp_path / "b"])) == list(OVERLAP)
     with pytest.raises(DamagedFileError, match="not a table of overlap of masks"):
         overlap.TABLE.parsed(tmp_path / "tickets.csv")
     kept = layers_frame()
     for model in "ab":
-        write_parquet(
-            kept[kept["sparsity"] == 0.5].assign(model=model).astype(dtypes(LAYERS)), tmp_path / f"{model}.parquet"
-        )
+        half = kept[kept["sparsity"] == 0.5].assign(model=model).astype(dtypes(LAYERS))
+        write_table(tmp_path / f"{model}.parquet", parquet_bytes(half))
     both = gathered(layers.TABLE, [tmp_path / "a.parquet", tmp_path / "b.parquet"])
     assert both.dtypes.astype(str).to_dict() == dtypes(LAYERS)
     assert both["model"].value_counts().to_dict() == {"a": 16, "b": 16}
-    write_csv(pd.DataFrame({"other": [1]}), tmp_path / "other.csv")
+    write_table(tmp_path / "other.csv", csv_bytes(pd.DataFrame({"other": [1]})))
     for path, words in (("other.csv", "not a table of a report"), ("absent.parquet", "no such file")):
         with pytest.raises(UserError, match=words):
             read_tables([tmp_path / path])
@@ -226,7 +225,7 @@ def test_tables_of_models_together_are_the_table_of_all(tmp_path):
     for declared, table in built:
         paths = [tmp_path / f"{declared.name}-{index}.parquet" for index in range(len(parts))]
         for path, part in zip(paths, parts, strict=True):
-            write_parquet(table(part), path)
+            write_table(path, parquet_bytes(table(part)))
         together = gathered(declared, paths)
         for as_bytes in (csv_bytes, parquet_bytes):
             assert as_bytes(together) == as_bytes(table(whole))

@@ -4,10 +4,14 @@ import pytest
 import torch
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.training.connectivity import error_along_line, interpolate
+from ltpipe.training.connectivity import Connectivity, errors_along_line, interpolate
 
 FIRST = {"w": torch.tensor([1.0, 0.1]), "count": torch.tensor(7)}
 SECOND = {"w": torch.tensor([-1.0, 0.3]), "count": torch.tensor(9)}
+
+
+def line_of(first, second, error):
+    return Connectivity.of("lenet", 0, 0, ("ticket", "order-1"), errors_along_line(first, second, error))
 
 
 def test_barrier_of_a_hill():
@@ -19,7 +23,7 @@ def test_barrier_of_a_hill():
         asked.append(place)
         return 0.2 + 0.1 * place + 0.5 * (1 - place**2)
 
-    line = error_along_line(FIRST, SECOND, error)
+    line = line_of(FIRST, SECOND, error)
     assert asked == pytest.approx([2 * index / 29 - 1 for index in range(30)])
     assert line.alphas[0] == 0
     assert line.alphas[-1] == 1
@@ -30,7 +34,7 @@ def test_barrier_of_a_hill():
 
 
 def test_a_valley_has_no_barrier():
-    line = error_along_line(FIRST, SECOND, lambda weights: float(weights["w"][0]) ** 2 / 10)
+    line = line_of(FIRST, SECOND, lambda weights: float(weights["w"][0]) ** 2 / 10)
     assert line.barrier == pytest.approx(0)
     assert line.stable
 
@@ -48,4 +52,4 @@ def test_bad_input_is_refused():
     with pytest.raises(UserError, match="different models"):
         interpolate(FIRST, {"w": FIRST["w"]}, 0.5)
     with pytest.raises(UserError, match="use 2 or more"):
-        error_along_line(FIRST, SECOND, lambda _: 0.0, points=1)
+        errors_along_line(FIRST, SECOND, lambda _: 0.0, points=1)

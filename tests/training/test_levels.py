@@ -74,7 +74,7 @@ def test_lenet_keeps_the_percentages_of_the_paper():
     assert sorted(kinds.values()) == ["hidden", "hidden", "output"]
     weights = dict(model.named_parameters())
     mask, remaining = levels.dense_mask(weights, kinds), {}
-    fractions = levels.layer_fractions(kinds, {"hidden": "0.2", "output": "0.1"})
+    fractions = {name: {"hidden": "0.2", "output": "0.1"}[kind] for name, kind in kinds.items()}
     for level in range(1, 16):
         mask = levels.prune_layers(levels.magnitudes(weights), mask, fractions)
         remaining[level] = round(100 * levels.weights_remaining(mask), 1)
@@ -103,8 +103,3 @@ def test_masks_make_new_weights_that_are_plus_zero():
 def test_bad_input_is_refused(scores, fractions, message):
     with pytest.raises(UserError, match=message):
         levels.prune_layers(scores, {"w": torch.ones(2, dtype=torch.bool)}, fractions)
-
-
-def test_a_kind_without_fraction_is_refused():
-    with pytest.raises(UserError, match="no fraction to prune per level for output"):
-        levels.layer_fractions({"a": "hidden", "b": "output"}, {"hidden": 0.2})

@@ -8,14 +8,14 @@ from sealed import rewritten
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.jsonfiles import read_record, write_record
-from ltpipe.training.connectivity import Connectivity, Line
+from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import Branch, LearningRecord
 
 RECORD = LearningRecord(
     "lenet", 2, 7, "reinitialised-3", (0, 100, 200, 300), (2.3, 0.1, 0.1, 0.4), (0.1, 0.97, 0.98, 0.96), 100,
     0.11, 0.9712345678901234, 0.3, 0.96, 0.11, 56_169, 266_200, 12.5, {"inputs": {"task": "abc"}, "git_commit": None},
 )  # fmt: skip
-LINE = Connectivity.of("lenet", 0, 3, ("ticket", "order-1"), Line((0.0, 0.5, 1.0), (0.02, 0.06, 0.04)))
+LINE = Connectivity.of("lenet", 0, 3, ("ticket", "order-1"), (0.02, 0.06, 0.04))
 BIRD = EarlyBird(
     "lenet", 1, "0.5", "hamming", 0.1, 5, 1, False, (10, 20, 30, 40, 50), (None, None, None, None, 0.07), 50
 )

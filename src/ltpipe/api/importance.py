@@ -13,16 +13,15 @@ from torch import nn
 from ltpipe.api.batches import Batch, first_batches
 from ltpipe.api.calibration import ModuleData, windows
 from ltpipe.api.evaluator import Evaluator, evaluating
+from ltpipe.api.magnitude import cut
 from ltpipe.api.parameters import HostWeights, check_preset, config_of, live_manifest
 from ltpipe.api.walking import walking
 from ltpipe.checkpoints.contents import stored_tensors
-from ltpipe.checkpoints.header import TensorSpec
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning.by_scope import cutter_for
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import check_scores, score_keys
 from ltpipe.pruning.scores import RankKeys, random_keys, weight_keys
@@ -100,11 +99,7 @@ def create_mask(
         cutter = cut_units(subject.manifest, config_of(model), keys, competition, wanted)
     else:
         cutter = cutter_for(scope, wanted, keys, counted, Layout.of(subject.manifest), chosen)
-    shapes = dict(zip(keys.names, keys.shapes, strict=True))
-    return {
-        name: torch.from_numpy(unpack(np.concatenate([np.zeros(0, np.uint8), *cutter.packed(name)]), shape))
-        for name, shape in shapes.items()
-    }
+    return cut(keys, cutter)
 
 
 def compute_importance(
@@ -133,7 +128,7 @@ def compute_importance(
         values = {name: np.concatenate([keys.values(chunk) for chunk in keys.chunks(name)]) for name in keys.names}
         return {name: torch.from_numpy(flat).view(subject.shape(name)) for name, flat in values.items()}
     _, scores = _scores(subject, criterion, dataloader, options)
-    return {name: torch.from_numpy(scores.array(name)) for name in subject.names}
+    return {name: scores.tensors.tensor(name) for name in subject.names}
 
 
 @dataclass(frozen=True)
@@ -169,20 +164,15 @@ class _Model:
 
 
 @dataclass(frozen=True)
-class _HeldScores:
-    """Scores in memory, with the interface of a score file."""
+class _Scores:
+    """Scores in memory, float32, and whether a criterion gives them a sign."""
 
-    arrays: Mapping[str, np.ndarray]
+    tensors: HostWeights
     signed: bool
-    path: str = "scores"
 
-    def spec(self, name: str) -> TensorSpec:
-        """Return the dtype and shape of a tensor's scores."""
-        return TensorSpec("F32", self.arrays[name].shape, 0, self.arrays[name].nbytes)
-
-    def array(self, name: str) -> np.ndarray:
-        """Return a tensor's scores, float32."""
-        return self.arrays[name]
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], signed: bool) -> "_Scores":
+        return cls(HostWeights({name: torch.from_numpy(array) for name, array in arrays.items()}, "scores"), signed)
 
 
 def _keys(
@@ -197,12 +187,12 @@ def _keys(
         criterion_options(criterion, options, criterion)  # rejects options, as it has none
         return criterion, weight_keys(criterion, subject.weights, subject.names, seed)
     name, scores = _scores(subject, criterion, dataloader, options)
-    return name, score_keys(scores, subject.names, scores.signed)
+    return name, score_keys(scores.tensors, subject.names, scores.signed)
 
 
 def _scores(
     subject: _Model, criterion: AnyCriterion, dataloader: Iterable[Any] | None, options: Mapping[str, Any]
-) -> tuple[str, _HeldScores]:
+) -> tuple[str, _Scores]:
     """Return a criterion's name and scores; a hybrid's parts are scored in turn on the same batches."""
     parts = {criterion: 1.0} if isinstance(criterion, str) else dict(criterion)
     allowed = [name for name in every_criterion() if name != "random"]
@@ -220,16 +210,18 @@ def _scores(
     if isinstance(criterion, str):
         return criterion, found[criterion]
     name = " + ".join(parts)
-    scored = [Scored(part, found[part].array, found[part].signed, float(weight)) for part, weight in parts.items()]
+    scored = [
+        Scored(part, found[part].tensors.array, found[part].signed, float(weight)) for part, weight in parts.items()
+    ]
     combined = combine(name, scored, subject.names)
     signed = any(part.signed for part in scored)
-    return name, _HeldScores({each: combined(each) for each in subject.names}, signed)
+    return name, _Scores.of({each: combined(each) for each in subject.names}, signed)
 
 
-def _one(subject: _Model, criterion: str, batches: Sequence[Batch], options: Any) -> _HeldScores:
+def _one(subject: _Model, criterion: str, batches: Sequence[Batch], options: Any) -> _Scores:
     if criterion == "magnitude":
         weights = subject.weights
-        return _HeldScores({name: magnitudes(weights, name) for name in subject.names}, signed=False)
+        return _Scores.of({name: magnitudes(weights, name) for name in subject.names}, signed=False)
     rule = scored_criterion(criterion)
     if rule.needs_data and not batches:
         raise UserError(f"criterion '{criterion}' needs calibration data; pass a dataloader with at least one batch")
@@ -241,7 +233,7 @@ def _one(subject: _Model, criterion: str, batches: Sequence[Batch], options: Any
 
     with evaluating(subject.module):
         _score(subject, criterion, rule, batches, options, deliver)
-    return _HeldScores(arrays, rule.signed)
+    return _Scores.of(arrays, rule.signed)
 
 
 def _score(

@@ -6,14 +6,13 @@ from torch import nn
 
 from ltpipe.api.parameters import HostWeights, prunable_parameters, selected
 from ltpipe.checkpoints.prunable import Preset
-from ltpipe.pruning import kernels
+from ltpipe.pruning.cutters import Cutter, threshold_cutter
 from ltpipe.pruning.histogram import count_keys
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.quantiles import histogram_quantile
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import RankKeys, magnitude_keys
 from ltpipe.pruning.sparsity import Sparsity
-from ltpipe.pruning.thresholds import Cut, exact_cuts
 
 _EXACT_BINS = 1000
 _CHUNK = 1 << 22
@@ -96,19 +95,16 @@ def _rank(weights: HostWeights, sparsity: Sparsity) -> dict[str, torch.Tensor]:
     """Return the exact mask. Everything that depends on weight values happens here, on the host."""
     keys = magnitude_keys(weights, tuple(weights.parameters))
     histogram = count_keys(keys, "", "magnitude", None)
-    (cuts,) = exact_cuts(keys, histogram, [groups("global", sparsity, keys.sizes)])
-    return {name: _kept(keys, name, cut) for name, cut in zip(keys.names, cuts, strict=True)}
+    return cut(keys, threshold_cutter(keys, histogram, groups("global", sparsity, keys.sizes)))
 
 
-def _kept(keys: RankKeys, name: str, cut: Cut) -> torch.Tensor:
-    """Cut one tensor chunk by chunk; return bool, True where a weight is kept."""
-    kept = np.empty(keys.sizes[keys.names.index(name)], np.bool_)
-    start, ties = 0, cut.ties
-    for chunk in keys.chunks(name):
-        bits, ties = kernels.pack(chunk, cut.threshold, ties)
-        kept[start : start + chunk.size] = unpack(bits, chunk.shape)
-        start += chunk.size
-    return torch.from_numpy(kept.reshape(keys.shapes[keys.names.index(name)]))
+def cut(keys: RankKeys, cutter: Cutter) -> dict[str, torch.Tensor]:
+    """Return bool tensors, True where a weight is kept, from a cutter's packed bits."""
+    shapes = dict(zip(keys.names, keys.shapes, strict=True))
+    return {
+        name: torch.from_numpy(unpack(np.concatenate([np.zeros(0, np.uint8), *cutter.packed(name)]), shape))
+        for name, shape in shapes.items()
+    }
 
 
 def _rank_roughly(weights: HostWeights, sparsity: Sparsity, bins: int) -> dict[str, torch.Tensor]:

@@ -77,14 +77,14 @@ def config_of(model: nn.Module) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class HostWeights:
-    """Live parameters behind the interface of a `TensorFile`. Caches nothing, on the host or on the device.
+    """Tensors in memory behind the interface of a `TensorFile`. Caches nothing, on the host or on the device.
 
     Attributes:
-        parameters: parameters by name, on any device.
+        parameters: parameters or their scores by name, on any device.
         path: their name in error messages.
     """
 
-    parameters: Mapping[str, nn.Parameter]
+    parameters: Mapping[str, torch.Tensor]
     path: str = "model"
 
     def spec(self, name: str) -> TensorSpec:

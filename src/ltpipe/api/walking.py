@@ -15,6 +15,7 @@ from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.scoring.criterion import Criterion
 from ltpipe.scoring.streamed import ChangingFetch, StreamedSubject
 from ltpipe.streaming.model import CausalModel
+from ltpipe.streaming.offload import left_as_it_was
 
 _SAME = 1e-2  # relative; the effect of another micro-batch in bfloat16 stays below, that of shared state exceeds it
 
@@ -50,7 +51,7 @@ def walking(
     def on_host(name: str) -> torch.Tensor:
         return stored[name].float().cpu()
 
-    with _given_back(module), tempfile.TemporaryDirectory() as scratch:
+    with left_as_it_was(module), tempfile.TemporaryDirectory() as scratch:
         fetch = ChangingFetch(own)
         walk = CausalModel(module, manifest, fetch, next(module.parameters()).device, streamed=True)
         if walk.divide(ids.shape[1]) is not None and not _is_own_forward(walk, ids[:3, :8]):
@@ -70,15 +71,3 @@ def _is_own_forward(walk: CausalModel, ids: torch.Tensor) -> bool:
         whole = walk.split.hidden_states(ids.to(walk.device))
     parts = walk.hidden_states(ids, 1)
     return bool((parts - whole).norm() <= _SAME * whole.norm())
-
-
-@contextmanager
-def _given_back(module: nn.Module) -> Iterator[None]:
-    """Restore the tensors of all modules on exit."""
-    held = [(each, dict(each._parameters), dict(each._buffers)) for each in module.modules()]
-    try:
-        yield
-    finally:
-        for each, parameters, buffers in held:
-            each._parameters.update(parameters)
-            each._buffers.update(buffers)

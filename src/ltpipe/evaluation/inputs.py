@@ -39,18 +39,14 @@ def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, 
     Raises:
         UserError: they were made with another tokenizer.
     """
-    data, manifest = TokenSequences.read(path), checkpoint.manifest
-    if data.tokenizer != manifest.files.get(TOKENIZER):
+    data = TokenSequences.read(path)
+    if data.tokenizer != checkpoint.manifest.files.get(TOKENIZER):
         raise UserError(
             f"{path}: not made with the tokenizer of {checkpoint.folder}; run the data stage with this tokenizer"
         )
-    tied = frozenset(manifest.tied.values())  # an embedding may be stored under the name of the head it is tied to
-    entries = manifest.tensors.items()
-    embedded = [entry.shape[0] for name, entry in entries if "Embedding" in entry.module or name in tied]
-    if embedded and data.input_ids.size and (largest := int(data.input_ids.max())) >= max(embedded):
-        raise DamagedFileError(
-            f"{path}: contains token {largest}, but the model has embeddings for {max(embedded)}; {MEND}"
-        )
+    vocabulary = checkpoint.transformers_config().get_text_config().vocab_size
+    if data.input_ids.size and (largest := int(data.input_ids.max())) >= vocabulary:
+        raise DamagedFileError(f"{path}: contains token {largest}, but the vocabulary has {vocabulary}; {MEND}")
     return data, sha256_of(path)
 
 

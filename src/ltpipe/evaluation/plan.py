@@ -22,7 +22,7 @@ from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake, fake_a
 from ltpipe.runtime.memory import GIB
 from ltpipe.streaming.blocks import Division, Span, find_rules
 from ltpipe.streaming.model import CausalModel
-from ltpipe.streaming.offload import Fetch
+from ltpipe.streaming.offload import Fetch, left_as_it_was
 from ltpipe.streaming.skeleton import other_dtypes
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class EvaluationPlanner:
             self.check_length(length)
             with self._on_the_cpu() as model:
                 self.division, self._known = model.divide(length), True
-        with _left_as_it_was(self._skeleton) as skeleton, fake() as mode, _unpacked_sequences():
+        with left_as_it_was(self._skeleton) as skeleton, fake() as mode, _unpacked_sequences():
             if self.division is not None:
                 _keep_two_of_a_kind(
                     cast(nn.ModuleList, skeleton.get_submodule(self._manifest.blocks)), self.division.as_tuple
@@ -207,7 +207,7 @@ class EvaluationPlanner:
         def zeros(name: str) -> torch.Tensor:
             return torch.zeros((), dtype=self._dtype).expand(self._manifest.tensors[name].shape)
 
-        with _left_as_it_was(self._skeleton) as skeleton:
+        with left_as_it_was(self._skeleton) as skeleton:
             yield CausalModel(skeleton, self._manifest, zeros, torch.device("cpu"), self._streamed)
 
     def _fetch(self, counter: ByteCounter) -> Fetch:
@@ -233,25 +233,6 @@ class EvaluationPlanner:
             return values
 
         return fetch
-
-
-@contextmanager
-def _left_as_it_was(skeleton: nn.Module) -> Iterator[nn.Module]:
-    """Lend out a skeleton, and restore its own parameters, buffers and forwards afterwards."""
-    before = [(module, dict(module.__dict__)) for module in skeleton.modules()]
-    contents: list[tuple[dict[str, Any], dict[str, Any]]]
-    contents = [(module._parameters, dict(module._parameters)) for module, _ in before]
-    contents += [(module._buffers, dict(module._buffers)) for module, _ in before]
-    try:
-        yield skeleton
-    finally:
-        for module, attributes in before:
-            for added in module.__dict__.keys() - attributes.keys():
-                delattr(module, added)
-            module.__dict__.update(attributes)
-        for held, own in contents:
-            held.clear()
-            held.update(own)
 
 
 def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:

@@ -30,7 +30,7 @@ def table_of(path: Path, tables: Iterable[Table] = TABLES) -> Table | None:
 
 
 def read_tables(paths: Iterable[Path]) -> dict[str, list[tuple[str, Frame]]]:
-    """Tables by their names, each with the file that it is from; see `read_csv` for what is refused."""
+    """Tables by their names, each with the file that it is from; see `check_table` for what is refused."""
     found: dict[str, list[tuple[str, Frame]]] = {}
     for path in paths:
         check_table(path, "a table of ltpipe", "tables")

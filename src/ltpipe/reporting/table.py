@@ -10,7 +10,7 @@ from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
 from ltpipe.reporting.cells import Cell
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, parsed_csv, parsed_parquet
+from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, read_table
 
 if TYPE_CHECKING:  # editing how things are trained does not make the tables of models again
     from ltpipe.reporting.trainings import Trained
@@ -96,9 +96,7 @@ class Table:
 
     def parsed(self, path: Path) -> Frame:
         """Read it from a file whose checksum is verified already; raises DamagedFileError if it is another table."""
-        with path.open("rb") as file:
-            parsed = parsed_parquet if file.read(4) == b"PAR1" else parsed_csv
-        return parsed(path, self.columns, f"a table of {self.of}")
+        return read_table(path, self.columns, f"a table of {self.of}")
 
     def joined(self, parts: Iterable[tuple[str, Frame]]) -> Frame:
         """Return the rows of several such tables, each given with the name of its source.

@@ -27,3 +27,8 @@ class DamagedFileError(UserError):
 
 class OtherSettingsError(UserError):
     """An artefact made with settings other than those in the configuration."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of another library's error, which may have many."""
+    return str(error).strip().split("\n")[0]

@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError, first_line
 from ltpipe.runtime.files import atomic_write, check_file
 from ltpipe.runtime.made_with import check_made_with
 from ltpipe.runtime.sums import Sums, sums_file, write_sums
@@ -95,65 +95,51 @@ def parquet_bytes(table: Frame) -> bytes:
     return content.getvalue()
 
 
-def write_csv(table: Frame, path: Path) -> None:
-    """Write a table as CSV, with its checksum beside it."""
-    _write(path, csv_bytes(table))
+def write_table(path: Path, content: bytes) -> None:
+    """Write what `csv_bytes` or `parquet_bytes` returned, with its checksum beside it."""
+    write_sums(path.with_name(f"{path.name}.sha256"), {path.name: hashlib.sha256(content).hexdigest()})
+    with atomic_write(path) as file:
+        file.write(content)
 
 
-def write_parquet(table: Frame, path: Path) -> None:
-    """Write a table as Parquet, with its checksum beside it."""
-    _write(path, parquet_bytes(table))
-
-
-def read_csv(path: Path, columns: Columns, what: str, stage: str) -> Frame:
-    """Read a CSV table.
+def read_table(path: Path, columns: Columns, what: str) -> Frame:
+    """Read a table whose checksum is already verified, such as by `check_table`.
 
     Args:
-        path: the file to read.
+        path: the file to read, Parquet or CSV.
         columns: the columns to read.
         what: name of the kind of file for error messages, for example `a tickets table`.
-        stage: the stage that makes it.
 
     Raises:
-        UserError: there is no such file.
         DamagedFileError: the table is damaged, lacks columns or has values of other types.
     """
-    check_table(path, what, stage)
-    return parsed_csv(path, columns, what)
-
-
-def read_parquet(path: Path, columns: Columns, what: str, stage: str) -> Frame:
-    """Read a Parquet table; arguments and errors are those of `read_csv`."""
-    check_table(path, what, stage)
-    return parsed_parquet(path, columns, what)
-
-
-def parsed_csv(path: Path, columns: Columns, what: str) -> Frame:
-    """Read a CSV table whose checksum is already verified."""
     import pandas as pd
 
     try:
-        return pd.read_csv(path, dtype=dtypes(columns))[list(columns)]
-    except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path}: not {what} ({error}); {MEND}") from None
-
-
-def parsed_parquet(path: Path, columns: Columns, what: str) -> Frame:
-    """Read a Parquet table whose checksum is already verified."""
-    import pandas as pd
-
-    try:
+        with path.open("rb") as file:
+            is_parquet = file.read(4) == b"PAR1"
+        if not is_parquet:
+            return pd.read_csv(path, dtype=dtypes(columns))[list(columns)]
         table = pd.read_parquet(path)
         if dict(table.dtypes.astype(str)) != dtypes(columns):
             raise ValueError("it has other columns")
-    except ValueError as error:  # pyarrow's errors are ValueErrors
-        reason = str(error).strip().split("\n")[0]
-        raise DamagedFileError(f"{path}: not {what} ({reason}); {MEND}") from None
+    except (KeyError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise DamagedFileError(f"{path}: not {what} ({first_line(error)}); {MEND}") from None
     return table
 
 
 def check_table(path: Path, what: str, stage: str) -> None:
-    """Reject a table that is missing, changed, or made with other settings; see `read_csv`."""
+    """Reject a table whose file is missing, changed, or made with other settings.
+
+    Args:
+        path: the file.
+        what: name of the kind of file for error messages.
+        stage: the stage that makes it.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: the file has no checksum beside it, or does not match it.
+    """
     if not path.exists():
         raise UserError(f"{path}: no such file; run the {stage} stage again")
     check_file(path)
@@ -163,9 +149,3 @@ def check_table(path: Path, what: str, stage: str) -> None:
     sums = Sums.read(beside)
     sums.check(path.name)
     check_made_with(path, sums.made_with)
-
-
-def _write(path: Path, content: bytes) -> None:
-    write_sums(path.with_name(f"{path.name}.sha256"), {path.name: hashlib.sha256(content).hexdigest()})
-    with atomic_write(path) as file:
-        file.write(content)

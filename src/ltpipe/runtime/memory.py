@@ -1,6 +1,5 @@
 """Main memory that a process uses, and what is still available to it."""
 
-import os
 import resource
 import sys
 import threading
@@ -9,7 +8,7 @@ from types import TracebackType
 
 GIB = 2**30
 
-_STATM, _STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
+_STATUS = Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.005
 
@@ -28,12 +27,10 @@ def private_host_bytes() -> int:
 
     If the system does not distinguish them, return the whole resident set.
     """
-    if _STATM.exists():
-        _, in_memory, shared, *_ = _STATM.read_text().split()
-        return (int(in_memory) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     import psutil
 
-    return psutil.Process().memory_info().rss
+    found = psutil.Process().memory_info()
+    return found.rss - getattr(found, "shared", 0)
 
 
 def available_host_bytes() -> int:

@@ -6,8 +6,7 @@ the type and raises a UserError that starts with the field's name.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from ltpipe.runtime.errors import UserError
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+_ALLOWED = {bool: "true or false", int: "a whole number", float: "a number"}
 Value = float | int | bool | str
 Given = Mapping[str, Value]
 """Option names to values from a configuration, or to their text on a command line."""
@@ -60,29 +60,11 @@ def beyond_defaults(options: Any) -> dict[str, Value]:
 
 
 def _value(hint: Any, value: Value, key: str) -> Value:
-    words = value if isinstance(value, str) else None
-    if get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return value
-        allowed = " or ".join(map(str, get_args(hint)))
-    elif hint is bool:
-        truth = {"true": True, "false": False}.get(words.lower()) if words is not None else value
-        if isinstance(truth, bool):
-            return truth
-        allowed = "true or false"
-    else:
-        number = _number(hint, value)
-        if number is not None:
-            return number
-        allowed = "a whole number" if hint is int else "a number"
-    raise UserError(f"{key}: {value!r} is not allowed; use {allowed}")
+    from pydantic import TypeAdapter, ValidationError
 
-
-def _number(hint: type, value: Value) -> Value | None:
-    if isinstance(value, bool) or (hint is int and isinstance(value, float)):
-        return None
+    kind: TypeAdapter[Value] = TypeAdapter(hint, config={"allow_inf_nan": False})
     try:
-        number = hint(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if isfinite(number) else None
+        return kind.validate_strings(value) if isinstance(value, str) else kind.validate_python(value, strict=True)
+    except ValidationError:
+        allowed = _ALLOWED.get(hint) or " or ".join(map(str, get_args(hint)))
+        raise UserError(f"{key}: {value!r} is not allowed; use {allowed}") from None

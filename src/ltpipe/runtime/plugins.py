@@ -7,7 +7,7 @@ from inspect import getattr_static, signature
 from types import FunctionType
 from typing import Any
 
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, first_line
 
 logger = logging.getLogger("ltpipe")
 
@@ -29,7 +29,7 @@ def load(module: str, attribute: str, what: str) -> Any:
         found = import_module(module)
     except Exception as error:
         logger.debug("%s", what, exc_info=True)
-        reason = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{what}: {module.rpartition('.')[2]}.py cannot be imported ({reason}); fix it") from error
     if not hasattr(found, attribute):
         raise UserError(f"{what}: {found.__file__} does not define {attribute}; end it with {attribute} = …")

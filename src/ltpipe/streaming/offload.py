@@ -89,3 +89,22 @@ class Offload:
                 if tensor is not None and (leaf in owner._parameters or name in self._stored):
                     places[name] = (owner, leaf)
         return places
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[nn.Module]:
+    """Restore the tensors and attributes of all modules on exit, such as a skeleton's own parameters and forwards."""
+    before = [(module, dict(module.__dict__)) for module in model.modules()]
+    contents: list[tuple[dict[str, Any], dict[str, Any]]]
+    contents = [(module._parameters, dict(module._parameters)) for module, _ in before]
+    contents += [(module._buffers, dict(module._buffers)) for module, _ in before]
+    try:
+        yield model
+    finally:
+        for module, attributes in before:
+            for added in module.__dict__.keys() - attributes.keys():
+                delattr(module, added)
+            module.__dict__.update(attributes)
+        for held, own in contents:
+            held.clear()
+            held.update(own)

@@ -3,14 +3,14 @@
 import torch
 
 from ltpipe.training.computing import TrainingCompute
-from ltpipe.training.connectivity import Line, error_along_line
+from ltpipe.training.connectivity import errors_along_line
 from ltpipe.training.live import load_values
 from ltpipe.training.state import TrainingState
 from ltpipe.training.task import Task
 from ltpipe.training.validate import evaluate
 
 
-def line_between(task: Task, first: TrainingState, second: TrainingState, computing: TrainingCompute) -> Line:
+def errors_between(task: Task, first: TrainingState, second: TrainingState, computing: TrainingCompute) -> list[float]:
     """Return the errors at 30 points between the final states of two trainings, running statistics included.
 
     Errors are fractions of the test labels, as in the paper. They are never used to choose anything.
@@ -25,4 +25,4 @@ def line_between(task: Task, first: TrainingState, second: TrainingState, comput
             return 1 - evaluate(task, prepared, examples)[1]
 
         begin, end = ({**state.weights, **state.buffers} for state in (first, second))
-        return error_along_line(begin, end, error)
+        return errors_along_line(begin, end, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,29 +16,6 @@ if TYPE_CHECKING:  # a report only reads lines and need not wait for torch
 
 STABLE = 0.02
 """Below this barrier two trainings count as linearly connected, following the paper."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """Errors of a W1 + (1 - a) W2.
-
-    Attributes:
-        alphas: values of a, from 0 to 1.
-        errors: the error at each alpha, a fraction.
-    """
-
-    alphas: tuple[float, ...]
-    errors: tuple[float, ...]
-
-    @property
-    def barrier(self) -> float:
-        """max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2; never negative, since the line includes both ends."""
-        return max(self.errors) - (self.errors[0] + self.errors[-1]) / 2
-
-    @property
-    def stable(self) -> bool:
-        """Whether the barrier is below 2 percentage points."""
-        return self.barrier < STABLE
 
 
 def interpolate(
@@ -59,13 +36,13 @@ def interpolate(
     }
 
 
-def error_along_line(
+def errors_along_line(
     first: Mapping[str, torch.Tensor],
     second: Mapping[str, torch.Tensor],
     error: Callable[[dict[str, torch.Tensor]], float],
     points: int = 30,
-) -> Line:
-    """Evaluate at `points` evenly spaced points, both ends included.
+) -> list[float]:
+    """Return the errors of a W1 + (1 - a) W2 at `points` evenly spaced values of a, from 0 to 1.
 
     Args:
         first: W1, names to tensors; may include running statistics, which are interpolated too.
@@ -78,10 +55,7 @@ def error_along_line(
     """
     if points < 2:
         raise UserError(f"points: {points} is not allowed; use 2 or more")
-    alphas = tuple(index / (points - 1) for index in range(points))
-    return Line(
-        alphas, tuple(error(interpolate(first, second, alpha)) for alpha in track(alphas, "evaluating", "point"))
-    )
+    return [error(interpolate(first, second, alpha)) for alpha in track(_evenly(points), "evaluating", "point")]
 
 
 @dataclass(frozen=True)
@@ -93,7 +67,8 @@ class Connectivity(Record):
         branches: W1 and W2, for example `ticket` and `order-1`: trained from one W_k with different data orders.
         alphas: values of a in a W1 + (1 - a) W2, from 0 to 1.
         errors: the error at each alpha, a fraction of the test labels.
-        barrier: max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2, a fraction.
+        barrier: max_a E(a W1 + (1 - a) W2) - (E(W1) + E(W2)) / 2, a fraction; never negative, since the line includes
+            both ends.
         stable: whether the barrier is below 2 percentage points.
     """
 
@@ -114,11 +89,23 @@ class Connectivity(Record):
             Branch.named(name)
         if len(self.alphas) != len(self.errors) or len(self.alphas) < 2:
             raise ValueError("alphas and errors differ in length or have fewer than two values")
-        line = Line(self.alphas, self.errors)
-        if (self.barrier, self.stable) != (line.barrier, line.stable):
+        barrier = _barrier(self.errors)
+        if (self.barrier, self.stable) != (barrier, barrier < STABLE):
             raise ValueError(f"barrier: {self.barrier} does not match the errors")
 
     @classmethod
-    def of(cls, training: str, replicate: int, level: int, branches: tuple[str, str], line: Line) -> Connectivity:
-        """Record the line between two branches."""
-        return cls(training, replicate, level, branches, line.alphas, line.errors, line.barrier, line.stable)
+    def of(
+        cls, training: str, replicate: int, level: int, branches: tuple[str, str], errors: Sequence[float]
+    ) -> Connectivity:
+        """Record the line between two branches, from what `errors_along_line` returns."""
+        barrier = _barrier(errors)
+        alphas = _evenly(len(errors))
+        return cls(training, replicate, level, branches, alphas, tuple(errors), barrier, barrier < STABLE)
+
+
+def _evenly(points: int) -> tuple[float, ...]:
+    return tuple(index / (points - 1) for index in range(points))
+
+
+def _barrier(errors: Sequence[float]) -> float:
+    return max(errors) - (errors[0] + errors[-1]) / 2

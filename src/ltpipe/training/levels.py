@@ -28,18 +28,6 @@ def magnitudes(weights: Tensors) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().abs() for name, tensor in weights.items()}
 
 
-def layer_fractions(kinds: Mapping[str, Kind], of_kind: Mapping[Kind, float | str]) -> dict[str, float | str]:
-    """Return the fraction to prune from each tensor per level, given one per kind.
-
-    Raises:
-        UserError: a kind has no fraction.
-    """
-    missing = sorted({kind for kind in kinds.values() if kind not in of_kind})
-    if missing:
-        raise UserError(f"no fraction to prune per level for {', '.join(missing)}; add it to {dict(of_kind)}")
-    return {name: of_kind[kind] for name, kind in kinds.items()}
-
-
 def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float | str]) -> dict[str, torch.Tensor]:
     """Prune `round(fraction * remaining)` of the remaining weights of each tensor, the lowest scores first.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, first_line
 from ltpipe.runtime.plugins import check_takes
 from ltpipe.training.examples import Examples
 from ltpipe.training.live import LiveTraining
@@ -84,4 +84,4 @@ def _described(error: Exception, module: ModuleType | None = None) -> str:
     file = getattr(module, "__file__", None)
     places = [frame for frame in extract_tb(error.__traceback__) if frame.filename == file]
     where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
-    return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}{where}"
+    return f"{type(error).__name__}: {first_line(error)}{where}"

@@ -13,7 +13,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import as_given
 from ltpipe.scoring.criterion import criterion_options
 from ltpipe.training.computing import TrainingCompute
-from ltpipe.training.levels import Kind, Tensors, dense_mask, layer_fractions, prune_globally, prune_layers
+from ltpipe.training.levels import Kind, Tensors, dense_mask, prune_globally, prune_layers
 from ltpipe.training.live import load_values
 from ltpipe.training.packing import packed
 from ltpipe.training.randomness import digest
@@ -119,8 +119,9 @@ def without(kinds: Mapping[str, Kind], exclude: Sequence[str]) -> dict[str, Kind
 def prune(scores: Tensors, mask: Tensors, rule: PruningRule, kinds: Mapping[str, Kind]) -> dict[str, torch.Tensor]:
     """Apply a rule to the weights that a mask keeps, pruning the lowest scores first."""
     if rule.scope == "layer":
-        of_kind = dict.fromkeys(kinds.values(), rule.fraction) | dict(rule.fractions)
-        return prune_layers(scores, mask, layer_fractions(kinds, of_kind))
+        return prune_layers(
+            scores, mask, {name: rule.fractions.get(kind, rule.fraction) for name, kind in kinds.items()}
+        )
     own = {name: kind if kind in rule.fractions else None for name, kind in kinds.items()}
     pruned: dict[str, torch.Tensor] = {}
     for kind in [None, *rule.fractions]:

@@ -21,7 +21,7 @@ from ltpipe.data.sequences import all_sequences, check_length, read_tokenizer, s
 from ltpipe.data.vocabulary import train_tokenizer
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.runtime.determinism import stable_seed
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, first_line
 from ltpipe.runtime.sources import Source
 from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Kind
@@ -223,7 +223,7 @@ class TextTask(ConfiguredTask):
                 with torch.no_grad():
                     self.logits(model, self.train.inputs[:1])
         except Exception as error:  # architectures raise all kinds of errors for sizes that do not fit
-            raise UserError(f"{key}: the model does not run on this text ({_first_line(error)})") from None
+            raise UserError(f"{key}: the model does not run on this text ({first_line(error)})") from None
         if largest >= entries:
             raise UserError(
                 f"{key}: the tokenizer produces token {largest}; the model only has embeddings for {entries} tokens"
@@ -244,7 +244,7 @@ def _described(architecture: Mapping[str, Any], key: str) -> "PretrainedConfig":
         known = AutoConfig.for_model(kind).to_dict().keys() | CONFIG_MAPPING[kind].attribute_map.keys()
         config = AutoConfig.for_model(**{**_NO_SPECIAL_TOKENS, **architecture})
     except Exception as error:
-        raise UserError(f"{key}: architecture is not a {kind} configuration ({_first_line(error)})") from None
+        raise UserError(f"{key}: architecture is not a {kind} configuration ({first_line(error)})") from None
     if unknown := sorted(architecture.keys() - known):
         allowed = ", ".join(sorted(known - {"vocab_size", *_ABOUT_THE_FILE}))
         raise UserError(f"{key}: architecture.{unknown[0]} is not a key of a {kind} configuration; use {allowed}")
@@ -290,10 +290,6 @@ def _examples(windows: np.ndarray) -> Examples:
 def _windows(count: int, length: int) -> Examples:
     inputs = torch.zeros((1, length), dtype=torch.int64).expand(count, length)
     return Examples(inputs, inputs[:, 1:])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 TASK = TextTask
