@@ -62,6 +62,13 @@ def test_masks_that_keep_changing_are_watched_to_the_end():
     assert found.iterations == (10, 20, 30, 40)
 
 
+def test_excluded_weights_are_in_no_mask():
+    given = training()
+    excluded, *others = given.task.kinds(given.task.build(0))
+    _, ticket = watch_training(given, Drawing("0.5", every=40, exclude=(excluded,)), Detector(), NAMED)
+    assert list(ticket.bits) == others
+
+
 def test_a_step_that_is_never_reached_is_refused():
     with pytest.raises(UserError, match="is not allowed; use 1 to 40"):
         watch_training(training(), Drawing("0.5", "layer", 41), Detector(), NAMED)

@@ -64,6 +64,7 @@ TOUCHES: dict[str, frozenset[str]] = {
     "imp.<name>.rewind.mode": frozenset({"training"}),
     "imp.<name>.prune": frozenset({"level_mask"}),
     "imp.<name>.prune.scope": frozenset({"level_mask", "early_bird"}),
+    "imp.<name>.prune.exclude": frozenset({"level_mask", "early_bird"}),
     "imp.<name>.branches.gradual": frozenset({"training"}),
     "imp.<name>.branches.distilled": frozenset({"training"}),
     "imp.<name>.early_bird": frozenset({"early_bird"}),

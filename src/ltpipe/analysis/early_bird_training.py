@@ -14,7 +14,7 @@ from ltpipe.training.levels import Kind, dense_mask, magnitudes
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.loop import train
 from ltpipe.training.packing import packed
-from ltpipe.training.prune import PruningRule, prune
+from ltpipe.training.prune import PruningRule, prune, without
 from ltpipe.training.randomness import digest
 from ltpipe.training.run import Training, TrainingName
 
@@ -31,6 +31,7 @@ class Drawing:
             normalisation, as in the paper (network slimming, Liu et al. 2017, 1708.06519).
         slimming: λ of a penalty λ Σ|scale| added to the loss, which separates used from unused channels; 0.0001 in
             the code of both papers.
+        exclude: shell-style patterns of weights that are never pruned; channels have none.
     """
 
     sparsity: str
@@ -38,6 +39,7 @@ class Drawing:
     every: int = 100
     of: Literal["weights", "channels"] = "weights"
     slimming: float = 0.0
+    exclude: tuple[str, ...] = ()
 
 
 def watch_training(
@@ -64,7 +66,9 @@ def watch_training(
     if not scales and (drawing.of == "channels" or drawing.slimming):
         raise UserError("early_bird: the model has no batch normalisation, whose scales rank channels; use weights")
     channels = drawing.of == "channels"
-    kinds: dict[str, Kind] = dict.fromkeys(scales, "hidden") if channels else training.task.kinds(model)
+    kinds: dict[str, Kind] = dict.fromkeys(scales, "hidden")
+    if not channels:
+        kinds = without(training.task.kinds(model), drawing.exclude)
     everything = dense_mask(training.start.weights, kinds)
     rule = PruningRule(scope="global" if channels else drawing.scope, fraction=drawing.sparsity)
     watch = Watch(detector)

@@ -96,15 +96,6 @@ class Batch:
             labels = ids if padding is None or padding.shape != ids.shape else ids.masked_fill(padding == 0, -100)
         return replace(self, args=(), kwargs=kwargs, labels=labels) if labels.shape == ids.shape else None
 
-    def sequences(self, start: int, stop: int) -> dict[str, Any]:
-        """Return keyword arguments for some of a text's sequences; values that are not per sequence stay whole."""
-        size = len(self.kwargs["input_ids"])
-        return {
-            name: value[start:stop] if isinstance(value, torch.Tensor) and value.dim() and len(value) == size else value
-            for name, value in self.kwargs.items()
-            if name not in ("use_cache", "return_dict")
-        }
-
 
 def first_batches(dataloader: Iterable[Any], limit: int | None) -> Iterator[Batch]:
     """Yield at most `limit` batches (None for all), read lazily.

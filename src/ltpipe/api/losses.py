@@ -18,6 +18,7 @@ IGNORED = -100
 """The label of a position that is not predicted."""
 
 _MICRO_BATCH_TOKENS = 1024
+_CHOSEN_HERE = {"use_cache", "return_dict"}
 _CHUNK = 64  # labels whose logits exist at the same time
 _SAME = 0.02  # relative; bfloat16 rounding stays below, another way to average exceeds it
 
@@ -61,9 +62,8 @@ def causal_totals(split: SplitModel, text: Batch, device: torch.device, entropy:
         rows, targets = _labelled(text.labels[start : start + micro_batch])
         if not len(rows):
             continue
-        inputs = text.sequences(start, start + micro_batch)
-        inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
-        hidden_states = split.hidden_states(**inputs)
+        inputs = text.part(start, start + micro_batch).to(device).kwargs
+        hidden_states = split.hidden_states(**{name: inputs[name] for name in inputs.keys() - _CHOSEN_HERE})
         flat = hidden_states.reshape(-1, hidden_states.shape[-1])
         for chunk, wanted in zip(rows.split(_CHUNK), targets.split(_CHUNK), strict=True):
             parts.append(entropy(split.logits(flat.index_select(0, chunk.to(flat.device))), wanted))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ltpipe.api import masking_kernels
+from ltpipe.api.packed import check_bool
 from ltpipe.pruning.masks import unpack
 from ltpipe.runtime.errors import UserError
 
@@ -162,9 +163,7 @@ def _targets(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> list[tuple[s
             example = f"; it has parameters such as '{next(iter(parameters))}'" if parameters else ""
             raise UserError(f"mask: {type(model).__name__} has no parameter '{name}'{example}")
         parameter = parameters[name]
-        if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool:
-            kind = kept.dtype if isinstance(kept, torch.Tensor) else type(kept).__name__
-            raise UserError(f"mask: '{name}' is {kind}; use a bool tensor, True where a weight is kept")
+        check_bool(name, kept)
         if kept.shape != parameter.shape:
             raise UserError(f"mask: '{name}' has shape {tuple(kept.shape)}; the parameter has {tuple(parameter.shape)}")
         if named.setdefault(id(parameter), name) != name:

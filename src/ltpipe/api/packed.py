@@ -73,13 +73,13 @@ def as_mask(
         return read_any_mask(Path(mask))
     if not isinstance(mask, Mapping):
         raise UserError(f"mask: a {type(mask).__name__} is not allowed; use a dict of bool tensors or a file's path")
-    check_bool(mask)
+    for name, kept in mask.items():
+        check_bool(name, kept)
     return packed({name: kept.cpu() for name, kept in mask.items()}, criterion, scope, seed, checkpoint, sparsity)
 
 
-def check_bool(mask: Mapping[str, torch.Tensor]) -> None:
-    """Raise UserError unless every entry is a bool tensor."""
-    for name, kept in mask.items():
-        if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool:
-            kind = kept.dtype if isinstance(kept, torch.Tensor) else type(kept).__name__
-            raise UserError(f"mask: '{name}' is {kind}; use a bool tensor, True where a weight is kept")
+def check_bool(name: str, kept: object) -> None:
+    """Raise UserError unless a mask's entry is a bool tensor."""
+    if not isinstance(kept, torch.Tensor) or kept.dtype != torch.bool:
+        kind = kept.dtype if isinstance(kept, torch.Tensor) else type(kept).__name__
+        raise UserError(f"mask: '{name}' is {kind}; use a bool tensor, True where a weight is kept")

@@ -301,6 +301,7 @@ RULES: Mapping[str, Rule] = {
             Key("imp.{training}.train.*", without=frozenset({"trainer_fn"})),
             *_TRAINING,
             Key("imp.{training}.prune.scope"),
+            Key("imp.{training}.prune.exclude"),
             Key("imp.{training}.early_bird.*", without=frozenset({"sparsities"})),
         ),
         _from("task"),
