@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import ltpipe
 from ltpipe.api import iterative
-from ltpipe.pruning.schedules import exponential_schedule
+from ltpipe.pruning.sparsity import exponential_schedule
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import ByteCounter
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ltpipe.pruning.allocation import apportion, by_shares
 from ltpipe.pruning.allocations.erk import erk
-from ltpipe.pruning.allocations.importance import importance
 from ltpipe.pruning.allocations.owl import Options, owl
 
 PROPERTY = settings(max_examples=200, deadline=None)
@@ -83,9 +82,9 @@ def test_erk_is_the_density_of_rigl_and_takes_experts_as_matrices() -> None:
 
 def test_importance_keeps_in_proportion_to_the_mean() -> None:
     """Means 4 and 1: densities 0.8 and 0.2; with 80 more kept the first is full."""
-    assert importance([100, 100], [400.0, 100.0], 100) == [20, 80]
-    assert importance([100, 100], [400.0, 100.0], 60) == [0, 60]
-    assert importance([100, 200], [400.0, 200.0], 240) == [60, 180]
+    assert by_shares([100, 100], [400.0, 100.0], 100) == [20, 80]
+    assert by_shares([100, 100], [400.0, 100.0], 60) == [0, 60]
+    assert by_shares([100, 200], [400.0, 200.0], 240) == [60, 180]
 
 
 def owl_of_the_authors(outliers: list[float], sparsity: float, window: float) -> list[float]:

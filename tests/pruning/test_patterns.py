@@ -19,9 +19,8 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning import kernels
-from ltpipe.pruning.allocation import score_sums
+from ltpipe.pruning.allocation import by_shares, score_sums
 from ltpipe.pruning.allocations.erk import erk
-from ltpipe.pruning.allocations.importance import importance
 from ltpipe.pruning.allocations.owl import outlier_ratios, owl
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.by_scope import cutter_for
@@ -140,7 +139,7 @@ def allocated(arrays: Arrays, source: str, sparsity: str) -> list[int]:
             [(1, *array.shape) if name != "h.1.experts" else array.shape for name, array in arrays.items()], prune
         )
     if source == "importance":
-        return importance(sizes, [array.sum() for array in magnitudes.values()], prune)
+        return by_shares(sizes, [array.sum() for array in magnitudes.values()], prune)
     if source == "lamp":
         return lamp_counts(arrays, sparsity)
     ratios = {}

@@ -10,8 +10,7 @@ from torch import nn
 from ltpipe.api.batches import Batch
 from ltpipe.api.losses import Answer, summed_loss
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.subject import Objective
-from ltpipe.training.scores import embedding_of_ones
+from ltpipe.scoring.subject import Objective, embedding_of_ones
 
 
 def windows(batches: Sequence[Batch]) -> torch.Tensor | None:

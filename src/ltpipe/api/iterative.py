@@ -15,7 +15,7 @@ from ltpipe.api.quality import report
 from ltpipe.api.training import PERMISSION, Trainer, TrainingRounds, is_allowed, with_dataloader
 from ltpipe.evaluation.quality import WINNING_RETENTION, best_ticket
 from ltpipe.evaluation.simulated import BASELINE_BATCHES, SIMULATION, TICKET_BATCHES
-from ltpipe.pruning.schedules import exponential_schedule
+from ltpipe.pruning.sparsity import exponential_schedule
 from ltpipe.runtime.errors import UserError
 
 _TRAINED = "full iterative magnitude pruning: every iteration trained, pruned and rewound to the initial weights."

@@ -87,15 +87,13 @@ class Header:
     Attributes:
         metadata: the metadata without the digests.
         specs: tensors by name, in header order.
-        sealed: whether the header has digests, that is, ltpipe wrote the file.
-        digests: tensor digests by name.
+        digests: tensor digests by name; None if the header has none, that is, ltpipe did not write the file.
         start: byte offset of the first tensor in the file.
     """
 
     metadata: dict[str, str]
     specs: dict[str, TensorSpec]
-    sealed: bool
-    digests: dict[str, str]
+    digests: dict[str, str] | None
     start: int
 
 
@@ -131,7 +129,7 @@ def unsealed(layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mappin
     }
     text = json.dumps({"__metadata__": said, **entries}, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    return text, Header(dict(metadata), specs, True, dict.fromkeys(specs, _NONE), 8 + len(text))
+    return text, Header(dict(metadata), specs, dict.fromkeys(specs, _NONE), 8 + len(text))
 
 
 def seal(text: bytes, digests: Iterable[str]) -> bytes:
@@ -183,7 +181,7 @@ def read_header(path: Path) -> Header:
         if not all(isinstance(text, str) for text in [*metadata, *metadata.values()]):
             raise ValueError("metadata is not text")
         specs = {name: _spec(path, name, entry) for name, entry in header.items()}
-        digests = _split(metadata.pop(DIGESTS), specs) if sealed else {}
+        digests = _split(metadata.pop(DIGESTS), specs) if sealed else None
         end = _check_contiguous(specs.values())
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedFileError(f"{path}: invalid safetensors header ({error}); {MEND_ANY}") from None
@@ -192,7 +190,7 @@ def read_header(path: Path) -> Header:
             f"{path}: {length} bytes, but its header implies {8 + size + end}; "
             f"the file is truncated or damaged; {MEND_ANY}"
         )
-    return Header(metadata, specs, sealed, digests, 8 + size)
+    return Header(metadata, specs, digests, 8 + size)
 
 
 def _split(digests: str, names: Iterable[str]) -> dict[str, str]:

@@ -38,8 +38,8 @@ class TensorFile:
         self.path = path
         header = read_header(path)
         self.metadata, self.specs, self._start = header.metadata, header.specs, header.start
-        self.has_digests = header.sealed
-        self._unchecked = dict(header.digests)
+        self.has_digests = header.digests is not None
+        self._unchecked = dict(header.digests or {})
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

@@ -73,7 +73,7 @@ def tensor_writer(
     if "kind" in said and (settings := asked()) is not None:
         said[ENTRY] = json.dumps(settings, ensure_ascii=False)
     text, header = unsealed(layout, said)
-    missing, digests = dict(header.specs), dict(header.digests)
+    missing, digests = dict(header.specs), dict.fromkeys(header.specs, "")
     with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
 

@@ -17,7 +17,7 @@ from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import KeyHistogram
 from ltpipe.pruning.masks import Mask, read_mask
-from ltpipe.pruning.schedules import exponential_schedule
+from ltpipe.pruning.sparsity import exponential_schedule
 from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of, temporary_folder

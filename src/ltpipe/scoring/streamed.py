@@ -13,7 +13,7 @@ from ltpipe.pruning.layout import Layout
 from ltpipe.scoring.activations import input_norms
 from ltpipe.scoring.curvature import hessian_gradient_by_differences
 from ltpipe.scoring.stored import Stored
-from ltpipe.scoring.subject import Accumulator, AccumulatorType, Change, Deliver
+from ltpipe.scoring.subject import Accumulator, AccumulatorType, Change, Deliver, embedding_of_ones
 from ltpipe.streaming.backward import walk_gradients
 from ltpipe.streaming.head import Objective, next_token_loss
 from ltpipe.streaming.model import CausalModel
@@ -109,16 +109,9 @@ class StreamedSubject:
         """Do nothing: language models have no batch normalisation."""
         return nullcontext()
 
-    @contextmanager
-    def inputs_of_ones(self) -> Iterator[None]:
+    def inputs_of_ones(self) -> AbstractContextManager[None]:
         """Make the embedding of every token ones inside the context."""
-        model: Any = self._model.split.model
-        embedding = model.get_input_embeddings()
-        hook = embedding.register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
-        try:
-            yield
-        finally:
-            hook.remove()
+        return embedding_of_ones(self._model.split.model)
 
     @contextmanager
     def stored(self) -> Iterator[Stored]:

@@ -1,11 +1,13 @@
 """A model that is being scored, as a criterion sees it."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
+from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.stored import Stored
 
 Deliver = Callable[[str, torch.Tensor], None]
@@ -16,6 +18,23 @@ Change = Callable[[str, torch.Tensor], torch.Tensor]
 
 Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """What to differentiate in place of the loss: float32 logits [rows, classes], int64 labels [rows] to float32 [rows]."""
+
+
+@contextmanager
+def embedding_of_ones(model: nn.Module) -> Iterator[None]:
+    """Temporarily make the embedding of every token ones.
+
+    Raises:
+        UserError: the model has no method get_input_embeddings.
+    """
+    find: Callable[[], nn.Module] | None = getattr(model, "get_input_embeddings", None)
+    if find is None:
+        raise UserError("this criterion needs the model's embedding; add a method get_input_embeddings to the model")
+    hook = find().register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class Accumulator(Protocol):

@@ -86,7 +86,19 @@ def walk_gradients(
                 return stream_gradients(model, division, input_ids, micro_batch, chunk, wanted, sink, objective)
             except NotStreamableError as error:
                 model.give_up_streaming(str(error))
-        return _in_memory(model, input_ids, micro_batch, chunk, wanted, sink, objective)
+        model.load_whole()
+        parameters = {name: model.split.model.get_parameter(name) for name in sorted(wanted)}
+        losses = []
+        with handing_out(parameters, sink) as gradients:  # which are still freed one by one
+            for part in track(input_ids.split(micro_batch), "gradients", "micro-batch"):
+                with gradients.of_micro_batch():
+                    found = HeadLosses.apply(model.split.hidden_states(part), model, part, chunk, objective)
+                    if found.requires_grad:
+                        found.sum().backward()
+                    losses.append(found.detach())
+        for block in reversed(model.blocks):
+            sink.finish(block)
+        return torch.cat(losses)
 
 
 def stream_gradients(
@@ -108,31 +120,6 @@ def stream_gradients(
     losses = _Walk(model, division, input_ids, micro_batch, wanted, sink).forward(chunk, objective)
     losses.sum().backward()
     return losses.detach()
-
-
-def _in_memory(
-    model: CausalModel,
-    input_ids: torch.Tensor,
-    micro_batch: int,
-    chunk: int,
-    wanted: Collection[str],
-    sink: GradientSink,
-    objective: Objective,
-) -> torch.Tensor:
-    """Do the same with the whole model in memory; gradients are still freed one by one."""
-    model.load_whole()
-    parameters = {name: model.split.model.get_parameter(name) for name in sorted(wanted)}
-    losses = []
-    with handing_out(parameters, sink) as gradients:
-        for part in track(input_ids.split(micro_batch), "gradients", "micro-batch"):
-            with gradients.of_micro_batch():
-                found = HeadLosses.apply(model.split.hidden_states(part), model, part, chunk, objective)
-                if found.requires_grad:
-                    found.sum().backward()
-                losses.append(found.detach())
-    for block in reversed(model.blocks):
-        sink.finish(block)
-    return torch.cat(losses)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Scores of a trained model's weights by any criterion, which a level of iterative pruning ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -20,7 +20,7 @@ from ltpipe.scoring.activations import input_norms
 from ltpipe.scoring.criterion import criterion_options, every_criterion, scored_criterion
 from ltpipe.scoring.curvature import SummedGradient
 from ltpipe.scoring.stored import Stored
-from ltpipe.scoring.subject import AccumulatorType, Change, Deliver, Objective
+from ltpipe.scoring.subject import AccumulatorType, Change, Deliver, Objective, embedding_of_ones
 from ltpipe.training.examples import Examples
 from ltpipe.training.levels import Tensors, apply_mask, magnitudes
 from ltpipe.training.live import load_values
@@ -178,23 +178,6 @@ class TaskData:
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         size = self.batch or max(1, _LABELS // self.tokens)
         return zip(self.examples.inputs.split(size), self.examples.labels.split(size), strict=True)
-
-
-@contextmanager
-def embedding_of_ones(model: nn.Module) -> Iterator[None]:
-    """Temporarily make the embedding of every token ones.
-
-    Raises:
-        UserError: the model has no method get_input_embeddings.
-    """
-    find: Callable[[], nn.Module] | None = getattr(model, "get_input_embeddings", None)
-    if find is None:
-        raise UserError("this criterion needs the model's embedding; add a method get_input_embeddings to the model")
-    hook = find().register_forward_hook(lambda _module, _inputs, output: torch.ones_like(output))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 class LiveSubject:
