@@ -38,8 +38,8 @@ class ImageTask(ConfiguredTask):
     @classmethod
     def of(cls, model: str, pixels: Split) -> "ImageTask":
         """Normalise the images."""
-        levels = _levels(pixels.train.images)
-        return cls(model, pixels, *(_examples(getattr(pixels, part.name), levels) for part in fields(pixels)))
+        normalised = _normalised(pixels.train.images)
+        return cls(model, pixels, *(_examples(getattr(pixels, part.name), normalised) for part in fields(pixels)))
 
     @classmethod
     def prepare(cls, model: str, source: str, validation: int, test: int, split_seed: int, key: str) -> "ImageTask":
@@ -93,23 +93,23 @@ class ImageTask(ConfiguredTask):
         return output_layer(model)
 
 
-def _levels(images: np.ndarray) -> np.ndarray:
+def _normalised(images: np.ndarray) -> np.ndarray:
     """Return the normalised value of each pixel value in each channel, float32 [channels, 256].
 
     Mean and deviation come from integer sums, so the order of summation does not matter.
     """
-    levels = []
+    normalised = []
     for channel in range(images.shape[1]):
         counts = np.bincount(images[:, channel].ravel(), minlength=256)
         pixels, values = int(counts.sum()), np.arange(256)
         first, second = int(counts @ values), int(counts @ values**2)
         deviation = ((pixels * second - first**2) / pixels**2) ** 0.5 / 255 or 1.0
-        levels.append((np.arange(256) / 255 - first / pixels / 255) / deviation)
-    return np.stack(levels).astype(np.float32)
+        normalised.append((np.arange(256) / 255 - first / pixels / 255) / deviation)
+    return np.stack(normalised).astype(np.float32)
 
 
-def _examples(pixels: Pixels, levels: np.ndarray) -> Examples:
-    channels = [level[pixels.images[:, channel]] for channel, level in enumerate(levels)]
+def _examples(pixels: Pixels, normalised: np.ndarray) -> Examples:
+    channels = [values[pixels.images[:, channel]] for channel, values in enumerate(normalised)]
     return Examples(torch.from_numpy(np.stack(channels, 1)), torch.from_numpy(pixels.labels.astype(np.int64)))
 
 
