@@ -277,7 +277,7 @@ def test_the_verdict_gives_exact_numbers_and_the_lead_over_random(tickets):
         "Perplexity 26.07 dense model 20.09",
         "Accuracy, next token 25.00% dense model 40.00%",
         "Prunable weights kept 500,000 of 1,000,000",
-        "Measured on 16,368 predicted tokens of wiki in 16 windows (protocol documents), 11 tickets.",
+        "Measured on 16,368 predicted tokens of wiki in 16 sequences (protocol documents), 11 tickets.",
     ):
         assert stat in text
     assert "best of 3 random tickets at the same sparsity ( random , scope global , seed 1 :" in text
@@ -340,9 +340,9 @@ def test_the_page_says_what_was_measured_and_its_limits(tickets):
     origin = Provenance("abc123", False, "models: {}\n", {"checkpoint": "f00"})
     text = page(tickets, origin).text
     assert "org/small (1,200,000 weights, 1,000,000 of them prunable) on wiki: 16,368 predicted tokens" in text
-    assert "in 16 windows (protocol documents), float32, streamed on cpu." in text
+    assert "in 16 sequences (protocol documents), float32, streamed on cpu." in text
     assert "A mask alone makes nothing faster" in text
-    assert "windows of one document are not independent" in text
+    assert "sequences of one document are not independent" in text
     assert "in nats/token; lower is better" in text
     assert "git checkout abc123 snakemake --cores all --resources gpu=1 --configfile config.yaml" in text
     assert "models: {}" in text

@@ -5,7 +5,7 @@ sequences and the seed, so the dense model and every ticket see the same ones: t
 and what makes a text hard for all of them cancels out.
 
 Intervals are 95 % percentile intervals. With as few as 16 sequences they are approximate and tend to be too narrow.
-Windows of one document are not independent, which no resampling of windows can account for.
+Sequences of one document are not independent, which no resampling can account for.
 """
 
 from collections.abc import Iterator, Sequence

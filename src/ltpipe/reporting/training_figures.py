@@ -74,7 +74,7 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
         lines = table[["replicate", "first", "second"]].astype(str).agg(" ".join, axis=1)
         rows = rounded(table.assign(line=lines))
         base = alt.Chart().encode(
-            x=alt.X("alpha:Q", title="α, from the second training (0) to the first (1)", axis=alt.Axis(tickCount=6)),
+            x=alt.X("alpha:Q", title="α, from the second run (0) to the first (1)", axis=alt.Axis(tickCount=6)),
             color=_graded("level", rows["level"]),
         )
         error: dict[str, Any] = {
@@ -97,7 +97,7 @@ def connectivity_figure(points: pd.DataFrame) -> Figure:
 
     return figure(
         "connectivity",
-        "Test error along the straight line between the weights of two trainings from one rewinding point that saw "
+        "Test error along the straight line between the weights of two runs from one rewinding point that saw "
         "the data in different orders. Thin lines are replicates, thick lines their mean.",
         points,
         ["training"],
