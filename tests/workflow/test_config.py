@@ -14,7 +14,7 @@ from ltpipe.pruning.scopes import scopes
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.criterion import criterion_names, every_criterion
 from ltpipe.workflow.config import check_config, load_config, moved, sources
-from ltpipe.workflow.grid import evaluated_sequences, evaluated_texts, scored_criteria
+from ltpipe.workflow.grid import evaluated_sequences, evaluated_texts, scored_criteria, tickets
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
@@ -121,6 +121,41 @@ def test_a_criterion_that_only_a_hybrid_needs_is_scored():
     config = with_calibration(hybrids={"mix": {"magnitude": 1, "wanda": 0.5}, "unused": {"snip": 1, "taylor": 1}})
     config["grid"]["criteria"] = ["mix"]
     assert scored_criteria(check_config(config)) == ["wanda"]
+
+
+def test_named_settings_take_from_their_section_what_they_leave_out():
+    config = with_calibration(
+        num_sequences=3, settings={"long": {"sequence_length": 512}, "all": {"num_sequences": "all"}}
+    )
+    config["grid"]["criteria"] = ["wanda", "magnitude"]
+    config["evaluate"]["settings"] = {"short": {"sequence_length": 64}}
+    filled = check_config(config)
+    assert filled["score"]["settings"] == {
+        "long": {"data": "calibration", "sequence_length": 512, "num_sequences": 3},
+        "all": {"data": "calibration", "sequence_length": 256, "num_sequences": "all"},
+    }
+    assert check_config(filled) == filled
+    assert evaluated_texts(filled) == ["speeches@short"]
+    assert scored_criteria(filled) == ["wanda@all", "wanda@long"]
+    assert sorted({ticket.criterion for ticket in tickets(filled)}) == ["magnitude", "wanda@all", "wanda@long"]
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "error"),
+    [
+        ("score", {"few": {"data": "no"}}, "score.settings.few.data: 'no' is not a text; use calibration, speeches"),
+        ("score", {"few": {"data": "speeches"}}, "score.settings.few.data: 'speeches' shares documents with the"),
+        ("score", {"few": {"options": {}}}, "score.settings.few: unknown key 'options'; use data, num_sequences,"),
+        ("score", {"a@b": {}}, "score.settings: 'a@b' is not allowed; expected: a name of at most 100 letters"),
+        ("evaluate", {"few": {"num_sequences": 0}}, "evaluate.settings.few.num_sequences: 0 is not allowed; expected"),
+    ],
+)
+def test_named_settings_are_checked_as_their_section_is(section: str, settings: dict[str, Any], error: str):
+    config = with_calibration()
+    config["evaluate"]["data"] = ["speeches"]
+    config[section]["settings"] = settings
+    with pytest.raises(UserError, match=f"^{re.escape(error)}"):
+        check_config(config)
 
 
 def test_calibration_text_must_be_apart_from_what_is_evaluated():

@@ -10,8 +10,8 @@ CONFIG = {
         "sparsities": [0.5, 0.10, 1e-05],
         "seeds": [7, 1],
     },
-    "evaluate": {"data": None},
-    "score": {"data": None, "hybrids": {}},
+    "evaluate": {"data": None, "settings": {}},
+    "score": {"data": None, "hybrids": {}, "settings": {}},
 }
 
 

@@ -27,8 +27,8 @@ def study(to=0.01, **axes):
         "models": {"tiny": {}},
         "data": {"words": {}},
         "grid": {**spanned, "refine": to and {"to": to}, **axes},
-        "evaluate": {"data": None},
-        "score": {"data": None, "hybrids": {}},
+        "evaluate": {"data": None, "settings": {}},
+        "score": {"data": None, "hybrids": {}, "settings": {}},
     }
 
 

@@ -75,9 +75,10 @@ AXES = (
     "name", "grid", "score.data", "evaluate.data", "robustness", "imp.<name>.levels", "imp.<name>.replicates",
     "imp.<name>.branches.reinitialised", "imp.<name>.branches.shuffled", "imp.<name>.branches.random",
     "imp.<name>.branches.order", "imp.<name>.branches.transplanted", "imp.<name>.branches.levels",
-    "imp.<name>.early_bird.sparsities",
+    "imp.<name>.early_bird.sparsities", "score.settings", "evaluate.settings",
 )  # fmt: skip
-"""Keys that say which jobs there are, not what one of them does."""
+"""Keys that say which jobs there are, not what one of them does; for named settings see tests/dag/test_named_settings.
+"""
 
 NO_RESULT = tuple(".".join(path).replace("*", "<name>") for path in ELSEWHERE)
 """Keys that change no result."""

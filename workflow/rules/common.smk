@@ -25,6 +25,7 @@ if workflow.is_main_process:
     for warning in jobs.outdated():
         logger.warning(warning)
 
+SETTINGS = rf"(@({any_of(config['score']['settings'])}))?"
 KINDS = {".csv": "table", ".svg": "figure", ".html": "page"}
 
 
@@ -43,14 +44,14 @@ def report_file(name: str, category: str):
 
 wildcard_constraints:
     model=any_of(config["models"]),
-    data=any_of(config["data"]),
+    data=any_of({*config["data"], *grid.evaluated_texts(config), *grid.calibration_texts(config)}),
     training=any_of(config["imp"]),
     replicate=r"\d+",
     level=r"\d+",
     branch=any_of({cell.branch for cell in trainings.every_training(config)}),
     order=r"\d+",
     round=r"\d+",
-    criterion="[a-z0-9-]+",
+    criterion=f"[a-z0-9-]+{SETTINGS}",
     scope="[a-z0-9-]+",
     seed=rf"{grid.NO_SEED}|\d+",
     sparsity=r"0|1|0\.\d*[1-9]",

@@ -21,7 +21,7 @@ rule score:
     log:
         "results/logs/score/{model}/{criterion}.log",
     wildcard_constraints:
-        criterion=any_of(criterion_names()),
+        criterion=f"({any_of(criterion_names())}){SETTINGS}",
     cache: True
     threads: jobs.threads
     resources:
@@ -50,7 +50,7 @@ rule hybrid:
     log:
         "results/logs/score/{model}/{criterion}.log",
     wildcard_constraints:
-        criterion=any_of(config["score"]["hybrids"]),
+        criterion=f"({any_of(config['score']['hybrids'])}){SETTINGS}",
     cache: True
     resources:
         **jobs.needs("hybrid"),

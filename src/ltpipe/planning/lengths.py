@@ -23,8 +23,7 @@ def check_lengths(config: Config) -> None:
     if not config["grid"]:
         return
     lengths = [grid.evaluated_size(config, text)[1] for text in grid.evaluated_texts(config)]
-    if grid.needs_calibration(config):
-        lengths.append(grid.calibration_size(config)[1])
+    lengths += [grid.calibration_size(config, text)[1] for text in grid.calibration_texts(config)]
     longest = max(lengths)
     for name, model in config["models"].items():
         source = Source(model["source"], f"models.{name}.source")

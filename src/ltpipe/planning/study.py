@@ -23,6 +23,7 @@ from ltpipe.pruning.histogram import streaming_bytes
 from ltpipe.runtime.device import AUTO_SHARD
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import Peak
+from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
@@ -155,8 +156,8 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
     yield _checkpoint(model)
     for text in texts:
         yield _sequences(model, "sequences", text, grid.evaluated_size(model.config, text))
-    if grid.needs_calibration(model.config):
-        yield _sequences(model, "calibration", model.config["score"]["data"], grid.calibration_size(model.config))
+    for text in grid.calibration_texts(model.config):
+        yield _sequences(model, "calibration", text, grid.calibration_size(model.config, text))
     yield from _scores(model)
     yield from _masks(model)
     evaluations = list(_evaluations(model, texts))
@@ -175,23 +176,24 @@ def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> S
 
 
 def _scores(model: _Model) -> Iterator[StagePlan]:
-    count, length = grid.calibration_size(model.config)
     disk = 4 * sum(model.manifest.tensors[tensor].size for tensor in model.prunable)
     for criterion in grid.scored_criteria(model.config):
         rule = scored_criterion(criterion)
-        options = criterion_options(criterion, model.config["score"]["options"][criterion], criterion)
+        options = criterion_options(criterion, model.config["score"]["options"][name_of(criterion)], criterion)
         dtype = getattr(torch, rule.precision) if rule.precision else model.precision
         planner = ScorePlanner(
             model.skeleton(dtype), model.manifest, model.prunable, rule, dtype, model.accelerator, model.streamed,
             model.kept_by_device(dtype), options,
         )  # fmt: skip
-        shape = (count, length) if rule.needs_data else (1, 2)
+        text = grid.calibration_text(model.config, criterion)
+        shape = grid.calibration_size(model.config, text) if text else (1, 2)
         wanted = BatchSizes.generous(*shape, rule.batch or model.micro_batch)
         fitted = _fit(model, planner, wanted, shape[1], BatchSizes(shape[0], rule.batch or 1, 1))
         passes = rule.passes(options) * shape[0] * shape[1]
         work = passes * (FORWARD if issubclass(rule, ActivationCriterion) else BACKWARD)
         yield model.on_device(f"score {criterion}", None, 1, disk, fitted, work)
-    hybrids = set(model.config["grid"]["criteria"]) & model.config["score"]["hybrids"].keys()
+    names = model.config["score"]["hybrids"].keys()
+    hybrids = [label for label in grid.criteria(model.config) if name_of(label) in names]
     if hybrids:
         largest = max(model.manifest.tensors[tensor].size for tensor in model.prunable)
         host = model.base + 3 * 8 * largest

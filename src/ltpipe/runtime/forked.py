@@ -5,8 +5,8 @@ starts a server that imports them once (`ltpipe.runtime.forkserver`). This comma
 arguments, environment, limits and open files. Then it waits and ends as the fork ends. To everybody else it is the
 stage: it passes signals on, and if it is killed, the server kills the fork.
 
-`LTPIPE_RUN` names the process that the server lives for. Without it, and where no server can be started, this command
-becomes the script. It imports nothing slow.
+`LTPIPE_SNAKEMAKE` names the process that the server lives for. Without it, and where no server can be started, this
+command becomes the script. It imports nothing slow.
 """
 
 import array
@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-RUN = "LTPIPE_RUN"
+RUN = "LTPIPE_SNAKEMAKE"
 LENGTH, STATUS, NUMBER = struct.Struct("!I"), struct.Struct("!i"), struct.Struct("!B")
 """What is sent: the length of a request before it, an exit status (or minus a signal), a signal to pass on."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltpipe.pruning.scores import WEIGHT_CRITERIA
 from ltpipe.runtime.errors import UserError, few
+from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.options import Given, NoOptions, options_of
 from ltpipe.runtime.plugins import check_methods, load
 
@@ -83,12 +84,13 @@ def is_stochastic(name: str) -> bool:
 
 
 def scored_criterion(name: str) -> type[Criterion]:
-    """Look up a criterion with a score stage.
+    """Look up a criterion with a score stage, by its name or by a label (`runtime.labels`).
 
     Raises:
         UserError: there is no such criterion, its file is damaged, or its class lacks a required method or has one with
             another signature.
     """
+    name = name_of(name)
     if name not in criterion_names():
         raise UserError(f"criterion '{name}' has no score stage; use {', '.join(criterion_names())}")
     what = f"criterion '{name}'"

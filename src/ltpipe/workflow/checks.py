@@ -1,12 +1,13 @@
 """Checks of a configuration that concern several of its sections."""
 
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import every_criterion
+from ltpipe.scoring.criterion import every_criterion, scored_criterion
 from ltpipe.workflow.configuration.mistakes import did_you_mean
 from ltpipe.workflow.configuration.section import meaning
 from ltpipe.workflow.configuration.study import StudySection
-from ltpipe.workflow.grid import Config, evaluated_texts, needs_calibration
+from ltpipe.workflow.grid import Config, evaluated_texts, named_settings, scored_criteria
 
 
 def check_consistency(config: Config) -> None:
@@ -41,25 +42,29 @@ def _check_grid(config: Config) -> None:
 
 def _check_calibration(config: Config) -> None:
     """Refuse calibration data that is missing, fixed by a protocol, or overlaps with evaluated texts."""
-    name, texts = config["score"]["data"], config["data"]
-    if name is not None and name not in texts:
-        raise UserError(f"score.data: '{name}' is not a text; use {', '.join(sorted(texts))}")
-    if name is not None and texts[name]["protocol"] == "wikitext2":
-        raise UserError(
-            f"score.data: '{name}' has protocol wikitext2, which is for evaluation only; add the source again under "
-            "data, with protocol documents"
-        )
-    criteria = needs_calibration(config)
-    if name is None and criteria:
-        raise UserError(f"score.data: criterion '{criteria[0]}' needs calibration data; set it to a text under data")
-    evaluated = evaluated_texts(config)
+    texts = config["data"]
+    criteria = [name for name in scored_criteria(config) if scored_criterion(name).needs_data]
+    evaluated = sorted({name_of(text) for text in evaluated_texts(config)})
     if not evaluated:
         raise UserError("data: there is no text to evaluate on other than that of score.data; add one")
-    if name is not None and criteria:
-        for other in evaluated:
+    for settings, calibration in named_settings(config["score"]).items():
+        key, name = f"score.settings.{settings}.data" if settings else "score.data", calibration["data"]
+        if name is None:
+            if criteria:
+                needing = name_of(criteria[0])
+                raise UserError(f"{key}: criterion '{needing}' needs calibration data; set it to a text under data")
+            continue
+        if name not in texts:
+            raise UserError(f"{key}: '{name}' is not a text; use {', '.join(sorted(texts))}")
+        if texts[name]["protocol"] == "wikitext2":
+            raise UserError(
+                f"{key}: '{name}' has protocol wikitext2, which is for evaluation only; add the source again under "
+                "data, with protocol documents"
+            )
+        for other in evaluated if criteria else ():
             if other == name or not _apart(texts[name], texts[other]):
                 raise UserError(
-                    f"score.data: '{name}' shares documents with the evaluated text '{other}'; give them different "
+                    f"{key}: '{name}' shares documents with the evaluated text '{other}'; give them different "
                     "sources, or set documents: calibration and documents: evaluation"
                 )
 

@@ -9,6 +9,7 @@ from typing import Any
 from ltpipe.evaluation.perturbation import stochastic
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.runtime.labels import labelled, name_of, settings_of
 from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
 
 Config = dict[str, Any]
@@ -77,24 +78,48 @@ class Ticket:
         return replace(self, sparsity="")
 
 
+def named_settings(section: Config) -> dict[str, Config]:
+    """Settings of section score or evaluate by their names; the section itself, under "", if it names none."""
+    return section["settings"] or {"": section}
+
+
 def evaluated_texts(config: Config) -> list[str]:
-    """Names of the evaluated texts; by default all but the calibration text."""
-    return sorted(config["evaluate"]["data"] or set(config["data"]) - {config["score"]["data"]})
+    """Labels of the evaluated texts; by default all texts but those for calibration."""
+    calibrating = {settings["data"] for settings in named_settings(config["score"]).values()}
+    texts = sorted(config["evaluate"]["data"] or set(config["data"]) - calibrating)
+    return [labelled(text, settings) for text in texts for settings in sorted(named_settings(config["evaluate"]))]
 
 
 def evaluated_sequences(config: Config, text: str) -> int | str:
     """Number of evaluated sequences of a text; all under protocol wikitext2."""
-    return "all" if config["data"][text]["protocol"] == "wikitext2" else config["evaluate"]["num_sequences"]
+    if config["data"][name_of(text)]["protocol"] == "wikitext2":
+        return "all"
+    return named_settings(config["evaluate"])[settings_of(text)]["num_sequences"]
 
 
 def evaluated_size(config: Config, text: str) -> tuple[int, int]:
     """Number and length of the sequences of an evaluated text, as far as they are known."""
-    return _known(evaluated_sequences(config, text)), config["evaluate"]["sequence_length"]
+    length = named_settings(config["evaluate"])[settings_of(text)]["sequence_length"]
+    return _known(evaluated_sequences(config, text)), length
 
 
-def calibration_size(config: Config) -> tuple[int, int]:
-    """Number and length of the calibration sequences, as far as they are known."""
-    return _known(config["score"]["num_sequences"]), config["score"]["sequence_length"]
+def calibration_text(config: Config, criterion: str) -> str | None:
+    """Label of the text that a criterion with a score stage is calibrated on; None if it needs none."""
+    if not scored_criterion(criterion).needs_data:
+        return None
+    settings = settings_of(criterion)
+    return labelled(named_settings(config["score"])[settings]["data"], settings)
+
+
+def calibration_texts(config: Config) -> list[str]:
+    """Labels of all texts that criteria of the grid are calibrated on."""
+    return sorted({text for name in scored_criteria(config) if (text := calibration_text(config, name))})
+
+
+def calibration_size(config: Config, text: str) -> tuple[int, int]:
+    """Number and length of the sequences of a calibration text, as far as they are known."""
+    settings = named_settings(config["score"])[settings_of(text)]
+    return _known(settings["num_sequences"]), settings["sequence_length"]
 
 
 def _known(count: int | str) -> int:
@@ -103,20 +128,33 @@ def _known(count: int | str) -> int:
 
 def has_scores(config: Config, criterion: str) -> bool:
     """Whether a criterion has a score file."""
-    return criterion in config["score"]["hybrids"] or criterion in criterion_names()
+    return name_of(criterion) in {*config["score"]["hybrids"], *criterion_names()}
+
+
+def criteria(config: Config) -> list[str]:
+    """Labels of the grid's criteria: those that need calibration data with each of the settings for scoring."""
+    return [label for name in config["grid"]["criteria"] for label in _labels(config, name)] if config["grid"] else []
+
+
+def parts(config: Config, hybrid: str) -> list[str]:
+    """Labels of the criteria whose scores a hybrid adds up."""
+    found = {part: _labels(config, part) for part in config["score"]["hybrids"][name_of(hybrid)]}
+    return [part if labels == [part] else labelled(part, settings_of(hybrid)) for part, labels in found.items()]
+
+
+def _labels(config: Config, criterion: str) -> list[str]:
+    summed = config["score"]["hybrids"].get(criterion, [criterion])
+    if not any(part in criterion_names() and scored_criterion(part).needs_data for part in summed):
+        return [criterion]
+    return [labelled(criterion, settings) for settings in named_settings(config["score"])]
 
 
 def scored_criteria(config: Config) -> list[str]:
-    """Criteria of the grid with a score stage, parts of hybrids included."""
-    hybrids = config["score"]["hybrids"]
-    wanted = set(config["grid"]["criteria"]) if config["grid"] else set()
-    parts = {part for name in wanted & hybrids.keys() for part in hybrids[name]}
-    return sorted((wanted | parts) & set(criterion_names()))
-
-
-def needs_calibration(config: Config) -> list[str]:
-    """Criteria of the grid that need calibration data."""
-    return [name for name in scored_criteria(config) if scored_criterion(name).needs_data]
+    """Labels of the grid's criteria with a score stage, parts of hybrids included."""
+    wanted = set(criteria(config))
+    hybrids = [label for label in wanted if name_of(label) in config["score"]["hybrids"]]
+    added = {part for hybrid in hybrids for part in parts(config, hybrid)}
+    return sorted(label for label in wanted | added if name_of(label) in criterion_names())
 
 
 def baselines(config: Config, model: str | None = None) -> list[str]:
@@ -192,7 +230,7 @@ def _cells(config: Config, model: str | None) -> Iterator[Ticket]:
     if grid is None:
         return
     for name, data, criterion, scope in product(
-        _models(config, model), evaluated_texts(config), grid["criteria"], grid["scopes"]
+        _models(config, model), evaluated_texts(config), criteria(config), grid["scopes"]
     ):
         seeds = grid["seeds"] if is_stochastic(criterion) else [NO_SEED]
         own = scope_named(scope).own_sparsity

@@ -16,8 +16,8 @@ from ltpipe.data import images
 from ltpipe.data.rows import LAST_SUFFIXES
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_writable
+from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import scored_criterion
 from ltpipe.workflow import grid, refinement, resources
 from ltpipe.workflow.closure import module_closure
 from ltpipe.workflow.commands import Named, Param
@@ -174,8 +174,9 @@ class Jobs:
 
     def text_files(self, wildcards: Named) -> list[str]:
         """Return a text's source files."""
-        source = self.config["data"][wildcards.data]["source"]
-        return _files_of(Source(source, f"data.{wildcards.data}.source"), *LAST_SUFFIXES)
+        name = name_of(wildcards.data)
+        source = self.config["data"][name]["source"]
+        return _files_of(Source(source, f"data.{name}.source"), *LAST_SUFFIXES)
 
     def task_files(self, wildcards: Named) -> list[str]:
         """Return the source files of a task's examples, for tasks with a source."""
@@ -195,8 +196,8 @@ class Jobs:
 
     def calibration(self, wildcards: Named) -> list[str]:
         """Return the calibration sequences of a criterion that needs them."""
-        needed = scored_criterion(wildcards.criterion).needs_data
-        return [grid.CALIBRATION.format(model=wildcards.model, data=self.config["score"]["data"])] if needed else []
+        text = grid.calibration_text(self.config, wildcards.criterion)
+        return [grid.CALIBRATION.format(model=wildcards.model, data=text)] if text else []
 
     def scores(self, wildcards: Named) -> list[str]:
         """Return the scores that a criterion ranks by; none if it ranks the weights themselves."""
@@ -206,7 +207,7 @@ class Jobs:
         """Return the parts of a hybrid: score files, and the names of criteria without one."""
         return [
             grid.SCORES.format(model=wildcards.model, criterion=part) if grid.has_scores(self.config, part) else part
-            for part in self.config["score"]["hybrids"][wildcards.criterion]
+            for part in grid.parts(self.config, wildcards.criterion)
         ]
 
     def part_files(self, wildcards: Named) -> list[str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltpipe.runtime.labels import name_of, settings_of
 from ltpipe.workflow.grid import Config
 
 Axes = Mapping[str, str]
@@ -48,6 +49,7 @@ class Key:
         """Yield the keys that a job depends on, with the wildcards filled in, and their values."""
         if not self.when(config, axes):
             return
+        axes = _apart(axes)
         parts = self.pattern.split(".")
         path = tuple(part.format(**axes) for part in parts)
         below = path[-1] == "*"
@@ -62,6 +64,12 @@ class Key:
             return
         for name in sorted((value or {}).keys() - self.without):
             yield (*path[:-1], name), _plain(value[name])
+
+
+def _apart(axes: Axes) -> Axes:
+    """Return axes with names and settings of labels as axes of their own: `text`, `ranking` and `settings`."""
+    data, criterion = axes.get("data", ""), axes.get("criterion", "")
+    return {**axes, "text": name_of(data), "settings": settings_of(data), "ranking": name_of(criterion)}
 
 
 Job = tuple[str, Axes]

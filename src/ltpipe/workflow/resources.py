@@ -173,6 +173,14 @@ def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, atte
     return ceil((SNAKEMAKE_MB + own + CUDA_MB * gpus) * GROWTH ** (attempt - 1))
 
 
+def _size(config: Config, section: str, axes: Mapping[str, str]) -> tuple[int, int]:
+    """Number and length of the sequences that a job reads."""
+    if section != "score":
+        return grid.evaluated_size(config, axes["data"])
+    text = grid.calibration_text(config, axes["criterion"])
+    return grid.calibration_size(config, text) if text else (1, 2)
+
+
 def minutes(
     config: Config, rule: str, axes: Mapping[str, str], input_mb: float, gpus: int, threads: int, attempt: int
 ) -> int:
@@ -180,9 +188,7 @@ def minutes(
     stage = STAGES[rule]
     needed = stage.minutes + input_mb / READ_MB_A_MINUTE
     if stage.section:
-        count, length = (
-            grid.calibration_size(config) if stage.section == "score" else grid.evaluated_size(config, axes["data"])
-        )
+        count, length = _size(config, stage.section, axes)
         operations = stage.passes * count * length * input_mb * 2**20  # two a weight, of two bytes
         needed += operations / (60 * (gpus * ACCELERATOR_FLOPS or threads * THREAD_FLOPS))
     if stage.trains:

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ltpipe.scoring.criterion import criterion_names, scored_criterion
+from ltpipe.runtime.labels import name_of, settings_of
+from ltpipe.scoring.criterion import criterion_names
 from ltpipe.workflow import grid, refinement, trainings
 from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, task_module
 from ltpipe.workflow.keys import Axes, Config, Job, Key, Rule
@@ -25,7 +26,7 @@ def _micro_batch(values: dict[str, Any]) -> dict[str, Any]:
 
 
 _PRUNABLE = Key("models.{model}.prunable.*")
-_TEXT = Key("data.{data}.*")
+_TEXT = Key("data.{text}.*")
 _COMPUTING = (
     Key("evaluate.precision"),
     Key("evaluate.micro_batch", options=_micro_batch, rounding=True),
@@ -41,21 +42,32 @@ _PROCESSES = Key("imp.{training}.compute.processes", options=_not_said)
 _TRAIN = Key("imp.{training}.train.*")
 
 
+def _of_settings(section: str, key: str, matters: Callable[[Config], bool] = lambda _: True) -> tuple[Key, Key]:
+    """A key of a text's named settings, or of the section itself if it has none; if it matters to the text."""
+
+    def when(named: bool) -> Callable[[Config, Axes], bool]:
+        return lambda config, axes: (
+            matters(config["data"][name_of(axes["data"])]) and bool(settings_of(axes["data"])) == named
+        )
+
+    return Key(f"{section}.{key}", when=when(False)), Key(f"{section}.settings.{{settings}}.{key}", when=when(True))
+
+
 def _scores(config: Config, axes: Axes) -> list[Job]:
     """The scores that a criterion ranks by."""
-    if axes["criterion"] in config["score"]["hybrids"]:
+    if name_of(axes["criterion"]) in config["score"]["hybrids"]:
         return [("hybrid", axes)]
     return [("score", axes)] if grid.has_scores(config, axes["criterion"]) else []
 
 
 def _calibration(config: Config, axes: Axes) -> list[Job]:
-    needed = scored_criterion(axes["criterion"]).needs_data
-    return [("calibration", {**axes, "data": config["score"]["data"]})] if needed else []
+    text = grid.calibration_text(config, axes["criterion"])
+    return [("calibration", {**axes, "data": text})] if text else []
 
 
 def _parts(config: Config, axes: Axes) -> list[Job]:
     """The scores that a hybrid adds up."""
-    parts = config["score"]["hybrids"][axes["criterion"]]
+    parts = grid.parts(config, axes["criterion"])
     return [("score", {**axes, "criterion": part}) for part in parts if grid.has_scores(config, part)]
 
 
@@ -193,7 +205,7 @@ def _places(_: Config, __: Axes) -> list[Path]:
 
 
 def _criterion(_: Config, axes: Axes) -> list[Path]:
-    return [criterion_module(axes["criterion"])]
+    return [criterion_module(name_of(axes["criterion"]))]
 
 
 def _allocation(_: Config, axes: Axes) -> list[Path]:
@@ -228,18 +240,15 @@ RULES: Mapping[str, Rule] = {
     "sequences": Rule(
         (
             _TEXT,
-            Key("evaluate.sequence_length"),
-            Key(
-                "evaluate.num_sequences",
-                # wikitext2 takes all of them, and the command does so where nothing is said.
-                when=lambda config, axes: config["data"][axes["data"]]["protocol"] != "wikitext2",
-            ),
+            *_of_settings("evaluate", "sequence_length"),
+            # Protocol wikitext2 takes all of them, and the command does so where nothing is said.
+            *_of_settings("evaluate", "num_sequences", lambda text: text["protocol"] != "wikitext2"),
         ),
         _from("checkpoint"),
         modules=_places,
     ),
     "calibration": Rule(
-        (_TEXT, Key("score.sequence_length"), Key("score.num_sequences")),
+        (_TEXT, *_of_settings("score", "sequence_length"), *_of_settings("score", "num_sequences")),
         _from("checkpoint"),
         modules=_places,
         script="sequences",
@@ -248,13 +257,13 @@ RULES: Mapping[str, Rule] = {
         (
             *_COMPUTING,
             _PRUNABLE,
-            Key("score.options.{criterion}", options=_options),
+            Key("score.options.{ranking}", options=_options),
         ),
         lambda config, axes: [("checkpoint", axes), *_calibration(config, axes)],
         modules=_criterion,
     ),
     "hybrid": Rule(
-        (_PRUNABLE, Key("score.hybrids.{criterion}", options=_weights, ordered=True)),
+        (_PRUNABLE, Key("score.hybrids.{ranking}", options=_weights, ordered=True)),
         lambda config, axes: [("checkpoint", axes), *_parts(config, axes)],
     ),
     "histogram": Rule((_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]),

@@ -1,6 +1,6 @@
 """Keys of models, texts and the one-shot tickets made of them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Lt, MinLen
 from pydantic import Field, StringConstraints, model_validator
@@ -16,6 +16,7 @@ from ltpipe.scoring.criterion import criterion_names, criterion_options, every_c
 from ltpipe.workflow.configuration.section import (
     AboveZero,
     AtLeastTwo,
+    Name,
     Option,
     Patterns,
     PrunedFraction,
@@ -158,6 +159,27 @@ class GridSection(Section):
         return beyond_defaults(options_of(kind, given, f"scope_options.{scope}"))
 
 
+def _completed(section: Section, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return named settings with the section's own values for the keys that they leave out."""
+    return {
+        name: given.model_copy(
+            update={key: getattr(section, key) for key, value in given.model_dump().items() if value is None}
+        )
+        for name, given in settings.items()
+    }
+
+
+class ScoreSettings(Section):
+    """What named settings for scoring have of their own."""
+
+    data: str | None = None
+    """name of the calibration text; null takes that of score"""
+    sequence_length: AtLeastTwo | None = None
+    """tokens per calibration sequence, an integer of at least 2; null takes that of score"""
+    num_sequences: SequenceCount | None = None
+    """number of calibration sequences, an integer of at least 1, or all; null takes that of score"""
+
+
 class ScoreSection(Section):
     """How to compute criteria that need more than a weight's own value."""
 
@@ -173,6 +195,10 @@ class ScoreSection(Section):
     """
     hybrids: dict[HybridName, HybridParts] = {}
     """named weighted sums of normalised scores; each maps criteria that are not stochastic to numbers above 0"""
+    settings: dict[Name, ScoreSettings] = {}
+    """named settings, for example {few: {num_sequences: 4}, many: {num_sequences: 64}}: each criterion that needs
+    calibration data is scored with each of them, and only with them
+    """
 
     @model_validator(mode="after")
     def _criteria_exist(self) -> "ScoreSection":
@@ -189,7 +215,17 @@ class ScoreSection(Section):
                 name: as_given(criterion_options(name, self.options.get(name, {}), f"options.{name}"))
                 for name in criterion_names()
             }
+        self.settings = _completed(self, self.settings)
         return self
+
+
+class EvaluateSettings(Section):
+    """What named settings for evaluating have of their own."""
+
+    sequence_length: AtLeastTwo | None = None
+    """tokens per sequence, an integer of at least 2; null takes that of evaluate"""
+    num_sequences: SequenceCount | None = None
+    """number of sequences, an integer of at least 1, or all; null takes that of evaluate"""
 
 
 class EvaluateSection(Section):
@@ -221,6 +257,10 @@ class EvaluateSection(Section):
     """number of the dense model's top-k tokens to keep for each prediction, an integer of at least 0; tickets are
     compared with these tokens, and 0 compares nothing
     """
+    settings: dict[Name, EvaluateSettings] = {}
+    """named settings, for example {short: {sequence_length: 128}, long: {sequence_length: 1024}}: dense models and
+    tickets are evaluated with each of them, and only with them
+    """
 
     @model_validator(mode="after")
     def _device_has_no_number(self) -> "EvaluateSection":
@@ -230,6 +270,7 @@ class EvaluateSection(Section):
                 f".device: '{self.device}' names one device, but each job gets a free one; use {kind}, and make only "
                 f"device {number} visible: CUDA_VISIBLE_DEVICES={number}"
             )
+        self.settings = _completed(self, self.settings)
         return self
 
 
