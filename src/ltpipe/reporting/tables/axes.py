@@ -2,16 +2,24 @@
 
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.frames import Columns, count, number, word
+from ltpipe.runtime.labels import settings_of
 
-TEXT: Columns = {"model": word("name of the model"), "data": word("name of the text that it is evaluated on")}
+TEXT: Columns = {
+    "model": word("name of the model"),
+    "data": word("name of the text that it is evaluated on, with @ and the name of the settings for evaluating"),
+}
 CURVE: Columns = {
-    "criterion": word("what ranks the weights"),
+    "criterion": word("what ranks the weights, with @ and the name of the settings for scoring"),
     "scope": word("which weights are ranked against each other"),
     "seed": count("seed of a stochastic criterion"),
 }
 SPARSITY: Columns = {"sparsity": number("fraction of the prunable weights, or units, to be pruned")}
 TICKET: Columns = {**TEXT, **CURVE, **SPARSITY}
 """Columns that identify a ticket."""
+SETTINGS: Columns = {
+    "evaluation": word("named settings for evaluating (evaluate.settings), if the study has any"),
+    "calibration": word("named settings for scoring (score.settings), if the criterion depends on them"),
+}
 
 TRAINING: Columns = {
     "training": word("name of the training"),
@@ -27,3 +35,11 @@ BRANCH: Columns = {
 def curve_of(ticket: Metrics, side: str = "") -> dict[str, object]:
     """Return criterion, scope and seed of a ticket, in columns whose names end in `side`."""
     return {f"{axis}{side}": getattr(ticket, axis) for axis in CURVE}
+
+
+def settings_in(ticket: Metrics) -> dict[str, str | None]:
+    """Return the named settings of a ticket, in the columns of `SETTINGS`."""
+    return {
+        "evaluation": settings_of(ticket.data) or None,
+        "calibration": settings_of(ticket.criterion or "") or None,
+    }

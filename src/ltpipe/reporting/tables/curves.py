@@ -18,13 +18,14 @@ from ltpipe.pruning.scopes import has_own_sparsity
 from ltpipe.reporting.cells import percent, ticket_name, value, with_interval
 from ltpipe.reporting.critical import NOTE, estimate_text, losing_text, winning_text
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import CURVE, TEXT, curve_of
+from ltpipe.reporting.tables.axes import CURVE, SETTINGS, TEXT, curve_of, settings_in
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number, truth
 
 _DISTINCT = "whether the interval of its retention excludes the winning threshold"
 COLUMNS: Columns = {
     **TEXT,
     **CURVE,
+    **SETTINGS,
     "total": count("prunable weights"),
     "largest_sparsity": number("sparsity of the sparsest ticket"),
     "last_winning_sparsity": number("sparsity of the last winning ticket; 0, the dense model, if all lose"),
@@ -62,6 +63,7 @@ def curves_table(samples: Sequence[Sample]) -> Frame:
                     "model": sample.dense.metrics.model,
                     "data": sample.dense.metrics.data,
                     **curve_of(tickets[0].metrics),
+                    **settings_in(tickets[0].metrics),
                     "total": tickets[0].metrics.total,
                     "largest_sparsity": curve.sparsities[-1],
                     "last_winning_sparsity": 0.0,  # the dense model, unless a ticket wins

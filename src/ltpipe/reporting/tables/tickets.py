@@ -6,7 +6,7 @@ from ltpipe.analysis.confidence import accuracy_difference, bounds, interval, lo
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.quality import uniform_loss
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import TICKET
+from ltpipe.reporting.tables.axes import SETTINGS, TICKET, settings_in
 from ltpipe.reporting.ticket_columns import TICKET_COLUMNS
 from ltpipe.runtime.frames import Columns, Frame, bounds_of, count, frame, number, word
 from ltpipe.runtime.progress import track
@@ -21,6 +21,7 @@ def _as_shown(*names: str) -> Columns:
 
 COLUMNS: Columns = {
     **TICKET,
+    **SETTINGS,
     "kept": count("prunable weights kept"),
     "total": count("prunable weights"),
     "parameters": count("all weights of the model"),
@@ -61,6 +62,7 @@ def tickets_table(samples: Sequence[Sample]) -> Frame:
             ticket = evaluated.metrics
             rows.append(
                 vars(ticket)
+                | settings_in(ticket)
                 | {
                     "sparsity": float(ticket.sparsity or 0),
                     "sequences": sample.sequences,
