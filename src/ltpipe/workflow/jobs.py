@@ -20,7 +20,7 @@ from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
 from ltpipe.workflow import grid, refinement, resources
 from ltpipe.workflow.closure import module_closure
-from ltpipe.workflow.commands import Named, Param
+from ltpipe.workflow.commands import FORKED, Named, Param
 from ltpipe.workflow.config import Config, check_config, moved
 from ltpipe.workflow.normal_form import as_text
 from ltpipe.workflow.rules import level_mask_of, prunes_trained, rewinds_weights
@@ -291,8 +291,8 @@ class Jobs:
     def launch(self, wildcards: Named, input: Named) -> str:  # noqa: ARG002
         """Return a param: the command that runs a training's script; several processes share every batch."""
         processes = self._training(wildcards)["compute"]["processes"]
-        several = f" -m torch.distributed.run --standalone --nproc-per-node {processes}"
-        return "python" + (several if processes > 1 else "")
+        several = f"python -m torch.distributed.run --standalone --nproc-per-node {processes}"
+        return several if processes > 1 else FORKED
 
     def _training(self, wildcards: Named) -> Config:
         return self.config["imp"][wildcards.training]
