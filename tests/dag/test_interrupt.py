@@ -18,7 +18,7 @@ STUDY = {
     "levels": 1,
 }
 TARGET = "results/imp/small/replicate-0/level-0/ticket.json"
-STOPPED = "stopped by Ctrl-C; what is done is kept: run the same command again to go on"
+STOPPED = "stopped by Ctrl-C; finished work is kept; run the same command again to continue"
 
 
 def configure(folder: Path, iterations: int) -> None:

@@ -177,12 +177,12 @@ def test_what_a_mask_alone_tells(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "nor one of its tables"),
-        (b"words and words\n", "nor one of its tables"),
+        (b"", "nor a table of ltpipe"),
+        (b"words and words\n", "nor a table of ltpipe"),
         (b'{"a": 1}', "JSON, but not an artefact of ltpipe"),
         (b'{"a": ', "not valid JSON"),
-        (bytes(range(256)), "neither an artefact of ltpipe"),
-        (b"PAR1 is not enough", "neither an artefact of ltpipe"),
+        (bytes(range(256)), "neither an artefact nor a table of ltpipe"),
+        (b"PAR1 is not enough", "neither an artefact nor a table of ltpipe"),
         (b'{"format": 4, "performance_retention": 1}', "no checksum"),
         (b'{"fits": true, "stages": [{}]}', "no checksum"),
     ],

@@ -93,6 +93,6 @@ def test_jobs_are_named_and_interrupts_are_one_line(logger: logging.Logger):
     logger.error("a thousand words", extra={"event": "error"})
     logger.info("Complete log(s): …")
     named = ["[1/2] mask tiny", "rule mask:"]
-    stopped = "stopped by Ctrl-C; what is done is kept: run the same command again to go on"
+    stopped = "stopped by Ctrl-C; finished work is kept; run the same command again to continue"
     assert logger.lines == ["stats", *named, "it failed", *named, stopped]
     assert console.interrupted

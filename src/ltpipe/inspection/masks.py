@@ -60,7 +60,7 @@ def _judged(mask: Mask, checkpoint: Path | None) -> Mapping[str, Any]:
     if checkpoint is None:
         verdict = validate_alone(mask)
         return _verdict(verdict) | {
-            "looked at": "only the mask; use --checkpoint FOLDER to check for dead rows and heads too"
+            "checked": "only the mask; use --checkpoint FOLDER to check for dead rows and heads too"
         }
     model = Checkpoint.open(checkpoint)
     verdict = validate(mask, model.manifest, model.config)

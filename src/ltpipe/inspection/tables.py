@@ -31,7 +31,7 @@ def describe_table(path: Path) -> Description:
     table = table_of(path, INSPECTED)
     if table is None:
         raise UserError(
-            f"{path}: neither an artefact of ltpipe nor one of its tables; docs/cli.md lists what to inspect"
+            f"{path}: neither an artefact nor a table of ltpipe; docs/cli.md lists what ltpipe inspect reads"
         )
     rows = table.parsed(path)
     values = {axis: sorted(map(str, rows[axis].dropna().unique())) for axis in _AXES if axis in rows}

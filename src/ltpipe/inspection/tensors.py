@@ -74,7 +74,7 @@ def _sequences(path: Path) -> Description:
         "sequences": count,
         "tokens a sequence": length,
         "predicted tokens": count * (length - 1),
-        "windows in the text": data.available,
+        "sequences in the text": data.available,
         "documents": data.documents,
         "protocol": data.protocol,
         "BOS": data.bos,

@@ -1,4 +1,4 @@
-"""The plan of a study: what each stage will need, from the configuration alone."""
+"""The plan of a study: what each stage will need, computed from the configuration alone."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 FORWARD, BACKWARD = 2, 8
-"""Operations a parameter and token: of a walk forward, and of one that goes back too."""
+"""Operations per parameter and token of a forward pass, and of a forward and backward pass."""
 
 
 def plan_study(config: Config, peaks: bool = True) -> list[StagePlan]:
@@ -45,13 +45,13 @@ def plan_study(config: Config, peaks: bool = True) -> list[StagePlan]:
 
     Args:
         config: checked, with all defaults.
-        peaks: whether to look for what the device needs; jobs, disk and operations are known without, and sooner.
+        peaks: whether to find the peak on the device; False is faster, for jobs, disk and operations alone.
 
     Raises:
-        UserError: the shapes of a model are not known, nothing of it is prunable, or there are no examples to train on.
+        UserError: a model's shapes are unknown, nothing in it is prunable, or there are no examples to train on.
     """
     gridded = sorted(config["models"]) if config["grid"] else []
-    pretrained = {study["task"].get("pretrained") for study in config["imp"].values()} - {None, *gridded}
+    pretrained = {training["task"].get("pretrained") for training in config["imp"].values()} - {None, *gridded}
     return [
         *(stage for name in gridded for stage in _plan_model(_Model.of(config, name, peaks))),
         *(_checkpoint(_Model.of(config, name, peaks=False)) for name in sorted(pretrained)),
@@ -66,12 +66,12 @@ class _Model:
     Attributes:
         config, name: the study, and the model's name in it.
         shapes: the architecture.
-        manifest: of the checkpoint to come.
+        manifest: manifest that its checkpoint will have.
         prunable: its prunable tensors.
         kept: dtype of the checkpoint.
-        base: private main memory of Python and the libraries, which this process has loaded too, bytes.
-        limit: of tensors on the device, bytes.
-        peaks: whether to look for what the device needs.
+        base: private main memory of Python and the libraries, measured in this process, bytes.
+        limit: largest size of tensors on the device, bytes.
+        peaks: whether to find the peak on the device.
     """
 
     config: Config
@@ -104,16 +104,16 @@ class _Model:
 
     @property
     def mask_bytes(self) -> int:
-        """Size of one mask, about: a bit a weight."""
+        """Approximate size of one mask, bytes: one bit per weight."""
         return sum(ceil(self.manifest.tensors[tensor].size / 8) for tensor in self.prunable)
 
     @property
     def accelerator(self) -> bool:
-        """Whether to plan for one."""
+        """Whether to plan for an accelerator."""
         return self.config["evaluate"]["device"] != "cpu"
 
     def kept_by_device(self, dtype: torch.dtype) -> int:
-        """Bytes of weights that a device keeps, of several."""
+        """Return the largest size of weights that one of several devices keeps, bytes; 0 if weights are not spread."""
         evaluate = self.config["evaluate"]
         shards = evaluate["devices"] if evaluate["device"] == AUTO_SHARD else 0
         return max(Spread.of(self.manifest, dtype, shards).nbytes) if shards else 0
@@ -131,18 +131,18 @@ class _Model:
 
     @property
     def micro_batch(self) -> int:
-        """As `Settings` has it."""
+        """Sequences per micro-batch; 0 to find the number."""
         wanted = self.config["evaluate"]["micro_batch"]
         return 0 if wanted == "auto" else wanted
 
     def skeleton(self, dtype: torch.dtype) -> "PreTrainedModel":
-        """The model without contents."""
+        """Return the model without contents."""
         return foreseen(self.shapes, dtype)[0]
 
     def on_device(
         self, stage: str, data: str | None, jobs: int, disk: int, fitted: "_Fitted", work: int, kept: int = 0
     ) -> StagePlan:
-        """The plan of a stage that computes on the device.
+        """Return the plan of a stage that computes on the device.
 
         `work` counts the operations of all jobs per parameter of the model, `kept` the bytes of results on the host.
         """
@@ -216,7 +216,7 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
 
 
 def _refinement(model: _Model, evaluations: Sequence[StagePlan]) -> Iterator[StagePlan]:
-    """Rounds, masks and tickets of a refinement, as many as there may be; each takes what others do."""
+    """Plan the largest possible numbers of rounds, masks and tickets of a refinement, each as large as the grid's."""
     rounds, tickets = refinement.rounds(model.config), refinement.tickets_at_most(model.config, model.name)
     if rounds:
         operations = tickets * max(stage.operations // stage.jobs for stage in evaluations)
@@ -235,7 +235,7 @@ def _evaluations(model: _Model, texts: Sequence[str]) -> Iterator[StagePlan]:
 
 
 def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length: int) -> Iterator[StagePlan]:
-    """Evaluations on texts of as many sequences of one length."""
+    """Plan the evaluations on texts with this number and length of sequences."""
     dtype, skeleton = model.precision, model.skeleton(model.precision)
     predictions = count * (length - 1)
     kept_tokens = min(model.config["evaluate"]["top_k"], skeleton.config.get_text_config().vocab_size)
@@ -259,7 +259,10 @@ def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Batch sizes that fit and their peak; or the peak of the least ones, and what the problem is; or why neither."""
+    """Batch sizes that fit and their peak; otherwise the problem and, if known, the peak of the smallest sizes.
+
+    If the peak cannot be planned, `unforeseen` is the reason.
+    """
 
     sizes: BatchSizes | None
     device: Peak
@@ -281,7 +284,7 @@ def _fit(model: _Model, planner: EvaluationPlanner, wanted: BatchSizes, length: 
 
 
 def _kept_dtype(wanted: str, stored: torch.dtype | None, source: Source) -> torch.dtype:
-    """The dtype that the load stage keeps a model in."""
+    """Return the dtype in which the checkpoint stage stores a model."""
     if wanted != "auto":
         return getattr(torch, wanted)
     quantised = not source.is_hub and source.path.is_file()
@@ -289,7 +292,7 @@ def _kept_dtype(wanted: str, stored: torch.dtype | None, source: Source) -> torc
 
 
 def _in_transit(manifest: Manifest) -> int:
-    """Pinned copies of what is on its way to an accelerator: two blocks, or the largest tensor outside them."""
+    """Return the bytes of pinned copies for an accelerator: two blocks, or the largest tensor outside them."""
     blocks: dict[str, int] = {}
     outside = [0]
     for name, entry in manifest.tensors.items():
@@ -302,5 +305,5 @@ def _in_transit(manifest: Manifest) -> int:
 
 
 def _histogram_bytes(bits: int, tensors: int) -> int:
-    """At most: every bin of every tensor occupied, 2 bytes for the bin and 8 for its count."""
+    """Return the largest size of a histogram: every bin occupied, 2 bytes for the bin and 8 for its count."""
     return tensors * 10 * 2 ** min(bits, 16)

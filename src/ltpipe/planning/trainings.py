@@ -24,7 +24,7 @@ ACTIVATIONS, EXAMPLES = "activations", "examples"
 
 _FLOAT = 4
 _POINT_BYTES = 70
-"""Of a record, for each look at the validation examples: an iteration and two numbers at full precision."""
+"""Bytes of a record per point of the validation curve: an iteration and two numbers at full precision."""
 
 _LINE_POINTS = 30
 
@@ -53,7 +53,7 @@ def plan_trainings(config: Config) -> Iterator[StagePlan]:
     """Plan every stage of every training.
 
     Raises:
-        UserError: there are no examples, the model does not fit them, or its shapes are not known.
+        UserError: there are no examples, the model does not fit them, or its shapes are unknown.
     """
     for name, training in sorted(config["imp"].items()):
         yield from _plan_training(config, name, training)
@@ -125,16 +125,16 @@ def _plan_training(config: Config, name: str, training: dict[str, Any]) -> Itera
         step.peak.total + examples, {**step.peak.parts, EXAMPLES: step.peak.parts.get(EXAMPLES, 0) + examples}
     )
     weights, mask = _FLOAT * step.weights, step.prunable
-    state = 2 * weights + mask  # those at the end, and at the smallest loss
+    state = 2 * weights + mask  # weights at the end, and at the smallest validation loss
     saved = state + _FLOAT * step.optimizer
-    # Beside the live tensors: what training began with, the best weights, and a copy of all of it to write. On the CPU
-    # the live tensors are there too, of which activations and gradients are gone when the copy is made.
+    # Main memory holds the initial weights, the best weights and a copy of everything to write. On the CPU it holds the
+    # live tensors too, but activations and gradients are freed before the copy is made.
     passing = sum(step.peak.parts.get(kind, 0) for kind in (ACTIVATIONS, GRADIENTS)) * (compute["device"] == "cpu")
     live = device.total if compute["device"] == "cpu" else examples
     host = base + 2 * weights + live + max(0, saved - passing)
 
     def stage(kind: str, jobs: int, disk: int, iterations: int = 0, looks: int = 0, seen: int = 0) -> StagePlan:
-        """`seen` examples are looked at each of `looks` times; iterations and looks are those of all jobs."""
+        """Return a plan with `looks` evaluations of `seen` examples each; both counts are sums over all jobs."""
         work = iterations * step.operations * compute["processes"] + looks * seen * step.looking
         filled, taken = (device, host) if iterations else (Peak(), base + 5 * weights + examples)
         return StagePlan(

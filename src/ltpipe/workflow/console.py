@@ -1,6 +1,6 @@
-"""What a run says on the terminal: each job by name when it starts, about how long the run will take, and its end.
+"""Messages of a run on the terminal: the name of each job that starts, the time left, and the end of the run.
 
-Snakemake names a job in ten lines or, told to be quiet about rules, when the job has ended.
+Snakemake alone prints ten lines per job or, with `--quiet rules`, names a job only when it has ended.
 """
 
 import logging
@@ -12,18 +12,18 @@ from types import TracebackType
 from typing import Any
 
 _TARGET = "all"
-"""The rule that only asks for results: it takes no time, and is no job to anyone."""
+"""The rule that only requests results; it takes no time and is not announced."""
 
-_STOPPED = "stopped by Ctrl-C; what is done is kept: run the same command again to go on"
+_STOPPED = "stopped by Ctrl-C; finished work is kept; run the same command again to continue"
 _INTERRUPT = "Terminating processes on user request"
 _AFTER_INTERRUPT = ("Complete log", "Elapsed time")
 _CHATTER = ("Select jobs to execute...", "Execute ", "Workflow defines that rule ")
 
 
 def job_name(rule: str, wildcards: Mapping[str, str]) -> str:
-    """A job in a few words: `ticket smollm2-135m speeches wanda row sparsity 0.5`.
+    """Return a short name of a job: `ticket smollm2-135m speeches wanda row sparsity 0.5`.
 
-    Values that are numbers come with the name of their axis, and a seed that is not drawn is left out.
+    A number follows the name of its axis. The seed of a deterministic criterion is omitted.
     """
     axes = {axis.replace("_", " "): value for axis, value in wildcards.items() if value != "none"}
     values = (f"{axis} {value}" if value[:1].isdigit() else value for axis, value in axes.items())
@@ -31,7 +31,7 @@ def job_name(rule: str, wildcards: Mapping[str, str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it, to about a tenth: `40 s`, `4 min`, `2 h 10 min`."""
+    """Return a duration for people, rounded to about a tenth: `40 s`, `4 min`, `2 h 10 min`."""
     if seconds < 55:
         return f"{max(10, 10 * round(seconds / 10))} s"
     minutes = round(seconds / 60)
@@ -42,10 +42,10 @@ def duration(seconds: float) -> str:
 
 
 class Pace:
-    """How fast jobs are done, and so how long the others will take.
+    """Estimates the time left from the jobs that have finished.
 
-    A job takes as long as those of its rule did on average; where there was none yet, as long as all jobs did. Jobs
-    that ran side by side so far will go on to.
+    A job is expected to take the average time of its rule's finished jobs or, without any, of all finished jobs. As
+    many jobs are expected to run at a time as before.
     """
 
     def __init__(self, jobs: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,18 +54,18 @@ class Pace:
         self._took: defaultdict[str, list[float]] = defaultdict(list)
 
     def start(self, job: int, rule: str) -> None:
-        """A job has started."""
+        """Record that a job has started."""
         self._running[job] = rule, self._clock()
 
     def finish(self, job: int) -> None:
-        """A job has ended well."""
+        """Record that a job has succeeded."""
         if job in self._running:
             rule, began = self._running.pop(job)
             self._took[rule].append(self._clock() - began)
             self._left[rule] -= 1
 
     def seconds_left(self) -> float | None:
-        """Until all jobs are done; None while none is."""
+        """Return the estimated time until all jobs are done; None before the first one is."""
         all_took = [seconds for took in self._took.values() for seconds in took]
         if not all_took:
             return None
@@ -82,16 +82,16 @@ class Pace:
 
 
 class Console(logging.Filter):
-    """Watches the records of Snakemake's logger, adds lines to them, and leaves out what those make superfluous.
+    """Filters Snakemake's log: adds a line per job and drops the messages that this line replaces.
 
-    A filter and not a logger plugin, which Snakemake would have to find among the installed packages.
+    It is a filter and not a logger plugin because Snakemake looks for plugins only among the installed packages.
 
     Attributes:
         interrupted: whether Ctrl-C has been pressed.
     """
 
     def __init__(self, say: Callable[[str], None], quiet: bool) -> None:
-        """`quiet` says that Snakemake does not show rules itself; `say` logs a line."""
+        """`say` logs a line; `quiet` is true if Snakemake does not show rules itself."""
         super().__init__()
         self._say, self._quiet = say, quiet
         self._pace, self._started, self._total = Pace({}), set[int](), 0
@@ -99,7 +99,7 @@ class Console(logging.Filter):
 
     @classmethod
     def of(cls, logger: logging.Logger, quiet: bool) -> "Console":
-        """Watch a logger, and the process for Ctrl-C before it has any job."""
+        """Add a console to a logger, and report a Ctrl-C that comes before the first job."""
         console, before = cls(logger.info, quiet), sys.excepthook
         logger.addFilter(console)
 
@@ -113,16 +113,16 @@ class Console(logging.Filter):
         return console
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether Snakemake is to show a record."""
+        """Return whether Snakemake should show a record."""
         said: Any = record  # Snakemake gives its records attributes of their own
         match getattr(record, "event", None):
             case "run_info":
                 self._total = said.stats["total"]
                 self._pace = Pace({rule: jobs for rule, jobs in said.stats.items() if rule not in ("total", _TARGET)})
             case "progress":
-                self._total = said.total  # a checkpoint adds jobs
+                self._total = said.total  # Snakemake checkpoints add jobs
             case "job_info" if said.rule_name != _TARGET:
-                self._started.add(said.jobid)  # one that is tried again counts once
+                self._started.add(said.jobid)  # a retried job counts once
                 self._pace.start(said.jobid, said.rule_name)
                 self._say(self._line(job_name(said.rule_name, said.wildcards)))
             case "job_finished":

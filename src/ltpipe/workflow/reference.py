@@ -1,4 +1,4 @@
-"""The reference of configuration keys as Markdown, from the sections: what a key means is written there alone.
+"""The Markdown reference of configuration keys, made from the docstrings of the sections.
 
 `make reference` writes docs/configuration.md.
 """

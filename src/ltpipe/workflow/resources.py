@@ -1,4 +1,4 @@
-"""What a job requests from a scheduler: main memory and minutes. On a workstation these limit nothing.
+"""Main memory and minutes that a job requests from a scheduler. On a workstation they limit nothing.
 
 Memory comes from the study's plan (`ltpipe plan`) if there is one, otherwise from the sizes of a job's input files.
 Requests grow with every attempt.
@@ -42,13 +42,13 @@ ITERATIONS_A_MINUTE = 60
 
 @dataclass(frozen=True)
 class Stage:
-    """How a rule's needs follow from what is known before it runs.
+    """How to estimate a rule's needs before it runs.
 
     Attributes:
         planned: the stage's name in the plan, with wildcards; empty if it is not planned.
         times_input: main memory as a multiple of the size of its input, if it is not planned.
         least_mb: least main memory, if it is not planned.
-        minutes: time beside reading the input and computing.
+        minutes: time in addition to reading the input and computing.
         section: section of the configuration with the number of tokens that pass through the model; empty for none.
         passes: passes over each token; a backward pass counts as two.
         device: section of the configuration with its device, `evaluate` or `imp`; empty for the CPU.
@@ -66,11 +66,11 @@ class Stage:
 
 
 _TRAINING = Stage(times_input=12, least_mb=2000, minutes=30, device="imp", trains=True)
-# Of weights, of which its input has one copy, a training holds: the live ones, gradients, two moments, the best ones,
-# those it began with, and copies of these to write.
+# The input has one copy of the weights. A training holds the live weights, gradients, two moments, the best weights,
+# the initial weights, and copies of these to write.
 
 STAGES = {
-    "checkpoint": Stage("checkpoint", least_mb=16_000, minutes=120),  # of the Hub nothing is known, not even the size
+    "checkpoint": Stage("checkpoint", least_mb=16_000, minutes=120),  # the size of a model on the Hub is unknown
     "sequences": Stage("sequences", 4, 2000, 60),
     "calibration": Stage("calibration", 4, 2000, 60),
     "score": Stage("score {criterion}", 3, section="score", passes=3, device="evaluate"),
@@ -101,11 +101,11 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a study as far as it fits the configuration.
+    """The part of a study's plan that fits the configuration.
 
     Attributes:
         host: bytes of main memory, by model and stage.
-        outdated: models whose settings have changed since, with the sections that have.
+        outdated: models whose settings have changed since the plan was made, with the changed sections.
     """
 
     host: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Plan:
 
 
 def memory_settings(config: Config, model: str) -> dict[str, Any]:
-    """What of a configuration decides the memory of a model's stages, by section."""
+    """Return the settings that determine the memory of a model's stages, by section."""
     return {
         "models": config["models"][model],
         "evaluate": _without(config["evaluate"], "data"),
@@ -125,9 +125,9 @@ def memory_settings(config: Config, model: str) -> dict[str, Any]:
 
 
 def read_plan(path: Path, config: Config) -> Plan:
-    """The plan in a file; an empty one where there is none, or nothing to plan.
+    """Return the plan in a file; an empty one if the file is missing or the study has no grid.
 
-    Of a model whose settings are not those that were planned nothing is used.
+    The entries of a model whose settings have changed since are ignored.
 
     Raises:
         UserError: the file is not a plan of this version.
@@ -153,13 +153,13 @@ def read_plan(path: Path, config: Config) -> Plan:
 
 
 def planned_mb(plan: Plan, rule: str, axes: Mapping[str, str]) -> float | None:
-    """Main memory of a job's stage by the plan, MB; None if it is not planned."""
+    """Return the main memory of a job's stage according to the plan, MB; None if it is not planned."""
     size = plan.host.get((axes.get("model", ""), STAGES[rule].planned.format(**axes)))
     return None if size is None else size / 2**20
 
 
 def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, attempt: int) -> int:
-    """Main memory of a job, MB.
+    """Return the main memory that a job requests, MB.
 
     Args:
         rule: rule of the job.
@@ -174,7 +174,7 @@ def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, atte
 
 
 def _size(config: Config, section: str, axes: Mapping[str, str]) -> tuple[int, int]:
-    """Number and length of the sequences that a job reads."""
+    """Return the number and length of the sequences that a job reads."""
     if section != "score":
         return grid.evaluated_size(config, axes["data"])
     text = grid.calibration_text(config, axes["criterion"])
@@ -184,12 +184,12 @@ def _size(config: Config, section: str, axes: Mapping[str, str]) -> tuple[int, i
 def minutes(
     config: Config, rule: str, axes: Mapping[str, str], input_mb: float, gpus: int, threads: int, attempt: int
 ) -> int:
-    """Time that a job may take, minutes. Arguments are those of `memory_mb`, and the job's wildcards and threads."""
+    """Return the minutes that a job requests, given the arguments of `memory_mb`, its wildcards and its threads."""
     stage = STAGES[rule]
     needed = stage.minutes + input_mb / READ_MB_A_MINUTE
     if stage.section:
         count, length = _size(config, stage.section, axes)
-        operations = stage.passes * count * length * input_mb * 2**20  # two a weight, of two bytes
+        operations = stage.passes * count * length * input_mb * 2**20  # two per weight of two bytes
         needed += operations / (60 * (gpus * ACCELERATOR_FLOPS or threads * THREAD_FLOPS))
     if stage.trains:
         needed += config["imp"][axes["training"]]["train"]["iterations"] / ITERATIONS_A_MINUTE

@@ -23,7 +23,7 @@ CARRIERS = code.ROOT / "config/carriers.txt"
 
 
 def init(folder: Positional[Path] = Path(), /) -> None:
-    """Write the configuration of the default study to a folder, to start your own study from; replaces no file.
+    """Write the default study's configuration to a folder, as a start for your own study. Never replaces a file.
 
     For example:
       ltpipe init study
@@ -53,8 +53,8 @@ def run(
 ) -> None:
     """Run a study with Snakemake and print the table of its tickets. Finished work is not repeated.
 
-    Everything is written to the study's directory: results/ and Snakemake's own .snakemake/. Words after -- are options
-    and targets for Snakemake; with them, the table is printed only if something ran.
+    Everything is written to the study's directory: results/ and Snakemake's own .snakemake/. Arguments after -- are
+    options and targets for Snakemake; with them, the table is printed only if something ran.
 
     For example:
       ltpipe run my.yaml --directory /scratch/study -- --dry-run
@@ -64,10 +64,10 @@ def run(
         directory: directory of the study.
         cores: number of jobs at a time, or all; a single evaluation uses all processors.
         gpus: number of jobs that may use an accelerator at a time.
-        snakemake: options and targets for Snakemake, quoted as in a shell; the same as words after --.
+        snakemake: options and targets for Snakemake, quoted as in a shell; the same as arguments after --.
     """
     path = (directory / CONFIG if config is None else config).absolute()
-    check_files([path])  # before Snakemake, which keeps the last of two equal keys and runs programs in the file
+    check_files([path])  # Snakemake would keep the last of two equal keys, and run programs in the file
     options = shlex.split(snakemake)
     command = [*code.snakemake(), "--configfile", str(path), "--resources", f"gpu={gpus}"]
     command += ["--directory", str(directory), "--cores", cores, *options]

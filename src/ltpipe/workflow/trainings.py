@@ -11,7 +11,7 @@ from ltpipe.workflow.grid import Config
 
 @dataclass(frozen=True)
 class TrainingAxes:
-    """One run of a training, each axis as the text that stands in artefact names."""
+    """One run of a training by its axes, each as text for artefact names."""
 
     training: str
     replicate: str
@@ -19,12 +19,12 @@ class TrainingAxes:
     branch: str
 
     def named(self, pattern: str) -> str:
-        """Its artefact of the given pattern."""
+        """Return the name of its artefact of the given pattern."""
         return pattern.format(**asdict(self))
 
 
 def every_training(config: Config) -> list[TrainingAxes]:
-    """Every training of a study, by name, replicate, level and branch."""
+    """Return every training of a study, sorted by name, replicate, level and branch."""
     return [
         TrainingAxes(name, str(replicate), str(level), branch)
         for name, training in sorted(config["imp"].items())
@@ -35,18 +35,18 @@ def every_training(config: Config) -> list[TrainingAxes]:
 
 
 def records(config: Config) -> list[str]:
-    """Names of all learning records."""
+    """Return the names of all learning records."""
     return [cell.named(grid.RECORD) for cell in every_training(config)]
 
 
 def connectivities(config: Config) -> list[str]:
-    """Names of all lines, each from a ticket to one with another data order."""
+    """Return the names of all lines, each from a ticket to one with another data order."""
     lines = [(cell, cell.branch.removeprefix("order-")) for cell in every_training(config)]
     return [grid.CONNECTIVITY.format(**asdict(cell), order=order) for cell, order in lines if order != cell.branch]
 
 
 def early_birds(config: Config) -> list[str]:
-    """Names of all early-bird detections."""
+    """Return the names of all early-bird detections."""
     return [
         f"{grid.EARLY_BIRD}.json".format(training=name, replicate=replicate, sparsity=Sparsity.of(sparsity).canonical)
         for name, training in sorted(config["imp"].items())
@@ -57,7 +57,7 @@ def early_birds(config: Config) -> list[str]:
 
 
 def donor(config: Config, training: str, replicate: str, name: str) -> str:
-    """The replicate of training `name` whose masks are transplanted into a replicate of `training`."""
+    """Return the replicate of training `name` whose masks are transplanted into a replicate of `training`."""
     if name != training:
         return replicate
     own = sorted(config["imp"][training]["replicates"])

@@ -38,8 +38,8 @@ class Unused:
 def unused_artefacts(configs: Iterable[Path]) -> list[Unused]:
     """Return the artefacts in the working folder that none of the configurations names, sorted by path.
 
-    Snakemake itself says what a configuration names, including refined sparsities. A physically smaller checkpoint,
-    which is made only on request, belongs to its mask. Files that are not named like ltpipe's artefacts are left out.
+    Snakemake lists what a configuration names, including refined sparsities. A physically smaller checkpoint,
+    which is made only on request, belongs to its mask. Files that are not named like ltpipe's artefacts are ignored.
 
     Raises:
         UserError: Snakemake is running in this folder, or cannot read a configuration.
