@@ -17,6 +17,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import count_checkpoint
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.frames import dtypes
 
 SHAPES = {
@@ -195,7 +196,7 @@ def test_masks_of_the_mask_stage_are_sound(canonical_folder, tmp_path):
             for sparsity in ("0.1", "0.35", "0.5"):
                 paths.append(tmp_path / f"{criterion}-{scope}-{sparsity}")
                 make_mask(Checkpoint.open(folder), counts, scope, sparsity, paths[-1])
-    verdicts = validate_files(paths[::-1], folder / MANIFEST, folder / CONFIG)
+    verdicts = validate_files(paths[::-1], Checkpoint.open(folder))
     table = validation_table("m", verdicts)
     assert list(table["verdict"]) == ["sound"] * 12
     assert list(table["sparsity"]) == [0.1, 0.35, 0.5] * 4
@@ -204,8 +205,9 @@ def test_masks_of_the_mask_stage_are_sound(canonical_folder, tmp_path):
 
 
 def test_nesting_is_checked_among_masks_of_one_kind_and_between_neighbours(tmp_path):
-    manifest = tmp_path / "manifest.json"
-    MODEL.write(manifest)
+    (tmp_path / CONFIG).write_text("{}")
+    replace(MODEL, files={CONFIG: sha256_of(tmp_path / CONFIG)}).write(tmp_path / MANIFEST)
+    checkpoint = Checkpoint.open(tmp_path)
     half, other = arrays(0.5, seed=1), arrays(0.5, seed=2)
     sparse = {name: exact(shape, int(np.prod(shape)) - round(0.75 * int(np.prod(shape))), np.random.default_rng(5))
               for name, shape in SHAPES.items()}  # fmt: skip
@@ -214,13 +216,13 @@ def test_nesting_is_checked_among_masks_of_one_kind_and_between_neighbours(tmp_p
         save_mask(made(sparse, scope="layer", sparsity="0.75"), tmp_path / "b"),
         save_mask(made(other, scope="layer", criterion="fisher"), tmp_path / "c"),
     ]
-    found = validate_files(paths, manifest)
+    found = validate_files(paths, checkpoint)
     assert [(v.mask.criterion, v.mask.sparsity.text, v.verdict == "broken") for v in found] == [
         ("fisher", "0.5", False), ("magnitude", "0.5", False), ("magnitude", "0.75", True),
     ]  # fmt: skip
     assert "not nested" in validation_table("m", found)["reasons"][2]
     with pytest.raises(UserError, match="no such file"):
-        validate_files([tmp_path / "absent"], manifest)
+        validate_files([tmp_path / "absent"], checkpoint)
 
 
 def test_the_layers_table_has_what_every_tensor_of_every_mask_keeps():

@@ -74,6 +74,16 @@ def edited(name: str, **changes: object) -> Callable[[Path, Study], None]:
     return lambda here, study: copied(study / name, here / "x", **changes)
 
 
+def manifest(**changes: object) -> Callable[[Path, Study], None]:
+    """A checkpoint folder `x` with nothing but a changed manifest."""
+
+    def make(here: Path, study: Study) -> None:
+        (here / "x").mkdir()
+        copied(study / "llama/manifest.json", here / "x/manifest.json", **changes)
+
+    return make
+
+
 def ending(name: str, last: bytes) -> Callable[[Path, Study], None]:
     """A file of the study whose last tensor ends with other bytes."""
 
@@ -154,7 +164,7 @@ ARTEFACTS = {
     "mask-of-sparsity-nan": Case("overlap", COMPARED, DAMAGED, said("llama.mask", sparsity="nan")),
     "mask-of-a-billion-decimals": Case(
         "validation",
-        "--masks %x --manifest @llama/manifest.json",
+        "--masks %x --checkpoint @llama",
         (*DAMAGED, "at most 40 decimals"),
         said("llama.mask", sparsity="1e-999999999"),
     ),
@@ -212,24 +222,24 @@ ARTEFACTS = {
     ),
     "manifest-of-text-shapes": Case(
         "validation",
-        "--masks @llama.mask --manifest %x",
-        ("%x: ",),
-        edited("llama/manifest.json", tensors={"a": {"dtype": "F32", "shape": "ab", "sha256": "", "module": "x"}}),
+        "--masks @llama.mask --checkpoint %x",
+        ("%x/manifest.json: ",),
+        manifest(tensors={"a": {"dtype": "F32", "shape": "ab", "sha256": "", "module": "x"}}),
     ),
     "manifest-of-dtypes-that-are-none": Case(
         "validation",
-        "--masks @llama.mask --manifest %x",
-        ("%x: ",),
-        edited("llama/manifest.json", tensors={"../x": {"dtype": "Q", "shape": [1], "sha256": "", "module": "x"}}),
+        "--masks @llama.mask --checkpoint %x",
+        ("%x/manifest.json: ",),
+        manifest(tensors={"../x": {"dtype": "Q", "shape": [1], "sha256": "", "module": "x"}}),
     ),
     "manifest-of-numbers-for-tensors": Case(
-        "validation", "--masks @llama.mask --manifest %x", ("%x: ",), edited("llama/manifest.json", tensors=3)
+        "validation", "--masks @llama.mask --checkpoint %x", ("%x/manifest.json: ",), manifest(tensors=3)
     ),
     "manifest-nested-deeply": Case(
         "validation",
-        "--masks @llama.mask --manifest %x",
-        ("%x: not valid JSON",),
-        lambda h, s: (h / "x").write_text("[" * 100_000),
+        "--masks @llama.mask --checkpoint %x",
+        ("%x/manifest.json: not valid JSON",),
+        lambda h, s: [(h / "x").mkdir(), (h / "x/manifest.json").write_text("[" * 100_000)],
     ),
     "metrics-of-nan": Case("tables", TABLES, ("%x: not valid JSON", "NaN"), edited("ticket", loss=float("nan"))),
     "metrics-of-infinity": Case("tables", TABLES, ("%x: ",), edited("ticket", loss=float("inf"))),

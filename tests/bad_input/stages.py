@@ -10,7 +10,7 @@ DATA = "--source @text.txt --tokenizer @llama/tokenizer.json --sequence-length 1
 SMALLER = "--checkpoint @llama --mask @llama.mask"
 TABLES = "--baselines @text.baseline --tickets @ticket"
 REPORT = "--baselines @text.baseline --tables @tables/tickets.parquet"
-VALIDATE = "--masks @llama.mask --manifest @llama/manifest.json --config @llama/config.json"
+VALIDATE = "--masks @llama.mask --checkpoint @llama"
 TRUNCATED = ("@truncated/model.safetensors: ", "truncated")
 NO_NUMBER = ("infinite or not a number",)
 STAGES = {
@@ -61,7 +61,9 @@ STAGES = {
     "mask-twice": Case("overlap", "--layers @no --masks @llama.mask @llama.mask", ("give each mask once",)),
     "compare-a-histogram": Case("overlap", "--layers @no --masks @llama.histogram", ("not a mask",)),
     "validate-a-histogram": Case("validation", VALIDATE.replace(".mask", ".histogram"), ("not a mask",)),
-    "validate-without-manifest": Case("validation", on(VALIDATE, manifest="@absent"), ("@absent: no such file",)),
+    "validate-without-manifest": Case(
+        "validation", on(VALIDATE, checkpoint="@absent"), ("@absent/manifest.json: no such file",)
+    ),
     "early-bird-of-two-models": Case("detect_early_bird", "--masks @llama.mask @other.mask", ("different weights",)),
     "early-bird-window": Case("detect_early_bird", "--masks @llama.mask --window 1", ("window: 1", "2 or more")),
     "report-of-no-overlap": Case("report", on(REPORT, tables="@overlap @ticket"), ("@ticket: not a table",)),

@@ -69,7 +69,7 @@ def make_study(root: Path, source_folder: Callable[[str], Path], canonical_folde
     arguments = ["--baselines", study / "text.baseline", "--tables", study / "tables" / "tickets.parquet"]
     masks = ["--masks", study / "llama.mask", study / "llama.sparser"]
     done("overlap", *masks, "--output", study / "overlap", "--layers", study / "layers")
-    done("validation", *masks, "--manifest", study / "llama" / MANIFEST, "--output", study / "validation")
+    done("validation", *masks, "--checkpoint", study / "llama", "--output", study / "validation")
     arguments += [study / "overlap", study / "validation"]
     done("report", *arguments, "--output", study / "report")
     done("print_table", "--report", study / "report")

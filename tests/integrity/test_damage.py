@@ -188,7 +188,7 @@ def run(tmp_path_factory, source_folder) -> Path:
     refinement("llama", (root / "ticket.json",), "0.1", (), None).write(root / "round.json")
     masks = [mask, root / "0.7.mask"]
     write_table(root / "overlap.csv", csv_bytes(overlap_tables("llama", masks)[0]))
-    verdicts = validate_files(masks, llama / MANIFEST, llama / CONFIG)
+    verdicts = validate_files(masks, Checkpoint.open(llama))
     write_table(root / "validation.csv", csv_bytes(validation_table("llama", verdicts)))
     _study(root)
     for name, table in one_shot_tables(Files((root / "baseline.json",), (root / "ticket.json",))).items():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ltpipe.analysis.validation import validate_files
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.pruning.allocations import allocation_names
 from ltpipe.pruning.masks import load_mask, pack, read_mask, unpack, write_whole_mask
@@ -91,7 +92,7 @@ def test_validation_knows_what_every_scope_promises(scope, checkpoint, tmp_path)
         bits = {name: pack(array) for name, array in arrays.items()}
         kept = {name: int(array.sum()) for name, array in arrays.items()}
         write_whole_mask(tmp_path / "changed", replace(mask, bits=bits, kept=kept))
-        (found,) = validate_files([tmp_path / "changed"], folder / "manifest.json", folder / "config.json")
+        (found,) = validate_files([tmp_path / "changed"], Checkpoint.open(folder))
         return found.broken
 
     def one_more(array):
@@ -220,7 +221,7 @@ def test_options_of_a_scope_are_in_its_masks_and_known_to_validation(scope, opti
     assert ({**masks["plain"].kept} != {**masks["chosen"].kept}) == differs
     assert masks["chosen"].options["scope"].keys() >= options.keys()
     paths = [tmp_path / name for name in masks]
-    assert [found.broken for found in validate_files(paths, folder / "manifest.json")] == [(), ()]
+    assert [found.broken for found in validate_files(paths, Checkpoint.open(folder))] == [(), ()]
     if scope == "row":
         pruned = {}
         for name, shape in masks["chosen"].shapes.items():
@@ -232,7 +233,7 @@ def test_options_of_a_scope_are_in_its_masks_and_known_to_validation(scope, opti
         )
         if differs:  # the mask must not pass for one that was rounded
             write_whole_mask(tmp_path / "lies", replace(masks["chosen"], options={}))
-            (found,) = validate_files([tmp_path / "lies"], folder / "manifest.json")
+            (found,) = validate_files([tmp_path / "lies"], Checkpoint.open(folder))
             assert found.broken != ()
 
 

@@ -80,7 +80,7 @@ def test_every_command_takes_it(form, forms, canonical_folder, calibration, tmp_
     call("scripts/detect_early_bird.py", "--masks", mask, mask, sparser, "--output", early)
     assert json.loads(early.read_text())["history"][1]["values"] == [0.0] * 1
     call("scripts/overlap.py", "--masks", mask, sparser, "--output", tmp_path / "o", "--layers", tmp_path / "l")
-    call("scripts/validation.py", "--masks", mask, "--manifest", folder / MANIFEST, "--output", tmp_path / "v")
+    call("scripts/validation.py", "--masks", mask, "--checkpoint", folder, "--output", tmp_path / "v")
     assert "broken" not in (tmp_path / "v").read_text()
     assert json.loads(call("-m", "ltpipe.cli", "compare", mask, forms / "ours", "--json"))["facts"]["Hamming"] == 0
     assert "mask" in json.loads(call("-m", "ltpipe.cli", "inspect", mask, "--json"))["kind"]

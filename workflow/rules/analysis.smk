@@ -64,11 +64,12 @@ rule validation:
         **jobs.needs("validation"),
     params:
         settings=jobs.settings("validation"),
+        folder=subpath(input.manifest, parent=True),
         masks=listed("masks"),
     shell:
         TOLD
         + FORKED
-        + '"$LTPIPE/scripts/validation.py" --masks {params.masks} --manifest {input.manifest} --config {input.config}'
+        + '"$LTPIPE/scripts/validation.py" --masks {params.masks} --checkpoint {params.folder}'
         " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from ltpipe.analysis.overlap import compare, total
 from ltpipe.analysis.promises import broken_promises
 from ltpipe.analysis.structure import live_heads, live_rows
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.pruning.foreign import UNKNOWN, read_any_mask
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.scopes import Scope, scope_named
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.jsonfiles import parse_json
 from ltpipe.runtime.progress import track
 
 _UNKNOWN = "scope '{}' is unknown, so its counts cannot be checked"
@@ -76,22 +76,21 @@ def head_size(config: Mapping[str, Any]) -> int | None:
     return hidden // heads if hidden and heads else None
 
 
-def validate_files(paths: Sequence[Path], manifest: Path, config: Path | None = None) -> list[MaskVerdict]:
+def validate_files(paths: Sequence[Path], checkpoint: Checkpoint) -> list[MaskVerdict]:
     """Validate mask files of one model, two of them open at a time.
 
     Raises:
         UserError: a file is missing.
         DamagedFileError: a file is no mask, or damaged.
     """
-    model = Manifest.read(manifest)
-    settings = parse_json(config, model.verified(config)) if config else None
+    config = checkpoint.config
     verdicts: list[MaskVerdict] = []
     links = track(sorted(map(_link, paths)), "validating", "mask")
     for _, chain in groupby(links, key=lambda link: link[0]):
         denser: Mask | None = None
         for _, _, path in chain:
             mask = read_any_mask(path)
-            verdicts.append(validate(mask, model, settings, denser))
+            verdicts.append(validate(mask, checkpoint.manifest, config, denser))
             denser = mask
     return verdicts
 
