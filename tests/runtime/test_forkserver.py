@@ -162,6 +162,22 @@ def test_what_forks_import_is_imported_once(run: Run):
     assert [run.done(says)[1] for _ in range(2)] == ["False\n", "True\n"]
 
 
+def test_a_fork_that_could_use_no_device_becomes_a_fresh_process(run: Run):
+    path = run.script("print(len(sys.orig_argv), sys.argv[1:], os.environ['WORD'])")
+    looked = "import torch\ntorch.cuda._is_in_bad_fork = lambda: True\n"  # as after a look at a device
+    environment = run.environment | {"WORD": "given"}
+
+    def said() -> str:
+        command = [*COMMAND, str(path), "argument"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120).stdout
+
+    assert said() == "6 ['argument'] given\n", "python -P -m ltpipe.runtime.forkserver SOCKET RUN"
+    path.write_text(looked + path.read_text())
+    other = path.rename(path.with_name("other.py"))
+    path = other
+    assert said() == "4 ['argument'] given\n", "python -P SCRIPT argument"
+
+
 def test_stages_run_side_by_side(run: Run):
     stages = [run.running("time.sleep(600)") for _ in range(3)]
     assert all(lives(process) for _, process in stages)

@@ -245,7 +245,7 @@ def _take_on(request: dict[str, Any], files: list[int]) -> None:
 def _cannot_use_devices() -> bool:
     """Return whether the server has looked at an accelerator: its forks could not use one."""
     torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda._is_in_bad_fork())
+    return torch is not None and (torch.cuda._is_in_bad_fork() or torch.xpu._is_in_bad_fork())
 
 
 def _status_of(command: list[str], imported: int) -> int:
@@ -285,6 +285,7 @@ def _origin(module: Any) -> str:
 
 
 if __name__ == "__main__":
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch can then count devices without using one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     server = Server(Path(sys.argv[1]), sys.argv[2])
     try:
