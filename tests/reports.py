@@ -10,6 +10,7 @@ from studies import like_the_paper, line, study
 from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.analysis.overlap_tables import OVERLAP
 from ltpipe.analysis.validation_table import LAYERS
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.reporting.tables.comparisons import COLUMNS as COMPARISONS
 from ltpipe.reporting.tables.connectivity import connectivity_table
 from ltpipe.reporting.tables.costs import COLUMNS as COSTS
@@ -28,7 +29,7 @@ LINES = [
 ]
 BIRDS = [
     EarlyBird("lenet", replicate, sparsity, "hamming", 0.1, 2, 1, False, (5, 10, 15), (None, 0.3, value), converged)
-    for sparsity, value, converged in (("0.5", 0.05, 15), ("0.9", 0.2, None))
+    for sparsity, value, converged in ((Sparsity.of("0.5"), 0.05, 15), (Sparsity.of("0.9"), 0.2, None))
     for replicate in (0, 1)
 ]
 

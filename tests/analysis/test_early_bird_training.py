@@ -9,6 +9,7 @@ from trainings import CLASSES, CPU, Toy, image_set, settings, toy, trained
 from ltpipe.analysis.early_bird import Detector, detect
 from ltpipe.analysis.early_bird_training import Drawing, watch_training
 from ltpipe.pruning.masks import unpack
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.packing import packed
 from ltpipe.training.run import Training, TrainingName
@@ -41,7 +42,7 @@ def by_hand(given, scope, sparsity, every, until):
 def test_it_sees_the_masks_of_the_training_and_stops(scope):
     given = training(learning_rate=0.002)
     detector = Detector(window=3, threshold=0.05)
-    found, ticket = watch_training(given, Drawing("0.5", scope, 4), detector, NAMED)
+    found, ticket = watch_training(given, Drawing(Sparsity.of("0.5"), scope, 4), detector, NAMED)
     masks = by_hand(given, scope, 0.5, 4, 40)
     expected = detect(masks, detector)
     assert found.converged == 4 * (expected.converged + 1)
@@ -53,11 +54,11 @@ def test_it_sees_the_masks_of_the_training_and_stops(scope):
     for name, bits in ticket.bits.items():
         assert (unpack(bits, ticket.shapes[name]) == unpack(last.bits[name], last.shapes[name])).all()
     assert (ticket.sparsity.text, ticket.scope, ticket.seed) == ("0.5", scope, 3)
-    assert (found.training, found.replicate, found.sparsity) == ("study", 3, "0.5")
+    assert (found.training, found.replicate, found.sparsity.text) == ("study", 3, "0.5")
 
 
 def test_masks_that_keep_changing_are_watched_to_the_end():
-    found, _ = watch_training(training(), Drawing("0.5", "layer", 10), Detector(threshold=0.0), NAMED)
+    found, _ = watch_training(training(), Drawing(Sparsity.of("0.5"), "layer", 10), Detector(threshold=0.0), NAMED)
     assert found.converged is None
     assert found.iterations == (10, 20, 30, 40)
 
@@ -65,13 +66,13 @@ def test_masks_that_keep_changing_are_watched_to_the_end():
 def test_excluded_weights_are_in_no_mask():
     given = training()
     excluded, *others = given.task.kinds(given.task.build(0))
-    _, ticket = watch_training(given, Drawing("0.5", every=40, exclude=(excluded,)), Detector(), NAMED)
+    _, ticket = watch_training(given, Drawing(Sparsity.of("0.5"), every=40, exclude=(excluded,)), Detector(), NAMED)
     assert list(ticket.bits) == others
 
 
 def test_a_step_that_is_never_reached_is_refused():
     with pytest.raises(UserError, match="is not allowed; use 1 to 40"):
-        watch_training(training(), Drawing("0.5", "layer", 41), Detector(), NAMED)
+        watch_training(training(), Drawing(Sparsity.of("0.5"), "layer", 41), Detector(), NAMED)
 
 
 def normalised(seed):
@@ -97,7 +98,7 @@ def test_channels_are_ranked_by_the_scales_of_all_normalisations(slimming):
         Training(kind(normalised, *parts), settings(learning_rate=0.02), start_of(normalised(3)), CPU)
         for kind in (Toy, Slimmed)
     )
-    drawing = Drawing("0.5", "layer", 20, of="channels", slimming=slimming)
+    drawing = Drawing(Sparsity.of("0.5"), "layer", 20, of="channels", slimming=slimming)
     found, mask = watch_training(given, drawing, Detector(threshold=0.0), NAMED)
     assert found.iterations == (20, 40)
     assert mask.shapes == {"1.weight": (5,), "4.weight": (7,)}
@@ -114,4 +115,4 @@ def test_a_model_without_normalisation_has_no_channels():
     plain = Training(task, settings(), start_of(task.build(3)), CPU)
     for given in ({"of": "channels"}, {"slimming": 0.1}):
         with pytest.raises(UserError, match="early_bird: the model has no batch normalisation"):
-            watch_training(plain, Drawing("0.5", "layer", 20, **given), Detector(), NAMED)
+            watch_training(plain, Drawing(Sparsity.of("0.5"), "layer", 20, **given), Detector(), NAMED)

@@ -26,6 +26,7 @@ from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.masks import read_mask
 from ltpipe.pruning.scorefile import score_writer
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.reporting.tables import findings
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.fake_device import Peak
@@ -64,7 +65,7 @@ def place(canonical_folder, tmp_path_factory):
         "s", 0, 1, "ticket", (0, 10), (2.3, 0.1), (0.1, 0.9), 10, 0.1, 0.9, 0.1, 0.9, 0.1, 50, 100, 1.5, PROVENANCE
     ).write(here / "learned")
     Connectivity.of("s", 0, 1, ("ticket", "order-1"), (0.1, 0.2)).write(here / "line")
-    EarlyBird("s", 0, "0.5", "hamming", 0.1, 2, 1, False, (10, 20), (None, 0.07), 20).write(here / "bird")
+    EarlyBird("s", 0, Sparsity.of("0.5"), "hamming", 0.1, 2, 1, False, (10, 20), (None, 0.07), 20).write(here / "bird")
     cell = ("tiny", "words", "magnitude", "layer", "none", "0.4")
     Refinement("tiny", "0.1", (3,), (cell,)).write(here / "round")
     import torch

@@ -36,6 +36,7 @@ from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint
 from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.reporting.folder import ReportFolder
 from ltpipe.reporting.one_shot import TABLES, Files, one_shot_tables
 from ltpipe.reporting.recognise import read_tables
@@ -238,7 +239,7 @@ def _study(root: Path) -> None:
     write_whole_mask(root / "level.mask", prune_level(task, ticket, PruningRule(), 0, cpu))
     errors = errors_between(task, ticket, ticket, cpu)
     Connectivity.of("study", 0, 0, ("ticket", "order-1"), errors).write(root / "connectivity.json")
-    found, bird = watch_training(training, Drawing("0.5", every=1), Detector(), TrainingName())
+    found, bird = watch_training(training, Drawing(Sparsity.of("0.5"), every=1), Detector(), TrainingName())
     found.write(root / "bird.json")
     write_whole_mask(root / "bird.safetensors", bird)
 

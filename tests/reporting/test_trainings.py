@@ -9,6 +9,7 @@ import pytest
 from studies import TOTAL, like_the_paper, line, record, study
 
 from ltpipe.analysis.early_bird import EarlyBird
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.reporting.tables import connectivity, early_birds, levels, trainings
 from ltpipe.reporting.tables.connectivity import connectivity_table
 from ltpipe.reporting.tables.early_birds import early_birds_table
@@ -132,7 +133,7 @@ def test_lines_and_masks_have_a_row_a_point():
     assert table["alpha"].tolist()[:30] == [index / 29 for index in range(30)]
     assert table["error"].max() == pytest.approx(0.05, abs=1e-4)
     assert set(table["stable"][:30]) == {False}
-    bird = EarlyBird("lenet", 0, "0.9", "hamming", 0.1, 3, 1, False, (5, 10, 15), (None, None, 0.05), 15)
+    bird = EarlyBird("lenet", 0, Sparsity.of("0.9"), "hamming", 0.1, 3, 1, False, (5, 10, 15), (None, None, 0.05), 15)
     masks = early_birds_table([bird])
     assert list(masks.columns) == list(early_birds.COLUMNS)
     assert masks["distance"].isna().tolist() == [True, True, False]

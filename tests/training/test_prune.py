@@ -7,6 +7,7 @@ from trainings import toy
 
 from ltpipe.analysis.validation import validate_alone
 from ltpipe.pruning.masks import load_mask, read_mask, unpack, write_whole_mask
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.levels import dense_mask
 from ltpipe.training.prune import PruningRule, prune_level
@@ -22,7 +23,7 @@ def test_lenet_keeps_what_the_paper_says(tmp_path):
     pixels = Pixels(np.arange(40 * 784, dtype=np.uint8).reshape(40, 1, 28, 28), np.arange(40, dtype=np.uint8) % 10)
     task = ImageTask.of("lenet-300-100", Split(pixels, pixels, pixels))
     state = start_of(task.build(0))
-    rule = PruningRule(fractions={"hidden": "0.2", "output": "0.1"})
+    rule = PruningRule(fractions={"hidden": Sparsity.of("0.2"), "output": Sparsity.of("0.1")})
     remaining, earlier = {}, None
     for level in range(1, 16):
         write_whole_mask(tmp_path / "mask", prune_level(task, state, rule, 0))
@@ -38,7 +39,7 @@ def test_lenet_keeps_what_the_paper_says(tmp_path):
 def test_the_lowest_of_all_go_under_scope_global():
     task = toy()
     state = start_of(task.build(0))
-    mask = prune_level(task, state, PruningRule(scope="global", fraction="0.3"), 4)
+    mask = prune_level(task, state, PruningRule(scope="global", fraction=Sparsity.of("0.3")), 4)
     everything = torch.cat([state.weights[name].abs().flatten() for name in mask.shapes])
     assert mask.total_kept == len(everything) - round(0.3 * len(everything))
     assert (mask.criterion, mask.scope, mask.seed) == ("magnitude", "global", 4)
@@ -52,9 +53,14 @@ def test_the_lowest_of_all_go_under_scope_global():
 
 def test_kinds_with_a_fraction_of_their_own_compete_apart_under_scope_global():
     """The whole of the others competes: with a fraction of 0 the output stays whole, as in open_lth's LeNet."""
-    task = toy("conv-2")
+    task, fractions = toy("conv-2"), {"convolution": Sparsity.of("0.1"), "output": Sparsity.of("0")}
     state, kinds = start_of(task.build(0)), task.kinds(task.build(0))
-    mask = prune_level(task, state, PruningRule(scope="global", fractions={"convolution": "0.1", "output": "0"}), 0)
+    mask = prune_level(
+        task,
+        state,
+        PruningRule(scope="global", fractions=fractions),
+        0,
+    )
     for among, fraction in ((["convolution"], 0.1), (["hidden"], 0.2), (["output"], 0)):
         names = [name for name, kind in kinds.items() if kind in among]
         scores = torch.cat([state.weights[name].abs().flatten() for name in names])
@@ -90,7 +96,7 @@ def test_what_is_excluded_is_not_prunable():
 def test_a_level_with_fractions_of_kinds_is_no_broken_mask():
     task = toy()
     state = start_of(task.build(0))
-    mask = prune_level(task, state, PruningRule(fractions={"output": "0.5"}), 0)
+    mask = prune_level(task, state, PruningRule(fractions={"output": Sparsity.of("0.5")}), 0)
     assert validate_alone(mask).broken == ()
 
 
@@ -102,7 +108,7 @@ def mask_tensors(mask):
 def test_levels_before_training_cut_one_ranking_of_the_dense_model(criterion):
     task = toy()
     state = start_of(task.build(0))
-    rule = PruningRule(criterion, "global", "0.5", at="start", examples=20)
+    rule = PruningRule(criterion, "global", Sparsity.of("0.5"), at="start", examples=20)
     first = prune_level(task, state, rule, 0)
     second = prune_level(task, state, rule, 0, before=mask_tensors(first))
     scores = level_scores(task, state.weights, state.buffers, criterion, dense_mask(state.weights, first.shapes), 20, 0)

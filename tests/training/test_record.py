@@ -6,6 +6,7 @@ import pytest
 from sealed import rewritten
 
 from ltpipe.analysis.early_bird import EarlyBird
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.jsonfiles import read_record, write_record
 from ltpipe.training.connectivity import Connectivity
@@ -16,8 +17,9 @@ RECORD = LearningRecord(
     0.11, 0.9712345678901234, 0.3, 0.96, 0.11, 56_169, 266_200, 12.5, {"inputs": {"task": "abc"}, "git_commit": None},
 )  # fmt: skip
 LINE = Connectivity.of("lenet", 0, 3, ("ticket", "order-1"), (0.02, 0.06, 0.04))
+HALF = Sparsity.of("0.5")
 BIRD = EarlyBird(
-    "lenet", 1, "0.5", "hamming", 0.1, 5, 1, False, (10, 20, 30, 40, 50), (None, None, None, None, 0.07), 50
+    "lenet", 1, HALF, "hamming", 0.1, 5, 1, False, (10, 20, 30, 40, 50), (None, None, None, None, 0.07), 50
 )
 
 
@@ -65,6 +67,8 @@ def test_a_record_knows_its_early_stop_and_density():
         (LINE, {"alphas": [0.0, 1.0]}, "alphas and errors"),
         (LINE, {"stable": 0}, "stable: '0'"),
         (BIRD, {"rule": "cosine"}, "rule: 'cosine' is not allowed; use hamming"),
+        (BIRD, {"sparsity": "1.5"}, "sparsity 1.5 is not allowed; use a fraction from 0 to 1"),
+        (BIRD, {"sparsity": 0.5}, "sparsity: '0.5' is not allowed"),
         (BIRD, {"converged": 45}, "no mask was drawn at 45"),
         (BIRD, {"distances": [None]}, "differ in length"),
     ],

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 
 from ltpipe.analysis.overlap import Overlap, compare, total
 from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.records import Record
 
@@ -142,7 +143,7 @@ class EarlyBird(Record):
 
     Attributes:
         training, replicate: the dense model's training and replicate.
-        sparsity: sparsity of the masks, as written in the artefact's name.
+        sparsity: sparsity of the masks.
         rule, threshold, window, patience, chance_corrected: the `Detector`'s settings in effect.
         iterations: iterations at which masks were drawn.
         distances: for each of them, the rule's worst value in the window, the one furthest from converged (largest for
@@ -154,7 +155,7 @@ class EarlyBird(Record):
 
     training: str
     replicate: int
-    sparsity: str
+    sparsity: Sparsity
     rule: str
     threshold: float
     window: int
@@ -168,8 +169,6 @@ class EarlyBird(Record):
         """Raise ValueError if the fields are inconsistent."""
         if self.rule not in get_args(Rule):
             raise ValueError(f"rule: '{self.rule}' is not allowed; use {', '.join(get_args(Rule))}")
-        if not 0 <= float(self.sparsity) <= 1:
-            raise ValueError(f"sparsity: {self.sparsity} is not a fraction from 0 to 1")
         if len(self.iterations) != len(self.distances):
             raise ValueError("iterations and distances differ in length")
         if self.converged is not None and self.converged not in self.iterations:

@@ -14,7 +14,7 @@ from ltpipe.training.levels import Kind, dense_mask, magnitudes
 from ltpipe.training.live import LiveTraining
 from ltpipe.training.loop import train
 from ltpipe.training.packing import packed
-from ltpipe.training.prune import PruningRule, prune, without
+from ltpipe.training.prune import PruningRule, SparsityArgument, prune, without
 from ltpipe.training.randomness import digest
 from ltpipe.training.run import Training, TrainingName
 
@@ -34,7 +34,7 @@ class Drawing:
         exclude: shell-style patterns of weights that are never pruned; channels have none.
     """
 
-    sparsity: str
+    sparsity: SparsityArgument
     scope: Literal["layer", "global"] = "layer"
     every: int = 100
     of: Literal["weights", "channels"] = "weights"

@@ -54,14 +54,7 @@ AnyMask = Mapping[str, torch.Tensor] | str | PathLike[str]
 """Parameter names to bool tensors, True where a weight is kept, or the path of a file for `load_mask`."""
 
 
-def as_mask(
-    mask: AnyMask,
-    criterion: str = UNKNOWN,
-    scope: str = UNKNOWN,
-    sparsity: str | None = None,
-    seed: int | None = None,
-    checkpoint: str = "",
-) -> Mask:
+def as_mask(mask: AnyMask) -> Mask:
     """Return a mask as mask files store it; a mask from a file keeps the file's own metadata.
 
     Raises:
@@ -75,7 +68,7 @@ def as_mask(
         raise UserError(f"mask: a {type(mask).__name__} is not allowed; use a dict of bool tensors or a file's path")
     for name, kept in mask.items():
         check_bool(name, kept)
-    return packed({name: kept.cpu() for name, kept in mask.items()}, criterion, scope, seed, checkpoint, sparsity)
+    return packed({name: kept.cpu() for name, kept in mask.items()}, UNKNOWN, UNKNOWN, None, "")
 
 
 def check_bool(name: str, kept: object) -> None:

@@ -99,7 +99,7 @@ def _refinement(path: Path) -> Description:
 
 def _record(path: Path, kind: type[Record], title: str, *columns: str) -> Description:
     """Describe a record with columns of equal length."""
-    facts = asdict(kind.read(path))
+    facts = kind.read(path).content()
     points = zip(*(facts[column] for column in columns), strict=True)
     rows = Listing.of(title, (dict(zip(columns, point, strict=True)) for point in points))
     provenance = facts.get("provenance", {})

@@ -4,8 +4,12 @@ import re
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
 from ltpipe.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic_core.core_schema import CoreSchema
 
 _DECIMALS = 40
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
@@ -62,6 +66,24 @@ class Sparsity:
     def __str__(self) -> str:
         """Return the text as written."""
         return self.text
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> "CoreSchema":
+        """Tell pydantic that records hold a sparsity as its text."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(
+            cls._of_record,
+            core_schema.str_schema(strict=True),
+            serialization=core_schema.to_string_ser_schema(when_used="always"),
+        )
+
+    @classmethod
+    def _of_record(cls, text: str) -> "Sparsity":
+        try:
+            return cls.of(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
 
 
 def exponential_schedule(target: float, rounds: int) -> list[float]:

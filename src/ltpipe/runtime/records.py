@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
@@ -30,7 +30,9 @@ STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
 @dataclass(frozen=True)
 class Record:
-    """Base of dataclasses that are stored as files; fields are JSON values, or tuples or dataclasses of them.
+    """Base of dataclasses that are stored as files.
+
+    Fields are JSON values, values that pydantic writes as such, or tuples or dataclasses of them.
 
     The dataclass's `__post_init__` raises ValueError if its fields are inconsistent.
     """
@@ -45,13 +47,18 @@ class Record:
         """Return the entries that the file begins with."""
         return {"format": cls.FORMAT, "kind": cls.KIND}
 
+    def content(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        found: dict[str, Any] = _adapter(type(self)).dump_python(self, warnings=False)  # type: ignore[arg-type]
+        return found
+
     def write(self, path: Path) -> None:
         """Write as JSON, floats at full precision.
 
         Raises:
             DamagedFileError: a field has an invalid value.
         """
-        content = asdict(self)
+        content = self.content()
         typed(type(self), content, path, self.KIND)
         write_record(path, {**self.head(), **content})
 

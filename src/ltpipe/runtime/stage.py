@@ -7,13 +7,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 from tyro.extras import subcommand_cli_from_dict
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes
+
+Value = TypeVar("Value")
 
 logger = logging.getLogger("ltpipe")
 
@@ -87,6 +90,17 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
         _fail(f"{getattr(error, 'filename', None) or 'write failed'}: {advice}")
     finally:
         logging.shutdown()
+
+
+def one_word(kind: type[Value], read: Callable[[str], Value]) -> PrimitiveConstructorSpec[Value]:
+    """Return an annotation: a command line gives a value of `kind` as one word, which `read` reads and `str` writes."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _peaks(memory: PrivateMemory, planned: int | None) -> str:

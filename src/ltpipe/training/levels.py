@@ -28,7 +28,9 @@ def magnitudes(weights: Tensors) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().abs() for name, tensor in weights.items()}
 
 
-def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float | str]) -> dict[str, torch.Tensor]:
+def prune_layers(
+    scores: Tensors, mask: Tensors, fractions: Mapping[str, Sparsity | float | str]
+) -> dict[str, torch.Tensor]:
     """Prune `round(fraction * remaining)` of the remaining weights of each tensor, the lowest scores first.
 
     Counts are exact, with halves rounded to even. Among equal scores, the earlier in row-major order is pruned first.
@@ -54,7 +56,7 @@ def prune_layers(scores: Tensors, mask: Tensors, fractions: Mapping[str, float |
     return pruned
 
 
-def prune_globally(scores: Tensors, mask: Tensors, fraction: float | str) -> dict[str, torch.Tensor]:
+def prune_globally(scores: Tensors, mask: Tensors, fraction: Sparsity | float | str) -> dict[str, torch.Tensor]:
     """Prune `round(fraction * remaining)` of all remaining weights, ranked over all tensors together.
 
     Works like `prune_layers`; among equal scores, the tensor whose name comes first in byte order is pruned first.

@@ -17,7 +17,7 @@ def packed(
     scope: str,
     seed: int | None,
     checkpoint: str,
-    sparsity: str | None = None,
+    sparsity: Sparsity | None = None,
     options: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Mask:
     """Pack a mask to one bit per weight, tensors in canonical order.
@@ -41,7 +41,7 @@ def packed(
         kept=kept,
         criterion=criterion,
         scope=scope,
-        sparsity=Sparsity.of(sparsity or (1 - sum(kept.values()) / total if total else 0)),
+        sparsity=sparsity or Sparsity.of(1 - sum(kept.values()) / total if total else 0),
         seed=seed,
         checkpoint=checkpoint,
         options=options,

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
 from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import as_given
+from ltpipe.runtime.stage import one_word
 from ltpipe.scoring.criterion import criterion_options
 from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.levels import Kind, Tensors, dense_mask, prune_globally, prune_layers
@@ -20,6 +22,11 @@ from ltpipe.training.randomness import digest
 from ltpipe.training.scores import level_scores
 from ltpipe.training.state import TrainingState
 from ltpipe.training.task import Task
+
+SparsityArgument = Annotated[Sparsity, one_word(Sparsity, Sparsity.of)]
+"""A fraction to prune; one word on a command line."""
+
+_FRACTION = Sparsity.of("0.2")
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,8 @@ class PruningRule:
 
     criterion: str = "magnitude"
     scope: Literal["layer", "global"] = "layer"
-    fraction: str = "0.2"
-    fractions: Mapping[Kind, str] = field(default_factory=dict)
+    fraction: SparsityArgument = _FRACTION
+    fractions: Mapping[Kind, SparsityArgument] = field(default_factory=dict)
     exclude: tuple[str, ...] = ()
     at: Literal["end", "start"] = "end"
     examples: int = 256
@@ -93,7 +100,12 @@ def prune_level(
             options=rule.options,
         )
     pruned = prune(scores, before or seen, rule, kinds)
-    rates = {"fraction": rule.fraction, "fractions": dict(rule.fractions), "exclude": list(rule.exclude), "at": rule.at}
+    rates = {
+        "fraction": rule.fraction.text,
+        "fractions": {kind: fraction.text for kind, fraction in rule.fractions.items()},
+        "exclude": list(rule.exclude),
+        "at": rule.at,
+    }
     chosen: dict[str, Mapping[str, Any]] = {
         "level": rates,
         "criterion": as_given(criterion_options(rule.criterion, rule.options, rule.criterion)),
