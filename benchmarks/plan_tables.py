@@ -76,7 +76,7 @@ def tables(planners: Mapping[str, EvaluationPlanner], models: Mapping[str, Manif
     fitted, filled = [], []
     for name, planner in planners.items():
         peak_of = cache(partial(planner.peak, length=_LENGTH))
-        smaller: Smaller = partial(smaller_scored, criterion=Snip) if gradients else BatchSizes.halved
+        smaller: Smaller = partial(smaller_scored, criterion=Snip) if gradients else BatchSizes.smaller
         cells = [cell(peak_of, sizes, smaller, _USABLE * size * _GB) for size in _GPUS]
         fitted.append((name, f"~{_CLASSES[class_of(models[name])][2]}", *cells))
         peak, weights = peak_of(sizes), sum(entry.size for entry in models[name].tensors.values())

@@ -14,7 +14,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData
 from ltpipe.pruning import build
 from ltpipe.pruning.by_scope import cutter_for
-from ltpipe.pruning.histogram import KeyHistogram, count_keys
+from ltpipe.pruning.histogram import KeyHistogram, histogram_of
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scores import RankKeys, weight_keys
 from ltpipe.pruning.sparsity import Sparsity
@@ -38,7 +38,7 @@ def open_keys(folder: Path, names: tuple[str, ...]) -> RankKeys:
 
 def count(keys: RankKeys) -> KeyHistogram:
     """Run the histogram stage."""
-    return count_keys(keys, FINGERPRINT, "magnitude", None)
+    return histogram_of(keys, FINGERPRINT, "magnitude", None)
 
 
 def write_mask(path: Path, keys: RankKeys, histogram: KeyHistogram, scope: str, sparsity: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning import kernels
-from ltpipe.pruning.histogram import count_checkpoint, streaming_bytes
+from ltpipe.pruning.histogram import make_histogram, streaming_bytes
 from ltpipe.runtime import stage
 from ltpipe.runtime.threads import available_threads
 
@@ -32,7 +32,7 @@ def main(
         threads: number of CPU threads; 0 uses all.
     """
     kernels.use_threads(available_threads(threads))
-    histogram = count_checkpoint(Checkpoint.open(checkpoint), criterion, seed, selection, scores)
+    histogram = make_histogram(Checkpoint.open(checkpoint), criterion, seed, selection, scores)
     histogram.write(output)
     stage.say(f"{criterion}: counted {histogram.total:,} weights in {len(histogram.names)} tensors")
     return streaming_bytes(histogram.bits)

@@ -5,7 +5,7 @@ from pathlib import Path
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.runtime import stage
-from ltpipe.scoring.hybrid import combine_scores, hybrid_parts
+from ltpipe.scoring.hybrid import hybrid_parts, make_hybrid
 
 
 def main(
@@ -28,7 +28,7 @@ def main(
         selection: which tensors to prune.
     """
     parts = hybrid_parts(scores, weights)
-    combine_scores(Checkpoint.open(checkpoint), name, parts, selection, output)
+    make_hybrid(Checkpoint.open(checkpoint), name, parts, selection, output)
     stage.say(f"{name}: " + " + ".join(f"{part.weight:g} x {Path(part.scores).stem}" for part in parts))
 
 

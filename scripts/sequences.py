@@ -42,9 +42,9 @@ def main(
         documents: all documents, or those of one part.
         separator: text placed after each document.
         protocol: documents (each tokenised by itself) or wikitext2 (the protocol of the literature: joined, tokenised
-            once, all windows).
-        bos: whether windows start with the tokenizer's special tokens, BOS for most: each window, never, or auto (as
-            the model's tokenizer and the protocol do).
+            once, all sequences).
+        bos: which sequences start with the tokenizer's special tokens, usually BOS: each window (all), never, or auto
+            (as the model's tokenizer and the protocol do).
     """
     check_file(tokenizer)
     checkpoint = Checkpoint.open(tokenizer.parent)

@@ -55,10 +55,10 @@ def make(folder: Path, scope: str, sparsity: str, output: Path, criterion: str =
     from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.checkpoints.prunable import Selection
     from ltpipe.pruning.build import make_mask
-    from ltpipe.pruning.histogram import count_checkpoint
+    from ltpipe.pruning.histogram import make_histogram
 
     seed = 3 if criterion == "random" else None
-    count_checkpoint(Checkpoint.open(folder), criterion, seed, Selection(**selection)).write(
+    make_histogram(Checkpoint.open(folder), criterion, seed, Selection(**selection)).write(
         output.with_suffix(".histogram")
     )
     made = make_mask(Checkpoint.open(folder), output.with_suffix(".histogram"), scope, sparsity, output)

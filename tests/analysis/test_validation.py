@@ -15,7 +15,7 @@ from ltpipe.checkpoints.filenames import CONFIG, MANIFEST
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.frames import dtypes
@@ -191,7 +191,7 @@ def test_masks_of_the_mask_stage_are_sound(canonical_folder, tmp_path):
     paths = []
     for criterion, seed in (("magnitude", None), ("random", 3)):
         counts = tmp_path / criterion
-        count_checkpoint(Checkpoint.open(folder), criterion, seed, Selection()).write(counts)
+        make_histogram(Checkpoint.open(folder), criterion, seed, Selection()).write(counts)
         for scope in ("global", "layer"):
             for sparsity in ("0.1", "0.35", "0.5"):
                 paths.append(tmp_path / f"{criterion}-{scope}-{sparsity}")

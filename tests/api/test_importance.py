@@ -17,14 +17,14 @@ from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask
 from ltpipe.pruning.scopes import scopes
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import criterion_names, every_criterion
-from ltpipe.scoring.hybrid import HybridPart, combine_scores
+from ltpipe.scoring.hybrid import HybridPart, make_hybrid
 from ltpipe.scoring.score import score_checkpoint
 
 SETTINGS = ComputeSettings(device="cpu")
@@ -42,11 +42,11 @@ def stages(folder, criterion, sequences, here):
     elif criterion == "hybrid":
         score_checkpoint(Checkpoint.open(folder), "fisher", here / "fisher", Selection(), sequences, SETTINGS)
         parts = [HybridPart("magnitude", HYBRID["magnitude"]), HybridPart(str(here / "fisher"), HYBRID["fisher"])]
-        combine_scores(Checkpoint.open(folder), criterion, parts, Selection(), scores)
+        make_hybrid(Checkpoint.open(folder), criterion, parts, Selection(), scores)
     else:
         scores = None
     seed = 7 if criterion == "random" else None
-    count_checkpoint(Checkpoint.open(folder), criterion, seed, Selection(), scores).write(here / "counts")
+    make_histogram(Checkpoint.open(folder), criterion, seed, Selection(), scores).write(here / "counts")
     given = {} if criterion == "hybrid" else options_given(criterion)
     return scores, {"seed": seed, "criterion": HYBRID if criterion == "hybrid" else criterion, "options": given}
 
@@ -319,7 +319,7 @@ def test_what_is_refused_of_other_modules(make, message):
 def test_presets_choose_what_competes(canonical_folder, tmp_path):
     model, folder = tiny_model("llama"), canonical_folder("llama")
     for preset in ("linear", "all-weights"):
-        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(tmp_path / "counts")
+        make_histogram(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(tmp_path / "counts")
         make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.37", tmp_path / "mask")
         theirs = load_mask(tmp_path / "mask")
         for ours in (

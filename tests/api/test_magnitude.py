@@ -101,11 +101,11 @@ def test_equals_the_mask_of_the_pipeline(architecture, canonical_folder, tmp_pat
     """The same mask as that of the stages, on the same weights; tied embeddings are ranked once in both."""
     from ltpipe.checkpoints.prunable import Selection
     from ltpipe.pruning.build import make_mask
-    from ltpipe.pruning.histogram import count_checkpoint
+    from ltpipe.pruning.histogram import make_histogram
     from ltpipe.pruning.masks import load_mask
 
     folder = canonical_folder(architecture)
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection("all-weights")).write(tmp_path / "counts")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection("all-weights")).write(tmp_path / "counts")
     make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.37", tmp_path / "mask")
     mask = ltpipe.create_magnitude_mask(tiny_model(architecture), 0.37)
     assert ("lm_head.weight" in mask) == (architecture == "llama")

@@ -19,7 +19,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.runtime.errors import UserError
 from ltpipe.workflow.closure import import_closure
 
@@ -146,7 +146,7 @@ def results(canonical_folder, calibration, tmp_path):
     tickets = tmp_path / "results/tickets/m/text/magnitude/global/seed-none"
     for path in (masks, tickets, tmp_path / "results/report"):
         path.mkdir(parents=True)
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "counts")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "counts")
     make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.5", masks / "0.5.safetensors")
     names, data, settings = {"model": "m", "data": "text"}, calibration("llama"), ComputeSettings(device="cpu")
     evaluate_checkpoint(Checkpoint.open(folder), data, settings, names).write(tmp_path / "dense")

@@ -18,7 +18,7 @@ from ltpipe.checkpoints.filenames import MANIFEST
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime.errors import UserError
 
@@ -37,7 +37,7 @@ def masks(count, change=0.02, seed=0, shape=(40, 50)):
 def test_a_saved_mask_is_the_file_that_the_mask_stage_writes(architecture, canonical_folder, tmp_path):
     folder, model = canonical_folder(architecture), tiny_model(architecture)
     for preset in ("linear", "all-weights"):
-        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(tmp_path / "counts")
+        make_histogram(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(tmp_path / "counts")
         make_mask(Checkpoint.open(folder), tmp_path / "counts", "global", "0.37", tmp_path / "theirs")
         mask = ltpipe.create_magnitude_mask(model, 0.37, preset=preset)
         facts = {"criterion": "magnitude", "scope": "global", "sparsity": 0.37}

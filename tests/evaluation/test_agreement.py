@@ -26,7 +26,7 @@ from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.plan import TOP_TOKENS, BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.fake_device import ByteCounter
@@ -78,7 +78,7 @@ def bucket_formula(log_p: torch.Tensor, log_q: torch.Tensor, k: int) -> torch.Te
 def the_mask(canonical_folder, tmp_path):
     def make(architecture):
         folder = canonical_folder(architecture)
-        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+        make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
         make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", "0.3", tmp_path / "mask")
         return tmp_path / "mask"
 

@@ -20,7 +20,7 @@ from ltpipe.evaluation.loss import walk
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.sources import Source
 from ltpipe.streaming.model import CausalModel
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     load_checkpoint(MODEL, None, "auto", folder)
     documents = read_documents(TEXT, "**/*", "text", "evaluation")
     cut_sequences(documents, folder / TOKENIZER, 128, 4, "\n\n", "data.speeches").write(folder / "sequences")
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
     make_mask(Checkpoint.open(folder), folder / "histogram", "global", "0.3", folder / "mask")
     evaluate(folder).write(folder / "baseline.json")
     return folder

@@ -15,7 +15,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.evaluation.loss import token_losses
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton
@@ -44,7 +44,7 @@ def plain(source, token_ids, mask=None):
 
 def the_mask(folder, tmp_path, preset, sparsity="0.6"):
     path = tmp_path / f"{preset}.safetensors"
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection(preset)).write(
         tmp_path / "histogram.safetensors"
     )
     make_mask(Checkpoint.open(folder), tmp_path / "histogram.safetensors", "global", sparsity, path)

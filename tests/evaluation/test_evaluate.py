@@ -18,7 +18,7 @@ from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask
 from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
@@ -33,7 +33,7 @@ def study(canonical_folder, tmp_path: Path) -> Path:
     folder = tmp_path / "llama"
     shutil.copytree(canonical_folder("llama"), folder)
     write_sequences(folder, folder / "sequences", seed=0)
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
     make_mask(Checkpoint.open(folder), folder / "histogram", "layer", "0.5", folder / "mask")
     evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", ComputeSettings(), NAMES).write(
         folder / "dense.json"
@@ -62,7 +62,7 @@ def test_a_mask_that_changes_nothing_is_an_alarm(study: Path, source_folder, tmp
         shutil.copy(file, pruned)
     load_checkpoint(Source(str(pruned)), None, "auto", folder)
     shutil.copy(study / "sequences", folder)
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(folder / "histogram")
     make_mask(Checkpoint.open(folder), folder / "histogram", "layer", "0.5", folder / "mask")
     evaluate_checkpoint(Checkpoint.open(folder), folder / "sequences", ComputeSettings(), NAMES).write(
         folder / "dense.json"

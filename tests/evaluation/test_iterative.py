@@ -12,7 +12,7 @@ from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
 from ltpipe.evaluation.simulated import SIMULATION, Simulation
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import read_mask
 from ltpipe.reporting.tables.simulations import simulations_table
 from ltpipe.runtime.errors import DamagedFileError, UserError
@@ -23,7 +23,7 @@ CPU = ComputeSettings(device="cpu", threads=1)
 @pytest.fixture
 def files(canonical_folder, calibration, tmp_path):
     folder = canonical_folder("llama")
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
     return folder, tmp_path / "histogram", calibration("llama")
 
 

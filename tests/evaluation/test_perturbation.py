@@ -26,7 +26,7 @@ from ltpipe.evaluation.perturbation import Noise, Rounding, perturbation_named, 
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.errors import UserError
@@ -152,7 +152,7 @@ def study(canonical_folder, tmp_path: Path):
         folder = canonical_folder(architecture)
         ids = np.random.default_rng(0).integers(3, 90, (5, 12), dtype=np.int32)
         TokenSequences(ids, 5, 1, sha256_of(folder / TOKENIZER)).write(tmp_path / "ids")
-        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+        make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
         make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", "0.5", tmp_path / "mask")
         evaluate(folder, tmp_path, baseline=False).write(tmp_path / "dense.json")
         return folder

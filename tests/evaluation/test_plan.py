@@ -14,7 +14,7 @@ from ltpipe.evaluation.loss import walk
 from ltpipe.evaluation.plan import LOGITS, BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import read_mask
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import ByteCounter, fake, fake_accelerator
@@ -41,7 +41,7 @@ def test_planned_bytes_are_those_that_a_real_run_allocates(architecture, dtype, 
     folder = canonical_folder(architecture)
     mask = None
     if masked:
-        count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+        make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
         make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", "0.5", tmp_path / "mask")
         mask = read_mask(tmp_path / "mask")
     input_ids = torch.randint(3, 90, (8, LENGTH), generator=torch.Generator().manual_seed(0))

@@ -33,7 +33,7 @@ from ltpipe.exporting.smaller import export_smaller
 from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.table import write_plan
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import KeyHistogram, count_checkpoint
+from ltpipe.pruning.histogram import KeyHistogram, make_histogram
 from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.pruning.sparsity import Sparsity
@@ -176,7 +176,7 @@ def run(tmp_path_factory, source_folder) -> Path:
     score_checkpoint(
         Checkpoint.open(llama), "wanda", root / "wanda.scores", Selection(), root / "calibration.sequences", CPU
     )
-    count_checkpoint(Checkpoint.open(llama), "magnitude", None, Selection()).write(histogram)
+    make_histogram(Checkpoint.open(llama), "magnitude", None, Selection()).write(histogram)
     make_mask(Checkpoint.open(llama), histogram, "layer", "0.5", mask)
     make_mask(Checkpoint.open(llama), histogram, "layer", "0.7", root / "0.7.mask")
     make_mask(Checkpoint.open(llama), histogram, "blocks", "0.4", root / "blocks.mask")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.histogram import KeyHistogram, count_keys
+from ltpipe.pruning.histogram import KeyHistogram, histogram_of
 from ltpipe.pruning.scores import weight_keys
 from ltpipe.runtime.errors import DamagedFileError, UserError
 
@@ -37,7 +37,7 @@ def count(folder: Path, tensors: list[TensorData], criterion: str = "magnitude",
     write_tensors(path, tensors)
     names = sorted((tensor.name for tensor in tensors), key=str.encode)
     keys = weight_keys(criterion, TensorFile(path), names, seed=seed)
-    return keys, count_keys(keys, checkpoint=CHECKPOINT, criterion=criterion, seed=seed)
+    return keys, histogram_of(keys, checkpoint=CHECKPOINT, criterion=criterion, seed=seed)
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,7 +7,7 @@ from torch.nn.utils import prune
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask
 
 
@@ -16,7 +16,7 @@ def test_same_masks_as_torch(scope, canonical_folder, source_folder, tmp_path):
     from transformers import AutoModelForCausalLM
 
     folder = canonical_folder("llama")
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(tmp_path / "histogram")
     make_mask(Checkpoint.open(folder), tmp_path / "histogram", scope, "0.37", tmp_path / "mask")
     ours = load_mask(tmp_path / "mask")
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.pruning import kernels
-from ltpipe.pruning.histogram import KeyHistogram, count_keys
+from ltpipe.pruning.histogram import KeyHistogram, histogram_of
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import weight_keys
@@ -102,7 +102,7 @@ class Workbench:
         write_tensors(path, [weights[name].data(name) for name in order or weights])
         names = canonical(list(weights))
         self.keys = weight_keys(criterion, TensorFile(path), names, seed=seed)
-        self.histogram = count_keys(self.keys, checkpoint=CHECKPOINT, criterion=criterion, seed=seed)
+        self.histogram = histogram_of(self.keys, checkpoint=CHECKPOINT, criterion=criterion, seed=seed)
 
     def mask(self, scope: str, sparsity: str) -> Path:
         path = self.folder / "mask.safetensors"
@@ -339,7 +339,7 @@ def test_tensors_not_named_are_left_alone(tmp_path: Path) -> None:
     norm = TensorData.of("norm", np.array([0, np.nan, np.inf], np.float32))
     write_tensors(path, [norm, counted.data("w")])
     keys = weight_keys("magnitude", TensorFile(path), ["w"], seed=None)
-    histogram = count_keys(keys, checkpoint=CHECKPOINT, criterion="magnitude", seed=None)
+    histogram = histogram_of(keys, checkpoint=CHECKPOINT, criterion="magnitude", seed=None)
     write_cut(tmp_path / "mask", keys, histogram, "global", "0.3")
     assert_same({n: t.numpy() for n, t in load_mask(tmp_path / "mask").items()}, {"w": np.arange(10) >= 3})
 
@@ -353,7 +353,7 @@ def test_weights_need_not_be_aligned(tmp_path: Path, dtype: str, odd: int) -> No
     weight = Weight(dtype, bits)
     write_tensors(path, [TensorData.of("buffer", np.ones(odd, np.uint8)), weight.data("w")])
     keys = weight_keys("magnitude", TensorFile(path), ["w"], seed=None)
-    histogram = count_keys(keys, checkpoint=CHECKPOINT, criterion="magnitude", seed=None)
+    histogram = histogram_of(keys, checkpoint=CHECKPOINT, criterion="magnitude", seed=None)
     write_cut(tmp_path / "mask", keys, histogram, "global", "0.37")
     kept = {name: tensor.numpy() for name, tensor in load_mask(tmp_path / "mask").items()}
     assert_same(kept, oracle({"w": weight}, "global", "0.37"))
@@ -576,7 +576,7 @@ from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning import kernels
 from ltpipe.pruning.build import write_mask
 from ltpipe.pruning.by_scope import cutter_for
-from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.histogram import histogram_of
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scores import weight_keys
 from ltpipe.pruning.sparsity import Sparsity
@@ -587,7 +587,7 @@ weights = TensorFile(folder / "weights.safetensors")
 names = sorted(set(weights.specs), key=str.encode)
 for criterion, seed, scope in RECIPES:
     keys = weight_keys(criterion, weights, names, seed=seed)
-    histogram = count_keys(keys, checkpoint=checkpoint, criterion=criterion, seed=seed)
+    histogram = histogram_of(keys, checkpoint=checkpoint, criterion=criterion, seed=seed)
     histogram.write(folder / "again.histogram")
     half = Sparsity.of("0.52")
     write_mask(folder / "again.mask", histogram, scope, half, cutter_for(scope, half, keys, histogram, Layout()))

@@ -9,7 +9,7 @@ from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning import allocations
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.pruning.sparsity import Sparsity
@@ -31,7 +31,7 @@ def add(tmp_path, monkeypatch):
 def mask(canonical_folder, tmp_path):
     """Function from a scope to the mask of half the weights of a tiny Llama."""
     folder, histogram = canonical_folder("llama"), tmp_path / "histogram"
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection()).write(histogram)
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection()).write(histogram)
 
     def made(scope):
         make_mask(Checkpoint.open(folder), histogram, scope, "0.5", tmp_path / "mask")

@@ -24,7 +24,7 @@ from ltpipe.pruning.allocations.erk import erk
 from ltpipe.pruning.allocations.owl import outlier_ratios, owl
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.by_scope import cutter_for
-from ltpipe.pruning.histogram import count_checkpoint, count_keys
+from ltpipe.pruning.histogram import histogram_of, make_histogram
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import read_mask, unpack
 from ltpipe.pruning.scopes import Units, scopes
@@ -78,7 +78,7 @@ def kept_by(arrays: Arrays, scope: str, sparsity: str, dtype: str = "F32", layou
     keys = keys_of(arrays, dtype)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "mask")
-        kept = write_cut(path, keys, count_keys(keys, "c", "magnitude", None), scope, sparsity, layout)
+        kept = write_cut(path, keys, histogram_of(keys, "c", "magnitude", None), scope, sparsity, layout)
         mask = read_mask(path)
         assert mask.total_kept == kept
         return {name: unpack(bits, mask.shapes[name]).copy() for name, bits in mask.bits.items()}
@@ -325,7 +325,7 @@ def test_bytes_do_not_depend_on_threads(scope: str, tmp_path: Path) -> None:
     arrays = {f"h.{block}.w": random.standard_normal((331, 704), np.float32) ** 3 for block in range(2)}
     arrays["h.0.w"][0] = 0
     keys = keys_of(arrays)
-    histogram = count_keys(keys, "c", "magnitude", None)
+    histogram = histogram_of(keys, "c", "magnitude", None)
     written = []
     for threads in (1, 2):
         kernels.use_threads(threads)
@@ -338,7 +338,7 @@ def test_bytes_do_not_depend_on_threads(scope: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("scope", ["row", "erk-row", "2of4", "block4x4", "lamp", "erk"])
 def test_weights_that_changed_since_they_were_counted_are_refused(scope: str, tmp_path: Path) -> None:
     arrays = weights(1)
-    histogram = count_keys(keys_of(arrays), "c", "magnitude", None)
+    histogram = histogram_of(keys_of(arrays), "c", "magnitude", None)
     arrays["h.0.fc"][:] = 1
     with pytest.raises(UserError, match=r"'h\.0\.fc' changed since it was counted"):
         write_cut(tmp_path / "mask", keys_of(arrays), histogram, scope, "0.5", LAYOUT)
@@ -348,7 +348,7 @@ def test_weights_that_changed_since_they_were_counted_are_refused(scope: str, tm
 @pytest.mark.parametrize("scope", [*OF_WEIGHTS, "2of4", "block4x4"])
 def test_what_is_kept_is_known_before_it_is_packed(scope: str) -> None:
     keys = keys_of(weights(3))
-    cutter = cutter_for(scope, Sparsity.of("0.5"), keys, count_keys(keys, "c", "magnitude", None), LAYOUT)
+    cutter = cutter_for(scope, Sparsity.of("0.5"), keys, histogram_of(keys, "c", "magnitude", None), LAYOUT)
     for name in keys.names:
         bits = np.concatenate(list(cutter.packed(name)))
         assert bits.dtype == np.uint8
@@ -422,7 +422,7 @@ def test_the_stage_knows_what_a_row_is(
 ) -> None:
     """GPT-2 keeps [in, out], Mixtral [experts, out, in]; the patterns follow the inputs of each."""
     folder = canonical_folder(architecture)
-    histogram = count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection())
+    histogram = make_histogram(Checkpoint.open(folder), "magnitude", None, Selection())
     histogram.write(tmp_path / "histogram")
     made = make_mask(Checkpoint.open(folder), tmp_path / "histogram", "2of4", "0.5", tmp_path / "mask")
     assert (made.kept, made.total) == (histogram.total // 2, histogram.total)
@@ -438,9 +438,9 @@ def test_the_stage_knows_what_a_row_is(
 
 def test_the_stage_gives_owl_its_blocks(canonical_folder: Callable[[str], Path], tmp_path: Path) -> None:
     folder = canonical_folder("llama")
-    count_checkpoint(
-        Checkpoint.open(folder), "magnitude", None, Selection(include=["model.embed_tokens.weight"])
-    ).write(tmp_path / "h")
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection(include=["model.embed_tokens.weight"])).write(
+        tmp_path / "h"
+    )
     make_mask(Checkpoint.open(folder), tmp_path / "h", "owl", "0.5", tmp_path / "mask")
     mask, manifest = read_mask(tmp_path / "mask"), Manifest.read(folder / MANIFEST)
     layout = Layout.of(manifest)

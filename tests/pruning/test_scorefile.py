@@ -9,7 +9,7 @@ from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest, TensorEntry
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import read_mask, unpack
 from ltpipe.pruning.scorefile import ScoreFile, ordered_bits, score_writer
 from ltpipe.runtime.errors import DamagedFileError, UserError
@@ -51,7 +51,7 @@ def test_masks_are_those_of_a_stable_sort_of_the_scores(signed, folder, tmp_path
     values = {name: rng.integers(-4 if signed else 0, 5, shape).astype(np.float32) for name, shape in SHAPES.items()}
     written(tmp_path / "scores", values, signed)
     scores = tmp_path / "scores"
-    count_checkpoint(Checkpoint.open(folder), "mine", None, Selection(), scores).write(tmp_path / "histogram")
+    make_histogram(Checkpoint.open(folder), "mine", None, Selection(), scores).write(tmp_path / "histogram")
     for sparsity in ("0.25", "0.5", "0.9"):
         made = make_mask(Checkpoint.open(folder), tmp_path / "histogram", "global", sparsity, tmp_path / "mask", scores)
         flat = np.concatenate([values[name].reshape(-1) for name in SHAPES])
@@ -68,19 +68,19 @@ def test_scores_of_others_are_refused(folder, tmp_path):
     values = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
     written(tmp_path / "scores", values, False)
     with pytest.raises(UserError, match="scores of criterion 'mine', expected 'yours'"):
-        count_checkpoint(Checkpoint.open(folder), "yours", None, Selection(), tmp_path / "scores")
+        make_histogram(Checkpoint.open(folder), "yours", None, Selection(), tmp_path / "scores")
     with pytest.raises(UserError, match="criterion 'mine' needs a score file"):
-        count_checkpoint(Checkpoint.open(folder), "mine", None, Selection())
+        make_histogram(Checkpoint.open(folder), "mine", None, Selection())
     other = Manifest("Tiny", "", "blocks", {**MANIFEST.tensors, "c": TensorEntry("F32", (2,), "", "Linear")})
     other.write(folder / "manifest.json")
     with pytest.raises(UserError, match="scores of another model"):
-        count_checkpoint(Checkpoint.open(folder), "mine", None, Selection(), tmp_path / "scores")
+        make_histogram(Checkpoint.open(folder), "mine", None, Selection(), tmp_path / "scores")
 
 
 def test_what_is_no_score_file_is_refused(folder, tmp_path):
     values = {name: np.ones(shape, np.float32) for name, shape in SHAPES.items()}
     written(tmp_path / "scores", values, False)
-    count_checkpoint(Checkpoint.open(folder), "mine", None, Selection(), tmp_path / "scores").write(
+    make_histogram(Checkpoint.open(folder), "mine", None, Selection(), tmp_path / "scores").write(
         tmp_path / "histogram"
     )
     with pytest.raises(DamagedFileError, match="not a set of scores"):

@@ -268,9 +268,9 @@ def test_weights_that_changed_to_nan_are_refused(unit_folder, tmp_path):
     shutil.copytree(unit_folder("llama"), tmp_path / "model")
     from ltpipe.checkpoints.prunable import Selection
     from ltpipe.pruning.build import make_mask
-    from ltpipe.pruning.histogram import count_checkpoint
+    from ltpipe.pruning.histogram import make_histogram
 
-    count_checkpoint(Checkpoint.open(tmp_path / "model"), "magnitude", None, Selection()).write(tmp_path / "histogram")
+    make_histogram(Checkpoint.open(tmp_path / "model"), "magnitude", None, Selection()).write(tmp_path / "histogram")
     tensors = safetensors.numpy.load_file(tmp_path / "model/model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
     save_weights(tmp_path / "model/model.safetensors", tensors)

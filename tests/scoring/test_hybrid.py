@@ -10,7 +10,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.scorefile import ScoreFile, score_writer
 from ltpipe.runtime.errors import UserError
-from ltpipe.scoring.hybrid import HybridPart, combine_scores, hybrid_parts
+from ltpipe.scoring.hybrid import HybridPart, hybrid_parts, make_hybrid
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def parts(canonical_folder, tmp_path):
 
 def test_a_hybrid_is_the_weighted_sum_of_normalised_scores(parts, tmp_path):
     folder, path, values = parts
-    combine_scores(
+    make_hybrid(
         Checkpoint.open(folder),
         "mix",
         [HybridPart("magnitude", 0.25), HybridPart(str(path), 3)],
@@ -49,17 +49,15 @@ def test_what_cannot_be_combined_is_refused(parts, canonical_folder, tmp_path):
     folder, path, values = parts
     target = tmp_path / "mix"
     with pytest.raises(UserError, match="weight -1 of magnitude is not allowed; use a number above 0"):
-        combine_scores(Checkpoint.open(folder), "mix", [HybridPart("magnitude", -1)], Selection(), target)
+        make_hybrid(Checkpoint.open(folder), "mix", [HybridPart("magnitude", -1)], Selection(), target)
     with pytest.raises(UserError, match="scores of another model"):
-        combine_scores(
-            Checkpoint.open(canonical_folder("gpt2")), "mix", [HybridPart(str(path), 1)], Selection(), target
-        )
+        make_hybrid(Checkpoint.open(canonical_folder("gpt2")), "mix", [HybridPart(str(path), 1)], Selection(), target)
     manifest = Manifest.read(folder / MANIFEST)
     with score_writer(path, manifest, list(values), "mine", False, {}) as write:
         for name in values:
             write(name, np.zeros(manifest.tensors[name].shape, np.float32))
     with pytest.raises(UserError, match="are all zero and cannot be normalised"):
-        combine_scores(Checkpoint.open(folder), "mix", [HybridPart(str(path), 1)], Selection(), target)
+        make_hybrid(Checkpoint.open(folder), "mix", [HybridPart(str(path), 1)], Selection(), target)
     with pytest.raises(UserError, match="2 scores but 1 weights; give each score one weight"):
         hybrid_parts(["magnitude", str(path)], [1.0])
     assert not target.exists()

@@ -12,7 +12,7 @@ from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask
 from ltpipe.scoring.criteria.wanda import Wanda
 from ltpipe.scoring.score import score_checkpoint
@@ -46,7 +46,7 @@ def test_same_masks_as_torchao(
     score_checkpoint(
         Checkpoint.open(folder), "wanda", scores, Selection(), calibration("llama"), ComputeSettings(device="cpu")
     )
-    count_checkpoint(Checkpoint.open(folder), "wanda", None, Selection(), scores).write(tmp_path / "histogram")
+    make_histogram(Checkpoint.open(folder), "wanda", None, Selection(), scores).write(tmp_path / "histogram")
     make_mask(Checkpoint.open(folder), tmp_path / "histogram", scope, sparsity, tmp_path / "mask", scores)
     ours = load_mask(tmp_path / "mask")
 

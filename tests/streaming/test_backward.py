@@ -15,7 +15,7 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.apply import fetch_from
 from ltpipe.pruning.build import make_mask
-from ltpipe.pruning.histogram import count_checkpoint
+from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask, read_mask
 from ltpipe.runtime.fake_device import ByteCounter
 from ltpipe.streaming.backward import walk_gradients
@@ -112,7 +112,7 @@ def test_gradients_equal_a_plain_backward(architecture, streamed, source_folder,
 @pytest.mark.parametrize("architecture", some_quick(QUICK))
 def test_gradients_are_taken_at_masked_weights(architecture, source_folder, canonical_folder, token_ids, tmp_path):
     folder, path = canonical_folder(architecture), tmp_path / "mask.safetensors"
-    count_checkpoint(Checkpoint.open(folder), "magnitude", None, Selection("all-weights")).write(
+    make_histogram(Checkpoint.open(folder), "magnitude", None, Selection("all-weights")).write(
         tmp_path / "histogram.safetensors"
     )
     make_mask(Checkpoint.open(folder), tmp_path / "histogram.safetensors", "global", "0.6", path)

@@ -68,7 +68,7 @@ class Batch:
 
         return Batch(tuple(map(of, self.args)), {key: of(value) for key, value in self.kwargs.items()}, of(self.labels))
 
-    def window(self) -> torch.Tensor | None:
+    def sequences(self) -> torch.Tensor | None:
         """Return token ids, int64 [sequences, tokens], if the texts are unpadded and their own labels; else None."""
         text = self.as_text()
         if (

@@ -13,9 +13,9 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.subject import Objective, embedding_of_ones
 
 
-def windows(batches: Sequence[Batch]) -> torch.Tensor | None:
+def sequences(batches: Sequence[Batch]) -> torch.Tensor | None:
     """Return all texts as one int64 [sequences, tokens] if they are unpadded, equally long and their own labels."""
-    found = [ids for batch in batches if (ids := batch.window()) is not None]
+    found = [ids for batch in batches if (ids := batch.sequences()) is not None]
     if len(found) != len(batches) or len({ids.shape[1] for ids in found}) != 1:
         return None
     return torch.cat(found)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ltpipe.api.batches import Batch, first_batches
-from ltpipe.api.calibration import ModuleData, windows
+from ltpipe.api.calibration import ModuleData, sequences
 from ltpipe.api.evaluator import Evaluator, evaluating
 from ltpipe.api.magnitude import cut
 from ltpipe.api.parameters import HostWeights, check_preset, config_of, live_manifest
@@ -20,7 +20,7 @@ from ltpipe.checkpoints.contents import stored_tensors
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.checkpoints.prunable import Preset, Selection
 from ltpipe.pruning.by_scope import cutter_for
-from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.histogram import histogram_of
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import Units, scope_named
 from ltpipe.pruning.scorefile import check_scores, score_keys
@@ -94,7 +94,7 @@ def create_mask(
     competition = scope_named(scope)
     chosen: Any = options_of(competition.options, scope_options, f"scope {scope}")
     name, keys = _keys(subject, criterion, dataloader, seed, options)
-    counted = count_keys(keys, "", name, seed)
+    counted = histogram_of(keys, "", name, seed)
     if isinstance(competition, Units):
         cutter = cut_units(subject.manifest, config_of(model), keys, competition, wanted)
     else:
@@ -239,7 +239,7 @@ def _one(subject: _Model, criterion: str, batches: Sequence[Batch], options: Any
 def _score(
     subject: _Model, criterion: str, rule: type[Criterion], batches: Sequence[Batch], options: Any, deliver: Deliver
 ) -> None:
-    ids = torch.zeros((1, 2), dtype=torch.long) if not rule.needs_data else windows(batches)
+    ids = torch.zeros((1, 2), dtype=torch.long) if not rule.needs_data else sequences(batches)
     inside = all(map(subject.manifest.in_blocks, subject.names))
     if ids is not None and inside and Evaluator(subject.module, Batch((), {"input_ids": ids}, None), "high").causal:
         with walking(subject.module, subject.manifest, subject.names, rule, ids, options) as streamed:

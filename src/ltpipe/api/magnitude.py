@@ -7,7 +7,7 @@ from torch import nn
 from ltpipe.api.parameters import HostWeights, prunable_parameters, selected
 from ltpipe.checkpoints.prunable import Preset
 from ltpipe.pruning.cutters import Cutter, threshold_cutter
-from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.histogram import histogram_of
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.quantiles import histogram_quantile
 from ltpipe.pruning.scopes import groups
@@ -94,7 +94,7 @@ def compute_histogram_quantile(values: torch.Tensor, q: float, bins: int = 1000)
 def _rank(weights: HostWeights, sparsity: Sparsity) -> dict[str, torch.Tensor]:
     """Return the exact mask. Everything that depends on weight values happens here, on the host."""
     keys = magnitude_keys(weights, tuple(weights.parameters))
-    histogram = count_keys(keys, "", "magnitude", None)
+    histogram = histogram_of(keys, "", "magnitude", None)
     return cut(keys, threshold_cutter(keys, histogram, groups("global", sparsity, keys.sizes)))
 
 

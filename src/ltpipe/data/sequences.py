@@ -192,7 +192,7 @@ def _named_bos(path: Path, tokenizer: Tokenizer, key: str) -> int:
     named = _said_beside(path).get("bos_token")
     number = tokenizer.token_to_id(named) if isinstance(named, str) else None
     if number is None:
-        raise UserError(f"{key}: the tokenizer has no BOS token to start each window with; leave bos at auto")
+        raise UserError(f"{key}: the tokenizer has no BOS token to start each sequence with; use bos: auto or never")
     return number
 
 

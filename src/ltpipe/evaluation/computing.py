@@ -33,7 +33,7 @@ class ComputeSettings:
     Attributes:
         precision: dtype to compute in; `auto` is the checkpoint's own.
         micro_batch: most sequences that go through a block together; 0 means about four thousand tokens.
-        device_memory: GiB that tensors may take on the device (in main memory, on the CPU); 0 means what is free.
+        device_memory: GiB that tensors may take on the device (in main memory, on the CPU); 0 means all that is free.
         device: `auto`, `auto-shard`, `cpu`, `cuda`, ….
         execution: one block of weights at a time, or all of them; `auto-shard` runs block by block and keeps them all.
         threads: CPU threads; 0 uses every processor that the process may use.
@@ -119,7 +119,7 @@ class Computing:
 def backing_off(
     sizes: BatchSizes,
     attempt: Callable[[BatchSizes], Result],
-    smaller: Callable[[BatchSizes], BatchSizes | None] = BatchSizes.shrunk,
+    smaller: Callable[[BatchSizes], BatchSizes | None] = BatchSizes.backed_off,
 ) -> tuple[Result, BatchSizes, list[str]]:
     """Attempt something with the given batch sizes, and with smaller ones if it runs out of memory.
 
@@ -127,7 +127,7 @@ def backing_off(
         The attempt's result, the sizes that succeeded, and a line for each time that it ran out of memory.
 
     Raises:
-        UserError: the batch sizes cannot be halved further.
+        UserError: it ran out of memory with the smallest batch sizes.
     """
     happened: list[str] = []
     while True:
@@ -138,7 +138,7 @@ def backing_off(
                 raise
             less = smaller(sizes)
             if less is None:
-                raise UserError(f"ran out of memory with {sizes}; batch sizes cannot be halved further") from None
+                raise UserError(f"ran out of memory with {sizes}, the smallest batch sizes") from None
             happened.append(f"ran out of memory with {sizes}; went on with {less}")
             logger.warning(happened[-1])
             sizes = less

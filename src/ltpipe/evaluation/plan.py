@@ -56,8 +56,8 @@ class BatchSizes:
         """Return the fastest sizes if memory does not matter: about four thousand tokens if `micro_batch` is 0."""
         return cls(sequences, min(sequences, micro_batch or max(1, _MICRO_BATCH_TOKENS // length)), _CHUNK)
 
-    def halved(self, parts: Mapping[str, int]) -> "BatchSizes | None":
-        """Return the next smaller sizes, given `parts`, the bytes at the peak; None if nothing can be halved."""
+    def smaller(self, parts: Mapping[str, int]) -> "BatchSizes | None":
+        """Return the next smaller sizes, given `parts`, the bytes at the peak; None for the smallest sizes."""
         if LOGITS in parts and self.chunk > 1 and parts[LOGITS] >= parts.get(HIDDEN, 0):
             return replace(self, chunk=self.chunk // 2)
         if LOGITS not in parts and self.micro_batch > 1 and parts.get(ACTIVATIONS, 0) >= parts.get(HIDDEN, 0):
@@ -69,8 +69,8 @@ class BatchSizes:
             return replace(self, chunk=self.chunk // 2)
         return None
 
-    def shrunk(self) -> "BatchSizes | None":
-        """Return the sizes to try after running out of memory somewhere unknown; None if nothing can be halved."""
+    def backed_off(self) -> "BatchSizes | None":
+        """Return the sizes to try after running out of memory somewhere unknown; None for the smallest sizes."""
         if self.micro_batch > 1 or self.chunk > 1:
             return replace(self, micro_batch=max(1, self.micro_batch // 2), chunk=max(1, self.chunk // 2))
         return replace(self, super_batch=self.super_batch // 2) if self.super_batch > 1 else None
@@ -80,7 +80,7 @@ class BatchSizes:
 
 
 class EvaluationPlanner:
-    """Runs the walk of `token_losses` on fake tensors.
+    """Runs the pass of `token_losses` on fake tensors.
 
     Args:
         skeleton: the model's skeleton, in the dtype of the computation; it is not changed.
@@ -92,7 +92,7 @@ class EvaluationPlanner:
         observe: creates the observer of the predictions, with all the memory it needs.
         perturbation: perturbation of the tensors in `perturbed`.
         perturbed: names of the perturbed tensors.
-        kept: bytes of weights that a device keeps all the time, on top of those of a walk.
+        kept: bytes of weights that a device keeps all the time, in addition to those of a pass.
 
     Attributes:
         what: what it plans, for messages.
@@ -148,8 +148,8 @@ class EvaluationPlanner:
         )
 
     def smaller(self, sizes: BatchSizes, parts: Mapping[str, int]) -> BatchSizes | None:
-        """Return the next smaller sizes, given `parts`, the bytes at the peak; None if nothing can be halved."""
-        return sizes.halved(parts)
+        """Return the next smaller sizes, given `parts`, the bytes at the peak; None for the smallest sizes."""
+        return sizes.smaller(parts)
 
     def peak(self, sizes: BatchSizes, length: int) -> Peak:
         """Return the peak bytes on the device while one super-batch is evaluated, without the inputs."""
@@ -184,10 +184,10 @@ class EvaluationPlanner:
         walk(model, input_ids, sizes.micro_batch, sizes.chunk, observer)
 
     def _as_fake(self, skeleton: nn.Module, fetch: Fetch, length: int) -> Division | None:
-        """Return the division of a walk over fake tensors.
+        """Return the division of a pass over fake tensors.
 
-        A model that looks at an attention mask's values before it uses it cannot do so here: it may call its blocks
-        differently from a real run.
+        A model that reads the values of an attention mask before it uses it cannot do so here. So it may call its
+        blocks differently from a real run.
         """
         if self.division is None:
             return None
@@ -202,7 +202,7 @@ class EvaluationPlanner:
 
     @contextmanager
     def _on_the_cpu(self) -> Iterator[CausalModel]:
-        """Give the skeleton itself, for a probe; without fake tensors, since the probe looks at values."""
+        """Give the skeleton itself, for a probe; without fake tensors, since the probe reads values."""
 
         def zeros(name: str) -> torch.Tensor:
             return torch.zeros((), dtype=self._dtype).expand(self._manifest.tensors[name].shape)
@@ -238,8 +238,8 @@ class EvaluationPlanner:
 def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:
     """Make a block just pass on its input if two blocks with weights of the same shapes come before it and two after.
 
-    Such blocks would only take time. Two, because the next block's weights arrive while one still computes; at both
-    ends, because a walk may go both ways.
+    Such blocks would only take time. Two remain because the weights of the next block arrive while one still computes,
+    and at both ends because a pass may go both ways.
     """
     kinds = [
         (type(block), *((name, parameter.shape) for name, parameter in block.named_parameters())) for block in blocks
@@ -267,7 +267,7 @@ def _pass_on_tuple(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[tor
 class LabelledModel(CausalModel):
     """Counts tensors created while a block is in use as activations, and while the head is in use as logits.
 
-    Of many parts only some are computed: all take the same memory, and their results have space from the first part on.
+    Only three of many parts are computed: all take the same memory, and space for all results exists from the first.
     """
 
     counter: ByteCounter
@@ -293,7 +293,7 @@ class LabelledModel(CausalModel):
 
 @contextmanager
 def _unpacked_sequences() -> Iterator[None]:
-    """Tell transformers what it otherwise reads from the position ids, which fake tensors do not have.
+    """Give transformers what it otherwise reads from the values of position ids, which fake tensors lack.
 
     If it cannot read them, it assumes that several texts are packed in a row, and creates an attention mask for each
     row.

@@ -122,7 +122,7 @@ class KeyHistogram:
         return histogram
 
 
-def count_checkpoint(
+def make_histogram(
     checkpoint: Checkpoint, criterion: str, seed: int | None, selection: Selection, scores: Path | None = None
 ) -> KeyHistogram:
     """Count the keys that a criterion gives the selected weights of a checkpoint.
@@ -140,7 +140,7 @@ def count_checkpoint(
     """
     names = selection.names(checkpoint.manifest)
     keys = rank_keys(checkpoint, criterion, seed, names, scores)
-    return count_keys(keys, checkpoint.fingerprint, criterion, seed)
+    return histogram_of(keys, checkpoint.fingerprint, criterion, seed)
 
 
 def streaming_bytes(bits: int) -> int:
@@ -152,7 +152,7 @@ def streaming_bytes(bits: int) -> int:
     return 2 * (CHUNK // 8) + (3 * 4 * COPIED_CHUNK if bits == 31 else 0)
 
 
-def count_keys(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None) -> KeyHistogram:
+def histogram_of(keys: RankKeys, checkpoint: str, criterion: str, seed: int | None) -> KeyHistogram:
     """Count every key of every tensor, in one pass.
 
     Extra memory is one dense histogram, whatever the size of the model.

@@ -7,7 +7,7 @@ import numpy as np
 
 from ltpipe.pruning import matrix_kernels
 from ltpipe.pruning.cutters import Cutter, threshold_cutter
-from ltpipe.pruning.histogram import KeyHistogram, count_keys, read_whole
+from ltpipe.pruning.histogram import KeyHistogram, histogram_of, read_whole
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.masks import unpack
 from ltpipe.pruning.scopes import groups
@@ -58,7 +58,7 @@ def tile_cutter(tiled: TiledKeys, sparsity: Sparsity) -> Cutter:
     are known beforehand, one bit per tile.
     """
     tiles = tiled.rank_keys()
-    cutter = threshold_cutter(tiles, count_keys(tiles, "", "tiles", None), groups("global", sparsity, tiles.sizes))
+    cutter = threshold_cutter(tiles, histogram_of(tiles, "", "tiles", None), groups("global", sparsity, tiles.sizes))
     bits = {name: np.concatenate(list(cutter.packed(name))) for name in tiles.names}
 
     def stay(name: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.histogram import histogram_of
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import FLOAT32_INFINITY, RankKeys
 from ltpipe.pruning.sparsity import Sparsity
@@ -49,7 +49,7 @@ def prune_iteratively(subject: Subject, flow: Flow, deliver: Deliver, steps: int
                 raise UserError("no weight has a score above 0: this criterion says nothing about this architecture")
             keys = _keys(subject, scores, left)
             sparsity = Sparsity.of(1 - density ** (step / steps))
-            (cuts,) = exact_cuts(keys, count_keys(keys, "", "", None), [groups("global", sparsity, keys.sizes)])
+            (cuts,) = exact_cuts(keys, histogram_of(keys, "", "", None), [groups("global", sparsity, keys.sizes)])
             limit = max(cut.threshold for cut in cuts)
             highest = float(np.uint32(limit).view(np.float32))
             for name, cut in zip(keys.names, cuts, strict=True):

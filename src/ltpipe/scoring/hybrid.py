@@ -38,7 +38,7 @@ def hybrid_parts(scores: Sequence[str], weights: Sequence[float]) -> list[Hybrid
     return [HybridPart(*pair) for pair in zip(scores, weights, strict=True)]
 
 
-def combine_scores(
+def make_hybrid(
     checkpoint: Checkpoint, name: str, parts: Sequence[HybridPart], selection: Selection, output: Path
 ) -> None:
     """Write the scores Σ_i weight_i · s_i / mean|s_i|, with means over all selected weights, in float64.

@@ -79,7 +79,7 @@ def score_checkpoint(
             rule.score(subject, lambda name, scores: write(name, scores.numpy()))
 
     def smaller(sizes: BatchSizes) -> BatchSizes | None:
-        less = sizes.shrunk() if rule.batch is None else None
+        less = sizes.backed_off() if rule.batch is None else None
         return None if less is None or less.super_batch < count else less
 
     backing_off(sizes, attempt, smaller)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ltpipe.pruning.allocation import Allocation, Request
-from ltpipe.pruning.histogram import count_keys
+from ltpipe.pruning.histogram import histogram_of
 from ltpipe.pruning.scopes import groups
 from ltpipe.pruning.scores import COPIED_CHUNK, FLOAT32_INFINITY, RankKeys
 from ltpipe.pruning.thresholds import exact_cuts
@@ -15,7 +15,7 @@ from ltpipe.pruning.thresholds import exact_cuts
 def lamp(request: Request) -> list[int]:
     """Return how many weights each tensor loses if all weights compete by their LAMP scores."""
     scores = lamp_keys(request.keys)
-    counted = count_keys(scores, request.histogram.checkpoint, "lamp", None)
+    counted = histogram_of(scores, request.histogram.checkpoint, "lamp", None)
     (cuts,) = exact_cuts(scores, counted, [groups("global", request.asked, request.sizes)])
     return [cut.pruned for cut in cuts]
 

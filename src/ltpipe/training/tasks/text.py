@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 _PARTS = ("train", "validation", "test")
-_UNKNOWN_WINDOWS = 1024
+_UNKNOWN_SEQUENCES = 1024
 _ABOUT_THE_FILE = ("_name_or_path", "transformers_version")
 _NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 """A tokenizer trained here has no special tokens, and a token treated as padding would never train its embedding."""
@@ -125,13 +125,14 @@ class TextTask(ConfiguredTask):
         else:
             tokenizer = read_tokenizer(model.verified(TOKENIZER))
             initial, buffers = _read_weights(model)
-        windows = {
+        sequences = {
             part: all_sequences(chosen, tokenizer, sequence_length, separator, f"{key}: {part} documents")
             for part, chosen in parts.items()
         }
         for part in ("validation", "test"):
-            windows[part] = spread(windows[part], min(evaluation_sequences or len(windows[part]), len(windows[part])))
-        examples = {part: _examples(cut) for part, cut in windows.items()}
+            found = len(sequences[part])
+            sequences[part] = spread(sequences[part], min(evaluation_sequences or found, found))
+        examples = {part: _examples(cut) for part, cut in sequences.items()}
         task = cls(_plain(config), tokenizer.to_str(pretty=False), Selection(**prunable), initial, buffers, **examples)
         task._check(key)
         return task
@@ -155,10 +156,8 @@ class TextTask(ConfiguredTask):
         config = _described(architecture or {}, key) if pretrained is None else pretrained
         if pretrained is None:
             config.vocab_size = vocabulary
-        evaluated = _windows(evaluation_sequences or _UNKNOWN_WINDOWS, sequence_length)
-        return cls(
-            _plain(config), "", Selection(**prunable), {}, {}, _windows(1, sequence_length), evaluated, evaluated
-        )
+        evaluated = _blank(evaluation_sequences or _UNKNOWN_SEQUENCES, sequence_length)
+        return cls(_plain(config), "", Selection(**prunable), {}, {}, _blank(1, sequence_length), evaluated, evaluated)
 
     @classmethod
     def load(cls, file: TensorFile, specification: Mapping[str, Any]) -> "TextTask":
@@ -282,12 +281,12 @@ def _mapped(file: TensorFile, folder: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(folder): file.array(name) for name in file.specs if name.startswith(folder)}
 
 
-def _examples(windows: np.ndarray) -> Examples:
-    inputs = torch.from_numpy(windows.astype(np.int64))
+def _examples(sequences: np.ndarray) -> Examples:
+    inputs = torch.from_numpy(sequences.astype(np.int64))
     return Examples(inputs, inputs[:, 1:])
 
 
-def _windows(count: int, length: int) -> Examples:
+def _blank(count: int, length: int) -> Examples:
     inputs = torch.zeros((1, length), dtype=torch.int64).expand(count, length)
     return Examples(inputs, inputs[:, 1:])
 

@@ -93,14 +93,14 @@ class TextSection(ReadingSection):
     """A text."""
 
     protocol: Protocol = "documents"
-    """documents (each document is tokenised by itself; evaluate.num_sequences of all windows are used), or wikitext2,
-    the protocol of the pruning literature (documents are joined with two newlines and tokenised once; all windows are
-    used, and the tail is dropped)
+    """documents (each document is tokenised by itself; evaluate.num_sequences of all sequences are used), or
+    wikitext2, the protocol of the pruning literature (documents are joined with two newlines and tokenised once; all
+    sequences are used, and the tail is dropped)
     """
     bos: Bos = "auto"
-    """which windows begin as the model's tokenizer begins a text, usually with BOS: each window, never, or auto (each
-    window, if the tokenizer begins a text with special tokens or the model is a Gemma; under protocol wikitext2 the
-    first window, as in the literature)
+    """which sequences begin as the model's tokenizer begins a text, usually with BOS: each window (all of them), never,
+    or auto (all, if the tokenizer begins a text with special tokens or the model is a Gemma; under protocol wikitext2
+    the first, as in the literature)
     """
 
     @model_validator(mode="after")

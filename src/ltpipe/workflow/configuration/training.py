@@ -85,7 +85,7 @@ class TextTaskSection(ReadingSection, TaskSection):
     source: Word
     """source of the texts, as under data"""
     sequence_length: AtLeastTwo = 128
-    """tokens per window, an integer of at least 2"""
+    """tokens per sequence, an integer of at least 2"""
     evaluation_sequences: Positive | None = 200
     """largest number of sequences for validation, and for testing, an integer of at least 1; null for all"""
     validation: PartOfDocuments = 0.1
