@@ -21,6 +21,8 @@ from tiny import save_tiny
 
 from ltpipe.runtime.sums import Sums
 
+_SERVER = "ltpipe.runtime.forkserver"
+
 PATIENCE = 1800
 """Seconds after which a run is taken to hang."""
 
@@ -126,8 +128,9 @@ class Run:
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if "python" in process.name() and process.cwd() == str(self.folder):
-                    found += [process] if any("/scripts/" in part for part in process.cmdline()) else []
+                if process.cwd() == str(self.folder):  # a fork has its server's command line
+                    words = [word for word in process.cmdline() if "/scripts/" in word or word == _SERVER]
+                    found += [process] if words and process.name() != "bash" else []
         return found
 
     def temporaries(self) -> list[Path]:

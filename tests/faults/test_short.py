@@ -33,7 +33,7 @@ def test_kill_minus_nine_in_the_middle_of_writes(source_folder: Callable, tmp_pa
         snakemake = run.start()
         assert struck(run, snakemake, victim, in_write=True)
         assert snakemake.wait() != 0
-        assert run.temporaries()
+        assert victim == "snakemake" or run.temporaries()
         assert run.locked == (victim == "snakemake")
     run.mend()
     assert run.artefacts() == expected
