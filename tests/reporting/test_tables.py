@@ -1,6 +1,8 @@
 """The tables of tickets, comparisons and curves from hand-made metrics, and the page's sections of them."""
 
+import re
 from dataclasses import fields, replace
+from importlib.util import module_from_spec, spec_from_file_location
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,7 @@ from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.report import page_content
 from ltpipe.reporting.sections import section
-from ltpipe.reporting.table import Table
+from ltpipe.reporting.table import Measured, Table
 from ltpipe.reporting.tables import comparisons, costs, curves, layers, overlap, robustness, simulations, tickets
 from ltpipe.reporting.tables.comparisons import comparisons_table
 from ltpipe.reporting.tables.costs import evaluation_costs
@@ -330,3 +332,33 @@ def test_every_column_is_said_once_and_no_two_tables_look_alike(table):
     assert all(column.meaning for column in table.columns.values())
     assert set(table.key) <= set(table.columns)
     assert [other.name for other in TABLES if list(other.columns) == list(table.columns)] == [table.name]
+
+
+def test_the_printed_table_has_what_its_page_says(tmp_path):
+    """The table of one's own in docs/extending.md works as it is printed: one file."""
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8").partition("## A table of the report\n")[2]
+    (tmp_path / "unharmed.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    specification = spec_from_file_location("unharmed", tmp_path / "unharmed.py")
+    module = module_from_spec(specification)
+    specification.loader.exec_module(module)
+    tied = ticket(0, sparsity="0.1", sequence_sums=DENSE.sequence_sums)
+    measured = [tied, *TICKETS]
+    built = module.TABLE.measured(Measured([DENSE], measured, samples([DENSE], measured), [], []))
+    write_table(tmp_path / "file", parquet_bytes(built))
+    assert module.TABLE.parsed(tmp_path / "file").equals(module.TABLE.joined([("file", built)]))
+    dense = np.array(DENSE.sequence_sums.loss_sum)
+    expected = {
+        (each.criterion, each.scope, each.seed, float(each.sparsity)): (each.sequence_sums.loss_sum <= dense).mean()
+        for each in measured
+    }
+    found = {
+        (row["criterion"], row["scope"], None if pd.isna(row["seed"]) else row["seed"], row["sparsity"]): row[
+            "unharmed"
+        ]
+        for row in built.to_dict("records")
+    }
+    assert found == expected
+    assert set(expected.values()) > {0.0, 1.0}
+    shown = section(module.TABLE.title, "", built, module.TABLE.cells, module.TABLE.name)
+    assert shown.headings == ("ticket", "unharmed")
+    assert ("magnitude, global, 10%", "100%") in shown.rows
