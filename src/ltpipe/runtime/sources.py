@@ -53,7 +53,7 @@ class Source:
 
     @property
     def is_relative(self) -> bool:
-        """A path that says another file in another folder."""
+        """Whether this is a path that names another file in another folder."""
         return not self.is_hub and self.text.partition(":")[0] not in kinds() and not Path(self.text).is_absolute()
 
     @property

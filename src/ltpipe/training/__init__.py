@@ -1,1 +1,1 @@
-"""Training of image models: data, models, levels of pruning, controls, and a loop that can be killed at any step."""
+"""Training: tasks, models, levels of pruning, controls, and a loop that can be killed at any step."""

@@ -15,7 +15,7 @@ BETAS = (0.9, 0.999)
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """TrainingSettings of one training.
+    """Settings of one training.
 
     Attributes:
         optimizer: `sgd`, `adam`, or `adamw` (decoupled weight decay).

@@ -55,7 +55,7 @@ PLAN = "results/plan"
 
 @dataclass(frozen=True)
 class Ticket:
-    """A ticket by its axes, each as the text that stands in artefact names."""
+    """A ticket by its axes, each as text for artefact names."""
 
     model: str
     data: str
@@ -65,11 +65,11 @@ class Ticket:
     sparsity: str
 
     def named(self, pattern: str, **axes: str) -> str:
-        """Its artefact of a pattern, with values for the pattern's other axes."""
+        """Return the name of its artefact of a pattern, with values for the pattern's other axes."""
         return pattern.format(**vars(self), **axes)
 
     def at(self, sparsity: Decimal) -> "Ticket":
-        """The ticket with another sparsity."""
+        """Return the ticket with another sparsity."""
         return replace(self, sparsity=Sparsity.of(float(sparsity)).canonical)
 
     @property
@@ -84,27 +84,27 @@ def named_settings(section: Config) -> dict[str, Config]:
 
 
 def evaluated_texts(config: Config) -> list[str]:
-    """Labels of the evaluated texts; by default all texts but those for calibration."""
+    """Return the labels of the evaluated texts; by default all texts but those for calibration."""
     calibrating = {settings["data"] for settings in named_settings(config["score"]).values()}
     texts = sorted(config["evaluate"]["data"] or set(config["data"]) - calibrating)
     return [labelled(text, settings) for text in texts for settings in sorted(named_settings(config["evaluate"]))]
 
 
 def evaluated_sequences(config: Config, text: str) -> int | str:
-    """Number of evaluated sequences of a text; all under protocol wikitext2."""
+    """Return the number of evaluated sequences of a text; all under protocol wikitext2."""
     if config["data"][name_of(text)]["protocol"] == "wikitext2":
         return "all"
     return named_settings(config["evaluate"])[settings_of(text)]["num_sequences"]
 
 
 def evaluated_size(config: Config, text: str) -> tuple[int, int]:
-    """Number and length of the sequences of an evaluated text, as far as they are known."""
+    """Return the number and length of the sequences of an evaluated text, as far as they are known."""
     length = named_settings(config["evaluate"])[settings_of(text)]["sequence_length"]
     return _known(evaluated_sequences(config, text)), length
 
 
 def calibration_text(config: Config, criterion: str) -> str | None:
-    """Label of the text that a criterion with a score stage is calibrated on; None if it needs none."""
+    """Return the label of the text that a criterion with a score stage is calibrated on; None if it needs none."""
     if not scored_criterion(criterion).needs_data:
         return None
     settings = settings_of(criterion)
@@ -112,12 +112,12 @@ def calibration_text(config: Config, criterion: str) -> str | None:
 
 
 def calibration_texts(config: Config) -> list[str]:
-    """Labels of all texts that criteria of the grid are calibrated on."""
+    """Return the labels of all texts that criteria of the grid are calibrated on."""
     return sorted({text for name in scored_criteria(config) if (text := calibration_text(config, name))})
 
 
 def calibration_size(config: Config, text: str) -> tuple[int, int]:
-    """Number and length of the sequences of a calibration text, as far as they are known."""
+    """Return the number and length of the sequences of a calibration text, as far as they are known."""
     settings = named_settings(config["score"])[settings_of(text)]
     return _known(settings["num_sequences"]), settings["sequence_length"]
 
@@ -127,7 +127,7 @@ def _known(count: int | str) -> int:
 
 
 def has_scores(config: Config, criterion: str) -> bool:
-    """Whether a criterion has a score file."""
+    """Return whether a criterion has a score file."""
     return name_of(criterion) in {*config["score"]["hybrids"], *criterion_names()}
 
 
@@ -137,7 +137,7 @@ def criteria(config: Config) -> list[str]:
 
 
 def parts(config: Config, hybrid: str) -> list[str]:
-    """Labels of the criteria whose scores a hybrid adds up."""
+    """Return the labels of the criteria whose scores a hybrid adds up."""
     found = {part: _labels(config, part) for part in config["score"]["hybrids"][name_of(hybrid)]}
     return [part if labels == [part] else labelled(part, settings_of(hybrid)) for part, labels in found.items()]
 
@@ -150,7 +150,7 @@ def _labels(config: Config, criterion: str) -> list[str]:
 
 
 def scored_criteria(config: Config) -> list[str]:
-    """Labels of the grid's criteria with a score stage, parts of hybrids included."""
+    """Return the labels of the grid's criteria with a score stage, parts of hybrids included."""
     wanted = set(criteria(config))
     hybrids = [label for label in wanted if name_of(label) in config["score"]["hybrids"]]
     added = {part for hybrid in hybrids for part in parts(config, hybrid)}
@@ -158,22 +158,22 @@ def scored_criteria(config: Config) -> list[str]:
 
 
 def baselines(config: Config, model: str | None = None) -> list[str]:
-    """Names of the baseline metrics, of one model or of all, in the order of their names."""
+    """Return the names of the baseline metrics of one model or of all, sorted."""
     return [BASELINE.format(model=name, data=data) for name, data in _dense(config, model)]
 
 
 def models(config: Config, pattern: str) -> list[str]:
-    """Names of an artefact of each model of the grid, sorted by model."""
+    """Return the names of an artefact of each model of the grid, sorted by model."""
     return [pattern.format(model=model) for model in sorted(config["models"]) if config["grid"]]
 
 
 def masks(tickets: Iterable[Ticket]) -> list[str]:
-    """Names of the masks of tickets, in their order; tickets on several texts share one mask."""
+    """Return the names of the masks of tickets, in their order; tickets on several texts share one mask."""
     return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets))
 
 
 def tickets(config: Config, model: str | None = None) -> list[Ticket]:
-    """Every ticket of the grid, or of one model, in an order that does not depend on the order of the lists.
+    """Return every ticket of the grid, or of one model, in an order that does not depend on that of the lists.
 
     A criterion that is not stochastic gives one ticket for all seeds, a scope with a sparsity of its own one for all
     sparsities.
@@ -182,19 +182,19 @@ def tickets(config: Config, model: str | None = None) -> list[Ticket]:
 
 
 def ordered(tickets: set[Ticket]) -> list[Ticket]:
-    """Tickets by their axes, sparsities as numbers."""
+    """Sort tickets by their axes, sparsities as numbers."""
     return sorted(tickets, key=lambda ticket: (*list(vars(ticket).values())[:-1], Decimal(ticket.sparsity)))
 
 
 def simulations(config: Config, model: str) -> list[str]:
-    """Names of all simulations of iterative pruning of a model, in the order of their names."""
+    """Return the names of all simulations of iterative pruning of a model, sorted."""
     if config["simulation"] is None:
         return []
     return [f"{SIMULATION}.json".format(model=name, data=data) for name, data in _dense(config, model)]
 
 
 def perturbations(config: Config) -> list[dict[str, str]]:
-    """Every perturbation with each of its seeds, by axis; rounding has no seed."""
+    """Return every perturbation with each of its seeds, by axis; rounding has no seed."""
     robustness = config["robustness"]
     return [
         {"perturbation": name, "perturbation_seed": str(seed)}
@@ -204,7 +204,7 @@ def perturbations(config: Config) -> list[dict[str, str]]:
 
 
 def perturbed(config: Config, model: str) -> list[str]:
-    """Names of the metrics of all perturbed models, the dense one and each ticket, in an order as that of `tickets`."""
+    """Return the names of the metrics of all perturbed models, dense and tickets, sorted like `tickets`."""
     axes = perturbations(config)
     return [
         *(
@@ -217,7 +217,7 @@ def perturbed(config: Config, model: str) -> list[str]:
 
 
 def _dense(config: Config, model: str | None) -> list[tuple[str, str]]:
-    """A model of the grid, or all of them, with each text that they are evaluated on."""
+    """Yield a model of the grid, or all of them, with each text that they are evaluated on."""
     return list(product(_models(config, model), evaluated_texts(config))) if config["grid"] else []
 
 

@@ -58,24 +58,24 @@ class Refinement(Record):
 
 
 def width(config: Config) -> str:
-    """The wanted width of brackets as a decimal; empty without refinement."""
+    """Return the wanted width of brackets as a decimal; empty without refinement."""
     refine = config["grid"] and config["grid"]["refine"]
     return Sparsity.of(refine["to"]).canonical if refine else ""
 
 
 def control_seeds(config: Config) -> tuple[int, ...]:
-    """Seeds of the grid's random tickets, if it has any."""
+    """Return the seeds of the grid's random tickets, if it has any."""
     return tuple(sorted(config["grid"]["seeds"])) if CONTROL in config["grid"]["criteria"] else ()
 
 
 def rounds(config: Config) -> int:
-    """The largest number of rounds: one for each halving of the widest bracket, and one for controls."""
+    """Return the largest number of rounds: one for each halving of the widest bracket, and one for controls."""
     steps = steps_at_most(config)
     return steps + bool(steps and control_seeds(config))
 
 
 def steps_at_most(config: Config) -> int:
-    """The largest number of halvings of a bracket of the grid; 0 without refinement."""
+    """Return the largest number of halvings of a bracket of the grid; 0 without refinement."""
     to = width(config)
     if not to or all(map(has_own_sparsity, config["grid"]["scopes"])):
         return 0
@@ -83,7 +83,7 @@ def steps_at_most(config: Config) -> int:
 
 
 def tickets_at_most(config: Config, model: str) -> int:
-    """The largest number of tickets that refinement adds to a model."""
+    """Return the largest number of tickets that refinement adds to a model."""
     curves = {one.of_any_sparsity for one in grid.tickets(config, model) if not has_own_sparsity(one.scope)}
     controlled = sum(curve.criterion != CONTROL for curve in curves)
     steps = steps_at_most(config)
@@ -110,12 +110,12 @@ def refined(config: Config, model: str, path: Path) -> list[grid.Ticket]:
 def refinement(
     model: str, tickets: Sequence[Path], to: str, controls: tuple[int, ...] = (), before: Path | None = None
 ) -> Refinement:
-    """One round.
+    """Compute one round.
 
     Args:
         model: whose tickets they are.
-        tickets: metrics of all of them, of the grid and of the rounds before.
-        to: width of brackets to come to, a decimal fraction.
+        tickets: metrics of all tickets so far, of the grid and of earlier rounds.
+        to: wanted width of brackets, a decimal fraction.
         controls: seeds of random tickets.
         before: what the round before found; None in the first.
 

@@ -19,12 +19,12 @@ _STAGES: Mapping[Stage, str] = {
 
 
 def folder(config: Config) -> str:
-    """The folder of the report; a study with a name has its own."""
+    """Return the folder of the report; a study with a name has its own."""
     return f"{grid.REPORT}/{config['name']}" if config["name"] else grid.REPORT
 
 
 def tables(config: Config) -> list[Table]:
-    """The tables of the report."""
+    """Return the tables of the report."""
     has: dict[Need, object] = {
         "anything": True,
         "tickets": config["grid"],
@@ -38,7 +38,7 @@ def tables(config: Config) -> list[Table]:
 
 
 def gathered(config: Config) -> list[str]:
-    """Names of the tables of all models that the report gathers."""
+    """Return the names of the tables of all models that the report gathers."""
     written = [
         _STAGES[table.stage].format(model="{model}", name=table.name, suffix=table.suffixes[0])
         for table in tables(config)
@@ -48,7 +48,7 @@ def gathered(config: Config) -> list[str]:
 
 
 def files(config: Config) -> dict[str, str]:
-    """Names of the report's files, each with its category in Snakemake's own report, empty if it is not in it."""
+    """Return the names of the report's files, each with its category in Snakemake's own report; empty for none."""
     shown = {
         name: table.category if table.captioned and name.endswith(".csv") else ""
         for table in tables(config)
@@ -63,7 +63,7 @@ def files(config: Config) -> dict[str, str]:
 
 
 def figures(config: Config) -> list[Table]:
-    """The tables that have a figure."""
+    """Return the tables that have a figure."""
     tickets = grid.tickets(config)
     nothing = {
         "critical": all(has_own_sparsity(ticket.scope) for ticket in tickets),
@@ -73,7 +73,7 @@ def figures(config: Config) -> list[Table]:
 
 
 def _compared(tickets: list[grid.Ticket]) -> bool:
-    """Whether any two masks of one model and sparsity differ only in scope, or only in criterion and seed."""
+    """Return whether any two masks of one model and sparsity differ only in scope, or only in criterion and seed."""
     alike: defaultdict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
     for ticket in tickets:
         place, drawn = (ticket.model, ticket.sparsity), (ticket.criterion, ticket.seed)
