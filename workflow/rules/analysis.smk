@@ -17,7 +17,7 @@ checkpoint refinement:
         before=given("before"),
         tickets=listed("tickets"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/refinement.py" --model {wildcards.model} --tickets {params.tickets} {params.before}'
         " {params.settings[options]} --output {output}"
@@ -40,7 +40,7 @@ rule overlap:
         settings=jobs.settings("overlap"),
         masks=listed("masks"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/overlap.py" --masks {params.masks} --model {wildcards.model} --output {output.pairs}'
         " --layers {output.layers}"
@@ -67,7 +67,7 @@ rule validation:
         folder=subpath(input.manifest, parent=True),
         masks=listed("masks"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/validation.py" --masks {params.masks} --checkpoint {params.folder}'
         " --model {wildcards.model} --output {output.verdicts} --layers {output.layers}"
@@ -97,7 +97,7 @@ rule tables:
         tickets=listed("tickets"),
         perturbed=listed("perturbed"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
         " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"

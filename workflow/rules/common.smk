@@ -7,9 +7,9 @@ from ltpipe.workflow import report as reported
 from ltpipe.workflow.code import shell_prefix
 from ltpipe.workflow.commands import (
     COMPUTING,
+    ENVIRONMENT,
     EVALUATION,
     FORKED,
-    TOLD,
     WITH_DEVICES,
     evaluation_options,
     given,

@@ -20,7 +20,7 @@ rule smaller:
         folder=subpath(input.weights, parent=True),
         output=subpath(output.weights, parent=True),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/smaller.py" --checkpoint {params.folder} --mask {input.mask}'
         " {params.settings[options]} --output {params.output}"

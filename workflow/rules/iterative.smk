@@ -18,7 +18,7 @@ rule simulation:
         settings=jobs.settings("simulation"),
         folder=subpath(input.weights, parent=True),
     shell:
-        TOLD
+        ENVIRONMENT
         + WITH_DEVICES
         + FORKED
         + '"$LTPIPE/scripts/simulation.py" --checkpoint {params.folder} --histogram {input.histogram}'

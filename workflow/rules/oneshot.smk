@@ -18,7 +18,7 @@ rule histogram:
         seed=seed_option,
         scores=given("scores"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/histogram.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.seed}'
         " {params.scores} {params.settings[options]} --threads {resources.compute_threads} --output {output}"
@@ -45,7 +45,7 @@ rule mask:
         folder=subpath(input.weights, parent=True),
         scores=given("scores"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/mask.py" --checkpoint {params.folder} --histogram {input.histogram} {params.scores}'
         " --scope {wildcards.scope} --sparsity {wildcards.sparsity} {params.settings[options]}"

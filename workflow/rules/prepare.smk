@@ -18,7 +18,7 @@ rule checkpoint:
         settings=jobs.settings("checkpoint"),
         folder=subpath(output.weights, parent=True),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/checkpoint.py" --name {wildcards.model} {params.settings[options]} --output {params.folder}'
 
@@ -45,7 +45,7 @@ rule sequences:
     params:
         settings=jobs.settings("sequences"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/sequences.py" --tokenizer {input.tokenizer} --name {wildcards.data} {params.settings[options]}'
         " --output {output}"

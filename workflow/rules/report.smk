@@ -23,7 +23,7 @@ rule report:
         connectivities=listed("connectivities"),
         early_birds=listed("early_birds"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/report.py" --baselines {params.baselines} --tables {params.tables} --records {params.records}'
         " --connectivities {params.connectivities} --early-birds {params.early_birds}"

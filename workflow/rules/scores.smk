@@ -31,7 +31,7 @@ rule score:
         folder=subpath(input.weights, parent=True),
         sequences=given("sequences"),
     shell:
-        TOLD
+        ENVIRONMENT
         + WITH_DEVICES
         + FORKED
         + '"$LTPIPE/scripts/score.py" --checkpoint {params.folder} --criterion {wildcards.criterion} {params.sequences} '
@@ -59,7 +59,7 @@ rule hybrid:
         folder=subpath(input.weights, parent=True),
         scores=lambda wildcards, input: jobs.parts(wildcards),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/hybrid.py" --checkpoint {params.folder} --name {wildcards.criterion} --scores {params.scores}'
         " {params.settings[options]} --output {output}"

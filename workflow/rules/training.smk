@@ -22,7 +22,7 @@ rule task:
             f"--checkpoint {Path(input.checkpoint[0]).parent}" if input.checkpoint else ""
         ),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/task.py" {params.settings[options]} {params.checkpoint} --training {wildcards.training}'
         " --output {output}"
@@ -45,7 +45,7 @@ rule rewind_point:
         settings=jobs.settings("rewind_point"),
         launch=jobs.launch,
     shell:
-        TOLD
+        ENVIRONMENT
         + WITH_DEVICES
         + '{params.launch} "$LTPIPE/scripts/rewind_point.py" --task {input.task} --seed {wildcards.replicate}'
         " {params.settings[options]} --save-every {resources.save_every} --output {output}"
@@ -68,7 +68,7 @@ rule level_mask:
         settings=jobs.settings("level_mask"),
         mask=given("mask"),
     shell:
-        TOLD
+        ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/level_mask.py" --task {input.task} --ranked {input.ranked} {params.mask} --replicate {wildcards.replicate}'
         " {params.settings[options]} --output {output}"
@@ -97,7 +97,7 @@ rule training:
         launch=jobs.launch,
         given=given("mask", "trained", "teacher"),
     shell:
-        TOLD
+        ENVIRONMENT
         + WITH_DEVICES
         + '{params.launch} "$LTPIPE/scripts/training.py" --task {input.task} --point {input.point} {params.given}'
         " --training {wildcards.training} --replicate {wildcards.replicate} --level {wildcards.level}"
@@ -121,7 +121,7 @@ rule connectivity:
     params:
         settings=jobs.settings("connectivity"),
     shell:
-        TOLD
+        ENVIRONMENT
         + WITH_DEVICES
         + FORKED
         + '"$LTPIPE/scripts/connectivity.py" --task {input.task} --first {input.ticket} --second {input.other}'
@@ -144,7 +144,7 @@ rule early_bird:
     params:
         settings=jobs.settings("early_bird"),
     shell:
-        TOLD
+        ENVIRONMENT
         + WITH_DEVICES
         + FORKED
         + '"$LTPIPE/scripts/early_bird.py" --task {input.task} --training {wildcards.training} --seed {wildcards.replicate}'

@@ -19,7 +19,7 @@ class Curve:
 
     Attributes:
         sparsities: fractions, each once, rising: float64 [tickets].
-        retentions: of the tickets: float64 [tickets].
+        retentions: retentions of the tickets, float64 [tickets].
         resampled: the same on every resample, float64 [resamples, tickets].
         sequences: number of sequences in each resample.
     """

@@ -28,7 +28,7 @@ class Estimate:
     """Mean over replicates.
 
     Attributes:
-        mean: of the values.
+        mean: mean of the values.
         interval: 95 % interval of the population's mean. NaN if there is none: a single replicate has no spread, and
             equal values only show how coarse their measure is.
         replicates: number of values.

@@ -175,11 +175,11 @@ class Axes:
 
         Args:
             base: chart with the horizontal axis.
-            number: of the panel.
+            number: number of the panel.
             key: column, with bounds in `_low` and `_high`.
             form: of numbers in tooltips.
             y: vertical axis.
-            tooltip: what else is said of a point.
+            tooltip: further values of a point.
         """
         low, high = (f"datum.{key}_{bound}" for bound in ("low", "high"))
         interval = f"isValid({low}) ? format({low}, '{form}') + ' to ' + format({high}, '{form}') : '–'"
@@ -196,24 +196,24 @@ class Axes:
         return drawn if number else drawn.add_params(*self.chosen)
 
     def faded(self, opacity: float) -> Any:
-        """An opacity, and hardly any where the legend has chosen others."""
+        """Return an opacity that is low for entries that the legend has not chosen."""
         return alt.when(*self.chosen).then(alt.value(opacity)).otherwise(alt.value(FADED * opacity))
 
 
 def view(title: str, panels: Iterable[Panel], rows: pd.DataFrame) -> View:
-    """A view whose panels show the same rows, with one legend for all."""
+    """Return a view whose panels show the same rows, with one legend for all."""
     chart = alt.concat(*panels, columns=2, data=rows)
     return View(title, chart.resolve_scale(color="shared", strokeDash="shared", shape="shared"))
 
 
 def figure(name: str, caption: str, table: pd.DataFrame, by: Sequence[str], draw: Draw) -> Figure:
-    """A figure with a view for each group of a table's rows that there is room for.
+    """Return a figure with a view for each group of a table's rows, as far as there is room.
 
     Args:
         name: stem of its files.
         caption: what is drawn; extended if there are too many groups.
         table: the rows.
-        by: columns of names that tell groups apart.
+        by: columns whose names identify groups.
         draw: makes a view, of its number, the group's name, its rows, and the number of views.
     """
     found = list(table.groupby(list(by)))
@@ -224,7 +224,7 @@ def figure(name: str, caption: str, table: pd.DataFrame, by: Sequence[str], draw
 
 
 def rounded(table: pd.DataFrame) -> pd.DataFrame:
-    """Floats with as many digits as figures need; infinite ones are missing."""
+    """Return floats with as many digits as figures need; infinite ones become missing."""
 
     def short(value: float) -> float:
         return float(f"{value:.{DIGITS}g}")
@@ -236,24 +236,24 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def first(names: Iterable[str], *leading: str) -> list[str]:
-    """Distinct names, those that lead whether they are there or not, then the others by name."""
+    """Return distinct names: all leading ones, present or not, then the others by name."""
     return [*leading, *sorted(set(names) - set(leading))]
 
 
 def known(layer: alt.Chart, values: pd.Series) -> list[alt.Chart]:
-    """The layer that draws these values; none where all are missing, of which Vega complains in the console."""
+    """Return the layer that draws these values; none if all are missing, since Vega would warn in the console."""
     return [layer] if values.notna().any() else []
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers of a logarithmic axis: 1, 2, 3, 5 of every decade, or its decades where there are many."""
+    """Return round numbers of a logarithmic axis: 1, 2, 3, 5 of every decade, or only decades if there are many."""
     decades = range(floor(log10(low)), ceil(log10(high)) + 1)
     steps = (1,) if log10(high / low) > MANY_DECADES else (1, 2, 3, 5)
     return [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
 
 
 def level(value: float, text: str = "", style: str = "dense", note: str = "above") -> list[alt.Chart]:
-    """A line across a panel, with a note at its right end."""
+    """Return a line across a panel, with a note at its right end."""
     rows = alt.Data(values=[{"y": value}])
     drawn = [alt.Chart(rows).mark_rule(style=style).encode(y="y:Q")]
     if text:

@@ -10,7 +10,7 @@ from ltpipe.runtime.frames import Frame, check_table
 
 
 def column_names(path: Path) -> list[str]:
-    """The names of a table's columns; ValueError or OSError if it is no table in CSV or Parquet."""
+    """Return the names of a table's columns; raise ValueError or OSError if it is no CSV or Parquet table."""
     import pandas as pd
     from pyarrow import parquet
 
@@ -21,7 +21,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def table_of(path: Path, tables: Iterable[Table] = TABLES) -> Table | None:
-    """The table that a file is; None if it is none of these."""
+    """Return the table that a file holds; None if it is none of these."""
     try:
         names = column_names(path)
     except (ValueError, OSError):  # pandas' and pyarrow's parse errors are ValueErrors
@@ -30,7 +30,7 @@ def table_of(path: Path, tables: Iterable[Table] = TABLES) -> Table | None:
 
 
 def read_tables(paths: Iterable[Path]) -> dict[str, list[tuple[str, Frame]]]:
-    """Tables by their names, each with the file that it is from; see `check_table` for what is refused."""
+    """Return tables by name, each with the file that it is from; see `check_table` for what is refused."""
     found: dict[str, list[tuple[str, Frame]]] = {}
     for path in paths:
         check_table(path, "a table of ltpipe", "tables")

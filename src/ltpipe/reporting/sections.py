@@ -20,7 +20,7 @@ class Section:
     Attributes:
         title: heading.
         note: what the numbers mean, in one paragraph.
-        headings: of the columns.
+        headings: headings of the columns.
         rows: cells, as they are shown.
         total: rows of the table; the page has room for the first `SHOWN`.
         file: stem of the table's files beside the page.

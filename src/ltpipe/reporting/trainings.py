@@ -43,11 +43,11 @@ class Treatment:
         return sum(record.kept for record in self.records) / sum(record.total for record in self.records)
 
     def values(self, measure: str) -> dict[int, float]:
-        """A field of the records by replicate, averaged over a replicate's seeds."""
+        """Return a field of the records by replicate, averaged over a replicate's seeds."""
         return averaged((record.replicate, getattr(record, measure)) for record in self.records)
 
     def mean(self, measure: str) -> float:
-        """A field of the records, averaged over replicates."""
+        """Return a field of the records, averaged over replicates."""
         return fmean(self.values(measure).values())
 
     @property
@@ -94,7 +94,7 @@ class Trainings:
         return sorted({record.training for record in self.records})
 
     def treatment(self, training: str, level: int, kind: str = TICKET) -> Treatment | None:
-        """The treatment of a kind without donor; None if there is none. The dense model is the ticket of level 0."""
+        """Return the treatment of a kind without donor, if there is one. The dense model is the ticket of level 0."""
         return self._treatments.get((training, level, kind, None))
 
     def references(self, treatment: Treatment) -> dict[str, Treatment | None]:
@@ -125,7 +125,7 @@ class Trained:
 
 
 def is_dense(row: Mapping[str, Any]) -> bool:
-    """Whether a row of the levels table is the dense model's."""
+    """Return whether a row of the levels table is the dense model's."""
     return row["level"] == 0 and row["branch"] == TICKET
 
 

@@ -31,7 +31,7 @@ class Verdict:
         evaluated: number of tickets.
         untouched: how many of them prune half of the weights or more and have exactly the dense model's loss: an alarm.
         sparsest: highest sparsity (fraction) of any ticket, winning or not.
-        winner: the sparsest winning ticket, of several the one that retains most; None if there is none.
+        winner: the sparsest winning ticket; among equals the one that retains most; None if there is none.
         beside: tickets of its sparsity that do not differ significantly from it, without random ones, by falling
             retention.
         seeds: number of tickets that differ from the winner at most by their seed (0 without a winner).
@@ -162,14 +162,14 @@ def _preference(ticket: Row) -> tuple[float, bool, str, str, int]:
 
 
 def _different(winner: Row, comparisons: pd.DataFrame) -> set[str]:
-    """Names of the tickets of the winner's sparsity whose paired interval of the difference in loss excludes 0."""
+    """Return the tickets of the winner's sparsity whose paired interval of the difference in loss excludes 0."""
     found = comparisons[(comparisons["sparsity"] == winner["sparsity"]) & comparisons["significant"]]
     pairs = [{ticket_name(row, "_a"), ticket_name(row, "_b")} for row in found.to_dict("records")]
     return {name for pair in pairs if ticket_name(winner) in pair for name in pair - {ticket_name(winner)}}
 
 
 def _critical(curves: pd.DataFrame) -> tuple[Row | None, int]:
-    """The curve that wins farthest, of equals that of the largest estimate, and how many others share its bracket.
+    """Return the curve that wins farthest, by estimate among equals, and how many others share its bracket.
 
     A curve that never falls is ahead of one that falls.
     """

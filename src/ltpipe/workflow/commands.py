@@ -13,8 +13,8 @@ Named = Any
 """Snakemake's named lists: wildcards, input files and output files."""
 Param = Callable[..., Any]
 
-TOLD = "LTPIPE_LOG={log:q} LTPIPE_MADE_WITH={params.settings[made_with]:q} "
-"""Start of every stage's command: its log file, and what its results are made with."""
+ENVIRONMENT = "LTPIPE_LOG={log:q} LTPIPE_MADE_WITH={params.settings[made_with]:q} "
+"""Start of every stage's command: variables with its log file and with what its results are made with."""
 
 WITH_DEVICES = 'python -P -S "$LTPIPE_PACKAGE/runtime/slots.py" {resources.gpu} -- '
 """Start of the command of a job that computes on devices, which gets its own devices (docs/gpus.md)."""
@@ -26,7 +26,7 @@ FORKED = 'python -P -S "$LTPIPE_PACKAGE/runtime/forked.py" '
 """Before a script: it runs in a fork of a process that has imported what scripts import."""
 
 EVALUATION = (
-    TOLD
+    ENVIRONMENT
     + WITH_DEVICES
     + FORKED
     + '"$LTPIPE/scripts/evaluate.py" --checkpoint {params.folder} --sequences {input.sequences} {params.given}'

@@ -17,7 +17,7 @@ def _from(*rules: str) -> Callable[[Config, Axes], Iterable[Job]]:
     return lambda _, axes: [(rule, axes) for rule in rules]
 
 
-def _not_said(_: dict[str, Any]) -> dict[str, Any]:
+def _no_options(_: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
@@ -38,12 +38,12 @@ _TRAINING = (
     Key("imp.{training}.compute.mixed_precision"),
     Key("imp.{training}.compute.threads", rounding=True),
 )
-_PROCESSES = Key("imp.{training}.compute.processes", options=_not_said)
+_PROCESSES = Key("imp.{training}.compute.processes", options=_no_options)
 _TRAIN = Key("imp.{training}.train.*")
 
 
 def _of_settings(section: str, key: str, matters: Callable[[Config], bool] = lambda _: True) -> tuple[Key, Key]:
-    """A key of a text's named settings, or of the section itself if it has none; if it matters to the text."""
+    """Return a key of a text's named settings and of the section, of which the one in effect matters to a job."""
 
     def when(named: bool) -> Callable[[Config, Axes], bool]:
         return lambda config, axes: (
@@ -241,7 +241,7 @@ RULES: Mapping[str, Rule] = {
         (
             _TEXT,
             *_of_settings("evaluate", "sequence_length"),
-            # Protocol wikitext2 takes all of them, and the command does so where nothing is said.
+            # Protocol wikitext2 takes all of them, which is the default of the command.
             *_of_settings("evaluate", "num_sequences", lambda text: text["protocol"] != "wikitext2"),
         ),
         _from("checkpoint"),

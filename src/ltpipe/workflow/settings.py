@@ -82,7 +82,7 @@ def _place(rule: str, axes: Axes) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def _versions(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
-    """The version of a package, which pins the content of a source together with its text."""
+    """Yield the version of a package, which pins the content of a source together with its text."""
     if path[0] == "imp" and path[2:] == ("task",):
         yield from _versions((*path[:-1], "source"), value.get("source"))
     elif isinstance(value, str) and path[-1] in ("source", "tokenizer"):
@@ -97,5 +97,5 @@ def _identity(source: str) -> str:
 
 
 def _paired(value: Any) -> Any:
-    """A mapping that is one value, such as options, as pairs, so that comparisons treat it as a whole."""
+    """Return a mapping that is one value, such as options, as pairs, so that comparisons treat it as a whole."""
     return [[*pair] for pair in value.items()] if isinstance(value, Mapping) else value

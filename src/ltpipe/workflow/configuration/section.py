@@ -1,4 +1,4 @@
-"""What a configuration is made of: sections, the types that several of their keys share, and the list of all keys."""
+"""The parts of a configuration: sections, types that several keys share, and the list of all keys."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ from ltpipe.runtime.records import STRICT, Count
 
 
 class Section(BaseModel):
-    """Keys that stand together. Docstrings of keys and sections are part of errors and of docs.
+    """Keys that belong together. Docstrings of keys and sections are part of errors and of docs.
 
     A validator that refuses a value raises ValueError with a message that follows the section's own key, so it begins
     with the key below: `.step: 9 is not allowed; use 0 to 8`. `refusals` makes such an error of a UserError.
@@ -71,7 +71,7 @@ class Key:
     """A key that has a value of its own.
 
     Attributes:
-        path: keys from the top, with dots between them; `<name>` stands for a name of the user's.
+        path: keys from the top, with dots between them; `<name>` stands for a name that the user chooses.
         field: its type, default and description.
     """
 
@@ -80,12 +80,12 @@ class Key:
 
     @property
     def default(self) -> str:
-        """As JSON, which YAML can read; empty if the key is required."""
+        """The default as JSON, which YAML can read; empty if the key is required."""
         return "" if self.field.is_required() else json.dumps(self.field.default, ensure_ascii=False)
 
 
 def keys(section: type[Section], prefix: str = "") -> Iterator[Key]:
-    """All keys of a section; one that holds other keys is listed itself only if it may be null."""
+    """Yield all keys of a section; one that holds other keys is listed itself only if it may be null."""
     for name, field in section.model_fields.items():
         path = f"{prefix}{name}"
         below, prefixes = inner_section(field.annotation)
@@ -96,9 +96,9 @@ def keys(section: type[Section], prefix: str = "") -> Iterator[Key]:
 
 
 def inner_section(annotation: Any) -> tuple[type[Section] | None, str]:
-    """The section that a key holds, and what stands between the two in a path; None if it holds a plain value.
+    """Return the section that a key holds and the text between the two in a path; None for a plain value.
 
-    Of sections that another key chooses among, it is the last: the one that fits any choice.
+    If another key chooses among sections, it is the last one, which fits any choice.
     """
     for kind in reversed(alternatives(annotation)):
         if isinstance(kind, type) and issubclass(kind, Section):
@@ -109,7 +109,7 @@ def inner_section(annotation: Any) -> tuple[type[Section] | None, str]:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The types of a union, without their metadata; a type that is no union alone."""
+    """Return the types of a union, without their metadata, or a type that is no union by itself."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, UnionType):
@@ -118,7 +118,7 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def meaning(field: FieldInfo) -> str:
-    """What a key means: its docstring, or that of the section that it holds."""
+    """Return what a key means: its docstring, or that of the section that it holds."""
     section = inner_section(field.annotation)[0]
     if field.description or section is None:
         return " ".join((field.description or "").split())
