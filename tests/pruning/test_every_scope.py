@@ -193,7 +193,7 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
             denser = kept
             made.append(output)
     main_of("validation")(
-        masks=tuple(made), manifest=folder / "manifest.json", config=folder / "config.json", output=tmp_path / "csv"
+        masks=tuple(made), checkpoint=folder, output=tmp_path / "csv"
     )
     table = pd.read_csv(tmp_path / "csv")
     assert len(table) == len(made)

@@ -187,7 +187,7 @@ def test_evaluation_windows_are_spread_over_the_part(prepared, texts):
 @pytest.mark.slow
 def test_bytes_are_those_of_another_process(prepared, texts, tmp_path):
     script = (
-        "import json, sys; from pathlib import Path; from ltpipe.training.task import write_task; "
+        "import json, sys; from pathlib import Path; from ltpipe.training.task import task_named, write_task; "
         "task = task_named('text').prepare(**json.loads(sys.argv[1])); write_task(Path(sys.argv[2]), 'text', task)"
     )
     command = [sys.executable, "-c", script, json.dumps(options(texts)), tmp_path / "there"]

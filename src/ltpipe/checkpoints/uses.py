@@ -91,13 +91,15 @@ def _pattern(name: str) -> str:
 
 
 def _run(model: "PreTrainedModel", parameters: Mapping[str, nn.Parameter], seen: "_Seen") -> None:
-    device = next(iter(parameters.values())).device
-    device = torch.device("cpu") if device.type == "meta" else device
+    device = torch.device("cpu")  # wherever the model is: an accelerator has nothing to do here
     stand_ins = {
         name: _StandIn(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), seen, device, {name})
         for name, parameter in parameters.items()
     }
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    buffers = {
+        name: buffer.clone() if buffer.is_meta else buffer.to(device, copy=True)
+        for name, buffer in model.named_buffers()
+    }
     vocabulary = model.get_input_embeddings().weight.shape[0]
     tokens = torch.arange(_TOKENS, device=device).remainder(vocabulary).unsqueeze(0)
     inputs = {"input_ids": tokens, "use_cache": False}
