@@ -13,10 +13,11 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import filter_repo_objects
 from loading import KEY, bits, edit, read, refused
-from tiny import ARCHITECTURES, save_tiny, some_quick, tiny_model, tiny_tokenizer
+from tiny import ARCHITECTURES, VOCABULARY, random_model, save_tiny, some_quick, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer
 
 from ltpipe.checkpoints import load
+from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.contents import blocks_name
 from ltpipe.checkpoints.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TOKENIZER, TOKENIZER_CONFIG, WEIGHTS
 from ltpipe.checkpoints.load import load_checkpoint
@@ -463,3 +464,18 @@ def test_a_source_that_has_checksums_is_checked(canonical_folder, tmp_path):
     content[-100] ^= 16
     (folder / WEIGHTS).write_bytes(content)
     refused(folder, tmp_path / "canonical", str(folder / WEIGHTS), "does not match its checksum")
+
+
+def test_numbers_that_are_not_finite_stay_what_they_are(tmp_path):
+    """transformers writes them as objects, which only its own reader of files takes back."""
+    import transformers
+
+    config = transformers.Mamba2Config(
+        vocab_size=VOCABULARY, hidden_size=32, num_heads=4, head_dim=16, state_size=8, n_groups=1, num_hidden_layers=2
+    )
+    assert config.time_step_limit[1] == float("inf")
+    random_model(config, 0).save_pretrained(tmp_path / "source")
+    tiny_tokenizer().save_pretrained(tmp_path / "source")
+    read(tmp_path / "source", tmp_path / "loaded")
+    loaded = Checkpoint.open(tmp_path / "loaded").transformers_config()
+    assert tuple(loaded.time_step_limit) == tuple(config.time_step_limit)

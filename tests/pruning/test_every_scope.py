@@ -192,9 +192,7 @@ def test_every_scope_makes_the_mask_that_it_promises(criterion, dtype, checkpoin
                 assert not any((array & ~denser[name]).any() for name, array in kept.items()), scope
             denser = kept
             made.append(output)
-    main_of("validation")(
-        masks=tuple(made), checkpoint=folder, output=tmp_path / "csv"
-    )
+    main_of("validation")(masks=tuple(made), checkpoint=folder, output=tmp_path / "csv")
     table = pd.read_csv(tmp_path / "csv")
     assert len(table) == len(made)
     assert not table["verdict"].eq("broken").any(), table[table["verdict"] == "broken"]["reasons"].tolist()

@@ -1,6 +1,7 @@
 """A canonical checkpoint folder, opened once per job: everything read from it is checked against its checksum."""
 
-from copy import deepcopy
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,12 +93,23 @@ class Checkpoint:
         Raises:
             DamagedFileError: transformers does not know the model.
         """
-        from transformers import AutoConfig
-
-        content = deepcopy(self.config)
         try:
-            return AutoConfig.for_model(**content)
+            return config_from(self.config)
         except Exception as error:  # a damaged configuration raises anything
             raise DamagedFileError(
                 f"{self.folder / CONFIG}: transformers cannot build a model from it ({error}); {MEND}"
             ) from None
+
+
+def config_from(content: Mapping[str, Any]) -> "PretrainedConfig":
+    """Return the configuration that transformers wrote as JSON.
+
+    It writes a number that is not finite as `{"__float__": "Infinity"}`, which only its own reader of files takes back
+    (transformers 5, `time_step_limit` of Mamba 2).
+    """
+    from transformers import AutoConfig
+
+    def number(entry: dict[str, Any]) -> Any:
+        return float(entry["__float__"]) if entry.keys() == {"__float__"} else entry
+
+    return AutoConfig.for_model(**json.loads(json.dumps(content), object_hook=number))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ltpipe.checkpoints.canonical import Checkpoint
+from ltpipe.checkpoints.canonical import Checkpoint, config_from
 from ltpipe.checkpoints.contents import manifest_of
 from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.prunable import Selection
@@ -42,7 +42,7 @@ class TextTask(ConfiguredTask):
     """Sequences of text in memory, int64 [sequences, tokens]; every token but a sequence's first is a label.
 
     Attributes:
-        configuration: the model's configuration, as `transformers.AutoConfig.for_model` takes it.
+        configuration: the model's configuration, as `ltpipe.checkpoints.canonical.config_from` takes it.
         tokenizer: the content of its tokenizer.json.
         prunable: which weights compete.
         initial: pretrained parameters by name, floating-point ones in float32; empty without a checkpoint.
@@ -184,11 +184,11 @@ class TextTask(ConfiguredTask):
 
     def build(self, seed: int) -> nn.Module:
         """Build the model with the architecture's own initialisation and the checkpoint's persistent buffers."""
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_seed(seed, "initial weights") % 2**63)
-            config = AutoConfig.for_model(**self.configuration)
+            config = config_from(self.configuration)
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
         for name, buffer in model.named_buffers():
             if name in self.buffers:
