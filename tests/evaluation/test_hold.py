@@ -79,10 +79,10 @@ def test_running_out_of_memory_halves_and_goes_on(evaluate, monkeypatch, error):
     assert replace(metrics.sequence_sums, loss_sum=[]) == replace(expected.sequence_sums, loss_sum=[])
 
 
-def test_super_batches_are_halved_last_and_then_it_is_over(evaluate, monkeypatch):
+def test_super_batches_shrink_last_and_then_it_is_over(evaluate, monkeypatch):
     fail_above(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(
-        UserError, match="ran out of memory with super_batch 1, micro_batch 1, chunk 1; batch sizes cannot"
+        UserError, match="ran out of memory with super_batch 1, micro_batch 1, chunk 1, the smallest possible; use"
     ):
         evaluate()
 

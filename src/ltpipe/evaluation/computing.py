@@ -138,7 +138,9 @@ def backing_off(
                 raise
             less = smaller(sizes)
             if less is None:
-                raise UserError(f"ran out of memory with {sizes}, the smallest batch sizes") from None
+                raise UserError(
+                    f"ran out of memory with {sizes}, the smallest possible; use shorter sequences or free some memory"
+                ) from None
             happened.append(f"ran out of memory with {sizes}; went on with {less}")
             logger.warning(happened[-1])
             sizes = less
