@@ -34,7 +34,8 @@ def main(
     """
     kernels.use_threads(available_threads(threads))
     made = make_mask(Checkpoint.open(checkpoint), histogram, scope, sparsity, output, scores, options)
-    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights")
+    ties = f"; {made.tied:,} tied weights were separated by position" if made.tied else ""
+    stage.say(f"{output.stem} {scope}: kept {made.kept:,} of {made.total:,} weights{ties}")
     return made.planned_bytes
 
 

@@ -452,3 +452,27 @@ def test_the_stage_gives_owl_its_blocks(canonical_folder: Callable[[str], Path],
     assert all(max(parts) - min(parts) < 0.002 for parts in density.values()), "one sparsity in a block"
     means = sorted(np.mean(parts) for block, parts in density.items() if block)
     assert max(means[-1] - 0.5, 0.5 - means[0]) == pytest.approx(0.08, abs=0.002), "up to an end of the window"
+
+
+@pytest.mark.parametrize("scope", ["global", "layer", "row", "2of4", "erk", "erk-row"])
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_weights_whose_ties_are_broken_by_position_are_counted(scope, dtype):
+    """A tie is broken by position if equal weights of one competition fare differently."""
+    arrays = weights(4)
+    keys = keys_of(arrays, dtype)
+    histogram = histogram_of(keys, "c", "magnitude", None)
+    cutter = cutter_for(scope, Sparsity.of("0.5"), keys, histogram, LAYOUT)
+    kept = {name: np.concatenate(list(cutter.packed(name))) for name in keys.names}
+    competitions = []
+    for name, array in arrays.items():
+        bits = unpack(kept[name], array.shape)
+        runs = [LAYOUT.matrices(name, array.shape, flat.reshape(-1)) for flat in (np.abs(array), bits)]
+        length = runs[0].shape[2] if scope.endswith("row") else 4 if scope == "2of4" else array.size
+        competitions += zip(*(run.reshape(-1, length) for run in runs), strict=True)
+    if scope == "global":
+        competitions = [tuple(np.concatenate(parts) for parts in zip(*competitions, strict=True))]
+    expected = 0
+    for scores, bits in competitions:
+        undecided = np.intersect1d(scores[bits], scores[~bits])
+        expected += int(np.isin(scores, undecided).sum())
+    assert cutter.tied.total() == expected > 0

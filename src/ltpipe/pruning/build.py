@@ -28,10 +28,11 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Made:
-    """A mask's numbers of kept and prunable weights, and the planned peak bytes."""
+    """A mask's numbers of kept and prunable weights, of ties broken by position, and the planned peak bytes."""
 
     kept: int
     total: int
+    tied: int
     planned_bytes: int
 
 
@@ -75,7 +76,7 @@ def make_mask(
         cutter = cutter_for(scope, wanted, keys, counted, Layout.of(checkpoint.manifest), chosen)
     given = {"scope": as_given(chosen), "criterion": {} if scores is None else ScoreFile(scores).options}
     kept = write_mask(output, counted, scope, wanted, cutter, {what: each for what, each in given.items() if each})
-    return Made(kept, counted.total, planned)
+    return Made(kept, counted.total, cutter.tied.total(), planned)
 
 
 def write_mask(

@@ -1,7 +1,8 @@
 """Cutters: how every tensor of a mask is pruned, at thresholds or run by run."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,16 +21,21 @@ class Cutter:
     Attributes:
         kept: number of weights that each tensor keeps: exact, known before any bit is packed.
         packed: function from a tensor's name to its keep-bits, packed little-endian (uint8), in chunks.
+        tied: number of weights of each packed tensor whose ties were broken by position; empty if tiles or units
+            compete.
     """
 
     kept: Mapping[str, int]
     packed: Callable[[str], Iterator[np.ndarray]]
+    tied: Counter[str] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, keys: RankKeys, pruned: Sequence[int], packed: Callable[[str], Iterator[np.ndarray]]) -> "Cutter":
+    def of(
+        cls, keys: RankKeys, pruned: Sequence[int], packed: Callable[[str], Iterator[np.ndarray]], tied: Counter[str]
+    ) -> "Cutter":
         """Return the cutter that prunes a number of weights in each tensor."""
         sizes = zip(keys.names, keys.sizes, pruned, strict=True)
-        return cls({name: size - count for name, size, count in sizes}, packed)
+        return cls({name: size - count for name, size, count in sizes}, packed, tied)
 
 
 def threshold_cutter(keys: RankKeys, histogram: KeyHistogram, plan: Sequence[Group]) -> Cutter:
@@ -38,6 +44,7 @@ def threshold_cutter(keys: RankKeys, histogram: KeyHistogram, plan: Sequence[Gro
     It is streamed: extra memory is one chunk.
     """
     (cuts,) = exact_cuts(keys, histogram, [plan])
+    tied = Counter(dict(zip(keys.names, (cut.tied for cut in cuts), strict=True)))
 
     def packed(name: str) -> Iterator[np.ndarray]:
         cut = cuts[keys.names.index(name)]
@@ -46,7 +53,7 @@ def threshold_cutter(keys: RankKeys, histogram: KeyHistogram, plan: Sequence[Gro
             bits, ties = kernels.pack(chunk, cut.threshold, ties)
             yield bits
 
-    return Cutter.of(keys, [cut.pruned for cut in cuts], packed)
+    return Cutter.of(keys, [cut.pruned for cut in cuts], packed, tied)
 
 
 def run_cutter(
@@ -64,6 +71,7 @@ def run_cutter(
         counts: number of weights to prune in each tensor, spread evenly over its runs; earlier runs lose one more if
             it does not divide evenly.
     """
+    tied: Counter[str] = Counter()
 
     def packed(name: str) -> Iterator[np.ndarray]:
         index = keys.names.index(name)
@@ -71,7 +79,9 @@ def run_cutter(
         kept = np.empty(flat.size, np.bool_)
         matrices, places = (layout.matrices(name, keys.shapes[index], array) for array in (flat, kept))
         runs = np.ascontiguousarray(matrices).reshape(-1, lengths[index])
-        places[...] = matrix_kernels.keep_largest(runs, counts[index]).reshape(places.shape)
+        largest = matrix_kernels.keep_largest(runs, counts[index])
+        tied[name] = matrix_kernels.tied(runs, largest)
+        places[...] = largest.reshape(places.shape)
         yield np.packbits(kept, bitorder="little")
 
-    return Cutter.of(keys, counts, packed)
+    return Cutter.of(keys, counts, packed, tied)

@@ -38,6 +38,18 @@ def keep_largest(keys: np.ndarray, prune: int) -> np.ndarray:
     return kept
 
 
+def tied(keys: np.ndarray, kept: np.ndarray) -> int:
+    """Return the number of ties broken by position: keys equal to their row's smallest kept key, if one is pruned.
+
+    Args:
+        keys: uint16 or uint32 [rows, columns], the top bit ignored.
+        kept: bool [rows, columns]; no pruned key of a row is above a kept one.
+    """
+    counts = np.zeros(threads_for(keys.size), np.int64)
+    _tied(np.ascontiguousarray(keys), keys.dtype.type((1 << key_bits(keys)) - 1), kept, counts)
+    return int(counts.sum())
+
+
 def tile_sums(values: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return sums over the tiles of a matrix; tiles at the lower and right edges may be smaller.
 
@@ -107,6 +119,27 @@ def _by_digits(keys, magnitude, bits, each, extra, kept, parts):
                 tie = key == threshold and left > 0
                 left -= tie
                 kept[row, i] = key >= threshold and not tie
+
+
+@numba.njit(parallel=True, cache=True)
+def _tied(keys, magnitude, kept, counts):
+    rows, columns = keys.shape
+    parts = counts.size
+    for part in numba.prange(parts):
+        found = 0
+        for row in range(part * rows // parts, (part + 1) * rows // parts):
+            least = magnitude
+            for i in range(columns):
+                if kept[row, i]:
+                    least = min(least, keys[row, i] & magnitude)
+            equal, pruned = 0, 0
+            for i in range(columns):
+                same = (keys[row, i] & magnitude) == least
+                equal += same
+                pruned += same and not kept[row, i]
+            if 0 < pruned < equal:
+                found += equal
+        counts[part] = found
 
 
 @numba.njit(parallel=True, cache=True)

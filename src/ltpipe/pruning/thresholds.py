@@ -20,12 +20,14 @@ _FINE_BITS = 15
 class Cut:
     """How one tensor is pruned: every key below `threshold`, and the first `ties` keys equal to it.
 
-    `pruned` is the number of weights this prunes in the tensor.
+    `pruned` is the number of weights this prunes in the tensor, and `tied` the number of its weights, pruned or kept,
+    whose tie with others in their competition is broken by position.
     """
 
     threshold: int
     ties: int
     pruned: int
+    tied: int
 
 
 def exact_cuts(keys: RankKeys, histogram: KeyHistogram, plans: Sequence[Sequence[Group]]) -> list[list[Cut]]:
@@ -81,7 +83,7 @@ def _refine(
     within = _find_bin(inside, Group(found.group.members, found.remaining))
     cuts = _spread(within, inside, found.bin << _FINE_BITS)
     return {
-        member: Cut(cut.threshold, cut.ties, cut.pruned + counts[member].below(found.bin))
+        member: Cut(cut.threshold, cut.ties, cut.pruned + counts[member].below(found.bin), cut.tied)
         for member, cut in cuts.items()
     }
 
@@ -89,6 +91,7 @@ def _refine(
 def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[int, Cut]:
     """Distribute a group's ties to its members in canonical order: among ties the earlier is pruned first."""
     left = found.remaining
+    split = 0 < left < sum(counts[member].at(found.bin) for member in found.group.members)
     cuts = {}
     for member in found.group.members:
         equal = counts[member].at(found.bin)
@@ -96,7 +99,7 @@ def _spread(found: _Found, counts: Sequence[SparseCounts], base: int) -> dict[in
         left -= ties
         pruned = counts[member].below(found.bin) + ties
         whole = ties == equal > 0
-        cuts[member] = Cut(base + found.bin + whole, 0 if whole else ties, pruned)
+        cuts[member] = Cut(base + found.bin + whole, 0 if whole else ties, pruned, equal if split else 0)
     return cuts
 
 
