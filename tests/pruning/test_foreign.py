@@ -82,7 +82,7 @@ def test_every_command_takes_it(form, forms, canonical_folder, calibration, tmp_
     call("scripts/overlap.py", "--masks", mask, sparser, "--output", tmp_path / "o", "--layers", tmp_path / "l")
     call("scripts/validation.py", "--masks", mask, "--checkpoint", folder, "--output", tmp_path / "v")
     assert "broken" not in (tmp_path / "v").read_text()
-    assert json.loads(call("-m", "ltpipe.cli", "compare", mask, forms / "ours", "--json"))["facts"]["Hamming"] == 0
+    assert json.loads(call("-m", "ltpipe.cli", "compare", mask, forms / "ours", "--json"))["facts"]["hamming"] == 0
     assert "mask" in json.loads(call("-m", "ltpipe.cli", "inspect", mask, "--json"))["kind"]
     for kind in ("bool", "hf", "torch-prune"):
         call(
