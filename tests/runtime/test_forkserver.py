@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from ltpipe.runtime import forked
-
-pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="a server needs Linux")
 
 COMMAND = [sys.executable, "-P", "-S", forked.__file__]
 
@@ -88,6 +87,8 @@ def soon(holds: Callable[[], bool]) -> bool:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("a server needs Linux; elsewhere stages start by themselves, which is tested below")
     made = Run(tmp_path)
     yield made
     made.process.kill()
@@ -207,6 +208,22 @@ def test_kill_of_a_command_kills_its_fork(run: Run):
     assert run.done("print(1)")[1] == "1\n", "the server goes on"
 
 
+def test_a_command_that_dies_before_it_has_asked_disturbs_nobody(run: Run):
+    stage, process = run.running("time.sleep(600)")
+    server = run.server
+    asking = forked.LENGTH.pack(100)
+    for sent in (b"", asking[:2], asking, asking + b"{", forked.NUMBER.pack(signal.SIGTERM)):
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.connect(str(forked.socket_of(run.name)))
+            if sent:
+                socket.send_fds(killed, [sent], [0, 1, 2])
+    assert run.done("print(1)")[1] == "1\n"
+    assert run.server == server
+    assert lives(process)
+    stage.kill()
+    stage.communicate()
+
+
 def test_kill_of_the_run_ends_everything(run: Run):
     stage, process = run.running("time.sleep(600)")
     server = run.server
@@ -229,19 +246,37 @@ def test_kill_of_the_server_ends_its_stages_in_one_line(run: Run):
 
 
 @pytest.mark.parametrize("name", ["", "1-0", "999999999-1", "nonsense"])
-def test_a_stage_without_a_run_starts_by_itself(run: Run, name: str):
-    environment = run.environment | {forked.RUN: name}
-    status, output, _ = run.done("print(os.getppid())", env=environment)
-    assert (status, output) == (0, f"{os.getpid()}\n")
-    run.done("pass")
+def test_a_stage_without_a_server_starts_by_itself(tmp_path: Path, name: str):
+    script = tmp_path / "script.py"
+    script.write_text("import os, sys\nprint(os.getpid(), sys.argv[1:])\nsys.exit(3)\n")
+    environment = os.environ | {forked.RUN: name}
+    stage = subprocess.Popen([*COMMAND, str(script), "a b"], env=environment, stdout=subprocess.PIPE, text=True)
+    assert stage.communicate(timeout=120)[0] == f"{stage.pid} ['a b']\n", "in the process of the command"
+    assert stage.returncode == 3
 
 
-def test_a_folder_that_others_can_reach_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "getuid", lambda: 987654321)
-    folder = Path("/tmp/ltpipe-run-987654321")
-    folder.mkdir(0o700)
+class Account(int):
+    """A user's number, with a folder of its own."""
+
+    def __format__(self, _: str) -> str:
+        return f"{int(self)}-of-a-test"
+
+
+@pytest.mark.parametrize("what", ["private", "open", "of another user", "link"])
+def test_only_a_folder_that_nobody_else_can_reach_is_used(monkeypatch: pytest.MonkeyPatch, what: str, tmp_path: Path):
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: Account(own + (what == "of another user")))
+    folder = Path(f"/tmp/ltpipe-run-{os.getuid()}")
+    if what == "link":
+        tmp_path.chmod(0o700)
+        folder.symlink_to(tmp_path)
+    else:
+        folder.mkdir(0o755 if what == "open" else 0o700)
     try:
-        with pytest.raises(PermissionError):
-            forked.socket_of("1-1")  # it belongs to another user
+        if what == "private":
+            assert forked.socket_of("1-1") == folder / "1-1"
+        else:
+            with pytest.raises(PermissionError, match="other users can reach it"):
+                forked.socket_of("1-1")
     finally:
-        folder.rmdir()
+        folder.unlink() if what == "link" else folder.rmdir()

@@ -1,4 +1,4 @@
-"""Masked copies of tensors on the CPU: one pass that casts and masks, compiled by numba, as fast as a plain copy.
+"""Masked copies of tensors on the CPU: one pass that casts and masks, compiled by numba.
 
 No loop branches on a bit: whether a weight is pruned is unpredictable, and a misprediction costs more than a copy.
 """
@@ -23,15 +23,16 @@ def masked_copy(stored: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) ->
     """
     copy = torch.empty(stored.shape, dtype=dtype)
     values, kept = stored.view(-1), copy.view(-1)
-    whole = len(values) // 8 * 8
+    whole = len(values) // 8 * 8  # the rest shares the last byte of bits
     if stored.dtype == torch.bfloat16 and dtype == torch.float32:
         _widen(_as(np.uint16, values), bits.numpy(), _as(np.uint32, kept), torch.get_num_threads())
     elif stored.dtype == dtype and stored.data_ptr() % 8 == 0:
         _mask(values[:whole], bits, kept[:whole])
     else:
-        for start in range(0, whole, _CHUNK):
-            part = kept[start : min(start + _CHUNK, whole)].copy_(values[start : min(start + _CHUNK, whole)])
-            _mask(part, bits[start // 8 :], part)
+        chunks = (each[:whole].split(_CHUNK) for each in (kept, values))
+        for part, stored_part, part_bits in zip(*chunks, bits.split(_CHUNK // 8), strict=False):
+            part.copy_(stored_part)
+            _mask(part, part_bits, part)
     for place in range(whole, len(values)):
         kept[place] = values[place] if bits[-1] >> place - whole & 1 else 0
     return copy

@@ -70,9 +70,9 @@ def main(command: list[str]) -> int:
     server = _server(os.environ.get(RUN, ""))
     if server is None:
         os.execv(sys.executable, [sys.executable, "-P", *command])
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda number, _: server.sendall(NUMBER.pack(number)))
     _send(server, command)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # which kill this process while it asks
+        signal.signal(number, lambda number, _: server.sendall(NUMBER.pack(number)))
     answer = server.recv(STATUS.size, socket.MSG_WAITALL)
     if len(answer) < STATUS.size:
         print("error: the process that runs the stages was killed; run again to go on", file=sys.stderr)

@@ -147,7 +147,7 @@ class Server:
                 self._loaded.add(script)
                 _load(script)
             fork = self._fork(client, request, files)
-        except (OSError, ValueError, LookupError):
+        except (OSError, ValueError):  # it is not the user's, or was killed before it had asked
             client.close()
         else:
             yield from ((number, fork) for number in fork.files)
@@ -156,6 +156,7 @@ class Server:
         imported, server = os.memfd_create("imported"), os.getpid()
         process = os.fork()
         if process == 0:
+            client.close()
             self._run_stage(request, files, imported, server)
         for file in files:
             os.close(file)
@@ -194,11 +195,21 @@ def _user_of(client: socket.socket) -> int:
 
 
 def _received(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Return a request and its open files."""
+    """Return a request and its open files.
+
+    Raises:
+        OSError, ValueError: it is not whole.
+    """
     start, files, _, _ = socket.recv_fds(client, LENGTH.size, _MOST_FILES)
-    (length,) = LENGTH.unpack(start)
-    message = client.recv(length, socket.MSG_WAITALL)
-    return json.loads(message), files
+    try:
+        if len(start) < LENGTH.size:
+            raise ValueError("a request without its length")
+        (length,) = LENGTH.unpack(start)
+        return json.loads(client.recv(length, socket.MSG_WAITALL)), files
+    except (OSError, ValueError):
+        for file in files:
+            os.close(file)
+        raise
 
 
 def _load(script: str) -> None:

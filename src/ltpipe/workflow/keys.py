@@ -49,7 +49,7 @@ class Key:
         """Yield the keys that a job depends on, with the wildcards filled in, and their values."""
         if not self.when(config, axes):
             return
-        axes = _apart(axes)
+        axes = _with_parts_of_labels(axes)
         parts = self.pattern.split(".")
         path = tuple(part.format(**axes) for part in parts)
         below = path[-1] == "*"
@@ -66,7 +66,7 @@ class Key:
             yield (*path[:-1], name), _plain(value[name])
 
 
-def _apart(axes: Axes) -> Axes:
+def _with_parts_of_labels(axes: Axes) -> Axes:
     """Return axes with names and settings of labels as axes of their own: `text`, `ranking` and `settings`."""
     data, criterion = axes.get("data", ""), axes.get("criterion", "")
     return {**axes, "text": name_of(data), "settings": settings_of(data), "ranking": name_of(criterion)}
