@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tiny import save_tiny
 
 from ltpipe.runtime.sums import Sums
 
-_SERVER = "ltpipe.runtime.forkserver"
+_COMMAND, _SERVER = "/runtime/forked.py", "ltpipe.runtime.forkserver"
 
 PATIENCE = 1800
 """Seconds after which a run is taken to hang."""
@@ -125,13 +126,19 @@ class Run:
 
     def stages(self) -> list[psutil.Process]:
         """Processes of stages that run in the folder, also those that have outlived their snakemake."""
-        found = []
+        return [process for process, words in self._processes() if _COMMAND not in words]
+
+    def commands(self) -> list[psutil.Process]:
+        """Processes that wait for a stage, which runs as a fork of their server."""
+        return [process for process, words in self._processes() if _COMMAND in words]
+
+    def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if process.cwd() == str(self.folder):  # a fork has its server's command line
-                    words = [word for word in process.cmdline() if "/scripts/" in word or word == _SERVER]
-                    found += [process] if words and process.name() != "bash" else []
-        return found
+                words = " ".join(process.cmdline())
+                # A fork has the command line of its server, and a shell that of all that it runs.
+                if process.cwd() == str(self.folder) and ("/scripts/" in words or _SERVER in words):
+                    yield from [(process, words)] if process.name() != "bash" else []
 
     def temporaries(self) -> list[Path]:
         """Files that only a write or a training which is under way has."""
@@ -154,21 +161,22 @@ def until(condition: Callable[[], Any]) -> Any:
 
 
 def struck(run: Run, snakemake: subprocess.Popen, victim: str, in_write: bool) -> bool:
-    """kill -9 of a stage, of snakemake or of both, now or while a file is written; False if nothing was killed."""
+    """kill -9 of a stage or its command, of snakemake or of all, now or in a write; False if nothing was killed."""
     left = set(run.temporaries())  # by earlier kills: nobody writes them
     victims: list[psutil.Process] = []
 
     def is_the_moment() -> bool:
         writes = [path for path in run.results.rglob(".*.tmp") if path not in left] if in_write else []
         if victim == "stage":
-            victims[:] = [stage for stage in run.stages() if not in_write or _holds(stage, writes)]
+            alive = run.stages() if in_write else [*run.stages(), *run.commands()]
+            victims[:] = [process for process in alive if not in_write or _holds(process, writes)]
         return bool(victims if victim == "stage" else writes) or not in_write or snakemake.poll() is not None
 
     until(is_the_moment)
     if victim == "stage":
         with suppress(psutil.NoSuchProcess):
-            for stage in victims[:1]:
-                stage.kill()
+            if victims:
+                random.choice(victims).kill()
                 return True
         return False
     with suppress(ProcessLookupError):

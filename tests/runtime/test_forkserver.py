@@ -224,6 +224,20 @@ def test_a_command_that_dies_before_it_has_asked_disturbs_nobody(run: Run):
     stage.communicate()
 
 
+def test_a_killed_command_is_seen_to_end_after_its_fork(run: Run, tmp_path: Path):
+    """Whoever waits for the command may delete what the stage has written: nothing may be written afterwards."""
+    for number in range(10):
+        path = tmp_path / f"written-{number}"
+        stage, _ = run.running(f"[open('{path}', 'a').close() for _ in iter(int, 1)]")
+        assert soon(path.exists)
+        stage.kill()
+        stage.wait()
+        path.unlink()
+        time.sleep(0.05)
+        assert not path.exists()
+        stage.communicate()
+
+
 def test_kill_of_the_run_ends_everything(run: Run):
     stage, process = run.running("time.sleep(600)")
     server = run.server

@@ -3,7 +3,8 @@
 A stage takes seconds to import its libraries and often a fraction of a second to compute. So the first stage of a run
 starts a server that imports them once (`ltpipe.runtime.forkserver`). This command sends it what makes a process: the
 arguments, environment, limits and open files. Then it waits and ends as the fork ends. To everybody else it is the
-stage: it passes signals on, and if it is killed, the server kills the fork.
+stage: it passes signals on, and if it is killed, the kernel kills the fork. That is before anybody can see this command
+end: snakemake then deletes what the stage has written, and a fork that still wrote would leave half of its results.
 
 `LTPIPE_SNAKEMAKE` names the process that the server lives for. Without it, and where no server can be started, this
 command becomes the script. It imports nothing slow.
@@ -130,7 +131,8 @@ def _started(path: Path, run: str) -> socket.socket | None:
 
 
 def _send(server: socket.socket, command: list[str]) -> None:
-    files = [0, 1, 2, *(number for number in _open_files() if number > 2 and number != server.fileno())]
+    life, _ = os.pipe()  # the other end is open as long as this process lives, and nowhere else
+    files = [0, 1, 2, life, *(number for number in _open_files() if number > 2 and number != server.fileno())]
     mask = os.umask(0)
     os.umask(mask)
     request = {
@@ -146,6 +148,7 @@ def _send(server: socket.socket, command: list[str]) -> None:
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))
     server.sendmsg([LENGTH.pack(len(message))], [rights])
     server.sendall(message)
+    os.close(life)
 
 
 def _open_files() -> list[int]:

@@ -10,6 +10,7 @@ If a library has looked at an accelerator, which forks could then not use, each 
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -51,9 +52,10 @@ class Fork:
     imported: int
 
     def pass_on(self) -> bool:
-        """Pass on a signal that the command has received; kill the fork and return False if the command is gone."""
+        """Pass on a signal that the command has received; return False if the command is gone."""
         sent = self.client.recv(NUMBER.size)
-        os.kill(self.process, NUMBER.unpack(sent)[0] if sent else signal.SIGKILL)
+        if sent:
+            os.kill(self.process, NUMBER.unpack(sent)[0])
         return bool(sent)
 
     @property
@@ -174,6 +176,7 @@ class Server:
             for fork in set(self._forks.values()):
                 fork.client.close()
             self._listening.close()
+            _die_with(files.pop(3))
             _take_on(request, files)
             status = _status_of(request["command"], imported)
         except BaseException:
@@ -225,6 +228,16 @@ def _import(names: list[str]) -> None:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     gc.freeze()
+
+
+def _die_with(life: int) -> None:
+    """Let the kernel kill this process as soon as nobody holds the other end of a pipe any more."""
+    fcntl.fcntl(life, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    os.set_inheritable(life, True)
+    if select.select([life], [], [], 0)[0]:  # nothing is ever written to it
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _take_on(request: dict[str, Any], files: list[int]) -> None:
