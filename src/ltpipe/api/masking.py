@@ -1,8 +1,10 @@
 """Temporary masking of a model's weights."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from ltpipe.api.packed import check_bool
 from ltpipe.pruning.masks import unpack
 from ltpipe.runtime.errors import UserError
 
-_CHUNK = 1 << 20  # weights with temporaries on the device: two bytes each, and an index inside torch
+_CHUNK = 1 << 20  # weights with temporaries at a time: two bytes each, and an index inside torch
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -40,10 +42,14 @@ def masked(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> Iterator[nn.Mo
         UserError: the mask does not fit the model, or the dtype of a parameter was changed inside the context.
     """
     targets = _targets(model, mask)
-    with ExitStack() as stack:
-        for name, parameter, kept in targets:
-            _prune(name, parameter, kept, stack)
+    on_host = all(parameter.device.type == "cpu" for _, parameter, _ in targets)
+    threads = torch.get_num_threads() if on_host else 1
+    saved: list[_Saved] = []
+    try:
+        _call_all([partial(_prune, *target, saved) for target in targets], threads)
         yield model
+    finally:
+        _call_all([each.restore for each in saved], threads)
 
 
 @torch.no_grad()
@@ -87,19 +93,26 @@ class _Saved:
                 part.masked_scatter_(_unpacked(self.bits, self.size).to(part.device), self.values.to(part.device))
 
 
-def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, stack: ExitStack) -> None:
-    """Zero the pruned weights of one parameter chunk by chunk; `stack` will restore each chunk."""
+def _call_all(calls: Sequence[Callable[[], None]], threads: int) -> None:
+    """Make all calls, whether or not one of them fails; then raise the first error."""
+    with ThreadPoolExecutor(threads) as pool:
+        made = [pool.submit(call) for call in calls]
+    for each in made:
+        each.result()
+
+
+def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, saved: list[_Saved]) -> None:
+    """Zero the pruned weights of one parameter chunk by chunk; what restores each chunk is in `saved` before."""
     flat_kept = _like(parameter, kept)
     with torch.inference_mode(parameter.is_inference()):
         flat = _flat(name, parameter)
         for start in range(0, flat.numel(), _CHUNK):
             part = flat[start : start + _CHUNK]
-            pruned = ~flat_kept[start : start + _CHUNK]
-            bits = _packed(pruned)
-            pruned = pruned.to(part.device)
-            saved = _Saved(name, parameter, parameter.dtype, start, len(part), bits, _selected(part, pruned))
-            stack.callback(saved.restore)  # before the first value is overwritten
-            _zero(part, pruned)
+            pruned = ~flat_kept[start : start + _CHUNK].cpu().numpy()  # NumPy: torch would start threads in each thread
+            bits = np.packbits(pruned, bitorder="little")
+            chosen = torch.from_numpy(pruned).to(part.device)
+            saved.append(_Saved(name, parameter, parameter.dtype, start, len(part), bits, _selected(part, chosen)))
+            _zero(part, chosen)
         _count_as_written(parameter)
 
 
@@ -122,10 +135,6 @@ def _count_as_written(parameter: nn.Parameter) -> None:
     """Tell autograd about a write, which NumPy bypasses: a graph built before must not be used with new values."""
     if not parameter.is_inference():
         torch.autograd.graph.increment_version(parameter)
-
-
-def _packed(pruned: torch.Tensor) -> np.ndarray:
-    return np.packbits(pruned.cpu().numpy(), bitorder="little")
 
 
 def _unpacked(bits: np.ndarray, size: int) -> torch.Tensor:

@@ -31,7 +31,7 @@ def scatter(values: np.ndarray, bits: np.ndarray, selected: np.ndarray) -> None:
     _scatter(values, bits, selected)
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _select(values, chosen, room):
     place = 0
     for i in range(values.size):
@@ -39,13 +39,13 @@ def _select(values, chosen, room):
         place += chosen[i]
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _zero(values, chosen):
     for i in range(values.size):
         values[i] = values[i] if chosen[i] == 0 else 0
 
 
-@numba.njit(cache=True)
+@numba.njit(nogil=True, cache=True)
 def _scatter(values, bits, selected):
     place = 0
     for i in range(values.size):

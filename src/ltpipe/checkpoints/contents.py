@@ -78,7 +78,25 @@ def blocks_name(model: nn.Module) -> str:
     Raises:
         UserError: there is no module list.
     """
+    outermost = _outermost_lists(model)
+    if len(outermost) == 1:  # nothing to choose from, so nothing to trace
+        return next(iter(outermost))
     return _stacks(model, parameter_uses(model))[0]
+
+
+def _outermost_lists(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Return the module lists that are not inside another one, by name.
+
+    Raises:
+        UserError: there is none.
+    """
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outermost = {
+        name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
+    }
+    if not outermost:
+        raise UserError(f"{type(model).__name__} has no module list of blocks; this architecture is not supported")
+    return outermost
 
 
 def _stacks(model: nn.Module, uses: Mapping[str, Use]) -> list[str]:
@@ -87,12 +105,7 @@ def _stacks(model: nn.Module, uses: Mapping[str, Use]) -> list[str]:
     Lists inside blocks belong to the blocks. Lists of layers without submodules, for example one per output, are not
     blocks unless there is nothing else.
     """
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    outermost = {
-        name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
-    }
-    if not outermost:
-        raise UserError(f"{type(model).__name__} has no module list of blocks; this architecture is not supported")
+    outermost = _outermost_lists(model)
 
     def used(name: str) -> int:
         sizes = ((each, parameter.numel()) for each, parameter in model.named_parameters())
