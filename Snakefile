@@ -58,6 +58,15 @@ rule all:
         rules.report.output,
 
 
+onstart:
+    # Snakemake 9.27 keeps its default limit, 100 jobs a second, by a timer for every job that has started: each wakes
+    # the scheduler once a second until the run ends. The limit is for queues of clusters, and others may set their own.
+    limiter = getattr(workflow.scheduler, "job_rate_limiter", None)
+    default = limiter and (limiter.max_jobs, limiter.timespan) == (100, 1)
+    if default and workflow.local_exec:
+        workflow.scheduler.job_rate_limiter = None
+
+
 onsuccess:
     # `ltpipe run` prints the table itself, because this does not run if nothing was to do. A plan has no table.
     if "LTPIPE_RUN" not in os.environ and Path(rules.report.output.sums).exists():

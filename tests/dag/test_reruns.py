@@ -75,7 +75,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has been run; tests put back what they change."""
     folder = study(tmp_path_factory.mktemp("study"))
     assert reruns(folder) == EVERYTHING
-    output = snakemake(folder)
+    output = snakemake(folder, "--verbose")
+    turns = output.count("Resources before job selection")
+    assert turns <= len(EVERYTHING) + 3, "the scheduler wakes when a job ends, not once a second for each"
     assert "at least 0.9 wins" in output, "the run ends with the table of tickets"
     assert "report: results/report/index.html" in output
     return folder
