@@ -5,9 +5,7 @@ from pathlib import Path
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.iterative import simulate_iterative_pruning
-from ltpipe.pruning import kernels
 from ltpipe.runtime import stage
-from ltpipe.runtime.threads import available_threads
 
 
 def main(
@@ -39,7 +37,6 @@ def main(
         data: name of the text in the result.
         settings: how to evaluate.
     """
-    kernels.use_threads(available_threads(settings.threads))
     found = simulate_iterative_pruning(
         Checkpoint.open(checkpoint),
         histogram,

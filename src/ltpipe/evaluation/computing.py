@@ -11,6 +11,7 @@ import torch
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BatchSizes
+from ltpipe.pruning import kernels
 from ltpipe.runtime.device import devices_named, free_bytes, is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.memory import GIB
@@ -67,7 +68,7 @@ class Computing:
 
     @classmethod
     def of(cls, settings: ComputeSettings, checkpoint: Checkpoint, precision: str | None = None) -> "Computing":
-        """Resolve settings for a checkpoint, and set torch's number of threads.
+        """Resolve settings for a checkpoint, and set the number of threads.
 
         Args:
             settings: the configured settings.
@@ -82,6 +83,7 @@ class Computing:
                 raise UserError(f"{name}: {getattr(settings, name)} is not allowed; use 0 (automatic) or more")
         threads = available_threads(settings.threads)
         torch.set_num_threads(threads)
+        kernels.use_threads(threads)
         devices = devices_named(settings.device)
         if len(devices) > 1 and settings.execution != "streamed":
             raise UserError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,11 @@ def evaluate_checkpoint(
         perturb,
         inputs.perturbed,
         here.kept(inputs.manifest),
+        {
+            **inputs.measured_on,
+            "observer": _described(observe() if observe else None),
+            "perturbation": perturbation.name if perturbation else None,
+        },
     )
     wanted = BatchSizes.generous(count, length, settings.micro_batch)
     sizes, planned = planner.fit(wanted, length, here.limit)
@@ -166,6 +172,10 @@ def _observe(
     if inputs.baseline_loss is not None:
         return partial(Comparison, TopTokens.read(top_tokens, inputs.measured_on, predictions, vocabulary))
     return partial(Recorder, predictions, min(top_k, vocabulary)) if top_k else None
+
+
+def _described(observer: Recorder | Comparison | None) -> list[Any] | None:
+    return [type(observer).__name__, observer.k] if observer else None
 
 
 def _sequence_sums(losses: TokenLosses, compared: Comparison | None) -> SequenceSums:

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, cast
@@ -20,6 +20,7 @@ from ltpipe.pruning.apply import place
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake, fake_accelerator
 from ltpipe.runtime.memory import GIB
+from ltpipe.runtime.remembered import remembered
 from ltpipe.streaming.blocks import Division, Span, find_rules
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.offload import Fetch, left_as_it_was
@@ -93,6 +94,8 @@ class EvaluationPlanner:
         perturbation: perturbation of the tensors in `perturbed`.
         perturbed: names of the perturbed tensors.
         kept: bytes of weights that a device keeps all the time, in addition to those of a pass.
+        question: what else tells this plan from others of a run, which then need not plan the same again; None to plan
+            in any case.
 
     Attributes:
         what: what it plans, for messages.
@@ -114,6 +117,7 @@ class EvaluationPlanner:
         perturbation: Perturbation | None = None,
         perturbed: Collection[str] = (),
         kept: int = 0,
+        question: Mapping[str, Any] | None = None,
     ) -> None:
         self._observe, self._perturbation, self._perturbed = observe, perturbation, frozenset(perturbed)
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
@@ -121,6 +125,7 @@ class EvaluationPlanner:
         self._device = fake_accelerator() if accelerator else torch.device("cpu")
         self.division: Division | None = None
         self._known, self.unforeseen = False, ""
+        self._question = question
 
     def fit(self, wanted: BatchSizes, length: int, limit: float) -> tuple[BatchSizes, Peak]:
         """Return the largest batch sizes, from `wanted` downwards, whose peak is within `limit` bytes, and the peak.
@@ -157,6 +162,18 @@ class EvaluationPlanner:
             self.check_length(length)
             with self._on_the_cpu() as model:
                 self.division, self._known = model.divide(length), True
+        if self._question is None:
+            return self._measured(sizes, length)
+        question = {
+            **self._question,
+            "masked": sorted(self._masked),
+            "perturbed": sorted(self._perturbed),
+            "computing": [str(self._dtype), str(self._device), self._streamed, self._kept],
+            "sizes": [asdict(sizes), length],
+        }
+        return Peak(**remembered(question, lambda: asdict(self._measured(sizes, length))))
+
+    def _measured(self, sizes: BatchSizes, length: int) -> Peak:
         with left_as_it_was(self._skeleton) as skeleton, fake() as mode, _unpacked_sequences():
             if self.division is not None:
                 _keep_two_of_a_kind(

@@ -3,9 +3,10 @@
 It is started by the first stage of a run (`ltpipe.runtime.forked`) and lives as long as the run's process, which is
 snakemake. If that ends, however it ends, all forks are stopped. If the server itself is killed, the kernel kills them.
 
-It learns what to import: each script is loaded, not run, before its first fork, and what forks import besides, from the
-places where this process finds modules, is imported after they have ended. It computes nothing and starts no threads.
-If a library has looked at an accelerator, which forks could then not use, each fork becomes a fresh process.
+It learns what to import: each script is loaded, not run, before its first fork, and what forks have imported besides,
+from the places where this process finds modules, is imported before the next one. It computes nothing, starts no
+threads, and keeps what forks have worked out for each other (`ltpipe.runtime.remembered`). If a library has looked at
+an accelerator, which forks could then not use, each fork becomes a fresh process.
 """
 
 import contextlib
@@ -23,16 +24,51 @@ import socket
 import struct
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
+from ltpipe.runtime import remembered
 from ltpipe.runtime.forked import LENGTH, LIMITS, NUMBER, STATUS, identity, lock_of
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _MOST_FILES = 64
 _PATIENCE = 10.0  # seconds for a request to arrive
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a fork knows that the server does not.
+
+    Attributes:
+        modules: names of modules that it has imported.
+        answers: what it has worked out (`ltpipe.runtime.remembered`).
+    """
+
+    modules: list[str] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def since(cls, modules: Collection[str], answers: Collection[str]) -> "Learned":
+        """Return what this process knows besides these modules and answers."""
+        places = tuple(f"{place}/" for place in sys.path)
+        found = [name for name, module in sys.modules.items() if name not in modules]
+        return cls(
+            [name for name in found if _origin(sys.modules[name]).startswith(places)],
+            {question: answer for question, answer in remembered.ANSWERS.items() if question not in answers},
+        )
+
+    @classmethod
+    def read(cls, file: TextIO) -> "Learned":
+        """Read what `write` wrote; nothing, if the fork was killed before."""
+        with contextlib.suppress(ValueError):
+            return cls(**json.load(file))
+        return cls()
+
+    def write(self, file: TextIO) -> None:
+        """Write as JSON."""
+        json.dump(asdict(self), file)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +79,13 @@ class Fork:
         process: its id.
         ended: file that becomes readable when it ends.
         client: the command that waits for it.
-        imported: file for the names of the modules that it imports.
+        learned: file for a record of what it has learned.
     """
 
     process: int
     ended: int
     client: socket.socket
-    imported: int
+    learned: int
 
     def pass_on(self) -> bool:
         """Pass on a signal that the command has received; return False if the command is gone."""
@@ -63,17 +99,17 @@ class Fork:
         """What to wait for."""
         return self.ended, self.client.fileno()
 
-    def finish(self) -> list[str]:
-        """Tell the command how the fork ended; return the modules that it imported."""
+    def finish(self) -> "Learned":
+        """Tell the command how the fork ended; return what it has learned."""
         _, status = os.waitpid(self.process, 0)
         with contextlib.suppress(OSError):
             self.client.sendall(STATUS.pack(os.waitstatus_to_exitcode(status)))
-        os.lseek(self.imported, 0, os.SEEK_SET)
-        with open(self.imported, encoding="utf-8") as file:  # noqa: PTH123 (a number)
-            names = file.read().split()
+        os.lseek(self.learned, 0, os.SEEK_SET)
+        with open(self.learned, encoding="utf-8") as file:  # noqa: PTH123 (a number)
+            learned = Learned.read(file)
         os.close(self.ended)
         self.client.close()
-        return names
+        return learned
 
 
 class Server:
@@ -101,6 +137,7 @@ class Server:
         self._listening.listen(128)
         self._forks: dict[int, Fork] = {}
         self._loaded: set[str] = set()
+        self._modules: list[str] = []
 
     def serve(self) -> None:
         """Fork until the run has ended."""
@@ -123,7 +160,9 @@ class Server:
                         del self._forks[number]
                         poll.unregister(number)
                     if file == fork.ended:
-                        _import(fork.finish())
+                        learned = fork.finish()
+                        self._modules += learned.modules
+                        remembered.ANSWERS.update(learned.answers)
 
     def close(self) -> None:
         """Stop all forks as SIGTERM stops a stage."""
@@ -144,27 +183,33 @@ class Server:
                 raise PermissionError
             request, files = _received(client)
             client.settimeout(None)
-            script = request["command"][0]
-            if script not in self._loaded:
-                self._loaded.add(script)
-                _load(script)
+            self._prepare(request["command"][0])
             fork = self._fork(client, request, files)
         except (OSError, ValueError):  # it is not the user's, or was killed before it had asked
             client.close()
         else:
             yield from ((number, fork) for number in fork.files)
 
+    def _prepare(self, script: str) -> None:
+        """Import what a script imports at its start, and what earlier forks have imported."""
+        if script not in self._loaded:
+            self._loaded.add(script)
+            _load(script)
+        _import(self._modules)
+        self._modules.clear()
+        gc.freeze()
+
     def _fork(self, client: socket.socket, request: dict[str, Any], files: list[int]) -> Fork:
-        imported, server = os.memfd_create("imported"), os.getpid()
+        learned, server = os.memfd_create("learned"), os.getpid()
         process = os.fork()
         if process == 0:
             client.close()
-            self._run_stage(request, files, imported, server)
+            self._run_stage(request, files, learned, server)
         for file in files:
             os.close(file)
-        return Fork(process, os.pidfd_open(process), client, imported)
+        return Fork(process, os.pidfd_open(process), client, learned)
 
-    def _run_stage(self, request: dict[str, Any], files: list[int], imported: int, server: int) -> NoReturn:
+    def _run_stage(self, request: dict[str, Any], files: list[int], learned: int, server: int) -> NoReturn:
         """Become the stage of a request; nothing of the server is left but what it has imported."""
         status = 70
         try:
@@ -178,7 +223,7 @@ class Server:
             self._listening.close()
             _die_with(files.pop(3))
             _take_on(request, files)
-            status = _status_of(request["command"], imported)
+            status = _status_of(request["command"], learned)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -219,15 +264,18 @@ def _load(script: str) -> None:
     """Import what a script imports at its start. A script that cannot be loaded will say so in its fork."""
     with contextlib.suppress(Exception):
         runpy.run_path(script, run_name="loaded")
-    gc.freeze()
 
 
-def _import(names: list[str]) -> None:
+def _import(names: Iterable[str]) -> None:
     for name in names:
         if name not in sys.modules:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    gc.freeze()
+    if "numba" in sys.modules:  # what it prepares before its first kernel, in each process anew
+        from numba.core.registry import cpu_target
+
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
 
 
 def _die_with(life: int) -> None:
@@ -272,12 +320,12 @@ def _cannot_use_devices() -> bool:
     return torch is not None and (torch.cuda._is_in_bad_fork() or torch.xpu._is_in_bad_fork())
 
 
-def _status_of(command: list[str], imported: int) -> int:
+def _status_of(command: list[str], learned: int) -> int:
     """Run a script as the main program of this process and return its exit status."""
     import atexit
     import threading
 
-    before = set(sys.modules)
+    before = set(sys.modules), set(remembered.ANSWERS)
     sys.argv = command
     try:
         runpy.run_path(command[0], run_name="__main__")
@@ -292,10 +340,8 @@ def _status_of(command: list[str], imported: int) -> int:
     if not isinstance(status, int):
         print(status, file=sys.stderr)
         status = 1
-    places = tuple(f"{place}/" for place in sys.path)
-    names = [name for name, module in sys.modules.items() if name not in before and _origin(module).startswith(places)]
-    with open(imported, "w", encoding="utf-8", closefd=False) as file:
-        file.write("\n".join(names))
+    with open(learned, "w", encoding="utf-8", closefd=False) as file:
+        Learned.since(*before).write(file)
     threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter ends, without taking all objects apart
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -2,11 +2,13 @@
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 _DATA = (".json", ".html", ".css", ".js")
+_SUITES = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Where a statement holds other statements."""
 
 
 def import_closure(script: Path, package: Path) -> list[Path]:
@@ -62,13 +64,14 @@ def _name(path: Path, folders: Sequence[Path]) -> str:
 def _imported_names(code: str) -> frozenset[str]:
     """Dotted names that a file's code imports; `from a import b` gives a and a.b, since b may be a module."""
     names: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(code)]
+    waiting: list[ast.AST] = [ast.parse(code)]  # statements only, since expressions import nothing
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             waiting.extend(node.orelse)
             continue
-        waiting.extend(ast.iter_child_nodes(node))
+        for suite in _SUITES:
+            waiting.extend(getattr(node, suite, ()))
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -77,14 +80,14 @@ def _imported_names(code: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _files(name: str, package: Path) -> Iterator[Path]:
-    """The files that importing `name` runs: its own, and the __init__ of every package above it."""
-    parts = name.split(".")
-    if parts[0] != package.name:
-        return
-    for depth in range(1, len(parts) + 1):
-        place = package.joinpath(*parts[1:depth])
-        for candidate in (place / "__init__.py", place.with_suffix(".py")):
-            if candidate.is_file():
-                yield candidate
-                yield from (file for file in candidate.parent.iterdir() if file.suffix in _DATA)
+@cache  # the same packages are above many modules
+def _files(name: str, package: Path) -> frozenset[Path]:
+    """Return the files that importing `name` runs: its own, and the __init__ of every package above it."""
+    top, *parts = name.split(".")
+    if top != package.name:
+        return frozenset()
+    place = package.joinpath(*parts)
+    own = {file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()}
+    data = {each for file in own for each in file.parent.iterdir() if each.suffix in _DATA}
+    above = _files(name.rpartition(".")[0], package) if parts else frozenset()
+    return above | own | data
