@@ -163,6 +163,18 @@ def test_what_forks_import_is_imported_once(run: Run):
     assert [run.done(says)[1] for _ in range(2)] == ["False\n", "True\n"]
 
 
+def test_what_a_fork_works_out_later_ones_need_not(run: Run):
+    says = "from ltpipe.runtime.remembered import remembered; print(remembered({'a': %s}, lambda: [%s]))"
+    assert [run.done(says % pair)[1] for pair in ((1, 2), (1, 3), (4, 5))] == ["[2]\n", "[2]\n", "[5]\n"]
+
+
+def test_a_fork_that_is_killed_teaches_nothing(run: Run):
+    dies = "from ltpipe.runtime.remembered import remembered; remembered({}, lambda: 1); os.kill(os.getpid(), 9)"
+    assert run.done(dies)[0] == -signal.SIGKILL
+    says = "from ltpipe.runtime.remembered import remembered; print(remembered({}, lambda: 2))"
+    assert run.done(says)[1] == "2\n"
+
+
 def test_a_fork_that_could_use_no_device_becomes_a_fresh_process(run: Run):
     path = run.script("print(len(sys.orig_argv), sys.argv[1:], os.environ['WORD'])")
     looked = "import torch\ntorch.cuda._is_in_bad_fork = lambda: True\n"  # as after a look at a device

@@ -20,7 +20,6 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -112,6 +111,8 @@ def _connected(path: Path) -> socket.socket | None:
 
 
 def _started(path: Path, run: str) -> socket.socket | None:
+    import subprocess  # here, since only the first stage of a run needs it
+
     path.unlink(missing_ok=True)
     null = subprocess.DEVNULL
     server = subprocess.Popen(

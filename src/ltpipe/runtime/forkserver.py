@@ -3,8 +3,9 @@
 It is started by the first stage of a run (`ltpipe.runtime.forked`) and lives as long as the run's process, which is
 snakemake. If that ends, however it ends, all forks are stopped. If the server itself is killed, the kernel kills them.
 
-It learns what to import: each script is loaded, not run, before its first fork, and what forks have imported besides,
-from the places where this process finds modules, is imported before the next one. It computes nothing, starts no
+It learns what to import: each script is loaded, not run, before its first fork, with what the modules of ltpipe list
+as `IMPORTED_LATER`. What forks have imported besides, from the places where this process finds modules, is imported
+before the next one. It computes nothing, starts no
 threads, and keeps what forks have worked out for each other (`ltpipe.runtime.remembered`). If a library has looked at
 an accelerator, which forks could then not use, each fork becomes a fresh process.
 """
@@ -195,6 +196,8 @@ class Server:
         if script not in self._loaded:
             self._loaded.add(script)
             _load(script)
+            own = [module for name, module in sys.modules.items() if name.startswith("ltpipe.")]
+            _import(name for module in own for name in getattr(module, "IMPORTED_LATER", ()))
         _import(self._modules)
         self._modules.clear()
         gc.freeze()

@@ -8,12 +8,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ltpipe.runtime.remembered import remembered
+
 _CODE = (":/src", ":/scripts", ":/workflow")  # of the clone
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "numba", "snakemake")
 
 
 def provenance(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return an artefact's provenance: versions, git commit, machine, time, input hashes and settings."""
+    return {
+        **remembered({"provenance of": "code and machine"}, _of_this_process),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": dict(inputs),
+        "settings": dict(settings),
+    }
+
+
+def _of_this_process() -> dict[str, Any]:
     import ltpipe
 
     return {
@@ -22,9 +33,6 @@ def provenance(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[s
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": dict(inputs),
-        "settings": dict(settings),
     }
 
 

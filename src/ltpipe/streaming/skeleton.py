@@ -15,6 +15,9 @@ from ltpipe.runtime.errors import MEND, DamagedFileError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+IMPORTED_LATER = ("transformers.modeling_utils",)
+"""What a call imports, in two seconds; the server of a run imports it before it forks (`ltpipe.runtime.forkserver`)."""
+
 
 def build_skeleton(checkpoint: Checkpoint, dtype: torch.dtype) -> "PreTrainedModel":
     """Return a checkpoint's model in eval mode: parameters without storage, buffers with values.
