@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,14 +43,13 @@ def masked(model: nn.Module, mask: Mapping[str, torch.Tensor]) -> Iterator[nn.Mo
         UserError: the mask does not fit the model, or the dtype of a parameter was changed inside the context.
     """
     targets = _targets(model, mask)
-    on_host = all(parameter.device.type == "cpu" for _, parameter, _ in targets)
-    threads = torch.get_num_threads() if on_host else 1
+    threads = torch.get_num_threads() if _apart([parameter for _, parameter, _ in targets]) else 1
     saved: list[_Saved] = []
     try:
         _call_all([partial(_prune, *target, saved) for target in targets], threads)
         yield model
     finally:
-        _call_all([each.restore for each in saved], threads)
+        _call_all([each.restore for each in reversed(saved)], threads)  # overlapping values, last saved first
 
 
 @torch.no_grad()
@@ -93,8 +93,16 @@ class _Saved:
                 part.masked_scatter_(_unpacked(self.bits, self.size).to(part.device), self.values.to(part.device))
 
 
+def _apart(parameters: Sequence[nn.Parameter]) -> bool:
+    """Return whether threads may change parameters at the same time: all are on the host, and no two overlap."""
+    if any(parameter.device.type != "cpu" for parameter in parameters):
+        return False
+    spans = sorted((each.data_ptr(), each.data_ptr() + each.numel() * each.element_size()) for each in parameters)
+    return all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
 def _call_all(calls: Sequence[Callable[[], None]], threads: int) -> None:
-    """Make all calls, whether or not one of them fails; then raise the first error."""
+    """Make all calls, begun in order, whether or not one of them fails; then raise the first error."""
     with ThreadPoolExecutor(threads) as pool:
         made = [pool.submit(call) for call in calls]
     for each in made:

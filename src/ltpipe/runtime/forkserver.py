@@ -275,7 +275,11 @@ def _import(names: Iterable[str]) -> None:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
     if "numba" in sys.modules:  # what it prepares before its first kernel, in each process anew
-        from numba.core.registry import cpu_target
+        with contextlib.suppress(Exception):  # of a numba that has it elsewhere
+            from numba.core.registry import cpu_target
+
+            cpu_target.typing_context.refresh()
+            cpu_target.target_context.refresh()
 
         cpu_target.typing_context.refresh()
         cpu_target.target_context.refresh()

@@ -17,19 +17,19 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "num
 def provenance(inputs: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return an artefact's provenance: versions, git commit, machine, time, input hashes and settings."""
     return {
-        **remembered({"provenance of": "code and machine"}, _of_this_process),
+        **remembered({"provenance of": "versions and machine"}, _versions),
+        "git_commit": _git_commit(),  # not remembered: the code may change during a run
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": dict(inputs),
         "settings": dict(settings),
     }
 
 
-def _of_this_process() -> dict[str, Any]:
+def _versions() -> dict[str, Any]:
     import ltpipe
 
     return {
         "ltpipe": ltpipe.__version__,
-        "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
