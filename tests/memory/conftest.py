@@ -126,6 +126,7 @@ def _without_values(device: torch.device) -> list[tuple[object, str, Callable]]:
     return [
         (magnitude, "_rank", rank),
         (masking, "_selected", selected),
+        (masking, "_inverted", torch.logical_not),
         (masking, "_packed", len),
         (masking, "_unpacked", lambda bits, size: torch.zeros(size, dtype=torch.bool)),  # noqa: ARG005
         (losses, "_labelled", labelled),

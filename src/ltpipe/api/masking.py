@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -102,7 +102,15 @@ def _apart(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def _call_all(calls: Sequence[Callable[[], None]], threads: int) -> None:
-    """Make all calls, begun in order, whether or not one of them fails; then raise the first error."""
+    """Make all calls in order, whether or not one of them fails; then raise its error.
+
+    A single thread is the caller's, whose stream on a device is its own.
+    """
+    if threads == 1:
+        with ExitStack() as stack:
+            for call in reversed(calls):
+                stack.callback(call)
+        return
     with ThreadPoolExecutor(threads) as pool:
         made = [pool.submit(call) for call in calls]
     for each in made:
@@ -116,11 +124,11 @@ def _prune(name: str, parameter: nn.Parameter, kept: torch.Tensor, saved: list[_
         flat = _flat(name, parameter)
         for start in range(0, flat.numel(), _CHUNK):
             part = flat[start : start + _CHUNK]
-            pruned = ~flat_kept[start : start + _CHUNK].cpu().numpy()  # NumPy: torch would start threads in each thread
-            bits = np.packbits(pruned, bitorder="little")
-            chosen = torch.from_numpy(pruned).to(part.device)
-            saved.append(_Saved(name, parameter, parameter.dtype, start, len(part), bits, _selected(part, chosen)))
-            _zero(part, chosen)
+            pruned = _inverted(flat_kept[start : start + _CHUNK])
+            bits = _packed(pruned)
+            pruned = pruned.to(part.device)
+            saved.append(_Saved(name, parameter, parameter.dtype, start, len(part), bits, _selected(part, pruned)))
+            _zero(part, pruned)
         _count_as_written(parameter)
 
 
@@ -143,6 +151,15 @@ def _count_as_written(parameter: nn.Parameter) -> None:
     """Tell autograd about a write, which NumPy bypasses: a graph built before must not be used with new values."""
     if not parameter.is_inference():
         torch.autograd.graph.increment_version(parameter)
+
+
+def _inverted(kept: torch.Tensor) -> torch.Tensor:
+    """Return the inverse on the host, by NumPy: torch would start threads in each thread."""
+    return torch.from_numpy(~kept.cpu().numpy())
+
+
+def _packed(pruned: torch.Tensor) -> np.ndarray:
+    return np.packbits(pruned.numpy(), bitorder="little")
 
 
 def _unpacked(bits: np.ndarray, size: int) -> torch.Tensor:
