@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -145,6 +146,28 @@ def test_a_writer_removes_what_kills_left_but_nothing_of_a_living_writer(name, w
         raise ZeroDivisionError
     assert living.communicate()[1] == b""
     assert files_in(tmp_path) == ({"folder/part": b"a"} if name == "folder" else {"file.x": b"a" * 100_000})
+
+
+@pytest.mark.parametrize("moment", [(Path, "mkdir"), (os, "open"), (fcntl, "flock")], ids=lambda moment: moment[1])
+def test_a_writer_starts_again_if_another_takes_its_new_folder_for_stale(moment, monkeypatch, tmp_path):
+    """Until its writer holds the lock, a new folder looks like one that a killed writer left."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    step = getattr(*moment)
+    removed = []
+
+    def then_removed(*arguments, **options):
+        result = step(*arguments, **options)
+        if not removed and (new := next(parent.iterdir(), None)):
+            removed.append(new)
+            shutil.rmtree(new)
+        return result
+
+    monkeypatch.setattr(*moment, then_removed)
+    with atomic_folder(parent / "folder") as folder:
+        (folder / "part").write_bytes(b"a")
+    assert removed
+    assert files_in(parent) == {"folder/part": b"a"}
 
 
 def test_a_folder_for_the_time_being(tmp_path):

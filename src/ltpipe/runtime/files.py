@@ -122,8 +122,10 @@ def _new_file(path: Path) -> int:
 
 
 def _new_folder(path: Path) -> int:
-    path.mkdir()
-    return os.open(path, os.O_RDONLY)
+    while True:
+        path.mkdir()
+        with suppress(FileNotFoundError):  # another writer removed it as stale before it was opened
+            return os.open(path, os.O_RDONLY)
 
 
 def _remove_stale(path: Path) -> None:
