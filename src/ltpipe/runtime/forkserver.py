@@ -281,9 +281,6 @@ def _import(names: Iterable[str]) -> None:
             cpu_target.typing_context.refresh()
             cpu_target.target_context.refresh()
 
-        cpu_target.typing_context.refresh()
-        cpu_target.target_context.refresh()
-
 
 def _die_with(life: int) -> None:
     """Let the kernel kill this process as soon as nobody holds the other end of a pipe any more."""

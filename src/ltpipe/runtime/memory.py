@@ -1,5 +1,6 @@
 """Main memory that a process uses, and what is still available to it."""
 
+import ctypes
 import resource
 import sys
 import threading
@@ -11,6 +12,7 @@ GIB = 2**30
 _STATUS = Path("/proc/self/status")
 _CGROUP = Path("/sys/fs/cgroup")
 _INTERVAL = 0.005
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names and numbers of mallopt(3)
 
 
 def peak_host_bytes() -> int:
@@ -45,6 +47,18 @@ def available_host_bytes() -> int:
     if data != resource.RLIM_INFINITY:
         bounds.append(data - private_host_bytes())
     return max(0, min(bounds))
+
+
+def reuse_freed_memory() -> None:
+    """Let this process use freed memory again, up to 256 MiB, instead of returning it to the system at once.
+
+    By default, glibc maps a tensor of more than 32 MiB anew each time, and the kernel clears its pages one by one: a
+    tenth of the time of evaluating SmolLM2-135M. Other allocators are left as they are.
+    """
+    system = ctypes.CDLL(None)
+    if hasattr(system, "mallopt"):
+        system.mallopt(_M_MMAP_THRESHOLD, 64 * 2**20)
+        system.mallopt(_M_TRIM_THRESHOLD, 256 * 2**20)
 
 
 class PrivateMemory:

@@ -14,7 +14,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from tyro.extras import subcommand_cli_from_dict
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes
+from ltpipe.runtime.memory import PrivateMemory, peak_host_bytes, reuse_freed_memory
 
 Value = TypeVar("Value")
 
@@ -57,6 +57,7 @@ def run(main: Main | dict[str, Main], about: str | None = None) -> None:
     """
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda number, _: sys.exit(128 + number))  # an exception, so that files are cleaned up
+    reuse_freed_memory()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.raiseExceptions = False  # no traceback for a log that cannot be written
     for terminal in logging.getLogger().handlers:
