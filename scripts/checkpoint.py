@@ -1,5 +1,6 @@
 """Load a model from any source and write it as a canonical checkpoint folder."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,9 @@ def main(
         dtype: dtype to store the weights in; auto keeps the source's (GGUF gives float32).
     """
     words = Source(tokenizer, f"models.{name}.tokenizer") if tokenizer else None
-    manifest = load_checkpoint(Source(source, f"models.{name}.source"), words, dtype, output, judge)
+    shared = "SNAKEMAKE_OUTPUT_CACHE" in os.environ  # other studies, with other files, may use the result
+    where = Source(source, f"models.{name}.source")
+    manifest = load_checkpoint(where, words, dtype, output, judge, in_place=not shared)
     stage.say(f"{name}: {manifest.architecture}, {manifest.parameters:,} parameters, {manifest.fingerprint[:12]}")
     return manifest.nbytes
 

@@ -79,10 +79,11 @@ def artefacts(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_studies_share_work_but_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    alone = artefacts_of_a_run(study(tmp_path / "alone", SWAPPED))
     store = tmp_path / "store"
     store.mkdir()
-    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(store))
+    monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(store))  # checkpoints are then whole, whoever makes them
+    alone = artefacts_of_a_run(study(tmp_path / "alone", SWAPPED))
+    assert not list(store.iterdir())
     first = artefacts_of_a_run(study(tmp_path / "first", CONFIG), "--cache")
     entries = len(list(store.iterdir()))
     different = [str(first[path]) for path in first if "tokenizer" not in path and "generation" not in path]

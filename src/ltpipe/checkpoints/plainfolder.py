@@ -70,6 +70,11 @@ def read_folder(folder: Path, key: str) -> PlainFolder:
     specs: dict[str, TensorSpec] = {}
     for shard in _shards(folder, variant, key):
         file = TensorFile(folder / shard)
+        if file.elsewhere:
+            raise UserError(
+                f"{key}: '{folder}' is a checkpoint of ltpipe, whose tensors are in {min(file.elsewhere)}; use that "
+                "file's folder"
+            )
         file.check_all()
         specs |= file.specs
     for name in _LAYERS:

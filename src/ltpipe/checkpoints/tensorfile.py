@@ -3,7 +3,8 @@
 NumPy has no bfloat16, and stages that only need bit patterns need neither torch nor a copy. So arrays have the dtypes
 of `STORAGE`: BF16 as uint16 bit patterns, everything else as itself.
 
-Files with digests are checked as they are read: the header on opening, a tensor on first use.
+Files with digests are checked as they are read: the header on opening, a tensor on first use. The bytes of some tensors
+may be in other files (`ltpipe.checkpoints.originals`); they are checked alike.
 """
 
 import json
@@ -26,7 +27,11 @@ class TensorFile:
     Opening checks the whole header against the file's length and, if it has one, its digest.
 
     Attributes:
+        path: the file.
+        metadata: its metadata.
+        specs: its tensors by name.
         has_digests: whether damage to a tensor would be detected.
+        elsewhere: other files that tensors are in.
 
     Raises:
         UserError: the file does not exist.
@@ -39,9 +44,9 @@ class TensorFile:
         header = read_header(path)
         self.metadata, self.specs, self._start = header.metadata, header.specs, header.start
         self.has_digests = header.digests is not None
+        self.elsewhere = header.elsewhere
         self._unchecked = dict(header.digests or {})
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._maps: dict[Path | None, mmap.mmap] = {None: _mapped(path)}
 
     def __contains__(self, name: str) -> bool:
         return name in self.specs
@@ -87,6 +92,9 @@ class TensorFile:
 
     def _check(self, name: str, found: int) -> None:
         if self._unchecked.pop(name, hexadecimal(found)) != hexadecimal(found):
+            place = self.specs[name].file
+            if place:
+                raise self._changed(place, f"its tensor '{name}' does not match its checksum")
             raise DamagedFileError(f"{self.path}: damaged: '{name}' does not match its checksum; {MEND}")
 
     def _view(self, name: str) -> np.ndarray:
@@ -95,8 +103,31 @@ class TensorFile:
             raise DamagedFileError(
                 f"{self.path}: tensor '{name}' has dtype {spec.dtype}, which cannot be read; use {', '.join(STORAGE)}"
             )
-        flat = np.frombuffer(self._map, STORAGE[spec.dtype], spec.size, self._start + spec.begin)
+        start = 0 if spec.file else self._start
+        flat = np.frombuffer(self._bytes_in(spec.file), STORAGE[spec.dtype], spec.size, start + spec.begin)
         return flat.reshape(spec.shape)
+
+    def _bytes_in(self, place: Path | None) -> mmap.mmap:
+        """Return the bytes of another file, mapped on first use."""
+        if place not in self._maps:
+            assert place is not None
+            if not place.is_file():
+                raise self._changed(place, "it is gone")
+            if (found := place.stat().st_size) != self.elsewhere[place]:
+                raise self._changed(place, f"it had {self.elsewhere[place]} bytes and has {found}")
+            self._maps[place] = _mapped(place)
+        return self._maps[place]
+
+    def _changed(self, place: Path, what: str) -> DamagedFileError:
+        return DamagedFileError(
+            f"{place}: has changed since {self.path} was made, which uses it in place ({what}); restore it, or delete "
+            f"{self.path} and run again"
+        )
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def in_chunks(flat: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ltpipe.checkpoints.live import converted
 from ltpipe.checkpoints.load import judged
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.originals import stored_anew
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.agreement import Recorder, top_bytes
 from ltpipe.evaluation.perturbation import perturbation_named
@@ -98,6 +100,11 @@ class _Model:
         return cls(config, name, shapes, manifest, prunable, kept, private_host_bytes(), limit, peaks)
 
     @property
+    def source(self) -> Source:
+        """Where the model comes from."""
+        return Source(self.config["models"][self.name]["source"], f"models.{self.name}.source")
+
+    @property
     def tickets(self) -> list[grid.Ticket]:
         """Tickets of the model."""
         return grid.tickets(self.config, self.name)
@@ -166,8 +173,20 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
 
 
 def _checkpoint(model: _Model) -> StagePlan:
-    size = model.manifest.nbytes
-    return StagePlan("checkpoint", model.name, None, 1, Peak(), model.base + size, size)
+    tensors = model.manifest.tensors
+    made = sum(tensors[name].nbytes for name in _made_anew(model))
+    disk = made if model.source.is_path else model.manifest.nbytes
+    return StagePlan("checkpoint", model.name, None, 1, Peak(), model.base + made, disk)
+
+
+def _made_anew(model: _Model) -> set[str]:
+    """Return the tensors that are not in the source's files as they are stored: they take memory while it is loaded."""
+    tensors = model.manifest.tensors
+    if model.source.is_hub:
+        return set(tensors) if model.shapes.dtype != model.kept else converted(model.skeleton(model.kept))
+    if model.source.path.is_dir():
+        return stored_anew(model.source.path, {name: (entry.dtype, entry.shape) for name, entry in tensors.items()})
+    return set(tensors)
 
 
 def _sequences(model: _Model, stage: str, text: str, size: tuple[int, int]) -> StagePlan:

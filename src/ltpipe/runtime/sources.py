@@ -52,9 +52,14 @@ class Source:
         return self.text.startswith("hub:")
 
     @property
+    def is_path(self) -> bool:
+        """Whether this is the path of a file or folder."""
+        return not self.is_hub and self.text.partition(":")[0] not in kinds()
+
+    @property
     def is_relative(self) -> bool:
         """Whether this is a path that names another file in another folder."""
-        return not self.is_hub and self.text.partition(":")[0] not in kinds() and not Path(self.text).is_absolute()
+        return self.is_path and not Path(self.text).is_absolute()
 
     @property
     def repository(self) -> tuple[str, str | None]:

@@ -6,12 +6,14 @@ Snakemake calls the functions whose first argument is `wildcards`, with those of
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from ltpipe.checkpoints.filenames import WEIGHTS
+from ltpipe.checkpoints.header import read_header
 from ltpipe.data import images
 from ltpipe.data.rows import LAST_SUFFIXES
 from ltpipe.runtime.errors import UserError
@@ -328,4 +330,9 @@ def _read_mb(files: Iterable[str]) -> float:
 
 @cache
 def _size(path: str) -> int:
-    return Path(path).stat().st_size
+    """Return the bytes of an input; a checkpoint's tensors count wherever they are."""
+    size = Path(path).stat().st_size
+    if path.endswith(f"/{WEIGHTS}"):
+        with suppress(UserError):  # a damaged file is the job's to report
+            return max(size, read_header(Path(path)).nbytes)
+    return size
