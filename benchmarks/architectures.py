@@ -24,6 +24,8 @@ import torch
 _SECONDS = 120
 """Time limit for a class."""
 _SEQUENCES, _TOKENS, _VOCABULARY = 5, 24, 256
+_PRELOADED = ["benchmarks.architectures", "ltpipe.evaluation.evaluate", "transformers.models.gpt2.modeling_gpt2"]
+"""What every class's process would import."""
 _EQUAL = 1e-4
 """Nats per token by which rounding may change losses; real faults change them by more than a thousandth."""
 _SMALL = 2_000_000
@@ -107,8 +109,9 @@ def names() -> dict[str, str]:
 
 def sweep(wanted: Collection[str] = ()) -> list[Row]:
     """Judge every class, or those of the `wanted` model types."""
-    _import_once()
-    context = multiprocessing.get_context("fork")
+    # A server forks the processes: this one may have used threads, which forks cannot use again.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
     rows = []
     for name, architecture in names().items():
         if wanted and name not in wanted:
@@ -118,16 +121,17 @@ def sweep(wanted: Collection[str] = ()) -> list[Row]:
         process = context.Process(target=_child, args=(name, architecture, theirs))
         process.start()
         theirs.close()
-        row = None
+        row, reason = None, f"no verdict after {_SECONDS} s"
         if ours.poll(_SECONDS):
             try:
                 row = ours.recv()
             except EOFError:
-                row = None
+                process.join()
+                reason = f"ended without a verdict, with status {process.exitcode}"
+        process.join(0 if row is None else _SECONDS)
         process.kill()
         process.join()
-        seconds = time.perf_counter() - start
-        rows.append(row or Row(name, architecture, "WRONG", None, seconds, "ended without a verdict"))
+        rows.append(row or Row(name, architecture, "WRONG", None, time.perf_counter() - start, reason))
         print(rows[-1], flush=True)
     return rows
 
@@ -158,25 +162,16 @@ def judge_class(name: str, architecture: str, folder: Path) -> Row:
 
 
 def _child(name: str, architecture: str, pipe: Any) -> None:
-    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-        pipe.send(judge_class(name, architecture, Path(folder)))
-
-
-def _import_once() -> None:
-    """Import here, once, what every child process would."""
-    from transformers import AutoConfig
     from transformers.utils import logging as transformers_logging
-
-    from ltpipe.evaluation.evaluate import evaluate_checkpoint  # noqa: F401
-    from ltpipe.streaming.skeleton import skeleton_of
 
     warnings.filterwarnings("ignore")
     transformers_logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    skeleton_of(AutoConfig.for_model("gpt2", n_layer=1), torch.float32)
+    with TemporaryDirectory() as folder, Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+        pipe.send(judge_class(name, architecture, Path(folder)))
 
 
 def _save(name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

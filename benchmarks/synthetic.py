@@ -101,13 +101,13 @@ def _write(
 
 
 def _entries(shapes: Mapping[str, tuple[int, ...]], dtype: str, digests: Mapping[str, str]) -> dict[str, TensorEntry]:
-    return {name: TensorEntry(dtype, shape, digests[name], _module(name)) for name, shape in shapes.items()}
+    return {name: _entry(name, dtype, shape, digests[name]) for name, shape in shapes.items()}
 
 
-def _module(name: str) -> str:
-    if "embed" in name:
-        return "Embedding"
-    return "Qwen2RMSNorm" if "norm" in name else "Linear"
+def _entry(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> TensorEntry:
+    if "embed" in name or "norm" in name:
+        return TensorEntry(dtype, shape, digest, "Embedding" if "embed" in name else "Qwen2RMSNorm")
+    return TensorEntry(dtype, shape, digest, "Linear", matrices=(1, *shape) if len(shape) == 2 else None)
 
 
 def _random(name: str, size: int, dtype: str) -> Iterator[np.ndarray]:
