@@ -11,13 +11,13 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import api, evaluation, limit, masks, study, training
+from benchmarks import api, evaluation, limit, masks, passes, study, training
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "api", "limit", "study", "training", "all"] = "all",
+    only: Literal["masks", "evaluation", "api", "limit", "passes", "study", "training", "all"] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -58,6 +58,8 @@ def main(
             sections.append(api.run(calls, checkpoint, sequences, folder / "api", threads, _say))
         if only in ("limit", "all") and not smoke:
             sections.append(limit.run(folder, threads, _say))
+        if only in ("passes", "all") and not smoke:
+            sections.append(passes.run(folder / "passes", threads, _say))
         if only in ("study", "all"):
             sections.append(study.run(folder / "study", _say, smoke=smoke))
         if only in ("training", "all"):

@@ -12,7 +12,7 @@ from ltpipe.checkpoints.filenames import WEIGHTS
 from ltpipe.checkpoints.tensorfile import TensorFile
 from ltpipe.pruning.masks import unpack
 
-_LIMIT = 300.0
+_LIMIT = 250.0
 _PEER, _OURS = "peer", "ltpipe"
 _REPEATS = {
     _PEER: 1,

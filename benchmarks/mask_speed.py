@@ -18,7 +18,7 @@ from ltpipe.pruning.thresholds import exact_cuts
 SPARSITY = "0.5"
 SCHEDULE = tuple(f"0.{tenth}" for tenth in range(1, 10))
 
-_LIMIT = 8.0
+_LIMIT = 5.0
 
 Plan = Sequence[tuple[str, str]]
 """Scope and sparsity of each mask."""

@@ -32,7 +32,7 @@ CONFIG = {
     "data": {"words": {"source": "../texts/words.txt"}, "others": {"source": "../texts/others.txt"}},
     "grid": {"criteria": ["magnitude", "taylor"], "scopes": ["global"], "sparsities": [0.5]},
     "score": {"data": "others", "sequence_length": 16, "num_sequences": 2},
-    "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu", "device_memory": 1},
+    "evaluate": {"sequence_length": 16, "num_sequences": 4, "device": "cpu", "device_memory": 1, "tickets_per_pass": 2},
     "simulation": {"iterations": 2},
     "robustness": {"perturbations": ["int4"]},
     "imp": {

@@ -29,6 +29,7 @@ METRICS = Metrics(
     super_batch=4,
     micro_batch=1,
     chunk=128,
+    tickets=1,
     out_of_memory=["ran out of memory with super_batch 4, micro_batch 2, chunk 256"],
     threads=2,
     planned_bytes=900,

@@ -20,7 +20,7 @@ CONFIG = {
     "models": {"tiny": {"source": "../models/tiny", "prunable": {"include": ["*mlp*"], "exclude": []}}},
     "data": {"words": {"source": "../texts/words.txt"}},
     "grid": {"criteria": ["magnitude", "random"], "scopes": ["layer"], "sparsities": [0.25, 0.5], "seeds": [3]},
-    "evaluate": {"sequence_length": 16, "num_sequences": 4, "micro_batch": 8, "top_k": 4},
+    "evaluate": {"sequence_length": 16, "num_sequences": 4, "micro_batch": 8, "top_k": 4, "tickets_per_pass": 3},
     "robustness": {"perturbations": []},
     "score": {},
     "threads": 2,
@@ -304,6 +304,24 @@ def test_defaults_written_out_and_threads_changed(finished: Path):
         assert reruns(finished, "--set-resources", "baseline:gpu=3", "ticket:gpu=0") == set()
     finally:
         write_config(finished)
+
+
+def test_sharing_a_pass_changes_no_result(finished: Path, configure: Callable):
+    def found() -> dict[Path, dict]:
+        paths = sorted((finished / "results/tickets").rglob("*.json"))
+        return {path: json.loads(path.read_text()) for path in paths}
+
+    shared = found()
+    assert sorted(metrics["tickets"] for metrics in shared.values()) == [1, 3, 3, 3]
+    configure(evaluate={"tickets_per_pass": 1})
+    assert reruns(finished) == set()
+    snakemake(finished, "--forcerun", "ticket")
+    alone = found()
+    for path, metrics in shared.items():
+        assert alone[path]["tickets"] == 1
+        for key in ("loss", "kl", "agreement", "sequence_sums", "micro_batch", "made_with"):
+            assert alone[path][key] == metrics[key]
+        assert alone[path]["provenance"]["inputs"] == metrics["provenance"]["inputs"]
 
 
 def test_new_plan_and_other_resources(finished: Path):

@@ -199,7 +199,7 @@ def test_the_plan_holds_what_observers_take(dense, dtype, canonical_folder):
         model.divide(length)
 
         def run(model=model, sizes=sizes):
-            walk(model, ids, sizes.micro_batch, sizes.chunk, observe())
+            walk(model, ids, sizes.micro_batch, sizes.chunk, [observe()])
 
         planned = planner.peak(sizes, length)
         with ByteCounter(CPU) as counter:

@@ -10,6 +10,7 @@ from ltpipe.workflow.commands import (
     ENVIRONMENT,
     EVALUATION,
     FORKED,
+    TOGETHER,
     WITH_DEVICES,
     evaluation_options,
     given,

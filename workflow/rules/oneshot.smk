@@ -8,6 +8,7 @@ rule histogram:
         grid.HISTOGRAM,
     log:
         "results/logs/histogram/{model}/{criterion}/seed-{seed}.log",
+    priority: jobs.masks_first
     threads: jobs.threads
     resources:
         **jobs.needs("histogram"),
@@ -36,6 +37,7 @@ rule mask:
         grid.MASK,
     log:
         "results/logs/mask/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    priority: jobs.masks_first
     threads: jobs.threads
     resources:
         **jobs.needs("mask"),
@@ -92,5 +94,6 @@ rule ticket:
         settings=jobs.settings("ticket"),
         folder=subpath(input.weights, parent=True),
         given=evaluation_options,
+        together=jobs.together,
     shell:
-        EVALUATION
+        EVALUATION + TOGETHER

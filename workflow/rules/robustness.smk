@@ -32,3 +32,4 @@ use rule ticket as perturbed_ticket with:
         settings=jobs.settings("perturbed_ticket"),
         folder=subpath(input.weights, parent=True),
         given=evaluation_options,
+        together=jobs.together,

@@ -5,6 +5,7 @@ use rule sequences as calibration with:
     log:
         "results/logs/calibration/{model}/{data}.log",
     cache: True
+    priority: jobs.masks_first
     resources:
         **jobs.needs("calibration"),
     params:
@@ -23,6 +24,7 @@ rule score:
     wildcard_constraints:
         criterion=f"({any_of(criterion_names())}){SETTINGS}",
     cache: True
+    priority: jobs.masks_first
     threads: jobs.threads
     resources:
         **jobs.needs("score"),
@@ -52,6 +54,7 @@ rule hybrid:
     wildcard_constraints:
         criterion=f"({any_of(config['score']['hybrids'])}){SETTINGS}",
     cache: True
+    priority: jobs.masks_first
     resources:
         **jobs.needs("hybrid"),
     params:

@@ -1,5 +1,6 @@
 """Next-token losses in chunks: logits of [tokens, vocabulary] never exist for a whole batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +56,20 @@ class TokenLosses:
     losses: torch.Tensor
     correct: torch.Tensor
 
+    def check_finite(self) -> None:
+        """Raise UserError if a loss is infinite or not a number."""
+        if not self.finite:
+            broken = int((~self.losses.isfinite()).sum())
+            raise UserError(
+                f"{broken} of {self.losses.numel()} token losses are infinite or not a number; "
+                "evaluate with precision float32, or check the checkpoint"
+            )
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss is a finite number."""
+        return bool(self.losses.isfinite().all())
+
     def loss_sums(self) -> torch.Tensor:
         """Return the summed loss of each sequence, float64 [sequences], nats."""
         return self.losses.double().sum(1)
@@ -90,19 +105,26 @@ def token_losses(
     Raises:
         UserError: a loss is infinite or not a number.
     """
+    (losses,) = ticket_losses(model, input_ids, micro_batch, chunk, super_batch, [observer])
+    losses.check_finite()
+    return losses
+
+
+def ticket_losses(
+    model: CausalModel,
+    input_ids: torch.Tensor,
+    micro_batch: int,
+    chunk: int,
+    super_batch: int | None,
+    observers: Sequence[Observer | None],
+) -> list[TokenLosses]:
+    """Return the same for each of the tickets that share the model's passes, each with an observer; not checked."""
     size, targets = super_batch or len(input_ids), input_ids.shape[1] - 1
-    parts = [
-        walk(model, part, micro_batch, chunk, observer, index * size * targets)
+    walked = [
+        walk(model, part, micro_batch, chunk, observers, index * size * targets)
         for index, part in enumerate(input_ids.split(size))
     ]
-    losses, correct = (torch.cat(kind) for kind in zip(*parts, strict=True))
-    if not bool(losses.isfinite().all()):
-        broken = int((~losses.isfinite()).sum())
-        raise UserError(
-            f"{broken} of {losses.numel()} token losses are infinite or not a number; "
-            "evaluate with precision float32, or check the checkpoint"
-        )
-    return TokenLosses(losses, correct)
+    return [TokenLosses(*(torch.cat(kind) for kind in zip(*parts, strict=True))) for parts in zip(*walked, strict=True)]
 
 
 @torch.inference_mode()
@@ -111,26 +133,29 @@ def walk(
     input_ids: torch.Tensor,
     micro_batch: int,
     chunk: int,
-    observer: Observer | None = None,
+    observers: Sequence[Observer | None] = (None,),
     first: int = 0,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return losses and hits of one super-batch, [sequences, tokens - 1] on the CPU, from one walk over the model.
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return each ticket's losses and hits of one super-batch, [sequences, tokens - 1] on the CPU, from one walk.
 
-    `first` is the position of its first predicted token, for the observer.
+    `first` is the position of its first predicted token, for the observers, of which each ticket has one.
     """
     hidden_states = model.hidden_states(input_ids, micro_batch)
     sequences, length = input_ids.shape
     targets = input_ids[:, 1:].reshape(-1)
-    losses = torch.empty(targets.shape, dtype=torch.float32)
-    correct = torch.empty(targets.shape, dtype=torch.bool)
+    found = []
     with model.head():
-        for start, stop in track(model.parts(len(targets), chunk), "loss", "chunk"):
-            rows = torch.arange(start, stop)
-            predicting = hidden_states[rows // (length - 1), rows % (length - 1)]
-            losses[rows], correct[rows] = cross_entropy(
-                model.logits(predicting), targets[rows], observer, first + start
-            )
-    return losses.reshape(sequences, -1), correct.reshape(sequences, -1)
+        for own, observer in zip(hidden_states.split(sequences), observers, strict=True):
+            losses = torch.empty(targets.shape, dtype=torch.float32)
+            correct = torch.empty(targets.shape, dtype=torch.bool)
+            for start, stop in track(model.parts(len(targets), chunk), "loss", "chunk"):
+                rows = torch.arange(start, stop)
+                predicting = own[rows // (length - 1), rows % (length - 1)]
+                losses[rows], correct[rows] = cross_entropy(
+                    model.logits(predicting), targets[rows], observer, first + start
+                )
+            found.append((losses.reshape(sequences, -1), correct.reshape(sequences, -1)))
+    return found
 
 
 def cross_entropy(

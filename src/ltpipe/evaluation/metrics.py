@@ -82,6 +82,7 @@ class Metrics(Record):
         device: device it ran on.
         execution: `streamed`, `sharded` over the devices, or `in-memory` with the reason.
         super_batch, micro_batch, chunk, threads: batch sizes and threads it ran with.
+        tickets: number of tickets that shared its pass; the memory is that of all of them.
         out_of_memory: each out-of-memory back-off, one line each.
         planned_bytes: planned peak bytes of tensors on the device (in main memory, on the CPU).
         planned_parts: these bytes by what they are for.
@@ -91,13 +92,13 @@ class Metrics(Record):
         peak_host_private_bytes: the same without those pages, during the evaluation.
         peak_device_bytes, peak_device_reserved_bytes: peak bytes of tensors on the accelerator, and of memory that its
             allocator reserved for them; None on the CPU.
-        seconds: wall time of the evaluation, without start-up.
+        seconds: wall time of the evaluation, without start-up; an equal share of a pass with other tickets.
         sequence_sums: sums per sequence.
         provenance: versions, commit, input hashes, settings.
     """
 
     KIND: ClassVar[str] = "set of metrics"
-    FORMAT: ClassVar[int] = 6
+    FORMAT: ClassVar[int] = 7
 
     model: Word
     data: Word
@@ -128,6 +129,7 @@ class Metrics(Record):
     super_batch: Positive
     micro_batch: Positive
     chunk: Positive
+    tickets: Positive
     out_of_memory: list[Word]
     threads: Positive
     planned_bytes: Count

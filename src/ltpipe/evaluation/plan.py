@@ -16,7 +16,7 @@ from ltpipe.checkpoints.header import TORCH_NAMES
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.loss import Observer, walk
 from ltpipe.evaluation.perturbation import Perturbation, perturbing
-from ltpipe.pruning.apply import place
+from ltpipe.pruning.apply import copied_once, place
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import CONTENTS, ByteCounter, Peak, fake, fake_accelerator
 from ltpipe.runtime.memory import GIB
@@ -94,6 +94,7 @@ class EvaluationPlanner:
         perturbation: perturbation of the tensors in `perturbed`.
         perturbed: names of the perturbed tensors.
         kept: bytes of weights that a device keeps all the time, in addition to those of a pass.
+        tickets: number of tickets that share a pass.
         question: what else tells this plan from others of a run, which then need not plan the same again; None to plan
             in any case.
 
@@ -117,11 +118,12 @@ class EvaluationPlanner:
         perturbation: Perturbation | None = None,
         perturbed: Collection[str] = (),
         kept: int = 0,
+        tickets: int = 1,
         question: Mapping[str, Any] | None = None,
     ) -> None:
         self._observe, self._perturbation, self._perturbed = observe, perturbation, frozenset(perturbed)
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
-        self._masked, self._kept = frozenset(masked), kept
+        self._masked, self._kept, self._tickets = frozenset(masked), kept, tickets
         self._device = fake_accelerator() if accelerator else torch.device("cpu")
         self.division: Division | None = None
         self._known, self.unforeseen = False, ""
@@ -169,7 +171,7 @@ class EvaluationPlanner:
             "masked": sorted(self._masked),
             "perturbed": sorted(self._perturbed),
             "computing": [str(self._dtype), str(self._device), self._streamed, self._kept],
-            "sizes": [asdict(sizes), length],
+            "sizes": [asdict(sizes), length, self._tickets],
         }
         return Peak(**remembered(question, lambda: asdict(self._measured(sizes, length))))
 
@@ -184,10 +186,13 @@ class EvaluationPlanner:
                     module._buffers[name] = mode.from_tensor(buffer)
             input_ids = torch.zeros((sizes.super_batch, length), dtype=torch.long)
             counter = ByteCounter(self._device)
-            fetch = self._fetch(counter)
+            fetch, *further = self._fetches(counter)
             division = self._as_fake(skeleton, fetch, length)
+            streamed = division is not None
             with counter:
-                model = LabelledModel(skeleton, self._manifest, fetch, self._device, division is not None, division)
+                model = LabelledModel(
+                    skeleton, self._manifest, fetch, self._device, streamed, division, further=further
+                )
                 model.counter = counter
                 self._run(model, fetch, input_ids, sizes)
         if not self._kept:
@@ -197,8 +202,8 @@ class EvaluationPlanner:
     def _run(self, model: "LabelledModel", fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:  # noqa: ARG002
         """Run the computation to plan."""
         with model.counter.labelled(TOP_TOKENS):
-            observer = self._observe() if self._observe else None
-        walk(model, input_ids, sizes.micro_batch, sizes.chunk, observer)
+            observers = [self._observe() if self._observe else None for _ in range(self._tickets)]
+        walk(model, input_ids, sizes.micro_batch, sizes.chunk, observers)
 
     def _as_fake(self, skeleton: nn.Module, fetch: Fetch, length: int) -> Division | None:
         """Return the division of a pass over fake tensors.
@@ -227,29 +232,68 @@ class EvaluationPlanner:
         with left_as_it_was(self._skeleton) as skeleton:
             yield CausalModel(skeleton, self._manifest, zeros, torch.device("cpu"), self._streamed)
 
+    def _fetches(self, counter: ByteCounter) -> list[Fetch]:
+        """Return a fetch of fake checkpoint tensors for each ticket."""
+        if self._tickets == 1:
+            return [self._fetch(counter)]
+        masked, dense, in_blocks = self._placed(), self._placed(masked=False), self._manifest.in_blocks
+        bits = self._bits().get
+        if self._device.type == "cpu":
+            fetches = [masked] * self._tickets
+        else:
+            fetches = copied_once(dense, [bits] * self._tickets, in_blocks)
+        return [self._labelled(counter, fetch) for fetch in fetches]
+
     def _fetch(self, counter: ByteCounter) -> Fetch:
-        """Return a fetch of fake checkpoint tensors, through the same `place` as the real ones."""
-        entries = self._manifest.tensors
-        stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
-        bits = {n: torch.empty((prod(entries[n].shape) + 7) // 8, dtype=torch.uint8) for n in self._masked}
-
-        others = other_dtypes(self._skeleton, self._dtype)
-
-        def placed(name: str) -> torch.Tensor:
-            return place(stored[name], bits.get(name), self._device, others.get(name, self._dtype))
-
+        """Return a fetch of fake checkpoint tensors."""
         change, names = self._perturbation, self._perturbed
-        perturbed = perturbing(placed, change, names, self._manifest) if change else placed
+        placed = self._placed()
+        return self._labelled(counter, perturbing(placed, change, names, self._manifest) if change else placed)
 
-        def fetch(name: str) -> torch.Tensor:
-            inside = self._manifest.in_blocks(name)
-            weights = BLOCK if inside else OUTSIDE
+    def _bits(self) -> dict[str, torch.Tensor]:
+        entries = self._manifest.tensors
+        return {name: torch.empty((prod(entries[name].shape) + 7) // 8, dtype=torch.uint8) for name in self._masked}
+
+    def _placed(self, masked: bool = True) -> Fetch:
+        """Return a fetch through the same `place` as the real one."""
+        entries, others = self._manifest.tensors, other_dtypes(self._skeleton, self._dtype)
+        stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
+        bits = self._bits() if masked else {}
+        return lambda name: place(stored[name], bits.get(name), self._device, others.get(name, self._dtype))
+
+    def _labelled(self, counter: ByteCounter, fetch: Fetch) -> Fetch:
+        """Count what a fetch creates as weights and masks, and what follows as hidden states."""
+
+        def labelled(name: str) -> torch.Tensor:
+            weights = BLOCK if self._manifest.in_blocks(name) else OUTSIDE
             with counter.labelled(lambda tensor: weights if tensor.is_floating_point() else MASK):
-                values = perturbed(name)
+                values = fetch(name)
             counter.label = HIDDEN
             return values
 
-        return fetch
+        return labelled
+
+
+def fit_together(
+    planner: Callable[[int], EvaluationPlanner], most: int, sizes: BatchSizes, length: int, limit: float
+) -> tuple[int, Peak | None]:
+    """Return how many tickets share a pass within `limit` bytes, at most `most`, and its peak; None for one alone.
+
+    Each has the batch sizes that it would have alone, so its result is the same.
+
+    Args:
+        planner: returns the planner for a number of tickets.
+        most: largest number of tickets.
+        sizes: batch sizes of one ticket.
+        length: tokens in a sequence.
+        limit: bytes that tensors may take.
+    """
+    while most > 1:
+        peak = planner(most).peak(sizes, length)
+        if peak.total <= limit:
+            return most, peak
+        most //= 2
+    return 1, None
 
 
 def _keep_two_of_a_kind(blocks: nn.ModuleList, as_tuple: bool) -> None:

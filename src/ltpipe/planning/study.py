@@ -16,7 +16,7 @@ from ltpipe.checkpoints.originals import stored_anew
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.evaluation.agreement import Recorder, top_bytes
 from ltpipe.evaluation.perturbation import perturbation_named
-from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
+from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner, fit_together
 from ltpipe.planning.architecture import architecture, foreseen
 from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.trainings import plan_trainings
@@ -31,6 +31,7 @@ from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
 from ltpipe.streaming.guard import judge
+from ltpipe.streaming.model import why_alone
 from ltpipe.streaming.shards import Spread
 from ltpipe.workflow import grid, refinement
 from ltpipe.workflow.config import Config
@@ -129,6 +130,13 @@ class _Model:
     def streamed(self) -> bool:
         """Whether weights are streamed."""
         return self.config["evaluate"]["execution"] == "streamed"
+
+    def most_together(self, skeleton: "PreTrainedModel") -> int:
+        """Return how many tickets may share a pass, whatever memory there is."""
+        outside = not all(map(self.manifest.in_blocks, self.prunable))
+        spread = self.config["evaluate"]["device"] == AUTO_SHARD
+        alone = not self.streamed or spread or outside or why_alone(skeleton, self.manifest)
+        return 1 if alone else min(grid.tickets_per_pass(self.config), max(1, len(self.tickets)))
 
     @property
     def precision(self) -> torch.dtype:
@@ -264,11 +272,15 @@ def _evaluations_of_size(model: _Model, texts: Sequence[str], count: int, length
     seeds = Counter(axes["perturbation"] for axes in grid.perturbations(model.config))
     for perturbation, repeated in [(None, 1), *seeds.items()]:
         change = perturbation_named(perturbation, 0) if perturbation else None
-        planner = EvaluationPlanner(
-            skeleton, model.manifest, model.prunable, dtype, model.accelerator, model.streamed,
+        planner = partial(
+            EvaluationPlanner, skeleton, model.manifest, model.prunable, dtype, model.accelerator, model.streamed,
             observe, change, model.prunable, model.kept_by_device(dtype),
         )  # fmt: skip
-        fitted = _fit(model, planner, wanted, length, BatchSizes(1, 1, 1))
+        fitted = _fit(model, planner(), wanted, length, BatchSizes(1, 1, 1))
+        if perturbation is None and fitted.sizes and not fitted.unforeseen:
+            most = model.most_together(skeleton)
+            _, peak = fit_together(planner, most, fitted.sizes, length, model.limit)
+            fitted = replace(fitted, device=peak or fitted.device)
         stage = f"evaluation, {perturbation}" if perturbation else "evaluation"
         for text in texts:
             jobs = repeated * (1 + sum(ticket.data == text for ticket in model.tickets))

@@ -1,7 +1,8 @@
 """Weights of a checkpoint as torch tensors, masked as they are read."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -35,6 +36,63 @@ def fetch_from(
         return place(stored, bits, device, others.get(name, dtype))
 
     return fetch
+
+
+def fetches_from(
+    weights: TensorFile,
+    masks: Sequence[Mask | None],
+    device: torch.device,
+    dtype: torch.dtype,
+    others: Mapping[str, torch.dtype],
+    in_blocks: Callable[[str], bool],
+) -> list[Callable[[str], torch.Tensor]]:
+    """Return `fetch_from` for several masks of tensors in blocks, which are fetched for one ticket after the other.
+
+    A device gets each block once: a copy of the dense weights stays there until the last ticket has its own. On the CPU
+    all read the mapped file.
+    """
+    if len(masks) == 1 or device.type == "cpu":
+        return [fetch_from(weights, mask, device, dtype, others) for mask in masks]
+    dense = fetch_from(weights, None, device, dtype, others)
+
+    def bits_of(mask: Mask | None) -> Callable[[str], torch.Tensor | None]:
+        held = {} if mask is None else mask.bits
+        return lambda name: as_torch(held[name], "U8") if name in held else None
+
+    return copied_once(dense, [bits_of(mask) for mask in masks], in_blocks)
+
+
+def copied_once(
+    dense: Callable[[str], torch.Tensor],
+    bits: Sequence[Callable[[str], torch.Tensor | None]],
+    in_blocks: Callable[[str], bool],
+) -> list[Callable[[str], torch.Tensor]]:
+    """Return a masked fetch for each ticket, of whose tensors in blocks the first ticket makes a dense copy for all.
+
+    Args:
+        dense: returns a new copy of a tensor's values.
+        bits: each ticket's packed bits of a tensor; None for a tensor without a mask.
+        in_blocks: whether a tensor is fetched for every ticket in turn; others are only fetched for the first.
+    """
+    kept: dict[str, torch.Tensor] = {}
+
+    def fetch(ticket: int, name: str) -> torch.Tensor:
+        if not in_blocks(name):
+            return dense(name)
+        if ticket == 0:
+            kept[name] = dense(name)
+        elif has_streams(kept[name].device):  # it was copied by the stream that prefetches
+            kept[name].record_stream(torch.accelerator.current_stream(kept[name].device))
+        last = ticket == len(bits) - 1
+        values = kept.pop(name) if last else kept[name]
+        packed = bits[ticket](name)
+        if packed is None:
+            return values
+        values = values if last else values.clone()
+        _prune(values.view(-1), packed.to(values.device, non_blocking=True))
+        return values
+
+    return [partial(fetch, ticket) for ticket in range(len(bits))]
 
 
 def place(stored: torch.Tensor, bits: torch.Tensor | None, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -8,6 +8,7 @@ of it. Without the variable (a stage run by hand or a program) nothing is writte
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,20 @@ def asked() -> Mapping[str, Any] | None:
     """Return the configuration's settings for this stage; None if they are not given."""
     text = os.environ.get(VARIABLE)
     return _parsed(text) if text else None
+
+
+@contextmanager
+def asking(settings: Mapping[str, Any] | None) -> Iterator[None]:
+    """Read and write artefacts of another job of the study inside the context, with that job's settings."""
+    before = os.environ.pop(VARIABLE, None)
+    if settings is not None:
+        os.environ[VARIABLE] = json.dumps(settings, ensure_ascii=False)
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 def check_made_with(path: Path, found: Mapping[str, Any] | None, wanted: Mapping[str, Any] | None = None) -> None:

@@ -5,6 +5,9 @@ are fetched (and masked), every sequence is run through it in micro-batches, and
 for the embeddings, the final norm and the head: modules have weights only while they run. The whole model is never in
 memory and nothing has to be restored; each weight is read once per evaluation, a tied embedding twice.
 
+Several tickets of a model can share a pass. Then the batch contains the sequences once for each ticket, and a block
+runs each ticket's sequences with that ticket's weights, in the same parts as alone.
+
 In between, a module has stand-ins: tensors with the right shape, dtype and device, in case a parent looks at those, but
 with no memory and NaN for all values. A model that computes with a weight outside its module gives NaN, and one that
 writes to its weights an error; a slightly wrong number is impossible.
@@ -13,6 +16,7 @@ writes to its weights an error; a slightly wrong number is impossible.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import count as counter
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -57,10 +61,12 @@ class CausalModel:
         streamed: False loads the whole model at once.
         division: how the blocks run on a part of the batch; None finds out when hidden states are first computed.
         devices: devices that keep the weights, `device` first; if empty, weights are fetched when needed.
+        further: fetches of the blocks' weights of further tickets, which share each pass with the first.
 
     Attributes:
         split: the live model, split before its head.
         manifest, offload, device: the checkpoint's manifest, the modules' weights, the device.
+        tickets: number of tickets that share a pass.
         blocks: the blocks by their full names, in order.
         not_streamed_because: why the whole model is in memory; empty if it is not.
     """
@@ -74,6 +80,7 @@ class CausalModel:
         streamed: bool,
         division: Division | None = None,
         devices: Sequence[torch.device] = (),
+        further: Sequence[Fetch] = (),
     ) -> None:
         self.split = SplitModel(skeleton, manifest.blocks, apart=not manifest.walks.head)
         self.manifest = manifest
@@ -81,6 +88,8 @@ class CausalModel:
         self._shards = Shards(manifest, fetch, dtype, devices) if devices else None
         source = self._shards or fetch
         self.offload = Offload(manifest, _copying(source) if manifest.walks.rewrites else source)
+        self._offloads = [self.offload, *(Offload(manifest, each) for each in further)]
+        self.tickets = len(self._offloads)
         self.device = device
         self.blocks = {f"{manifest.blocks}.{index}": block for index, block in enumerate(self.split.blocks)}
         self._division = division
@@ -118,7 +127,11 @@ class CausalModel:
             micro_batch: number of sequences that go through a block together.
 
         Returns:
-            [sequences, tokens, width] on the device.
+            [tickets · sequences, tokens, width] on the device, one ticket after the other.
+
+        Raises:
+            UserError: the sequences are too long for the model.
+            NotStreamableError: several tickets cannot share a pass.
         """
         try:
             return self._hidden_states(input_ids.to(self.device), micro_batch)
@@ -135,6 +148,8 @@ class CausalModel:
                 return self.stream(input_ids, micro_batch, division)
             except NotStreamableError as error:
                 self.give_up_streaming(str(error))
+        if self.tickets > 1:
+            raise NotStreamableError(self.not_streamed_because)
         self.load_whole()
         whole: torch.Tensor | None = None
         for start, stop in track(self.parts(len(input_ids), micro_batch), "forward", "micro-batch"):
@@ -232,9 +247,9 @@ class CausalModel:
         """Return a prefetcher of weights; devices that keep their weights need none."""
         return Prefetcher(torch.device("cpu") if self._shards else self.device)
 
-    def fetch_block(self, name: str) -> dict[str, nn.Parameter]:
+    def fetch_block(self, name: str, ticket: int = 0) -> dict[str, nn.Parameter]:
         """Return a block's weights by their stored names; `name` is the block's full name."""
-        return self.offload.fetch(self.blocks[name], name)
+        return self._offloads[ticket].fetch(self.blocks[name], name)
 
     def block(self, name: str, weights: Mapping[str, nn.Parameter]) -> AbstractContextManager[None]:
         """Give a block its weights inside the context."""
@@ -263,17 +278,32 @@ class CausalModel:
         turns = iter(track(division.rules, "forward", "block"))
         prefetcher = self.prefetcher()
         following = dict(pairwise(self.blocks))
-        parts = self.parts(len(input_ids), micro_batch)
+        count = len(input_ids)
+        own_parts = self.parts(count, micro_batch)
+        parts = [(first + start, first + stop) for first in range(0, self.tickets * count, count)
+                 for start, stop in own_parts]  # fmt: skip
 
         def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            with self.block(name, prefetcher.take(name, self.fetch_block)):
-                result = run_in_parts(own_forward, next(turns), division.in_place, parts, args, kwargs)
+            calls = counter()
+            with ExitStack() as loaded:
+
+                def forward(*args: Any, **kwargs: Any) -> Any:
+                    ticket, part = divmod(next(calls), len(own_parts))
+                    if part == 0:
+                        loaded.close()
+                        loaded.enter_context(self.block(name, weights_of(name, ticket)))
+                    return own_forward(*args, **kwargs)
+
+                result = run_in_parts(forward, next(turns), division.in_place, parts, args, kwargs)
                 if name in following:
                     prefetcher.start(following[name], self.fetch_block)
                 return result
 
+        def weights_of(name: str, ticket: int) -> Mapping[str, nn.Parameter]:
+            return self.fetch_block(name, ticket) if ticket else prefetcher.take(name, self.fetch_block)
+
         with self.streaming(run):
-            return self.split.hidden_states(input_ids)
+            return self.split.hidden_states(input_ids.repeat(self.tickets, 1) if self.tickets > 1 else input_ids)
 
     def _put_stand_ins(self) -> None:
         """Replace every stored floating-point tensor by NaN that takes no memory; integers keep their values."""
@@ -317,6 +347,24 @@ class CausalModel:
 def _copying(fetch: Fetch) -> Fetch:
     """Return a fetch whose weights the model may write to: otherwise they may be the checkpoint itself."""
     return lambda name: fetch(name).clone()
+
+
+def why_alone(skeleton: nn.Module, manifest: Manifest) -> str:
+    """Return why tickets cannot share a pass with the same results as alone, to the bit; empty if they can.
+
+    Outside the blocks, the batch of all tickets runs as one. So only modules are allowed there whose results for a
+    sequence cannot depend on how many there are: embeddings and norms, but no matrix products.
+    """
+    walks = manifest.walks
+    if walks.forward or walks.head or walks.rewrites:
+        return walks.forward or walks.head or "its forward pass writes to its own weights"
+    head = skeleton.get_output_embeddings()  # type: ignore[operator]
+    for name, module in SplitModel(skeleton, manifest.blocks).outside():
+        for inner in module.modules():
+            wide = any(parameter.dim() > 1 for parameter in inner.parameters(recurse=False))
+            if wide and inner is not head and not isinstance(inner, nn.Embedding):
+                return f"'{name}' multiplies matrices outside the blocks"
+    return ""
 
 
 def positions(model: nn.Module) -> int | None:

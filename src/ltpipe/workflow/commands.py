@@ -30,11 +30,14 @@ EVALUATION = (
     + WITH_DEVICES
     + FORKED
     + '"$LTPIPE/scripts/evaluate.py" --checkpoint {params.folder} --sequences {input.sequences} {params.given}'
-    + " --model {wildcards.model} --data {wildcards.data} "
+    + " --model {wildcards.model} --data {wildcards.data} --code {params.settings[code]} "
     + COMPUTING
     + " --output {output.metrics}"
 )
 """The command of every evaluation, with `evaluation_options` as the param `given`."""
+
+TOGETHER = " {params.together}"
+"""Added for tickets that may share a pass."""
 
 
 def given(*names: str) -> Param:

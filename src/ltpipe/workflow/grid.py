@@ -17,6 +17,9 @@ Config = dict[str, Any]
 
 NO_SEED = "none"
 
+_MOST_TICKETS = 16
+"""Tickets that share a pass if the configuration leaves their number open."""
+
 UNKNOWN_COUNT = 1024
 """Number of sequences to plan for if the configuration takes all of a text."""
 
@@ -25,10 +28,13 @@ SEQUENCES = "results/sequences/{model}/{data}.safetensors"
 CALIBRATION = "results/calibration/{model}/{data}.safetensors"
 SCORES = "results/scores/{model}/{criterion}.safetensors"
 HISTOGRAM = "results/histograms/{model}/{criterion}/seed-{seed}.safetensors"
-MASK = "results/masks/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.safetensors"
+CELL = "{criterion}/{scope}/seed-{seed}"
+MASK = f"results/masks/{{model}}/{CELL}/{{sparsity}}.safetensors"
 SMALLER = "results/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}"
 BASELINE = "results/baselines/{model}/{data}.json"
-TICKET = "results/tickets/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.json"
+TICKET = f"results/tickets/{{model}}/{{data}}/{CELL}/{{sparsity}}.json"
+AHEAD = "results/ahead/{model}/{data}"
+TICKET_AHEAD = f"{AHEAD}/{CELL}/{{sparsity}}.json"
 TOP_TOKENS = "results/baselines/{model}/{data}.top.safetensors"
 _PERTURBED = "results/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}"
 PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
@@ -170,6 +176,12 @@ def models(config: Config, pattern: str) -> list[str]:
 def masks(tickets: Iterable[Ticket]) -> list[str]:
     """Return the names of the masks of tickets, in their order; tickets on several texts share one mask."""
     return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets))
+
+
+def tickets_per_pass(config: Config) -> int:
+    """Return how many tickets may be evaluated in one pass."""
+    most = config["evaluate"]["tickets_per_pass"]
+    return _MOST_TICKETS if most == "auto" else int(most)
 
 
 def tickets(config: Config, model: str | None = None) -> list[Ticket]:

@@ -3,6 +3,7 @@
 Snakemake calls the functions whose first argument is `wildcards`, with those of its arguments that they name.
 """
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
 from ltpipe.workflow import grid, refinement, resources
+from ltpipe.workflow.arguments import as_options
 from ltpipe.workflow.closure import module_closure
 from ltpipe.workflow.commands import FORKED, Named, Param
 from ltpipe.workflow.config import Config, check_config, moved
@@ -153,6 +155,37 @@ class Jobs:
             needs["device_memory"] = "0" if allowed == "auto" else str(allowed)
             needs["compute_threads"] = self.compute_threads
         return needs
+
+    @property
+    def masks_first(self) -> int:
+        """The priority of masks: those of tickets that share a pass have to be there when it starts."""
+        return int(grid.tickets_per_pass(self.config) > 1)
+
+    def together(self, wildcards: Named, input: Named) -> str:  # noqa: ARG002
+        """Return a param: the options of a ticket that may share a pass with others of the grid."""
+        most = grid.tickets_per_pass(self.config)
+        if most == 1 or wildcards.get("perturbation"):
+            return ""
+        ticket = grid.Ticket(**dict(wildcards.items()))
+        queue, text = self._queues[ticket.model, ticket.data]
+        if ticket not in queue:  # but of a refinement
+            return ""
+        return as_options({"tickets_per_pass": most, "ahead": ticket.named(grid.AHEAD), "queue": text})
+
+    @cached_property
+    def _queues(self) -> dict[tuple[str, str], tuple[set[grid.Ticket], str]]:
+        """The tickets of the grid by model and text; also as JSON for a stage (`ltpipe.evaluation.passes`)."""
+        queues: dict[tuple[str, str], list[grid.Ticket]] = {}
+        for ticket in grid.tickets(self.config):
+            queues.setdefault((ticket.model, ticket.data), []).append(ticket)
+        return {place: (set(queue), self._queue(queue)) for place, queue in queues.items()}
+
+    def _queue(self, tickets: list[grid.Ticket]) -> str:
+        cells: dict[str, dict[str, list[str]]] = {}
+        for ticket in tickets:
+            made_with = self._settings.of("ticket", vars(ticket))["made_with"]
+            cells.setdefault(made_with, {}).setdefault(ticket.named(grid.CELL), []).append(ticket.sparsity)
+        return json.dumps([[json.loads(made_with), of_cell] for made_with, of_cell in cells.items()])
 
     def _gpus(self, rule: str, wildcards: Named) -> int:
         match resources.STAGES[rule].device:

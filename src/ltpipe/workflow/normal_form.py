@@ -10,6 +10,7 @@ ELSEWHERE = (
     ("threads",),
     ("evaluate", "device_memory"),
     ("evaluate", "devices"),
+    ("evaluate", "tickets_per_pass"),
     ("imp", "*", "compute", "save_every"),
 )
 """Keys of resources, which change no result. `*` stands for any name."""

@@ -257,6 +257,10 @@ class EvaluateSection(Section):
     """number of the dense model's top-k tokens to keep for each prediction, an integer of at least 0; tickets are
     compared with these tokens, and 0 compares nothing
     """
+    tickets_per_pass: Positive | Literal["auto"] = 1
+    """largest number of tickets that are evaluated together, so that their weights are read once, an integer of at
+    least 1, or auto (up to 16); fewer share a pass if memory is short
+    """
     settings: dict[Name, EvaluateSettings] = {}
     """named settings, for example {short: {sequence_length: 128}, long: {sequence_length: 1024}}: dense models and
     tickets are evaluated with each of them, and only with them
