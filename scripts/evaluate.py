@@ -21,6 +21,7 @@ def main(
     model: str = "model",
     data: str = "text",
     mask: Path | None = None,
+    solution: Path | None = None,
     baseline: Path | None = None,
     top_tokens: Path | None = None,
     top_k: int = 32,
@@ -40,6 +41,7 @@ def main(
         model: name of the model in the metrics.
         data: name of the text in the metrics.
         mask: mask made from the checkpoint; without one, the dense model is evaluated.
+        solution: values of the weights that the mask keeps, if a solver made it.
         baseline: metrics of the dense model on the same sequences; required with a mask or a perturbation.
         top_tokens: file of the dense model's top-k tokens; read if a baseline is given, otherwise written.
         top_k: number of top tokens to keep per prediction; 0 for none.
@@ -73,6 +75,7 @@ def main(
             top_tokens=top_tokens,
             top_k=top_k,
             perturbation=perturbed,
+            solution=solution,
             code=code,
         )
         metrics.write(output)

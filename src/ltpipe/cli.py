@@ -154,6 +154,7 @@ def export(
     output: Path,
     kind: Annotated[Format, arg(name="format")] = "hf",
     checkpoint: Path | None = None,
+    solution: Path | None = None,
 ) -> None:
     """Write a ticket in a format that other tools read, and print its size; without a mask, write the dense model.
 
@@ -171,12 +172,13 @@ def export(
         output: file (bool, torch-prune) or folder to write.
         kind: format to write.
         checkpoint: canonical checkpoint folder of the mask's model; not needed for bool.
+        solution: values of the weights that the mask keeps, if a solver made it, for hf.
     """
     from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.exporting.formats import export_ticket
 
     model = Checkpoint.open(checkpoint) if checkpoint else None
-    stage.say(str(export_ticket(kind, mask, model, output)))
+    stage.say(str(export_ticket(kind, mask, model, output, solution)))
 
 
 def import_(file: Positional[Path], /, *, checkpoint: Path, output: Path, criterion: str | None = None) -> None:

@@ -25,8 +25,8 @@ RUNS_CODE = {
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "code", "runpy"}
 IMPORTERS = {
     "src/ltpipe/__init__.py", "src/ltpipe/runtime/forkserver.py", "src/ltpipe/runtime/plugins.py",
-    "src/ltpipe/runtime/sources.py", "src/ltpipe/scoring/criterion.py", "src/ltpipe/training/plugin.py",
-    "src/ltpipe/training/task.py",
+    "src/ltpipe/runtime/sources.py", "src/ltpipe/scoring/criterion.py", "src/ltpipe/solving/solver.py",
+    "src/ltpipe/training/plugin.py", "src/ltpipe/training/task.py",
 }  # fmt: skip
 
 

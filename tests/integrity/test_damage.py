@@ -1,5 +1,6 @@
 """Every artefact of a small run, with flipped bits and cut short: its reader in the next stage refuses it by name."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import KeyHistogram, make_histogram
 from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile
+from ltpipe.pruning.solution import read_solution
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.reporting.folder import ReportFolder
 from ltpipe.reporting.one_shot import TABLES, Files, one_shot_tables
@@ -48,6 +50,7 @@ from ltpipe.runtime.frames import csv_bytes, parquet_bytes, write_table
 from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint
+from ltpipe.solving.solve import solve_checkpoint
 from ltpipe.training import settings as training_settings
 from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.connect import errors_between
@@ -87,6 +90,12 @@ def scores(path: Path) -> tuple[str, bool, dict[str, bytes]]:
     return file.criterion, file.signed, {name: file.array(name).tobytes() for name in file.names}
 
 
+def solution(path: Path) -> tuple:
+    mask = path.with_name("sparsegpt.mask")
+    found = read_solution(path, read_mask(mask), mask)
+    return {name: array.tobytes() for name, array in found.values.items()}, found.errors, found.options
+
+
 def table(path: Path) -> str:
     """What the report takes of a table, by its own path or that of its checksum."""
     ((part,),) = read_tables([path.with_suffix("") if path.suffix == ".sha256" else path]).values()
@@ -115,12 +124,14 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "SCORES": (Kept("wanda.scores", scores),),
     "HISTOGRAM": (Kept("magnitude.histogram", KeyHistogram.read),),
     "MASK": (Kept("0.5.mask", read_mask),),
+    "SOLUTION": (Kept("sparsegpt.solution", solution),),
     "SMALLER": (
         Kept(f"smaller/{WEIGHTS}", lambda path: tensors(TensorFile(path))),
         *(Kept(f"smaller/{name}", READ_BY_NONE) for name in (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG)),
     ),
     "BASELINE": (Kept("baseline.json", METRICS),),
     "TICKET": (Kept("ticket.json", METRICS),),
+    "TICKET_AHEAD": (Kept("ahead.json", METRICS),),
     "TOP_TOKENS": (Kept("top.safetensors", top),),
     "PERTURBED_DENSE": (Kept("perturbed-dense.json", METRICS),),
     "PERTURBED_TICKET": (Kept("perturbed-ticket.json", METRICS),),
@@ -181,7 +192,12 @@ def run(tmp_path_factory, source_folder) -> Path:
     make_mask(Checkpoint.open(llama), histogram, "layer", "0.7", root / "0.7.mask")
     make_mask(Checkpoint.open(llama), histogram, "blocks", "0.4", root / "blocks.mask")
     export_smaller(Checkpoint.open(llama), root / "blocks.mask", root / "smaller")
+    solve_checkpoint(
+        Checkpoint.open(llama), "sparsegpt", "row", "0.5", root / "calibration.sequences", root / "sparsegpt.mask",
+        root / "sparsegpt.solution", Selection(), CPU,
+    )  # fmt: skip
     _evaluations(root, llama, text, mask)
+    shutil.copyfile(root / "ticket.json", root / "ahead.json")
     names = ("llama", "text")
     simulate_iterative_pruning(
         Checkpoint.open(llama), histogram, text, CPU, 0.5, 2, 1, names, root / "simulation.safetensors"

@@ -2,6 +2,7 @@
 
 from ltpipe.evaluation.perturbation import NAME as PERTURBATION
 from ltpipe.scoring.criterion import criterion_names
+from ltpipe.solving.solver import solver_names
 from ltpipe.workflow import grid, trainings
 from ltpipe.workflow import report as reported
 from ltpipe.workflow.code import shell_prefix

@@ -54,6 +54,39 @@ rule mask:
         " --threads {resources.compute_threads} --output {output}"
 
 
+# Make the mask of one sparsity by a solver, and find the values of the weights that it keeps.
+rule solve:
+    input:
+        **DENSE,
+        sequences=jobs.calibration,
+    output:
+        mask=grid.MASK,
+        solution=grid.SOLUTION,
+    log:
+        "results/logs/solve/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    wildcard_constraints:
+        criterion=f"({any_of(solver_names())}){SETTINGS}",
+    priority: jobs.masks_first
+    threads: jobs.threads
+    resources:
+        **jobs.needs("solve"),
+    params:
+        settings=jobs.settings("solve"),
+        folder=subpath(input.weights, parent=True),
+        sequences=given("sequences"),
+    shell:
+        ENVIRONMENT
+        + WITH_DEVICES
+        + FORKED
+        + '"$LTPIPE/scripts/solve.py" --checkpoint {params.folder} --solver {wildcards.criterion} {params.sequences}'
+        " --scope {wildcards.scope} --sparsity {wildcards.sparsity} "
+        + COMPUTING
+        + " --mask {output.mask} --solution {output.solution}"
+
+
+ruleorder: solve > mask
+
+
 # Evaluate the dense model.
 rule baseline:
     input:
@@ -81,7 +114,8 @@ rule ticket:
         **DENSE,
         **jobs.top_tokens,
         sequences=rules.sequences.output,
-        mask=rules.mask.output,
+        mask=grid.MASK,
+        solution=jobs.solution,
         baseline=rules.baseline.output.metrics,
     output:
         metrics=grid.TICKET,

@@ -48,6 +48,7 @@ def evaluate_checkpoint(
     top_tokens: Path | None = None,
     top_k: int = 32,
     perturbation: PerturbationSettings | None = None,
+    solution: Path | None = None,
     code: str | None = None,
 ) -> Metrics:
     """Evaluate a canonical checkpoint, masked if `mask` is given.
@@ -62,12 +63,13 @@ def evaluate_checkpoint(
         top_tokens: file of the dense model's top-k tokens: read if there is a baseline, otherwise written.
         top_k: number of top tokens to keep for each prediction.
         perturbation: how to perturb the prunable weights, after the mask.
+        solution: file with the values of the weights that the mask keeps, if a solver made it.
         code: digest of the code, for the provenance.
 
     Raises:
-        UserError: mask, baseline or top-k tokens belong to another model or text, or losses are not finite.
+        UserError: mask, solution, baseline or top-k tokens belong to another model or text, or losses are not finite.
     """
-    inputs = open_inputs(checkpoint, sequences, mask, baseline, perturbation)
+    inputs = open_inputs(checkpoint, sequences, mask, baseline, perturbation, solution)
     (metrics,) = _Evaluation(checkpoint, settings, names, top_tokens, top_k, perturbation, code, [inputs]).run()
     assert metrics is not None  # otherwise it would have been an error
     return metrics
@@ -195,6 +197,7 @@ class _Evaluation:
             here.dtype,
             others,
             inputs.manifest.in_blocks,
+            inputs.solution,
         )
         if perturb:
             fetch = perturbing(fetch, perturb, inputs.perturbed, inputs.manifest)

@@ -14,6 +14,7 @@ from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.solution import Solution, read_solution
 from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.files import sha256_of
 
@@ -54,8 +55,9 @@ def read_sequences(path: Path, checkpoint: Checkpoint) -> tuple[TokenSequences, 
 class Inputs:
     """The inputs of an evaluation, checked to belong together.
 
-    `protocol` and `bos` tell how a text became the sequences, `perturbed` names tensors, `measured_on` identifies
-    checkpoint and sequences, `hashes` identifies all inputs in the metrics.
+    `solution` has the values of the weights that the mask keeps, if a solver changed them. `protocol` and `bos` tell
+    how a text became the sequences, `perturbed` names tensors, `measured_on` identifies checkpoint and sequences,
+    `hashes` identifies all inputs in the metrics.
     """
 
     manifest: Manifest
@@ -63,6 +65,7 @@ class Inputs:
     protocol: str
     bos: str
     mask: Mask | None
+    solution: Solution | None
     perturbed: frozenset[str]
     baseline_loss: float | None
     measured_on: dict[str, str]
@@ -75,6 +78,7 @@ def open_inputs(
     mask: Path | None,
     baseline: Path | None,
     perturbation: PerturbationSettings | None,
+    solution: Path | None = None,
 ) -> Inputs:
     """Read and check the inputs of an evaluation; see `evaluate_checkpoint`.
 
@@ -89,14 +93,18 @@ def open_inputs(
             "a ticket, or a model with --perturbation, is measured against its dense model: "
             + ("give --mask and --baseline, or neither" if perturbation is None else "give --baseline")
         )
-    hashes, pruning = measured_on, None
+    hashes, pruning, solved = measured_on, None, None
     if mask is not None:
         pruning = read_mask_for(mask, manifest)
+        pruning.check_applied(mask, solution)
         hashes = hashes | {"mask": sha256_of(mask)}
+        if solution is not None:
+            solved = read_solution(solution, pruning, mask)
+            hashes = hashes | {"solution": sha256_of(solution)}
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
     names = (pruning.bits if pruning else perturbation.prunable.names(manifest)) if perturbation else ()
     return Inputs(
-        manifest, data.input_ids, data.protocol, data.bos, pruning, frozenset(names), loss, measured_on, hashes
+        manifest, data.input_ids, data.protocol, data.bos, pruning, solved, frozenset(names), loss, measured_on, hashes
     )
 
 

@@ -18,7 +18,9 @@ from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.folder import Exported, copy_companions, provenance
 from ltpipe.pruning.apply import as_torch
 from ltpipe.pruning.foreign import read_mask_for
+from ltpipe.pruning.masking_kernels import scattered
 from ltpipe.pruning.masks import Mask, unpack_chunks
+from ltpipe.pruning.solution import Solution, read_solution
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.files import atomic_folder
 from ltpipe.runtime.jsonfiles import write_json
@@ -64,7 +66,9 @@ class HubNames:
         return [tuple(group) for group in groups.values()]
 
 
-def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Path) -> Exported:
+def export_checkpoint(
+    checkpoint: Checkpoint, mask_path: Path | None, output: Path, solution_path: Path | None = None
+) -> Exported:
     """Write a ticket, or the dense model, as a folder that plain `AutoModelForCausalLM.from_pretrained` loads.
 
     Tensors are streamed; only those that transformers stores in parts (fused experts) or joins are in memory, one at a
@@ -74,12 +78,18 @@ def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Pa
         checkpoint: the model's checkpoint.
         mask_path: mask made from it; None prunes nothing.
         output: folder to write; absent or empty.
+        solution_path: values of the weights that the mask keeps, if a solver made it.
 
     Raises:
-        UserError: the mask belongs to another model, or the folder is not empty. Nothing is written then.
+        UserError: the mask belongs to another model, the solution to another mask, or the folder is not empty. Nothing
+            is written then.
     """
     manifest = checkpoint.manifest
-    mask = read_mask_for(mask_path, manifest) if mask_path else _nothing_pruned(manifest)
+    mask, solution = _nothing_pruned(manifest), None
+    if mask_path:
+        mask = read_mask_for(mask_path, manifest)
+        mask.check_applied(mask_path, solution_path)
+        solution = read_solution(solution_path, mask, mask_path) if solution_path else None
     weights, names = checkpoint.weights, HubNames(checkpoint)
     groups = names.groups(_foreseen(weights, weights.specs))
     layout = {
@@ -90,7 +100,7 @@ def export_checkpoint(checkpoint: Checkpoint, mask_path: Path | None, output: Pa
     with atomic_folder(output) as place:
         with tensor_writer(place / WEIGHTS, layout, provenance(mask)) as write:
             for group in track(groups, "exporting"):
-                for part, chunks in _contents(weights, mask, names, group):
+                for part, chunks in _contents(weights, mask, solution, names, group):
                     write(part, chunks)
         write_json(place / CONFIG, checkpoint.config)
         copy_companions(checkpoint, place)
@@ -104,24 +114,29 @@ def _nothing_pruned(manifest: Manifest) -> Mask:
 
 
 def _contents(
-    weights: TensorFile, mask: Mask, names: HubNames, group: Sequence[str]
+    weights: TensorFile, mask: Mask, solution: Solution | None, names: HubNames, group: Sequence[str]
 ) -> Iterator[tuple[str, Iterable[np.ndarray]]]:
     """Yield the exported tensors of a group by name, pruned weights set to zero; streamed if only a name changes."""
     foreseen = _foreseen(weights, group)
     ((part, unchanged), *others) = names.parts(foreseen).items()
     if not others and unchanged is foreseen[group[0]]:
-        yield part, _masked(weights, mask, group[0])
+        yield part, _masked(weights, mask, solution, group[0])
         return
     tensors = {}
     for name in group:
         spec = weights.spec(name)
-        tensors[name] = as_torch(np.concatenate(list(_masked(weights, mask, name))).reshape(spec.shape), spec.dtype)
+        tensors[name] = as_torch(
+            np.concatenate(list(_masked(weights, mask, solution, name))).reshape(spec.shape), spec.dtype
+        )
     for part, tensor in names.parts(tensors).items():
         yield part, chunks_of(tensor)
 
 
-def _masked(weights: TensorFile, mask: Mask, name: str) -> Iterator[np.ndarray]:
+def _masked(weights: TensorFile, mask: Mask, solution: Solution | None, name: str) -> Iterator[np.ndarray]:
     """Yield a tensor's values in row-major order, flat; bfloat16 as bit patterns, in which 0 is also zero."""
+    if solution is not None and name in solution.values:
+        yield scattered(solution.values[name], mask.bits[name], weights.spec(name).size)
+        return
     flat = weights.array(name).reshape(-1)
     if name not in mask.bits:
         yield flat

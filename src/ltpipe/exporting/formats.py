@@ -10,7 +10,9 @@ from ltpipe.runtime.errors import UserError
 Format = Literal["hf", "bool", "torch-prune", "smaller"]
 
 
-def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None, output: Path) -> Exported:
+def export_ticket(
+    kind: Format, mask: Path | None, checkpoint: Checkpoint | None, output: Path, solution: Path | None = None
+) -> Exported:
     """Write a ticket in a format (docs/export.md).
 
     Args:
@@ -18,6 +20,7 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None
         mask: mask file; None writes the dense model, which only `hf` supports.
         checkpoint: checkpoint that the mask was made from; `bool` needs none.
         output: file (`bool`, `torch-prune`) or folder to write.
+        solution: values of the weights that the mask keeps, if a solver made it, for `hf`.
 
     Raises:
         UserError: no checkpoint was given, or the format cannot store this ticket.
@@ -34,7 +37,7 @@ def export_ticket(kind: Format, mask: Path | None, checkpoint: Checkpoint | None
     if mask is None or kind == "hf":
         from ltpipe.exporting.checkpoint import export_checkpoint
 
-        return export_checkpoint(checkpoint, mask, output)
+        return export_checkpoint(checkpoint, mask, output, solution)
     if kind == "torch-prune":
         from ltpipe.exporting.torch_prune import export_torch_prune
 

@@ -12,6 +12,7 @@ from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.exporting.folder import Exported, provenance
 from ltpipe.pruning.foreign import read_mask_for
 from ltpipe.pruning.masks import Mask, unpack_chunks
+from ltpipe.runtime.errors import UserError
 
 _ONE = {"BF16": 0x3F80}
 """The number 1 in dtypes stored as bit patterns."""
@@ -33,6 +34,8 @@ def export_torch_prune(checkpoint: Checkpoint, mask_path: Path, output: Path) ->
     """
     manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest)
+    if "solution" in mask.options:
+        raise UserError(f"{mask_path}: {mask.criterion} also changed the weights that its mask keeps; use format hf")
     weights = checkpoint.weights
     stored = {name: name for name in weights.specs} | dict(manifest.tied)
     tensors = [tensor for name, source in stored.items() for tensor in _tensors(weights, mask, name, source)]

@@ -22,6 +22,8 @@ from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.trainings import plan_trainings
 from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import streaming_bytes
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.device import AUTO_SHARD
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import Peak
@@ -30,6 +32,8 @@ from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
+from ltpipe.solving.solve import solving_bytes
+from ltpipe.solving.solver import is_solver, solver_named
 from ltpipe.streaming.guard import judge
 from ltpipe.streaming.model import why_alone
 from ltpipe.streaming.shards import Spread
@@ -175,6 +179,7 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
         yield _sequences(model, "calibration", text, grid.calibration_size(model.config, text))
     yield from _scores(model)
     yield from _masks(model)
+    yield from _solutions(model)
     evaluations = list(_evaluations(model, texts))
     yield from evaluations
     yield from _refinement(model, evaluations)
@@ -229,8 +234,11 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
 
 def _masks(model: _Model) -> Iterator[StagePlan]:
     own_bits = 15 if model.kept in (torch.bfloat16, torch.float16) else 31
-    histograms = {ticket.named(grid.HISTOGRAM): ticket.criterion for ticket in model.tickets}
-    masks = {ticket.named(grid.MASK) for ticket in model.tickets}
+    ranked = [ticket for ticket in model.tickets if not is_solver(ticket.criterion)]
+    if not ranked:
+        return
+    histograms = {ticket.named(grid.HISTOGRAM): ticket.criterion for ticket in ranked}
+    masks = {ticket.named(grid.MASK) for ticket in ranked}
     bits = [own_bits if criterion == "magnitude" else 31 for criterion in histograms.values()]
     largest = max(model.manifest.tensors[tensor].size for tensor in model.prunable)
     packing = max(packing_bytes(max(bits), scope, largest) for scope in model.config["grid"]["scopes"])
@@ -240,6 +248,27 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
     )
     disk = model.mask_bytes * len(masks)
     yield StagePlan("mask", model.name, None, len(masks), Peak(), model.base + packing, disk)
+
+
+def _solutions(model: _Model) -> Iterator[StagePlan]:
+    dtype, layout = model.precision, Layout.of(model.manifest)
+    weights = sum(model.manifest.tensors[tensor].nbytes for tensor in model.prunable)
+    for solver in grid.solvers(model.config):
+        masks = {ticket.named(grid.MASK): ticket for ticket in model.tickets if ticket.criterion == solver}
+        planner = EvaluationPlanner(
+            model.skeleton(dtype), model.manifest, (), dtype, model.accelerator, model.streamed,
+        )  # fmt: skip
+        text = grid.calibration_text(model.config, solver)
+        assert text is not None  # a solver needs one
+        count, length = grid.calibration_size(model.config, text)
+        wanted = BatchSizes.generous(count, length, model.micro_batch)
+        fitted = _fit(model, planner, wanted, length, BatchSizes(count, 1, 1))
+        kept = sum(weights * (1 - float(Sparsity.of(ticket.sparsity))) for ticket in masks.values())
+        disk = model.mask_bytes * len(masks) + (ceil(kept) if solver_named(solver).updates else 0)
+        work = len(masks) * 2 * FORWARD * count * length
+        own = solving_bytes(model.manifest, layout, model.prunable)
+        plan = model.on_device(f"solve {solver}", None, len(masks), disk, fitted, work)
+        yield replace(plan, host=plan.host + own)
 
 
 def _refinement(model: _Model, evaluations: Sequence[StagePlan]) -> Iterator[StagePlan]:

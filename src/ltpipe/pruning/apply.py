@@ -10,8 +10,9 @@ import torch
 from torch._subclasses.fake_tensor import is_fake
 
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.pruning.masking_kernels import masked_copy
+from ltpipe.pruning.masking_kernels import masked_copy, scattered
 from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.solution import Solution
 from ltpipe.runtime.device import has_streams
 
 _CHUNK = 1 << 24  # weights whose mask is expanded at a time
@@ -23,15 +24,20 @@ def fetch_from(
     device: torch.device,
     dtype: torch.dtype,
     others: Mapping[str, torch.dtype] = MappingProxyType({}),
+    solution: Solution | None = None,
 ) -> Callable[[str], torch.Tensor]:
-    """Return a function from a tensor's name to its masked values on `device`.
+    """Return a function from a tensor's name to its masked values on `device`; with a solution, to those it gives.
 
     Floating-point tensors have `dtype`, or the dtype in `others` for their name. On the CPU a tensor that needs neither
     conversion nor mask is the mapped file itself, not a copy: do not write to it.
     """
 
     def fetch(name: str) -> torch.Tensor:
-        stored = as_torch(weights.array(name), weights.specs[name].dtype)
+        spec = weights.specs[name]
+        if solution is not None and mask is not None and name in solution.values:
+            solved = scattered(solution.values[name], mask.bits[name], spec.size).reshape(spec.shape)
+            return place(as_torch(solved, spec.dtype), None, device, others.get(name, dtype))
+        stored = as_torch(weights.array(name), spec.dtype)
         bits = None if mask is None or name not in mask.bits else as_torch(mask.bits[name], "U8")
         return place(stored, bits, device, others.get(name, dtype))
 
@@ -45,14 +51,15 @@ def fetches_from(
     dtype: torch.dtype,
     others: Mapping[str, torch.dtype],
     in_blocks: Callable[[str], bool],
+    solution: Solution | None = None,
 ) -> list[Callable[[str], torch.Tensor]]:
     """Return `fetch_from` for several masks of tensors in blocks, which are fetched for one ticket after the other.
 
     A device gets each block once: a copy of the dense weights stays there until the last ticket has its own. On the CPU
-    all read the mapped file.
+    all read the mapped file. A ticket with a solution is alone.
     """
     if len(masks) == 1 or device.type == "cpu":
-        return [fetch_from(weights, mask, device, dtype, others) for mask in masks]
+        return [fetch_from(weights, mask, device, dtype, others, solution) for mask in masks]
     dense = fetch_from(weights, None, device, dtype, others)
 
     def bits_of(mask: Mask | None) -> Callable[[str], torch.Tensor | None]:

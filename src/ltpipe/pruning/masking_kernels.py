@@ -11,6 +11,10 @@ _CHUNK = 1 << 18
 """Values that torch casts at a time, few enough to be masked while they are in the cache; a multiple of 8."""
 
 
+_SCATTERED = 1 << 16
+"""Elements that a thread writes at a time; a multiple of 8."""
+
+
 def masked_copy(stored: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return a copy of a tensor in `dtype`, with zeros where a bit is not set.
 
@@ -36,6 +40,25 @@ def masked_copy(stored: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) ->
     for place in range(whole, len(values)):
         kept[place] = values[place] if bits[-1] >> place - whole & 1 else 0
     return copy
+
+
+def scattered(values: np.ndarray, bits: np.ndarray, size: int) -> np.ndarray:
+    """Return a flat array of `size` elements: the values, in order, where a bit is set, and zeros elsewhere.
+
+    Args:
+        values: uint16, uint32 or uint64 [kept], or floats of such a width.
+        bits: packed little-endian, uint8 [ceil(size / 8)].
+        size: number of elements.
+    """
+    result = np.zeros(size, values.dtype)
+    if not values.size:
+        return result
+    parts = [bits[start : start + _SCATTERED // 8] for start in range(0, bits.size, _SCATTERED // 8)]
+    counts = [int(np.bitwise_count(part).sum(dtype=np.int64)) for part in parts]
+    starts = np.cumsum([0, *counts[:-1]])
+    kind = f"u{values.dtype.itemsize}"
+    _scatter(values.view(kind), bits, result.view(kind), starts, _SCATTERED)
+    return result
 
 
 def _mask(values: torch.Tensor, bits: torch.Tensor, kept: torch.Tensor) -> None:
@@ -80,3 +103,14 @@ def _widen(values, bits, kept, parts):
             for j in range(8):
                 keep = np.uint32(0) - ((byte >> np.uint32(j)) & np.uint32(1))
                 kept[8 * i + j] = (np.uint32(values[8 * i + j]) << np.uint32(16)) & keep
+
+
+@numba.njit(parallel=True, cache=True)
+def _scatter(values, bits, result, starts, step):
+    last = values.size - 1
+    for part in numba.prange(starts.size):
+        place = starts[part]
+        for i in range(part * step, min((part + 1) * step, result.size)):
+            kept = (bits[i >> 3] >> (i & 7)) & 1
+            result[i] = values[min(place, last)] * kept
+            place += kept

@@ -36,8 +36,8 @@ class Mask:
         kept: number of weights kept in each tensor.
         criterion, scope, sparsity, seed: how the mask was made; `sparsity` as requested.
         checkpoint: fingerprint of the checkpoint it was made from.
-        options: options under the keys `criterion` and `scope`, and under `level` how a level of a training pruned;
-            keys without options are left out.
+        options: options under the keys `criterion` and `scope`, under `level` how a level of a training pruned, and
+            under `solution` that a solver gave the kept weights new values; keys without options are left out.
     """
 
     bits: Mapping[str, np.ndarray]
@@ -59,6 +59,14 @@ class Mask:
     def total_kept(self) -> int:
         """Number of weights kept."""
         return sum(self.kept.values())
+
+    def check_applied(self, path: Path, solution: object) -> None:
+        """Raise UserError if a solver gave the kept weights new values, and the solution with them is None."""
+        if "solution" in self.options and solution is None:
+            raise UserError(
+                f"{path}: {self.criterion} also changed the weights that its mask keeps; give --solution, the file "
+                "that it wrote with the mask"
+            )
 
     def check_made_for(self, checkpoint: str, path: Path) -> None:
         """Raise UserError unless the mask was made from the checkpoint with this fingerprint."""

@@ -1,13 +1,17 @@
 """Checks of a configuration that concern several of its sections."""
 
+from ltpipe.pruning.scopes import scope_named
+from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
-from ltpipe.scoring.criterion import every_criterion, scored_criterion
+from ltpipe.scoring.criterion import every_criterion
+from ltpipe.solving.pattern import Pattern
+from ltpipe.solving.solver import solver_names
 from ltpipe.workflow.configuration.mistakes import did_you_mean
 from ltpipe.workflow.configuration.section import meaning
 from ltpipe.workflow.configuration.study import StudySection
-from ltpipe.workflow.grid import Config, evaluated_texts, named_settings, scored_criteria
+from ltpipe.workflow.grid import Config, evaluated_texts, named_settings, needs_calibration, scored_criteria, solvers
 
 
 def check_consistency(config: Config) -> None:
@@ -33,17 +37,29 @@ def _check_grid(config: Config) -> None:
     for index, name in enumerate(config["evaluate"]["data"] or []):
         if name not in texts:
             raise UserError(f"evaluate.data[{index}]: '{name}' is not a text; use {', '.join(texts)}")
-    criteria = sorted({*every_criterion(), *config["score"]["hybrids"]})
+    criteria = sorted({*every_criterion(), *solver_names(), *config["score"]["hybrids"]})
     for index, name in enumerate(config["grid"]["criteria"]):
         if name not in criteria:
             hint = did_you_mean(name, criteria)
             raise UserError(f"grid.criteria[{index}]: '{name}' is not a criterion{hint}; use {', '.join(criteria)}")
+    if any(name in solver_names() for name in config["grid"]["criteria"]):
+        _check_solvers(config["grid"])
+
+
+def _check_solvers(section: Config) -> None:
+    """Refuse scopes that solvers cannot do."""
+    for index, scope in enumerate(section["scopes"]):
+        sparsity = scope_named(scope).own_sparsity or Sparsity.of(0)
+        try:
+            Pattern.of(scope, sparsity, section["scope_options"][scope])
+        except UserError as error:
+            raise UserError(f"grid.scopes[{index}]: {error}; or give solvers a study of their own") from None
 
 
 def _check_calibration(config: Config) -> None:
     """Refuse calibration data that is missing, fixed by a protocol, or overlaps with evaluated texts."""
     texts = config["data"]
-    criteria = [name for name in scored_criteria(config) if scored_criterion(name).needs_data]
+    criteria = [name for name in (*scored_criteria(config), *solvers(config)) if needs_calibration(name)]
     evaluated = sorted({name_of(text) for text in evaluated_texts(config)})
     if not evaluated:
         raise UserError("data: there is no text to evaluate on other than that of score.data; add one")

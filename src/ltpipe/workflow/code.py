@@ -86,6 +86,11 @@ def criterion_module(criterion: str) -> Path:
     return _module("scoring/criteria", criterion)
 
 
+def solver_module(solver: str) -> Path:
+    """Return the module of a solver."""
+    return _module("solving/solvers", solver)
+
+
 def task_module(kind: str) -> Path:
     """Return the module of a kind of task."""
     return _module("training/tasks", kind)

@@ -60,6 +60,7 @@ def evaluation_options(wildcards: Named, input: Named, output: Named) -> str:
     return as_options(
         {
             "mask": input.get("mask"),
+            "solution": input.get("solution") or None,
             "baseline": input.get("baseline"),
             "top_tokens": input.get("top_tokens") or output.get("top_tokens") or None,
             "perturbation": wildcards.get("perturbation"),

@@ -11,6 +11,7 @@ from ltpipe.pruning.scopes import scope_named
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.labels import labelled, name_of, settings_of
 from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
+from ltpipe.solving.solver import is_solver, solver_names
 
 Config = dict[str, Any]
 """A checked configuration, with all defaults."""
@@ -30,11 +31,11 @@ SCORES = "results/scores/{model}/{criterion}.safetensors"
 HISTOGRAM = "results/histograms/{model}/{criterion}/seed-{seed}.safetensors"
 CELL = "{criterion}/{scope}/seed-{seed}"
 MASK = f"results/masks/{{model}}/{CELL}/{{sparsity}}.safetensors"
+SOLUTION = f"results/solutions/{{model}}/{CELL}/{{sparsity}}.safetensors"
 SMALLER = "results/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}"
 BASELINE = "results/baselines/{model}/{data}.json"
 TICKET = f"results/tickets/{{model}}/{{data}}/{CELL}/{{sparsity}}.json"
-AHEAD = "results/ahead/{model}/{data}"
-TICKET_AHEAD = f"{AHEAD}/{CELL}/{{sparsity}}.json"
+TICKET_AHEAD = f"results/ahead/{{model}}/{{data}}/{CELL}/{{sparsity}}.json"
 TOP_TOKENS = "results/baselines/{model}/{data}.top.safetensors"
 _PERTURBED = "results/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}"
 PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
@@ -110,16 +111,27 @@ def evaluated_size(config: Config, text: str) -> tuple[int, int]:
 
 
 def calibration_text(config: Config, criterion: str) -> str | None:
-    """Return the label of the text that a criterion with a score stage is calibrated on; None if it needs none."""
-    if not scored_criterion(criterion).needs_data:
+    """Return the label of the text that a solver or a criterion with a score stage is calibrated on; None for none."""
+    if not needs_calibration(criterion):
         return None
     settings = settings_of(criterion)
     return labelled(named_settings(config["score"])[settings]["data"], settings)
 
 
+def needs_calibration(criterion: str) -> bool:
+    """Return whether a solver or a criterion with a score stage, by its name or label, reads calibration sequences."""
+    return is_solver(criterion) or scored_criterion(criterion).needs_data
+
+
 def calibration_texts(config: Config) -> list[str]:
     """Return the labels of all texts that criteria of the grid are calibrated on."""
-    return sorted({text for name in scored_criteria(config) if (text := calibration_text(config, name))})
+    calibrated = [*scored_criteria(config), *solvers(config)]
+    return sorted({text for name in calibrated if (text := calibration_text(config, name))})
+
+
+def solvers(config: Config) -> list[str]:
+    """Return the labels of the grid's criteria that are solvers."""
+    return sorted(filter(is_solver, criteria(config)))
 
 
 def calibration_size(config: Config, text: str) -> tuple[int, int]:
@@ -150,7 +162,8 @@ def parts(config: Config, hybrid: str) -> list[str]:
 
 def _labels(config: Config, criterion: str) -> list[str]:
     summed = config["score"]["hybrids"].get(criterion, [criterion])
-    if not any(part in criterion_names() and scored_criterion(part).needs_data for part in summed):
+    known = {*criterion_names(), *solver_names()}
+    if not any(part in known and needs_calibration(part) for part in summed):
         return [criterion]
     return [labelled(criterion, settings) for settings in named_settings(config["score"])]
 

@@ -21,6 +21,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
+from ltpipe.solving.solver import is_solver
 from ltpipe.workflow import grid, refinement, resources
 from ltpipe.workflow.arguments import as_options
 from ltpipe.workflow.closure import module_closure
@@ -170,14 +171,17 @@ class Jobs:
         queue, text = self._queues[ticket.model, ticket.data]
         if ticket not in queue:  # but of a refinement
             return ""
-        return as_options({"tickets_per_pass": most, "ahead": ticket.named(grid.AHEAD), "queue": text})
+        ahead = Path(ticket.named(grid.TICKET_AHEAD)).parents[3]
+        return as_options({"tickets_per_pass": most, "ahead": ahead, "queue": text})
 
     @cached_property
     def _queues(self) -> dict[tuple[str, str], tuple[set[grid.Ticket], str]]:
         """The tickets of the grid by model and text; also as JSON for a stage (`ltpipe.evaluation.passes`)."""
         queues: dict[tuple[str, str], list[grid.Ticket]] = {}
         for ticket in grid.tickets(self.config):
-            queues.setdefault((ticket.model, ticket.data), []).append(ticket)
+            queue = queues.setdefault((ticket.model, ticket.data), [])
+            if not is_solver(ticket.criterion):  # whose weights are its own
+                queue.append(ticket)
         return {place: (set(queue), self._queue(queue)) for place, queue in queues.items()}
 
     def _queue(self, tickets: list[grid.Ticket]) -> str:
@@ -237,6 +241,10 @@ class Jobs:
     def scores(self, wildcards: Named) -> list[str]:
         """Return the scores that a criterion ranks by; none if it ranks the weights themselves."""
         return [grid.SCORES] if grid.has_scores(self.config, wildcards.criterion) else []
+
+    def solution(self, wildcards: Named) -> list[str]:
+        """Return the values of a ticket's weights, if a solver found them."""
+        return [grid.SOLUTION] if is_solver(wildcards.criterion) else []
 
     def parts(self, wildcards: Named) -> list[str]:
         """Return the parts of a hybrid: score files, and the names of criteria without one."""

@@ -77,6 +77,7 @@ STAGES = {
     "hybrid": Stage("hybrid"),
     "histogram": Stage("histogram"),
     "mask": Stage("mask"),
+    "solve": Stage("solve {criterion}", 3, section="score", passes=4, device="evaluate"),
     "baseline": Stage("evaluation", section="evaluate", device="evaluate"),
     "ticket": Stage("evaluation", section="evaluate", device="evaluate"),
     "perturbed_dense": Stage("evaluation, {perturbation}", section="evaluate", device="evaluate"),

@@ -8,8 +8,9 @@ from typing import Any
 
 from ltpipe.runtime.labels import name_of, settings_of
 from ltpipe.scoring.criterion import criterion_names
+from ltpipe.solving.solver import is_solver
 from ltpipe.workflow import grid, refinement, trainings
-from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, task_module
+from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, solver_module, task_module
 from ltpipe.workflow.keys import Axes, Config, Job, Key, Rule
 
 
@@ -75,6 +76,21 @@ def _options(values: dict[str, Any]) -> dict[str, Any]:
     """Options of a criterion or a scope."""
     (given,) = values.values()
     return {"options": given} if given else {}
+
+
+def _scope_options(values: dict[str, Any]) -> dict[str, Any]:
+    (given,) = values.values()
+    return {"scope_options": given} if given else {}
+
+
+def _mask_of(axes: Axes) -> str:
+    """The rule that makes a ticket's mask."""
+    return "solve" if is_solver(axes["criterion"]) else "mask"
+
+
+def _pruned(_: Config, axes: Axes) -> list[Job]:
+    """What a ticket is evaluated from."""
+    return [(_mask_of(axes), axes), ("baseline", axes)]
 
 
 def _weights(values: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +189,7 @@ def _controls(values: dict[str, Any]) -> dict[str, Any]:
 
 def _masks(config: Config, axes: Axes) -> list[Job]:
     """Every mask of a model."""
-    return _tickets("mask", config, axes) + _refinement(config, axes)
+    return [(_mask_of(found), found) for _, found in _tickets("mask", config, axes)] + _refinement(config, axes)
 
 
 def _refinement(config: Config, axes: Axes) -> list[Job]:
@@ -206,6 +222,10 @@ def _places(_: Config, __: Axes) -> list[Path]:
 
 def _criterion(_: Config, axes: Axes) -> list[Path]:
     return [criterion_module(name_of(axes["criterion"]))]
+
+
+def _solver(_: Config, axes: Axes) -> list[Path]:
+    return [solver_module(name_of(axes["criterion"]))]
 
 
 def _allocation(_: Config, axes: Axes) -> list[Path]:
@@ -268,10 +288,20 @@ RULES: Mapping[str, Rule] = {
     ),
     "histogram": Rule((_PRUNABLE,), lambda config, axes: [("checkpoint", axes), *_scores(config, axes)]),
     "mask": Rule((Key("grid.scope_options.{scope}", options=_options),), _from("histogram"), modules=_allocation),
+    "solve": Rule(
+        (
+            *_COMPUTING,
+            _PRUNABLE,
+            Key("score.options.{ranking}", options=_options),
+            Key("grid.scope_options.{scope}", options=_scope_options),
+        ),
+        lambda config, axes: [("checkpoint", axes), *_calibration(config, axes)],
+        modules=_solver,
+    ),
     "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences"), script="evaluate"),
-    "ticket": Rule(_COMPUTING, _from("mask", "baseline"), script="evaluate"),
+    "ticket": Rule(_COMPUTING, _pruned, script="evaluate"),
     "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline"), script="evaluate"),
-    "perturbed_ticket": Rule(_COMPUTING, _from("mask", "baseline"), script="evaluate"),
+    "perturbed_ticket": Rule(_COMPUTING, _pruned, script="evaluate"),
     "simulation": Rule((*_COMPUTING, Key("simulation.*")), _simulated),
     "refinement": Rule(
         (Key("grid.refine.*"), Key("grid.seeds", when=_has_controls, options=_controls, axis=True)),

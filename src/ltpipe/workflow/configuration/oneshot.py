@@ -13,6 +13,7 @@ from ltpipe.pruning.scopes import scope_named
 from ltpipe.runtime.options import NoOptions, as_given, beyond_defaults, options_of
 from ltpipe.runtime.records import Count, Positive, Word
 from ltpipe.scoring.criterion import criterion_names, criterion_options, every_criterion
+from ltpipe.solving.solver import is_solver, solver_named, solver_names
 from ltpipe.workflow.configuration.section import (
     AboveZero,
     AtLeastTwo,
@@ -204,19 +205,25 @@ class ScoreSection(Section):
     def _criteria_exist(self) -> "ScoreSection":
         parts = ["magnitude", *criterion_names()]
         for name, given in self.hybrids.items():
-            if name in every_criterion():
+            if name in (*every_criterion(), *solver_names()):
                 raise ValueError(f".hybrids.{name}: a criterion already has this name; choose another")
             if unknown := [part for part in given if part not in parts]:
                 raise ValueError(f".hybrids.{name}: '{unknown[0]}' cannot be part of a hybrid; use {', '.join(parts)}")
-        if unknown := sorted(self.options.keys() - set(criterion_names())):
-            raise ValueError(f".options: '{unknown[0]}' has no options; use {', '.join(criterion_names())}")
+        known = sorted([*criterion_names(), *solver_names()])
+        if unknown := sorted(self.options.keys() - set(known)):
+            raise ValueError(f".options: '{unknown[0]}' has no options; use {', '.join(known)}")
         with refusals("."):
-            self.options = {
-                name: as_given(criterion_options(name, self.options.get(name, {}), f"options.{name}"))
-                for name in criterion_names()
-            }
+            self.options = {name: as_given(self._options_of(name)) for name in known}
         self.settings = _completed(self, self.settings)
         return self
+
+    def _options_of(self, name: str) -> Any:
+        given, key = self.options.get(name, {}), f"options.{name}"
+        return (
+            options_of(solver_named(name).options, given, key)
+            if is_solver(name)
+            else criterion_options(name, given, key)
+        )
 
 
 class EvaluateSettings(Section):

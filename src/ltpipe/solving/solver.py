@@ -1,0 +1,83 @@
+"""The interface of solvers.
+
+A new solver is one file in the folder `solvers`: a class that extends `Solver`, named in the last line. The file
+`my_solver.py` is `my-solver` among the criteria of the configuration. The workflow imports this on start-up, so nothing
+here or in `solvers` imports torch before it computes.
+"""
+
+from abc import ABC, abstractmethod
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.labels import name_of
+from ltpipe.runtime.options import NoOptions
+from ltpipe.runtime.plugins import check_methods, load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ltpipe.solving.pattern import Pattern
+
+_FOLDER = "ltpipe.solving.solvers"
+
+
+class Solver(ABC):
+    """Prunes one matrix after the other, each with the inputs that it has in the model pruned so far.
+
+    Attributes:
+        updates: whether kept weights get new values.
+        options: dataclass of its options, as in `ltpipe.runtime.options`.
+    """
+
+    updates: ClassVar[bool] = False
+    options: ClassVar[type] = NoOptions
+
+    @staticmethod
+    @abstractmethod
+    def solve(
+        weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern", options: Any
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        """Prune a matrix.
+
+        Args:
+            weight: float64 [outputs, inputs]; may be overwritten.
+            gram: X^T X over all calibration tokens, float64 [inputs, inputs]; may be overwritten.
+            pattern: how many weights to prune, and where.
+            options: the solver's options.
+
+        Returns:
+            The weights kept, bool [outputs, inputs], and the values of all weights, float64 of the same shape; only
+            those of kept weights count.
+        """
+
+
+def solver_names() -> list[str]:
+    """Return the names of all solvers."""
+    return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
+
+
+def is_solver(criterion: str) -> bool:
+    """Return whether a criterion, by its name or by a label (`runtime.labels`), is a solver."""
+    return name_of(criterion) in solver_names()
+
+
+def solver_named(name: str) -> type[Solver]:
+    """Look up a solver, by its name or by a label.
+
+    Raises:
+        UserError: there is no such solver, its file is damaged, or its class lacks the method or has one with another
+            signature.
+    """
+    name = name_of(name)
+    if name not in solver_names():
+        raise UserError(f"'{name}' is not a solver; use {', '.join(solver_names())}")
+    what = f"solver '{name}'"
+    found: type[Solver] = load(f"{_FOLDER}.{name.replace('-', '_')}", "SOLVER", what)
+    if not (isinstance(found, type) and issubclass(found, Solver)):
+        raise UserError(f"{what}: SOLVER is {found!r}; make it a class that extends {__name__}.Solver")
+    if found.__abstractmethods__:
+        raise UserError(f"{what} has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
+    check_methods(found, __name__, what)
+    return found

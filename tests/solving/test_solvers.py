@@ -1,0 +1,167 @@
+"""Solvers on single matrices: equal to the published algorithms, exact in what they prune, and better than a mask."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.runtime.errors import UserError
+from ltpipe.solving.pattern import Pattern
+from ltpipe.solving.solver import solver_named, solver_names
+from ltpipe.solving.solvers.sparsegpt import Options
+
+PATTERNS = [("layer", "0.5"), ("layer", "0.7"), ("row", "0.6"), ("2of4", "0.5"), ("4of8", "0.5"), ("1of4", "0.75")]
+
+
+def problem(rows: int = 40, columns: int = 320, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A weight, and the Gram matrix of correlated inputs."""
+    draw = np.random.default_rng(seed).standard_normal
+    inputs = draw((2 * columns, columns)) @ draw((columns, columns)) * 0.1
+    return draw((rows, columns)), inputs.T @ inputs
+
+
+def error(kept: np.ndarray, values: np.ndarray, weight: np.ndarray, gram: np.ndarray) -> float:
+    change = np.where(kept, values, 0) - weight
+    return float(np.vdot(change @ gram, change) / np.vdot(weight @ gram, weight))
+
+
+def published(
+    weight: np.ndarray, gram: np.ndarray, pattern: Pattern, block: int = 128, damping: float = 0.01
+) -> tuple[np.ndarray, np.ndarray]:
+    """SparseGPT as algorithm 1 of the paper has it, one column after the other, by torch in float64."""
+    left, hessian = torch.from_numpy(weight.copy()), torch.from_numpy(gram.copy())
+    hessian += damping * hessian.diag().mean() * torch.eye(len(hessian))
+    inverse = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    rows, columns = left.shape
+    pruned = torch.zeros(left.shape, dtype=torch.bool)
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
+        errors = torch.zeros(rows, stop - start, dtype=torch.float64)
+        if pattern.each != "run":
+            score = (left[:, start:stop] / inverse.diag()[start:stop]).square()
+            count = pattern.pruned(rows, stop, columns) - pattern.pruned(rows, start, columns)
+            chosen = pruned[:, start:stop]
+            if pattern.each == "row":
+                chosen.scatter_(1, score.topk(count // rows, 1, largest=False).indices, True)
+            else:
+                chosen.view(rows, -1)[tuple(_smallest(score, count))] = True
+        for column in range(start, stop):
+            if pattern.each == "run" and column % pattern.group == 0:
+                run = slice(column, column + pattern.group)
+                score = (left[:, run] / inverse.diag()[run]).square()
+                least = score.topk(pattern.pruned(1, pattern.group), 1, largest=False).indices
+                pruned[:, run].scatter_(1, least, True)
+            gone = torch.where(pruned[:, column], left[:, column], 0.0) / inverse[column, column]
+            errors[:, column - start] = gone
+            left[:, column:stop] -= gone[:, None] * inverse[None, column, column:stop]
+        left[:, stop:] -= errors @ inverse[start:stop, stop:]
+    return (~pruned).numpy(), left.numpy()
+
+
+def _smallest(score: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    flat = score.flatten().topk(count, largest=False).indices
+    yield flat // score.shape[1]
+    yield flat % score.shape[1]
+
+
+@pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
+def test_sparsegpt_is_the_published_algorithm(scope, sparsity):
+    weight, gram = problem()
+    pattern = Pattern.of(scope, Sparsity.of(sparsity), {})
+    kept, values = solver_named("sparsegpt").solve(weight.copy(), gram.copy(), pattern, Options())
+    wanted_kept, wanted = published(weight, gram, pattern)
+    assert np.array_equal(kept, wanted_kept)
+    assert np.allclose(np.where(kept, values, 0), np.where(kept, wanted, 0), rtol=0, atol=1e-7)
+
+
+def test_the_block_and_the_damping_are_options():
+    weight, gram = problem()
+    pattern = Pattern.of("layer", Sparsity.of("0.5"), {})
+    for options in (Options(block=32), Options(block=320), Options(damping=0.1)):
+        kept, values = solver_named("sparsegpt").solve(weight.copy(), gram.copy(), pattern, options)
+        wanted_kept, wanted = published(weight, gram, pattern, options.block, options.damping)
+        assert np.array_equal(kept, wanted_kept)
+        assert np.allclose(np.where(kept, values, 0), np.where(kept, wanted, 0), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize(("scope", "sparsity"), [*PATTERNS, ("row", "0"), ("layer", "1"), ("layer", "0.333")])
+def test_exactly_as_many_are_pruned_as_promised(solver, scope, sparsity):
+    weight, gram = problem(rows=7)
+    pattern = Pattern.of(scope, Sparsity.of(sparsity), {})
+    rule = solver_named(solver)
+    kept, _ = rule.solve(weight.copy(), gram.copy(), pattern, rule.options())
+    runs = {"row": kept, "matrix": kept.reshape(1, -1), "run": kept.reshape(-1, pattern.group)}[pattern.each]
+    assert set((~runs).sum(1)) == {Sparsity.of(sparsity).count(runs.shape[1])}
+    assert (~kept).sum() == pattern.pruned(*weight.shape)
+
+
+@pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
+def test_new_values_are_better_than_the_mask_alone(scope, sparsity):
+    weight, gram = problem()
+    pattern = Pattern.of(scope, Sparsity.of(sparsity), {})
+    kept, values = solver_named("sparsegpt").solve(weight.copy(), gram.copy(), pattern, Options())
+    plain, same = solver_named("wanda-sequential").solve(weight.copy(), gram.copy(), pattern, None)
+    assert np.array_equal(same, weight)
+    assert error(kept, values, weight, gram) < 0.8 * error(kept, weight, weight, gram)
+    assert error(kept, values, weight, gram) < 0.8 * error(plain, weight, weight, gram)
+
+
+def test_wanda_keeps_the_largest_products_of_each_row():
+    weight, gram = problem()
+    pattern = Pattern.of("row", Sparsity.of("0.6"), {})
+    kept, _ = solver_named("wanda-sequential").solve(weight.copy(), gram.copy(), pattern, None)
+    scores = np.abs(weight) * np.sqrt(np.diag(gram))
+    wanted = np.argsort(np.argsort(scores, axis=1), axis=1) >= 192
+    assert np.array_equal(kept, wanted)
+
+
+def test_inputs_that_are_always_zero_lose_their_weights():
+    weight, gram = problem()
+    gram[:20], gram[:, :20] = 0, 0
+    pattern = Pattern.of("layer", Sparsity.of("0.5"), {})
+    kept, values = solver_named("sparsegpt").solve(weight.copy(), gram.copy(), pattern, Options())
+    assert not values[:, :20].any()
+    assert np.isfinite(values).all()
+    assert not kept[:, :20].any()
+
+
+def test_inputs_that_do_not_determine_a_weight_are_damped():
+    """Fewer calibration tokens than inputs: the Gram matrix is singular."""
+    weight, _ = problem()
+    inputs = np.random.default_rng(1).standard_normal((30, 320))
+    pattern = Pattern.of("layer", Sparsity.of("0.5"), {})
+    _, values = solver_named("sparsegpt").solve(weight.copy(), inputs.T @ inputs, pattern, Options())
+    assert np.isfinite(values).all()
+    with pytest.raises(UserError, match="Gram matrix of its inputs is singular; use more calibration"):
+        solver_named("sparsegpt").solve(weight.copy(), inputs.T @ inputs, pattern, Options(damping=1e-30))
+
+
+@pytest.mark.parametrize(
+    ("scope", "sparsity", "said"),
+    [
+        ("global", "0.5", "scope 'global': solvers cannot do it; use row, layer and NofM"),
+        ("heads", "0.5", "cannot do it"),
+        ("block16x16", "0.5", "cannot do it"),
+        ("owl-row", "0.5", "cannot do it"),
+        ("2of4", "0.6", "prunes exactly 0.5, not 0.6"),
+        ("nonsense", "0.5", "unknown"),
+    ],
+)
+def test_scopes_that_solvers_cannot_do(scope, sparsity, said):
+    with pytest.raises(UserError, match=said):
+        Pattern.of(scope, Sparsity.of(sparsity), {})
+
+
+def test_rows_may_lose_the_papers_truncated_counts():
+    pattern = Pattern.of("row", Sparsity.of("0.6"), {"counts": "truncated"})
+    assert pattern.pruned(1, 576) == int(576 * 0.6)
+    assert Pattern.of("row", Sparsity.of("0.6"), {}).pruned(1, 576) == 346
+
+
+@pytest.mark.parametrize("options", [{"damping": 0}, {"damping": float("nan")}, {"block": 0}])
+def test_options_that_are_not_allowed(options):
+    with pytest.raises(UserError, match=r"is not allowed; use"):
+        Options(**options)

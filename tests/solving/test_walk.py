@@ -1,0 +1,230 @@
+"""The solve stage on whole models: block by block behind pruned blocks, as a plain loop over a live model does it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import some_quick, tiny_model
+
+from ltpipe.analysis.validation import validate_files
+from ltpipe.checkpoints.canonical import Checkpoint
+from ltpipe.checkpoints.filenames import TOKENIZER
+from ltpipe.checkpoints.prunable import Selection
+from ltpipe.data.sequences import TokenSequences
+from ltpipe.evaluation.computing import ComputeSettings
+from ltpipe.evaluation.evaluate import evaluate_checkpoint
+from ltpipe.exporting.formats import export_ticket
+from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.masks import load_mask, read_mask
+from ltpipe.pruning.solution import read_solution
+from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.files import sha256_of
+from ltpipe.solving.pattern import Pattern
+from ltpipe.solving.solve import solve_checkpoint
+from ltpipe.solving.solver import solver_named, solver_names
+
+NAMES = {"model": "m", "data": "d"}
+CPU = ComputeSettings(device="cpu")
+
+
+@pytest.fixture
+def text(canonical_folder, tmp_path):
+    """Function from an architecture to a file of sequences."""
+
+    def write(architecture: str, count: int = 12) -> Path:
+        ids = np.random.default_rng(3).integers(3, 90, (count, 24), dtype=np.int32)
+        path = tmp_path / f"{architecture}-{count}.safetensors"
+        TokenSequences(ids, count, 1, sha256_of(canonical_folder(architecture) / TOKENIZER)).write(path)
+        return path
+
+    return write
+
+
+def solved(
+    folder: Path, text: Path, place: Path, solver: str, scope: str, sparsity: str, settings=CPU, selection=None
+) -> tuple[Path, Path]:
+    mask, solution = place / f"{solver}-{scope}.mask", place / f"{solver}-{scope}.solution"
+    solve_checkpoint(
+        Checkpoint.open(folder), solver, scope, sparsity, text, mask, solution, selection or Selection(), settings
+    )
+    return mask, solution
+
+
+def by_hand(architecture: str, folder: Path, text: Path, solver: str, scope: str, sparsity: str) -> torch.nn.Module:
+    """The model whose blocks were pruned one after the other, with hooks on its linear layers."""
+    model, checkpoint = tiny_model(architecture), Checkpoint.open(folder)
+    layout, names = Layout.of(checkpoint.manifest), Selection().names(checkpoint.manifest)
+    pattern, rule = Pattern.of(scope, Sparsity.of(sparsity), {}), solver_named(solver)
+    ids = torch.from_numpy(TokenSequences.read(text).input_ids.astype(np.int64))
+    weights, modules = dict(model.named_parameters()), dict(model.named_modules())
+    blocks = list(dict.fromkeys(checkpoint.manifest.block_of(name) for name in names))
+    for block in sorted(blocks, key=lambda name: int(name.rpartition(".")[2])):
+        inside = [name for name in names if checkpoint.manifest.block_of(name) == block]
+        seen: dict[str, torch.Tensor] = {}
+        hooks = [
+            modules[name.removesuffix(".weight")].register_forward_pre_hook(
+                lambda _, given, name=name, seen=seen: seen.update({name: given[0].detach()})
+            )
+            for name in inside
+        ]
+        with torch.no_grad():
+            model(ids)
+            for hook in hooks:
+                hook.remove()
+            for name in inside:
+                inputs = seen[name].reshape(-1, seen[name].shape[-1]).double()
+                flat = weights[name].double().numpy().reshape(-1)
+                matrix = layout.matrices(name, tuple(weights[name].shape), flat)[0]
+                gram = (inputs.T @ inputs).numpy()
+                kept, values = rule.solve(matrix.copy(), gram, pattern, rule.options())
+                new = np.where(kept, values, 0).astype(np.float32)
+                weights[name].copy_(torch.from_numpy(new.T.copy() if name in layout.inputs_first else new))
+    return model
+
+
+@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize("architecture", some_quick(("llama", "gpt2", "opt"))[:4])
+def test_equal_to_a_loop_over_a_live_model(architecture, solver, canonical_folder, text, tmp_path):
+    folder, calibration = canonical_folder(architecture), text(architecture)
+    mask, solution = solved(folder, calibration, tmp_path, solver, "row", "0.5")
+    model = by_hand(architecture, folder, calibration, solver, "row", "0.5")
+    wanted = dict(model.named_parameters())
+    same, total = 0, 0
+    for name, kept in load_mask(mask).items():
+        same += int((kept == (wanted[name] != 0)).sum())
+        total += kept.numel()
+    assert same >= 0.999 * total, "rounding of Gram matrices may decide near-ties"
+    ids = torch.from_numpy(TokenSequences.read(calibration).input_ids.astype(np.int64))
+    found = ticket(folder, calibration, tmp_path, mask, solution)
+    with torch.no_grad():
+        loss = model(ids, labels=ids).loss.item()
+    assert found.loss == pytest.approx(loss, rel=2e-3)
+
+
+def ticket(folder: Path, text: Path, place: Path, mask: Path, solution: Path | None):
+    dense = place / "dense.json"
+    if not dense.exists():
+        evaluate_checkpoint(Checkpoint.open(folder), text, CPU, NAMES).write(dense)
+    return evaluate_checkpoint(Checkpoint.open(folder), text, CPU, NAMES, mask, dense, solution=solution)
+
+
+@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize(("scope", "sparsity"), [("row", "0.6"), ("layer", "0.37"), ("2of4", "0.5")])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_masks_are_what_they_promise(architecture, solver, scope, sparsity, canonical_folder, text, tmp_path):
+    folder = canonical_folder(architecture)
+    mask, _ = solved(folder, text(architecture), tmp_path, solver, scope, sparsity)
+    verdicts = validate_files([mask], Checkpoint.open(folder))
+    assert not any(verdict.broken for verdict in verdicts), verdicts
+
+
+def test_experts_are_solved_over_their_own_tokens(canonical_folder, text, tmp_path):
+    folder = canonical_folder("mixtral")
+    mask, solution = solved(folder, text("mixtral"), tmp_path, "sparsegpt", "row", "0.5")
+    errors = read_solution(solution, read_mask(mask), mask).errors
+    experts = [pair for name, pair in errors.items() if "experts" in name]
+    assert experts
+    assert all(after < before for before, after in experts)
+    with pytest.raises(UserError, match="4 matrices, which solvers prune one by one; use scope row or NofM"):
+        solved(folder, text("mixtral"), tmp_path, "sparsegpt", "layer", "0.5")
+    with pytest.raises(UserError, match=r"no calibration token reaches 'model\.layers"):
+        solved(folder, one_token(folder, tmp_path), tmp_path, "sparsegpt", "row", "0.5")
+
+
+def one_token(folder: Path, place: Path) -> Path:
+    path = place / "one.safetensors"
+    TokenSequences(np.full((1, 2), 7, np.int32), 1, 1, sha256_of(folder / TOKENIZER)).write(path)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_new_values_are_smaller_errors_and_a_smaller_loss(precision, canonical_folder, text, tmp_path):
+    folder, settings = canonical_folder("llama"), replace(CPU, precision=precision)
+    mask, solution = solved(folder, text("llama"), tmp_path, "sparsegpt", "row", "0.5", settings)
+    opened = read_mask(mask)
+    errors = read_solution(solution, opened, mask).errors
+    assert errors.keys() == opened.bits.keys()
+    assert all(after < before for before, after in errors.values())
+
+
+def test_a_ticket_is_the_model_with_these_values(canonical_folder, text, tmp_path):
+    """As plain transformers loads it from the export, bit for bit; without the solution it is refused."""
+    from transformers import AutoModelForCausalLM
+
+    folder = canonical_folder("llama")
+    mask, solution = solved(folder, text("llama"), tmp_path, "sparsegpt", "2of4", "0.5")
+    export_ticket("hf", mask, Checkpoint.open(folder), tmp_path / "ticket", solution)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "ticket", dtype=torch.float32).eval()
+    opened = read_mask(mask)
+    values = read_solution(solution, opened, mask).values
+    for name, kept in load_mask(mask).items():
+        weight = model.get_parameter(name)
+        assert torch.equal(weight[kept], torch.from_numpy(values[name].copy()))
+        assert not weight[~kept].any()
+    ids = torch.from_numpy(TokenSequences.read(text("llama")).input_ids.astype(np.int64))
+    with torch.no_grad():
+        loss = model(ids, labels=ids).loss.item()
+    assert ticket(folder, text("llama"), tmp_path, mask, solution).loss == pytest.approx(loss, rel=1e-6)
+    with pytest.raises(UserError, match="also changed the weights that its mask keeps; give --solution"):
+        ticket(folder, text("llama"), tmp_path, mask, None)
+    with pytest.raises(UserError, match="give --solution"):
+        export_ticket("hf", mask, Checkpoint.open(folder), tmp_path / "again")
+    with pytest.raises(UserError, match="use format hf"):
+        export_ticket("torch-prune", mask, Checkpoint.open(folder), tmp_path / "again")
+
+
+def test_a_solution_of_another_mask_is_refused(canonical_folder, text, tmp_path):
+    folder = canonical_folder("llama")
+    mask, _ = solved(folder, text("llama"), tmp_path, "sparsegpt", "row", "0.5")
+    (tmp_path / "other").mkdir()
+    _, other = solved(folder, text("llama", 9), tmp_path / "other", "sparsegpt", "row", "0.5")
+    with pytest.raises(UserError, match="solution of another mask than"):
+        ticket(folder, text("llama"), tmp_path, mask, other)
+
+
+def test_the_same_bytes_again_and_with_other_micro_batches_the_same_mask(canonical_folder, text, tmp_path):
+    folder = canonical_folder("llama")
+    for place in ("a", "b", "c"):
+        (tmp_path / place).mkdir()
+    calibration = text("llama")
+    a, b = (solved(folder, calibration, tmp_path / place, "sparsegpt", "row", "0.5") for place in "ab")
+    assert [path.read_bytes() for path in a] == [path.read_bytes() for path in b]
+    c, _ = solved(folder, calibration, tmp_path / "c", "sparsegpt", "row", "0.5", replace(CPU, micro_batch=5))
+    masks = [load_mask(path) for path in (a[0], c)]
+    differing = sum(int((masks[0][name] != masks[1][name]).sum()) for name in masks[0])
+    assert differing <= 0.001 * sum(mask.numel() for mask in masks[0].values())
+
+
+def test_options_are_kept_with_the_mask(canonical_folder, text, tmp_path):
+    folder, calibration = canonical_folder("llama"), text("llama")
+    solve_checkpoint(
+        Checkpoint.open(folder), "sparsegpt", "row", "0.5", calibration, tmp_path / "m", tmp_path / "s", Selection(),
+        CPU, {"damping": "0.1"}, {"counts": "truncated"},
+    )  # fmt: skip
+    mask = read_mask(tmp_path / "m")
+    assert mask.options["criterion"] == {"damping": 0.1}
+    assert mask.options["scope"] == {"counts": "truncated"}
+    found = read_solution(tmp_path / "s", mask, tmp_path / "m")
+    assert found.options == {"damping": 0.1, "block": 128}
+    assert found.sequences == sha256_of(calibration)
+    assert json.dumps(dict(mask.options))
+
+
+@pytest.mark.parametrize(
+    ("settings", "selection", "said"),
+    [
+        (replace(CPU, execution="in-memory"), Selection(), "prunes block by block, and the model does not run so"),
+        (CPU, Selection(include=("lm_head.*",)), "prunes the blocks of model.layers only, and"),
+        (CPU, Selection(preset="all-weights"), "is not the weight matrix of a linear layer"),
+        (replace(CPU, device_memory=1e-5), Selection(), "device_memory allows"),
+    ],
+)
+def test_what_solvers_cannot_do(settings, selection, said, canonical_folder, text, tmp_path):
+    with pytest.raises(UserError, match=said):
+        solved(canonical_folder("llama"), text("llama"), tmp_path, "sparsegpt", "row", "0.5", settings, selection)
+    assert not list(tmp_path.glob("*.mask"))
+    assert not list(tmp_path.glob("*.solution"))
