@@ -18,7 +18,8 @@ from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.exporting.formats import export_ticket
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.masks import load_mask, read_mask
+from ltpipe.pruning.masking_kernels import scattered
+from ltpipe.pruning.masks import load_mask, pack, read_mask
 from ltpipe.pruning.solution import read_solution
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
@@ -228,3 +229,15 @@ def test_what_solvers_cannot_do(settings, selection, said, canonical_folder, tex
         solved(canonical_folder("llama"), text("llama"), tmp_path, "sparsegpt", "row", "0.5", settings, selection)
     assert not list(tmp_path.glob("*.mask"))
     assert not list(tmp_path.glob("*.solution"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 65_536, 200_003])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+def test_values_go_back_to_their_places(dtype, size):
+    """In several parts, each of which several threads may write."""
+    draw = np.random.default_rng(size)
+    kept = draw.random(size) < 0.3
+    values = (1 + np.arange(kept.sum()) % 60_000).astype(dtype)
+    wanted = np.zeros(size, dtype)
+    wanted[kept] = values
+    assert np.array_equal(scattered(values, pack(kept), size), wanted)
