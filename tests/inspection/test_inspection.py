@@ -13,6 +13,7 @@ from ltpipe.analysis.early_bird import EarlyBird
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import MANIFEST, TOKENIZER, WEIGHTS
 from ltpipe.checkpoints.manifest import Manifest
+from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorwriter import TensorData, write_tensors
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import ComputeSettings
@@ -33,6 +34,7 @@ from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.frames import csv_bytes, frame, parquet_bytes, write_table
 from ltpipe.runtime.jsonfiles import write_record
+from ltpipe.solving.solve import solve_checkpoint
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import Point, TrainingState, write_state
@@ -61,6 +63,10 @@ def place(canonical_folder, tmp_path_factory):
     up = "model.layers.0.mlp.up_proj.weight"
     with score_writer(here / "scores", manifest, [up], "snip", True, {"precision": "float32"}) as deliver:
         deliver(up, np.linspace(-1, 2, 48 * 32, dtype=np.float32))
+    solve_checkpoint(
+        Checkpoint.open(folder), "sparsegpt", "2of4", "0.5", here / "ids", here / "solved", here / "solution",
+        Selection(), ComputeSettings(device="cpu"),
+    )  # fmt: skip
     LearningRecord(
         "s", 0, 1, "ticket", (0, 10), (2.3, 0.1), (0.1, 0.9), 10, 0.1, 0.9, 0.1, 0.9, 0.1, 50, 100, 1.5, PROVENANCE
     ).write(here / "learned")
@@ -92,6 +98,8 @@ FACTS = {
     "plain": ("plain mask", {"criterion": "magnitude", "sparsity": "0.6"}),
     "hf": ("exported ticket", {"criterion": "magnitude", "sparsity": "0.6"}),
     "scores": ("set of scores", {"criterion": "snip", "weights": 48 * 32, "precision": "float32"}),
+    "solved": ("mask", {"criterion": "sparsegpt", "scope": "2of4", "verdict": "sound"}),
+    "solution": ("solution", {"solver": "sparsegpt", "scope": "2of4", "damping": 0.01}),
     "learned": ("learning record", {"branch": "ticket", "kept": 50, "input task": "abc"}),
     "line": ("linear connectivity", {"stable": False, "level": 1}),
     "bird": ("early-bird detection", {"converged": 20}),

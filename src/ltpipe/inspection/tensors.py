@@ -112,6 +112,27 @@ def _state(path: Path) -> Description:
     return describe_file(path, KIND, facts, Listing.of("validation", curve))
 
 
+def _solution(path: Path) -> Description:
+    from ltpipe.pruning.solution import ERRORS, FORMAT, KIND
+
+    with artefact(path, KIND, FORMAT) as file:
+        names = json.loads(file.metadata["names"])
+        sizes = {name: file.specs[name].size if name in file.specs else 0 for name in names}
+        facts = {
+            "solver": file.metadata["criterion"],
+            "scope": file.metadata["scope"],
+            "sparsity": file.metadata["sparsity"],
+            "changed weights": sum(sizes.values()),
+            "calibration sequences": file.metadata["sequences"],
+            **json.loads(file.metadata["options"]),
+        }
+        rows = (
+            {"tensor": name, "changed weights": sizes[name], "error of the mask": before, "error": after}
+            for name, (before, after) in zip(names, file.array(ERRORS).tolist(), strict=True)
+        )
+        return describe_file(path, KIND, facts, Listing.of("by tensor", rows))
+
+
 def _task(path: Path) -> Description:
     from ltpipe.training.task import FORMAT, KIND
 
@@ -124,6 +145,7 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "set of scores": _scores,
     "set of token sequences": _sequences,
     "set of top-k tokens": _top_tokens,
+    "solution": _solution,
     "training state": _state,
     "task": _task,
 }

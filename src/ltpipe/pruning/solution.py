@@ -18,8 +18,8 @@ from ltpipe.runtime.errors import UserError
 
 FORMAT = "1"
 KIND = "solution"
-_ERRORS, _MASKS = "errors", "masks"
-_OWN = (_ERRORS, _MASKS)
+ERRORS, _MASKS = "errors", "masks"
+_OWN = (ERRORS, _MASKS)
 """Tensors that are no weights: relative errors of the outputs, float64 [weights, 2], and digests of the mask's bits."""
 
 
@@ -62,7 +62,7 @@ def read_solution(path: Path, mask: Mask, where: Path) -> Solution:
         values = {name: file.array(name) for name in file.specs if name not in _OWN}
         if any(array.shape != (mask.kept[name],) for name, array in values.items()):
             raise ValueError("not as many values as the mask keeps")
-        errors = {name: tuple(pair) for name, pair in zip(names, file.array(_ERRORS).tolist(), strict=True)}
+        errors = {name: tuple(pair) for name, pair in zip(names, file.array(ERRORS).tolist(), strict=True)}
         return Solution(values, errors, file.metadata["sequences"], json.loads(file.metadata["options"]))
 
 
@@ -88,7 +88,7 @@ def solution_writer(
     layout: dict[str, tuple[str, tuple[int, ...]]] = {
         name: (dtype, (promised.kept[name],)) for name, dtype in dtypes.items()
     }
-    layout |= {_ERRORS: ("F64", (len(names), 2)), _MASKS: ("I64", (len(names),))}
+    layout |= {ERRORS: ("F64", (len(names), 2)), _MASKS: ("I64", (len(names),))}
     order = sorted(layout, key=lambda name: (-np.dtype(STORAGE[layout[name][0]]).itemsize, name.encode()))
     metadata = {
         "format": FORMAT,
@@ -111,5 +111,5 @@ def solution_writer(
                 write(name, [values.reshape(-1)[kept.reshape(-1)]])
 
         yield deliver
-        write(_ERRORS, [errors])
+        write(ERRORS, [errors])
         write(_MASKS, [masks])
