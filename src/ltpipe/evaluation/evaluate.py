@@ -175,6 +175,7 @@ class _Evaluation:
                 inputs.perturbed,
                 here.kept(inputs.manifest),
                 tickets,
+                inputs.solution.values if inputs.solution else (),
                 {
                     **inputs.measured_on,
                     "observer": described,

@@ -95,6 +95,7 @@ class EvaluationPlanner:
         perturbed: names of the perturbed tensors.
         kept: bytes of weights that a device keeps all the time, in addition to those of a pass.
         tickets: number of tickets that share a pass.
+        solved: names of the tensors whose values are in a solution.
         question: what else tells this plan from others of a run, which then need not plan the same again; None to plan
             in any case.
 
@@ -119,11 +120,12 @@ class EvaluationPlanner:
         perturbed: Collection[str] = (),
         kept: int = 0,
         tickets: int = 1,
+        solved: Collection[str] = (),
         question: Mapping[str, Any] | None = None,
     ) -> None:
         self._observe, self._perturbation, self._perturbed = observe, perturbation, frozenset(perturbed)
         self._skeleton, self._manifest, self._dtype, self._streamed = skeleton, manifest, dtype, streamed
-        self._masked, self._kept, self._tickets = frozenset(masked), kept, tickets
+        self._masked, self._kept, self._tickets, self._solved = frozenset(masked), kept, tickets, frozenset(solved)
         self._device = fake_accelerator() if accelerator else torch.device("cpu")
         self.division: Division | None = None
         self._known, self.unforeseen = False, ""
@@ -170,6 +172,7 @@ class EvaluationPlanner:
             **self._question,
             "masked": sorted(self._masked),
             "perturbed": sorted(self._perturbed),
+            "solved": sorted(self._solved),
             "computing": [str(self._dtype), str(self._device), self._streamed, self._kept],
             "sizes": [asdict(sizes), length, self._tickets],
         }
@@ -259,7 +262,14 @@ class EvaluationPlanner:
         entries, others = self._manifest.tensors, other_dtypes(self._skeleton, self._dtype)
         stored = {n: torch.empty(e.shape, dtype=getattr(torch, TORCH_NAMES[e.dtype])) for n, e in entries.items()}
         bits = self._bits() if masked else {}
-        return lambda name: place(stored[name], bits.get(name), self._device, others.get(name, self._dtype))
+
+        def placed(name: str) -> torch.Tensor:
+            dtype = others.get(name, self._dtype)
+            if name in self._solved:  # put in its places in the stored dtype first
+                return place(torch.empty_like(stored[name]), None, self._device, dtype)
+            return place(stored[name], bits.get(name), self._device, dtype)
+
+        return placed
 
     def _labelled(self, counter: ByteCounter, fetch: Fetch) -> Fetch:
         """Count what a fetch creates as weights and masks, and what follows as hidden states."""
