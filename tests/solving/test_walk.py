@@ -88,7 +88,7 @@ def by_hand(architecture: str, folder: Path, text: Path, solver: str, scope: str
 
 
 @pytest.mark.parametrize("solver", solver_names())
-@pytest.mark.parametrize("architecture", some_quick(("llama", "gpt2", "opt"))[:4])
+@pytest.mark.parametrize("architecture", some_quick(("llama", "gpt2"))[:4])
 def test_equal_to_a_loop_over_a_live_model(architecture, solver, canonical_folder, text, tmp_path):
     folder, calibration = canonical_folder(architecture), text(architecture)
     mask, solution = solved(folder, calibration, tmp_path, solver, "row", "0.5")
@@ -115,7 +115,7 @@ def ticket(folder: Path, text: Path, place: Path, mask: Path, solution: Path | N
 
 @pytest.mark.parametrize("solver", solver_names())
 @pytest.mark.parametrize(("scope", "sparsity"), [("row", "0.6"), ("layer", "0.37"), ("2of4", "0.5")])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_masks_are_what_they_promise(architecture, solver, scope, sparsity, canonical_folder, text, tmp_path):
     folder = canonical_folder(architecture)
     mask, _ = solved(folder, text(architecture), tmp_path, solver, scope, sparsity)
@@ -142,7 +142,7 @@ def one_token(folder: Path, place: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["bfloat16"])
 def test_the_new_values_are_smaller_errors_and_a_smaller_loss(precision, canonical_folder, text, tmp_path):
     folder, settings = canonical_folder("llama"), replace(CPU, precision=precision)
     mask, solution = solved(folder, text("llama"), tmp_path, "sparsegpt", "row", "0.5", settings)

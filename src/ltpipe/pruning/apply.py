@@ -33,7 +33,7 @@ def fetch_from(
     """
 
     def fetch(name: str) -> torch.Tensor:
-        spec = weights.specs[name]
+        spec = weights.spec(name)
         if solution is not None and mask is not None and name in solution.values:
             solved = scattered(solution.values[name], mask.bits[name], spec.size).reshape(spec.shape)
             return place(as_torch(solved, spec.dtype), None, device, others.get(name, dtype))
