@@ -76,4 +76,5 @@ onsuccess:
 
 onerror:
     if console.interrupted:
+        console.say_stopped()
         sys.exit(130)

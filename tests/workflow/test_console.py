@@ -1,6 +1,7 @@
 """What a run says on the terminal."""
 
 import logging
+import signal
 
 import pytest
 
@@ -96,3 +97,16 @@ def test_jobs_are_named_and_interrupts_are_one_line(logger: logging.Logger):
     stopped = "stopped by Ctrl-C; finished work is kept; run the same command again to continue"
     assert logger.lines == ["stats", *named, "it failed", *named, stopped]
     assert console.interrupted
+
+
+def test_a_key_pressed_counts_whatever_snakemake_sees_first():
+    """It may see the jobs that Ctrl-C stops before it sees the key; then the run says how to go on all the same."""
+    said: list[str] = []
+    console = Console(said.append, quiet=False)
+    with pytest.raises(KeyboardInterrupt):
+        console.interrupt(signal.SIGINT, None)
+    assert console.interrupted
+    for _ in range(2):
+        console.say_stopped()
+    assert [line for line in said if line.startswith("stopped by Ctrl-C")] == said
+    assert len(said) == 1

@@ -4,11 +4,13 @@ Snakemake alone prints ten lines per job or, with `--quiet rules`, names a job o
 """
 
 import logging
+import signal
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 _TARGET = "all"
@@ -95,7 +97,7 @@ class Console(logging.Filter):
         super().__init__()
         self._say, self._quiet = say, quiet
         self._pace, self._started, self._total = Pace({}), set[int](), 0
-        self.interrupted = False
+        self.interrupted = self._stopped = False
 
     @classmethod
     def of(cls, logger: logging.Logger, quiet: bool) -> "Console":
@@ -110,7 +112,23 @@ class Console(logging.Filter):
                 before(kind, error, trace)
 
         sys.excepthook = hook
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, console.interrupt)
         return console
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Note a Ctrl-C and raise KeyboardInterrupt: Snakemake may see the jobs that it stops before it sees the key.
+
+        asyncio, which Snakemake runs in, leaves a handler alone that is not Python's own.
+        """
+        self.interrupted = True
+        signal.default_int_handler(number, frame)
+
+    def say_stopped(self) -> None:
+        """Say once how to go on."""
+        if not self._stopped:
+            self._stopped = True
+            self._say(_STOPPED)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether Snakemake should show a record."""
@@ -132,7 +150,7 @@ class Console(logging.Filter):
         message = str(record.msg)
         if message.startswith(_INTERRUPT):
             self.interrupted = True
-            self._say(_STOPPED)
+            self.say_stopped()
             return False
         if self.interrupted and message.startswith(_AFTER_INTERRUPT):
             return False
