@@ -18,7 +18,6 @@ _TARGET = "all"
 
 _STOPPED = "stopped by Ctrl-C; finished work is kept; run the same command again to continue"
 _INTERRUPT = "Terminating processes on user request"
-_AFTER_INTERRUPT = ("Complete log", "Elapsed time")
 _CHATTER = ("Select jobs to execute...", "Execute ", "Workflow defines that rule ")
 
 
@@ -152,8 +151,8 @@ class Console(logging.Filter):
             self.interrupted = True
             self.say_stopped()
             return False
-        if self.interrupted and message.startswith(_AFTER_INTERRUPT):
-            return False
+        if self.interrupted:  # what Snakemake says of the jobs that were stopped is not news
+            return message == _STOPPED
         return not (self._quiet and message.startswith(_CHATTER))
 
     def _line(self, name: str) -> str:
