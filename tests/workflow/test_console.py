@@ -110,3 +110,13 @@ def test_a_key_pressed_counts_whatever_snakemake_sees_first():
         console.say_stopped()
     assert [line for line in said if line.startswith("stopped by Ctrl-C")] == said
     assert len(said) == 1
+
+
+def test_a_key_that_is_ignored_stays_ignored():
+    """As in a job in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        Console.of(logging.getLogger("background"), quiet=False)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -40,9 +40,11 @@ class Originals:
 
     def __init__(self, folder: Path) -> None:
         self._places: dict[tuple[str, tuple[int, ...]], list[tuple[TensorFile, str]]] = {}
+        self._lengths: dict[Path, int] = {}
         for path in sorted(folder.glob("*.safetensors")):
             with suppress(UserError):
                 file = TensorFile(path)
+                self._lengths[path] = path.stat().st_size
                 for name, spec in file.specs.items():
                     if spec.file is None:
                         self._places.setdefault((spec.dtype, spec.shape), []).append((file, name))
@@ -52,10 +54,8 @@ class Originals:
         for file, name in self._places.get((STORED_NAMES.get(tensor.dtype, ""), tuple(tensor.shape)), ()):
             array, spec = file.array(name), file.specs[name]
             if array.flags.aligned and _equal(array.reshape(-1), tensor):
-                start = read_header(file.path).start
-                length = file.path.stat().st_size
-                found = hexadecimal(digest(array))
-                return Original(file.path, length, start + spec.begin, start + spec.end, found)
+                begin, end = file.start + spec.begin, file.start + spec.end
+                return Original(file.path, self._lengths[file.path], begin, end, hexadecimal(digest(array)))
         return None
 
 

@@ -30,6 +30,7 @@ class TensorFile:
         path: the file.
         metadata: its metadata.
         specs: its tensors by name.
+        start: byte offset of the first tensor in the file.
         has_digests: whether damage to a tensor would be detected.
         elsewhere: other files that tensors are in.
 
@@ -42,7 +43,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         header = read_header(path)
-        self.metadata, self.specs, self._start = header.metadata, header.specs, header.start
+        self.metadata, self.specs, self.start = header.metadata, header.specs, header.start
         self.has_digests = header.digests is not None
         self.elsewhere = header.elsewhere
         self._unchecked = dict(header.digests or {})
@@ -103,7 +104,7 @@ class TensorFile:
             raise DamagedFileError(
                 f"{self.path}: tensor '{name}' has dtype {spec.dtype}, which cannot be read; use {', '.join(STORAGE)}"
             )
-        start = 0 if spec.file else self._start
+        start = 0 if spec.file else self.start
         flat = np.frombuffer(self._bytes_in(spec.file), STORAGE[spec.dtype], spec.size, start + spec.begin)
         return flat.reshape(spec.shape)
 

@@ -137,10 +137,13 @@ class _Model:
 
     def most_together(self, skeleton: "PreTrainedModel") -> int:
         """Return how many tickets may share a pass, whatever memory there is."""
+        most = grid.tickets_per_pass(self.config)
+        if most == 1:
+            return 1
         outside = not all(map(self.manifest.in_blocks, self.prunable))
         spread = self.config["evaluate"]["device"] == AUTO_SHARD
         alone = not self.streamed or spread or outside or why_alone(skeleton, self.manifest)
-        return 1 if alone else min(grid.tickets_per_pass(self.config), max(1, len(self.tickets)))
+        return 1 if alone else min(most, max(1, len(self.tickets)))
 
     @property
     def precision(self) -> torch.dtype:

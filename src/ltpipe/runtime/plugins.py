@@ -5,11 +5,13 @@ from collections.abc import Callable
 from importlib import import_module
 from inspect import getattr_static, signature
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 from ltpipe.runtime.errors import UserError, first_line
 
 logger = logging.getLogger("ltpipe")
+
+Base = TypeVar("Base")
 
 _KINDS = (FunctionType, staticmethod, classmethod)
 
@@ -34,6 +36,27 @@ def load(module: str, attribute: str, what: str) -> Any:
     if not hasattr(found, attribute):
         raise UserError(f"{what}: {found.__file__} does not define {attribute}; end it with {attribute} = …")
     return getattr(found, attribute)
+
+
+def load_class(module: str, attribute: str, base: type[Base], what: str) -> type[Base]:
+    """Import a file and return the class that it defines.
+
+    Args:
+        module: full name of the file's module.
+        attribute: name of the class's name in the file, for example `CRITERION`.
+        base: what the class extends.
+        what: what the file is, for messages.
+
+    Raises:
+        UserError: as `load`, or it is no such class, or lacks a method or has one with another signature.
+    """
+    like, found = base.__module__, load(module, attribute, what)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{what}: {attribute} is {found!r}; make it a class that extends one of {like}")
+    if missing := getattr(found, "__abstractmethods__", ()):
+        raise UserError(f"{what} has no method {', '.join(sorted(missing))}; write it")
+    check_methods(found, like, what)
+    return found
 
 
 def check_methods(found: type, like: str, what: str) -> None:

@@ -18,7 +18,7 @@ from ltpipe.pruning.scores import WEIGHT_CRITERIA
 from ltpipe.runtime.errors import UserError, few
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.options import Given, NoOptions, options_of
-from ltpipe.runtime.plugins import check_methods, load
+from ltpipe.runtime.plugins import load_class
 
 if TYPE_CHECKING:
     import torch
@@ -93,14 +93,7 @@ def scored_criterion(name: str) -> type[Criterion]:
     name = name_of(name)
     if name not in criterion_names():
         raise UserError(f"criterion '{name}' has no score stage; use {', '.join(criterion_names())}")
-    what = f"criterion '{name}'"
-    found: type[Criterion] = load(f"{_FOLDER}.{name.replace('-', '_')}", "CRITERION", what)
-    if not (isinstance(found, type) and issubclass(found, Criterion)):
-        raise UserError(f"{what}: CRITERION is {found!r}; make it a class that extends one of {__name__}")
-    if found.__abstractmethods__:
-        raise UserError(f"{what} has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
-    check_methods(found, __name__, what)
-    return found
+    return load_class(f"{_FOLDER}.{name.replace('-', '_')}", "CRITERION", Criterion, f"criterion '{name}'")  # type: ignore[type-abstract]
 
 
 def criterion_options(name: str, given: Given, key: str) -> Any:

@@ -105,7 +105,7 @@ def solve_checkpoint(
     fetch = fetch_from(weights, None, here.device, here.dtype, others)
     model = CausalModel(skeleton, manifest, fetch, here.device, True, planner.division)
     dtypes = {name: manifest.tensors[name].dtype for name in names} if rule.updates else {}
-    errors: list[tuple[float, float]] = []
+    errors: dict[str, tuple[float, float]] = {}
     bits = {name: ("U8", ((manifest.tensors[name].size + 7) // 8,)) for name in names}
     with (
         tensor_writer(mask, bits, header(promised)) as write_mask,
@@ -118,7 +118,7 @@ def solve_checkpoint(
                 entry = manifest.tensors[name]
                 stored = as_torch(weights.array(name), entry.dtype)
                 one = _solve(name, stored, grams[name].numpy(), layout, rule, pattern, chosen)
-                errors.append(one.errors)
+                errors[name] = one.errors
                 write_mask(name, [pack(one.kept)])
                 values = one.values.to(stored.dtype)
                 write(name, one.kept, _bits(values) if rule.updates else None, one.errors)
@@ -126,7 +126,9 @@ def solve_checkpoint(
             return solved
 
         solve_blocks(model, planner.division, input_ids, sizes.micro_batch, names, solve)
-    before, after = np.mean(errors, axis=0).tolist()
+        if unused := sorted({*names} - errors.keys()):
+            raise UserError(f"the model does not run the block of '{unused[0]}'; exclude it (prunable.exclude)")
+    before, after = np.mean(list(errors.values()), axis=0).tolist()
     return Solved(promised.total_kept, promised.total, (before, after), planned.total + own)
 
 

@@ -6,6 +6,7 @@ here or in `solvers` imports torch before it computes.
 """
 
 from abc import ABC, abstractmethod
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.options import NoOptions
-from ltpipe.runtime.plugins import check_methods, load
+from ltpipe.runtime.plugins import load_class
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,9 +54,10 @@ class Solver(ABC):
         """
 
 
-def solver_names() -> list[str]:
+@cache  # asked for every job
+def solver_names() -> tuple[str, ...]:
     """Return the names of all solvers."""
-    return sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__))
+    return tuple(sorted(name.replace("_", "-") for _, name, _ in iter_modules(import_module(_FOLDER).__path__)))
 
 
 def is_solver(criterion: str) -> bool:
@@ -73,11 +75,4 @@ def solver_named(name: str) -> type[Solver]:
     name = name_of(name)
     if name not in solver_names():
         raise UserError(f"'{name}' is not a solver; use {', '.join(solver_names())}")
-    what = f"solver '{name}'"
-    found: type[Solver] = load(f"{_FOLDER}.{name.replace('-', '_')}", "SOLVER", what)
-    if not (isinstance(found, type) and issubclass(found, Solver)):
-        raise UserError(f"{what}: SOLVER is {found!r}; make it a class that extends {__name__}.Solver")
-    if found.__abstractmethods__:
-        raise UserError(f"{what} has no method {', '.join(sorted(found.__abstractmethods__))}; write it")
-    check_methods(found, __name__, what)
-    return found
+    return load_class(f"{_FOLDER}.{name.replace('-', '_')}", "SOLVER", Solver, f"solver '{name}'")  # type: ignore[type-abstract]

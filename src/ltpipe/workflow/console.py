@@ -111,7 +111,10 @@ class Console(logging.Filter):
                 before(kind, error, trace)
 
         sys.excepthook = hook
-        if threading.current_thread() is threading.main_thread():
+        # In the background, Ctrl-C may be ignored, and stays so.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler and (
+            threading.current_thread() is threading.main_thread()
+        ):
             signal.signal(signal.SIGINT, console.interrupt)
         return console
 
