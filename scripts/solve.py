@@ -18,6 +18,7 @@ def main(
     sequences: Path,
     mask: Path,
     solution: Path,
+    allocation: Path | None = None,
     options: dict[str, str] = {},  # noqa: B006
     scope_options: dict[str, str] = {},  # noqa: B006
     selection: Selection = Selection(),  # noqa: B008
@@ -28,11 +29,12 @@ def main(
     Args:
         checkpoint: canonical checkpoint folder.
         solver: name of the solver.
-        scope: row, layer or NofM.
+        scope: row, layer, NofM or an allocation.
         sparsity: fraction to prune.
         sequences: calibration sequences made with its tokenizer.
         mask: mask file to write.
         solution: solution file to write.
+        allocation: mask of a criterion with the same scope and sparsity, if the scope is an allocation.
         options: options of the solver.
         scope_options: options of the scope.
         selection: which tensors to prune.
@@ -50,6 +52,7 @@ def main(
         settings,
         options,
         scope_options,
+        allocation,
     )
     before, after = solved.errors
     stage.say(

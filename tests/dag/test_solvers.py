@@ -53,4 +53,6 @@ def test_a_study_with_solvers(tmp_path: Path):
     }
     write(folder, grid={"scopes": ["row", "global"]})
     (said,) = refused(folder)
-    assert said.startswith("grid.scopes[1]: scope 'global': solvers cannot do it; use row, layer and NofM (2of4)")
+    assert said.startswith(
+        "grid.scopes[1]: scope 'global': solvers cannot do it; use row, layer, NofM (2of4), allocations"
+    )

@@ -1,5 +1,6 @@
 """The tables of tickets, comparisons and curves from hand-made metrics, and the page's sections of them."""
 
+import json
 import re
 from dataclasses import fields, replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,8 +16,10 @@ from ltpipe.analysis.samples import samples
 from ltpipe.analysis.validation_table import LAYERS, VALIDATION
 from ltpipe.evaluation.metrics import Metrics, SequenceSums
 from ltpipe.evaluation.quality import performance_retention
+from ltpipe.pruning.solution import SolutionErrors
 from ltpipe.reporting import reference
 from ltpipe.reporting.cells import value
+from ltpipe.reporting.mask_figures import reconstruction_figure
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.provenance import Provenance
 from ltpipe.reporting.recognise import read_tables
@@ -28,6 +31,7 @@ from ltpipe.reporting.tables import comparisons, costs, curves, layers, overlap,
 from ltpipe.reporting.tables.comparisons import comparisons_table
 from ltpipe.reporting.tables.costs import evaluation_costs
 from ltpipe.reporting.tables.curves import curves_table
+from ltpipe.reporting.tables.reconstruction import reconstruction_table
 from ltpipe.reporting.tables.robustness import robustness_table
 from ltpipe.reporting.tables.tickets import tickets_table
 from ltpipe.reporting.ticket_columns import best_tickets
@@ -267,6 +271,20 @@ def masks_tables():
         "robustness": frame([noisy, noisy | {"criterion": None}], robustness.COLUMNS),
         "simulations": frame([step], simulations.COLUMNS),
     }
+
+
+def test_errors_of_solvers_are_rows_and_a_figure():
+    errors = {f"model.layers.{block}.mlp.weight": (0.2 + block, 0.1 + block) for block in (0, 1, 2)}
+    solutions = [SolutionErrors(DENSE.provenance["inputs"]["checkpoint"], name, "row", "0.5", errors) for name in "ab"]
+    table = reconstruction_table([DENSE], solutions)
+    assert table["error"].tolist() == 2 * [0.1, 1.1, 2.1]
+    assert table["mask_error"].tolist() == 2 * [0.2, 1.2, 2.2]
+    assert set(table["model"]) == {DENSE.model}
+    (view,) = reconstruction_figure(table).views
+    assert len(view.spec["concat"]) == 1
+    assert '"error": 1.1' in json.dumps(view.spec)
+    with pytest.raises(UserError, match=r"a solution of a, row, 0\.5 belongs to another checkpoint"):
+        reconstruction_table([DENSE], [replace(solutions[0], checkpoint="other")])
 
 
 def shown(tables):

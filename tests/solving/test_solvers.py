@@ -9,7 +9,7 @@ import torch
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.solving.pattern import Pattern
-from ltpipe.solving.solver import solver_named, solver_names
+from ltpipe.solving.solver import pruned_by, solver_named, solver_names
 from ltpipe.solving.solvers.sparsegpt import Options
 
 PATTERNS = [("layer", "0.5"), ("layer", "0.7"), ("row", "0.6"), ("2of4", "0.5"), ("4of8", "0.5"), ("1of4", "0.75")]
@@ -98,6 +98,89 @@ def test_exactly_as_many_are_pruned_as_promised(solver, scope, sparsity):
     assert (~kept).sum() == pattern.pruned(*weight.shape)
 
 
+def alternating(
+    weight: np.ndarray, gram: np.ndarray, pattern: Pattern, steps: int = 20, rising: int = 15
+) -> tuple[np.ndarray, np.ndarray]:
+    """ADMM as the paper has it: with G = N H N, min |N W - Z|_H over W = Z and sparse Z, by torch in float64."""
+    gram, weight = torch.from_numpy(gram), torch.from_numpy(weight)
+    norms = gram.diag().sqrt()
+    scaled = gram / torch.outer(norms, norms)
+    hessian = scaled + 0.1 * scaled.diag().mean() * torch.eye(len(gram))
+    dense = (weight * norms).T
+    left, dual = dense.clone(), torch.zeros_like(dense)
+    inverse = torch.linalg.inv(hessian + torch.eye(len(gram)))
+    kept = torch.ones_like(dense, dtype=torch.bool)
+    for step in range(steps):
+        if step < rising:
+            share = 1 - (1 - (step + 1) / rising) ** 3
+            kept = _rising((left + dual).abs().T, pattern, share).T
+        sparse = (left + dual) * kept
+        dual = dual + left - sparse
+        left = inverse @ (hessian @ dense + sparse - dual)
+    return kept.T.numpy(), ((left + dual).T / norms).numpy()
+
+
+def _rising(scores: torch.Tensor, pattern: Pattern, share: float) -> torch.Tensor:
+    """The mask that keeps the largest scores, and all but a share of those that the final mask prunes."""
+    rows, columns = scores.shape
+    runs = {"row": scores, "matrix": scores.reshape(1, -1), "run": scores.reshape(-1, pattern.group)}[pattern.each]
+    each = pattern.pruned(rows, columns) // len(runs)
+    order = runs.argsort(1).argsort(1)
+    if pattern.each != "run":
+        return (order >= int(share * each)).reshape(rows, columns)
+    last = torch.where(order < each, runs, torch.inf).reshape(-1)
+    kept = torch.ones(rows * columns, dtype=torch.bool)
+    kept[last.argsort()[: int(share * pattern.pruned(rows, columns))]] = False
+    return kept.reshape(rows, columns)
+
+
+@pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
+def test_admm_is_the_published_algorithm(scope, sparsity):
+    weight, gram = problem()
+    pattern = Pattern.of(scope, Sparsity.of(sparsity), {})
+    rule = solver_named("admm")
+    kept, values = rule.solve(weight.copy(), gram.copy(), pattern, rule.options())
+    wanted_kept, wanted = alternating(weight, gram, pattern)
+    assert (kept == wanted_kept).mean() > 0.999, "scores are compared as float32"
+    both = kept & wanted_kept
+    assert np.allclose(values[both], wanted[both], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
+@pytest.mark.parametrize("after", ["magnitude", "wanda-sequential", "sparsegpt", "admm"])
+def test_no_swap_is_left_that_would_help(scope, sparsity, after):
+    weight, gram = problem(rows=9, columns=64)
+    pattern = Pattern.of(scope, Sparsity.of(sparsity), {})
+    rule = solver_named("swaps")
+    start, _ = pruned_by(after, weight.copy(), gram.copy(), pattern)
+    kept, values = rule.solve(weight.copy(), gram.copy(), pattern, rule.options(after=after))
+    assert np.array_equal(values, weight)
+    assert np.array_equal(kept.sum(1), start.sum(1))
+    assert error(kept, weight, weight, gram) < error(start, weight, weight, gram)
+    length = pattern.group if pattern.each == "run" else 64
+    for row in range(9):
+        lost = np.where(kept[row], 0, weight[row])
+        least = lost @ gram @ lost
+        for out in np.flatnonzero(kept[row]):
+            for back in np.flatnonzero(~kept[row]):
+                if out // length == back // length:
+                    other = lost.copy()
+                    other[out], other[back] = weight[row, out], 0
+                    assert other @ gram @ other > least * (1 - 1e-9)
+
+
+def test_swaps_end_after_their_rounds():
+    weight, gram = problem(rows=9, columns=64)
+    pattern = Pattern.of("row", Sparsity.of("0.6"), {})
+    rule = solver_named("swaps")
+    errors = [
+        error(rule.solve(weight.copy(), gram.copy(), pattern, rule.options(rounds=rounds))[0], weight, weight, gram)
+        for rounds in (1, 2, 100)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > errors[2]
+
+
 @pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
 def test_new_values_are_better_than_the_mask_alone(scope, sparsity):
     weight, gram = problem()
@@ -142,10 +225,9 @@ def test_inputs_that_do_not_determine_a_weight_are_damped():
 @pytest.mark.parametrize(
     ("scope", "sparsity", "said"),
     [
-        ("global", "0.5", "scope 'global': solvers cannot do it; use row, layer and NofM"),
+        ("global", "0.5", "scope 'global': solvers cannot do it; use row, layer, NofM"),
         ("heads", "0.5", "cannot do it"),
         ("block16x16", "0.5", "cannot do it"),
-        ("owl-row", "0.5", "cannot do it"),
         ("2of4", "0.6", "prunes exactly 0.5, not 0.6"),
         ("nonsense", "0.5", "unknown"),
     ],
@@ -153,6 +235,17 @@ def test_inputs_that_do_not_determine_a_weight_are_damped():
 def test_scopes_that_solvers_cannot_do(scope, sparsity, said):
     with pytest.raises(UserError, match=said):
         Pattern.of(scope, Sparsity.of(sparsity), {})
+
+
+def test_an_allocated_number_is_spread_over_the_rows_of_a_tensor():
+    """Of 3 matrices of 4 rows, the first 5 rows lose one more: those of the first, and one of the second."""
+    pattern = Pattern.of("owl-row", Sparsity.of("0.5"), {})
+    found = [pattern.of_tensor(12 * 7 + 5, 12, first, first + 4) for first in (0, 4, 8)]
+    counts = [[(part.start, part.stop, each.count) for part, each in parts] for parts in found]
+    assert counts == [[(0, 4, 8)], [(0, 1, 8), (1, 4, 7)], [(0, 4, 7)]]
+    ((_, whole),) = Pattern.of("erk", Sparsity.of("0.5"), {}).of_tensor(89, 12, 0, 12)
+    assert whole.pruned(12, 16) == 89
+    assert whole.pruned(12, 8, 16) == 44
 
 
 def test_rows_may_lose_the_papers_truncated_counts():

@@ -111,6 +111,11 @@ def test_the_report_has_the_tables_of_what_runs_and_no_others():
     assert {table.name for table in tables(more)} - {table.name for table in tables(alone)} == {
         "robustness", "simulations",
     }  # fmt: skip
+    solved = checked(
+        data={"t": {"source": "hub:c/d"}, "c": {"source": "hub:c/e"}}, score={"data": "c"},
+        grid={**grid, "criteria": ["sparsegpt"], "scopes": ["row"]},
+    )  # fmt: skip
+    assert {table.name for table in tables(solved)} - {table.name for table in tables(alone)} == {"reconstruction"}
     assert set(gathered(more)) - set(gathered(alone)) == {
         f"results/analysis/tables/m/{name}.parquet" for name in ("robustness", "simulations")
     }

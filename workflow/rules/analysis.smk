@@ -81,6 +81,7 @@ rule tables:
         refinement=jobs.last_round,
         perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
         simulations=lambda wildcards: grid.simulations(config, wildcards.model),
+        solutions=jobs.every_solution,
     output:
         [
             f"{grid.TABLES}/{table.name}.parquet{digest}"
@@ -96,8 +97,10 @@ rule tables:
         folder=subpath(output[0], parent=True),
         tickets=listed("tickets"),
         perturbed=listed("perturbed"),
+        solutions=listed("solutions"),
     shell:
         ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
-        " --perturbed {params.perturbed} --simulations {input.simulations} --output {params.folder}"
+        " --perturbed {params.perturbed} --simulations {input.simulations} --solutions {params.solutions}"
+        " --output {params.folder}"

@@ -59,6 +59,7 @@ rule solve:
     input:
         **DENSE,
         sequences=jobs.calibration,
+        allocation=jobs.allocation,
     output:
         mask=grid.MASK,
         solution=grid.SOLUTION,
@@ -74,12 +75,13 @@ rule solve:
         settings=jobs.settings("solve"),
         folder=subpath(input.weights, parent=True),
         sequences=given("sequences"),
+        allocation=given("allocation"),
     shell:
         ENVIRONMENT
         + WITH_DEVICES
         + FORKED
         + '"$LTPIPE/scripts/solve.py" --checkpoint {params.folder} --solver {wildcards.criterion} {params.sequences}'
-        " --scope {wildcards.scope} --sparsity {wildcards.sparsity} "
+        " {params.allocation} --scope {wildcards.scope} --sparsity {wildcards.sparsity} "
         + COMPUTING
         + " --mask {output.mask} --solution {output.solution}"
 

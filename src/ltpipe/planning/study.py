@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,16 +23,18 @@ from ltpipe.planning.trainings import plan_trainings
 from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import streaming_bytes
 from ltpipe.pruning.layout import Layout
+from ltpipe.pruning.scopes import is_allocated
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.device import AUTO_SHARD
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.memory import GIB, private_host_bytes
+from ltpipe.runtime.options import options_of
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
-from ltpipe.solving.solve import solving_bytes
+from ltpipe.solving.plan import forward_passes, solve_planner, solving_bytes
 from ltpipe.solving.solver import is_solver, solver_named
 from ltpipe.streaming.guard import judge
 from ltpipe.streaming.model import why_alone
@@ -237,7 +239,11 @@ def _scores(model: _Model) -> Iterator[StagePlan]:
 
 def _masks(model: _Model) -> Iterator[StagePlan]:
     own_bits = 15 if model.kept in (torch.bfloat16, torch.float16) else 31
-    ranked = [ticket for ticket in model.tickets if not is_solver(ticket.criterion)]
+    ranked = [
+        replace(ticket, criterion=grid.allocating(ticket.criterion)) if is_solver(ticket.criterion) else ticket
+        for ticket in model.tickets
+        if not is_solver(ticket.criterion) or is_allocated(ticket.scope)
+    ]
     if not ranked:
         return
     histograms = {ticket.named(grid.HISTOGRAM): ticket.criterion for ticket in ranked}
@@ -258,8 +264,11 @@ def _solutions(model: _Model) -> Iterator[StagePlan]:
     weights = sum(model.manifest.tensors[tensor].nbytes for tensor in model.prunable)
     for solver in grid.solvers(model.config):
         masks = {ticket.named(grid.MASK): ticket for ticket in model.tickets if ticket.criterion == solver}
-        planner = EvaluationPlanner(
-            model.skeleton(dtype), model.manifest, (), dtype, model.accelerator, model.streamed,
+        rule = solver_named(solver)
+        options: Any = options_of(rule.options, model.config["score"]["options"][name_of(solver)], f"solver {solver}")
+        planner = solve_planner(
+            rule, options, model.prunable, model.skeleton(dtype), model.manifest, dtype, model.accelerator,
+            model.streamed,
         )  # fmt: skip
         text = grid.calibration_text(model.config, solver)
         assert text is not None  # a solver needs one
@@ -267,8 +276,8 @@ def _solutions(model: _Model) -> Iterator[StagePlan]:
         wanted = BatchSizes.generous(count, length, model.micro_batch)
         fitted = _fit(model, planner, wanted, length, BatchSizes(count, 1, 1))
         kept = sum(weights * (1 - float(Sparsity.of(ticket.sparsity))) for ticket in masks.values())
-        disk = model.mask_bytes * len(masks) + (ceil(kept) if solver_named(solver).updates else 0)
-        work = len(masks) * 2 * FORWARD * count * length
+        disk = model.mask_bytes * len(masks) + (ceil(kept) if rule.updates else 0)
+        work = len(masks) * forward_passes(rule, options) * FORWARD * count * length
         own = solving_bytes(model.manifest, layout, model.prunable)
         plan = model.on_device(f"solve {solver}", None, len(masks), disk, fitted, work)
         yield replace(plan, host=plan.host + own)

@@ -236,6 +236,11 @@ def ordered_scopes(names: Iterable[str]) -> list[str]:
     return sorted({*known[:2], *names}, key=lambda name: (known.index(name) if name in known else len(known), name))
 
 
+def is_allocated(name: str) -> bool:
+    """Return whether an allocation says how many weights each tensor of a scope loses."""
+    return isinstance(scope_named(name), Allocated)
+
+
 def has_own_sparsity(name: str) -> bool:
     """Return whether a scope has only one sparsity, so that its tickets are not a curve; unknown names have not."""
     try:

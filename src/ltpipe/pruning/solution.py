@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ltpipe.checkpoints.header import STORAGE
-from ltpipe.checkpoints.tensorfile import artefact
+from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.pruning.masks import Mask, pack
+from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.digest import digest
 from ltpipe.runtime.errors import UserError
 
@@ -21,6 +21,9 @@ KIND = "solution"
 ERRORS, _MASKS = "errors", "masks"
 _OWN = (ERRORS, _MASKS)
 """Tensors that are no weights: relative errors of the outputs, float64 [weights, 2], and digests of the mask's bits."""
+
+_MASK = ("checkpoint", "criterion", "scope", "sparsity")
+"""Metadata that name the mask of a solution."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def read_solution(path: Path, mask: Mask, where: Path) -> Solution:
         DamagedFileError: it is not a solution, or its contents do not fit the mask.
     """
     with artefact(path, KIND, FORMAT) as file:
-        found = tuple(file.metadata[key] for key in ("checkpoint", "criterion", "scope", "sparsity"))
+        found = tuple(file.metadata[key] for key in _MASK)
         names = json.loads(file.metadata["names"])
         bits = [np.int64(np.uint64(digest(mask.bits[name]))) for name in names if name in mask.bits]
         if found != (mask.checkpoint, mask.criterion, mask.scope, mask.sparsity.text) or bits != list(
@@ -62,14 +65,41 @@ def read_solution(path: Path, mask: Mask, where: Path) -> Solution:
         values = {name: file.array(name) for name in file.specs if name not in _OWN}
         if any(array.shape != (mask.kept[name],) for name, array in values.items()):
             raise ValueError("not as many values as the mask keeps")
-        errors = {name: tuple(pair) for name, pair in zip(names, file.array(ERRORS).tolist(), strict=True)}
-        return Solution(values, errors, file.metadata["sequences"], json.loads(file.metadata["options"]))
+        return Solution(values, _errors(file), file.metadata["sequences"], json.loads(file.metadata["options"]))
+
+
+@dataclass(frozen=True)
+class SolutionErrors:
+    """What a solution says of itself: its mask, and the errors of `Solution`, without its values."""
+
+    checkpoint: str
+    criterion: str
+    scope: str
+    sparsity: str
+    errors: Mapping[str, tuple[float, float]]
+
+
+def read_errors(path: Path) -> SolutionErrors:
+    """Read the errors of a solution, wherever its mask is.
+
+    Raises:
+        UserError: there is no such file.
+        DamagedFileError: it is not a solution, or damaged.
+    """
+    with artefact(path, KIND, FORMAT) as file:
+        checkpoint, criterion, scope, sparsity = map(file.metadata.__getitem__, _MASK)
+        return SolutionErrors(checkpoint, criterion, scope, sparsity, _errors(file))
+
+
+def _errors(file: TensorFile) -> dict[str, tuple[float, float]]:
+    names = json.loads(file.metadata["names"])
+    return {name: tuple(pair) for name, pair in zip(names, file.array(ERRORS).tolist(), strict=True)}
 
 
 @contextmanager
 def solution_writer(
     path: Path, promised: Mask, dtypes: Mapping[str, str], sequences: str, options: Mapping[str, Any]
-) -> Iterator[Callable[[str, np.ndarray, np.ndarray | None, tuple[float, float]], None]]:
+) -> Iterator[Callable[[str, np.ndarray, np.ndarray, tuple[float, float]], None]]:
     """Write a solution as its tensors become known.
 
     Args:
@@ -80,9 +110,9 @@ def solution_writer(
         options: the solver's options.
 
     Yields:
-        A function of a tensor's name, its kept weights (bool, of any shape), its values (of the same shape, in the
-        stored dtype, bfloat16 as bit patterns; None if unchanged) and its errors. Call it once per tensor, in any
-        order.
+        A function of a tensor's name, its mask's bits (packed), the values of its kept weights (flat, in the stored
+        dtype, bfloat16 as bit patterns; not written if it is not in `dtypes`) and its errors. Call it once per tensor,
+        in any order.
     """
     names = list(promised.shapes)
     layout: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -104,11 +134,11 @@ def solution_writer(
     errors, masks = np.zeros((len(names), 2)), np.zeros(len(names), np.int64)
     with tensor_writer(path, {name: layout[name] for name in order}, metadata) as write:
 
-        def deliver(name: str, kept: np.ndarray, values: np.ndarray | None, error: tuple[float, float]) -> None:
+        def deliver(name: str, bits: np.ndarray, values: np.ndarray, error: tuple[float, float]) -> None:
             place = names.index(name)
-            errors[place], masks[place] = error, np.int64(np.uint64(digest(pack(kept))))
-            if values is not None:
-                write(name, [values.reshape(-1)[kept.reshape(-1)]])
+            errors[place], masks[place] = error, np.int64(np.uint64(digest(bits)))
+            if name in layout:
+                write(name, [values])
 
         yield deliver
         write(ERRORS, [errors])

@@ -7,7 +7,7 @@ import altair as alt
 import pandas as pd
 
 from ltpipe.reporting.cells import percent
-from ltpipe.reporting.charts import PANEL, Figure, Panel, View, figure, rounded
+from ltpipe.reporting.charts import PANEL, Axes, Figure, Panel, View, figure, rounded
 from ltpipe.reporting.figures import in_order
 
 EVEN = 0.01
@@ -72,6 +72,51 @@ def overlap_figure(overlap: pd.DataFrame) -> Figure | None:
         alike,
         ["model"],
         _overlap_view,
+    )
+
+
+def reconstruction_figure(errors: pd.DataFrame) -> Figure:
+    """Draw the mean error of each block's tensors, one panel a scope and sparsity, of every model.
+
+    Args:
+        errors: the reconstruction table, at least one row.
+    """
+    blocks = errors["tensor"].astype(str).str.extract(_NUMBER, expand=False)
+    place = ["model", "scope", "sparsity", "criterion"]
+    means = errors.assign(block=blocks.fillna(-1).astype(int)).groupby([*place, "block"], observed=True)["error"].mean()
+    return figure(
+        "reconstruction",
+        "Squared error of a tensor's outputs, relative to the outputs in the model pruned so far, on the calibration "
+        "text, with the ticket's weights: the mean over the tensors of a block. Solvers that train blocks aim at the "
+        "outputs of the dense model instead.",
+        means.reset_index(),
+        ["model"],
+        _reconstruction_view,
+    )
+
+
+def _reconstruction_view(number: int, model: str, means: pd.DataFrame, views: int) -> View:
+    solvers = sorted(means["criterion"].unique())
+    axes = Axes.of(number, ("criterion", solvers), ("criterion", solvers), means)
+    room = min(MOST_PANELS, max(1, ALL_PANELS // views))
+    places = list(means.groupby(["scope", "sparsity"]))
+    panels = []
+    for (scope, sparsity), rows in places[:room]:
+        base = alt.Chart(rounded(rows)).encode(
+            x=alt.X("block:Q", title="block", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("error:Q", title="relative squared error"),
+            color=axes.colour,
+            tooltip=["criterion:N", "block:Q", alt.Tooltip("error:Q", format=".4f")],
+        )
+        panels.append(
+            (base.mark_line() + base.mark_point(filled=True, size=20)).properties(
+                title=f"{scope}, {sparsity:.0%}", **PANEL
+            )
+        )
+    missing = len(places) - len(panels)
+    return View(
+        f"{model}{f', {missing} more in reconstruction.csv' if missing else ''}",
+        alt.concat(*panels, columns=2).resolve_scale(color="shared"),
     )
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from ltpipe.analysis.samples import samples
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
+from ltpipe.pruning.solution import read_errors
 from ltpipe.reporting.table import Measured, Table
-from ltpipe.reporting.tables import comparisons, costs, curves, robustness, simulations, tickets
+from ltpipe.reporting.tables import comparisons, costs, curves, reconstruction, robustness, simulations, tickets
 from ltpipe.runtime.frames import Frame
 
 TABLES: tuple[Table, ...] = tuple(
-    module.TABLE for module in (tickets, comparisons, curves, robustness, simulations, costs)
+    module.TABLE for module in (tickets, comparisons, curves, reconstruction, robustness, simulations, costs)
 )
 """The tables that the stage `tables` writes for each model."""
 
@@ -25,12 +26,14 @@ class Files:
         tickets: metrics of its tickets.
         perturbed: metrics of the dense model and of tickets with perturbed weights.
         simulations: of iterative magnitude pruning.
+        solutions: what solvers found.
     """
 
     baselines: tuple[Path, ...]
     tickets: tuple[Path, ...]
     perturbed: tuple[Path, ...] = ()
     simulations: tuple[Path, ...] = ()
+    solutions: tuple[Path, ...] = ()
 
 
 def one_shot_tables(files: Files) -> dict[str, Frame]:
@@ -47,5 +50,6 @@ def one_shot_tables(files: Files) -> dict[str, Frame]:
         samples(dense, evaluated),
         [Metrics.read(path) for path in files.perturbed],
         [Simulation.read(path) for path in files.simulations],
+        [read_errors(path) for path in files.solutions],
     )
     return {table.name: table.measured(found) for table in TABLES if table.measured}

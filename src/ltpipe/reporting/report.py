@@ -13,7 +13,7 @@ from ltpipe.reporting.charts import Figure
 from ltpipe.reporting.cost_figures import costs_figure
 from ltpipe.reporting.figures import critical_figure, tradeoff_figure
 from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES, write_folder
-from ltpipe.reporting.mask_figures import layers_figure, overlap_figure
+from ltpipe.reporting.mask_figures import layers_figure, overlap_figure, reconstruction_figure
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.recognise import read_tables
@@ -32,6 +32,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "tradeoff": tradeoff_figure,
     "critical": critical_figure,
     "layers": layers_figure,
+    "reconstruction": reconstruction_figure,
     "overlap": overlap_figure,
     "levels": levels_figure,
     "connectivity": connectivity_figure,

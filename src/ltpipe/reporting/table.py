@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from ltpipe.analysis.samples import ONCE, Sample, cell_named
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
+from ltpipe.pruning.solution import SolutionErrors
 from ltpipe.reporting.cells import Cell
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, read_table
@@ -16,7 +17,7 @@ if TYPE_CHECKING:  # editing how things are trained does not make the tables of 
     from ltpipe.reporting.trainings import Trained
 
 Stage = Literal["tables", "overlap", "validation"]
-Need = Literal["tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "anything"]
+Need = Literal["tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "solvers", "anything"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Measured:
         samples: both, by text, with resamples.
         perturbed: metrics of the dense model and of tickets with perturbed weights.
         simulations: of iterative magnitude pruning.
+        solutions: errors of what solvers found.
     """
 
     dense: Sequence[Metrics]
@@ -36,6 +38,7 @@ class Measured:
     samples: Sequence[Sample]
     perturbed: Sequence[Metrics]
     simulations: Sequence[Simulation]
+    solutions: Sequence[SolutionErrors] = ()
 
 
 @dataclass(frozen=True)

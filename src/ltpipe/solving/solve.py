@@ -1,7 +1,10 @@
 """The solve stage: a mask and the values of its kept weights, found block by block in the model pruned so far."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,24 +19,27 @@ from ltpipe.checkpoints.prunable import Selection
 from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.evaluation.computing import ComputeSettings, Computing
 from ltpipe.evaluation.inputs import read_sequences
-from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
+from ltpipe.evaluation.plan import BatchSizes
 from ltpipe.pruning.apply import as_torch, fetch_from
 from ltpipe.pruning.layout import Layout
-from ltpipe.pruning.masks import Mask, header, pack
+from ltpipe.pruning.masking_kernels import scattered
+from ltpipe.pruning.masks import Mask, header, pack, read_mask
 from ltpipe.pruning.solution import solution_writer
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, as_given, beyond_defaults, options_of
 from ltpipe.scoring.products import check_linear
 from ltpipe.solving.pattern import Pattern
+from ltpipe.solving.plan import solve_planner, solving_bytes
+from ltpipe.solving.resume import Resume, Solved
 from ltpipe.solving.solver import Solver, solver_named
-from ltpipe.solving.walk import solve_blocks
+from ltpipe.solving.walk import Grams, TrainBlock, Values, solve_blocks
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
 
 
 @dataclass(frozen=True)
-class Solved:
+class Summary:
     """Numbers of kept and prunable weights, the mean of the tensors' relative errors, and the planned peak bytes.
 
     `errors` are with the mask alone and with the new values.
@@ -57,7 +63,8 @@ def solve_checkpoint(
     settings: ComputeSettings,
     options: Given = MappingProxyType({}),
     scope_options: Given = MappingProxyType({}),
-) -> Solved:
+    allocation: Path | None = None,
+) -> Summary:
     """Prune the selected weights of a canonical checkpoint by a solver, and write its mask and its solution.
 
     Args:
@@ -72,11 +79,13 @@ def solve_checkpoint(
         settings: how to compute.
         options: the solver's options; missing ones take their defaults.
         scope_options: the scope's options.
+        allocation: mask of the same scope and sparsity by a criterion, for scopes that are allocations: each tensor
+            loses as many weights as in it.
 
     Raises:
-        UserError: the solver is unknown or cannot do the scope, a weight is not a matrix of a block, no calibration
-            token reaches one, its inputs do not determine it, the model does not run block by block, or memory is too
-            small.
+        UserError: the solver is unknown or cannot do the scope, the allocation is missing or another mask, a weight is
+            not a matrix of a block, no calibration token reaches one, its inputs do not determine it, the model does
+            not run block by block, or memory is too small.
     """
     rule, wanted = solver_named(solver), Sparsity.of(sparsity)
     chosen: Any = options_of(rule.options, options, f"solver {solver}")
@@ -84,11 +93,12 @@ def solve_checkpoint(
     data, digest = read_sequences(sequences, checkpoint)
     manifest, layout = checkpoint.manifest, Layout.of(checkpoint.manifest)
     names = selection.names(manifest)
-    promised = _promised(manifest, layout, names, solver, pattern, chosen, scope_options)
+    allocated = _allocated(allocation, pattern, manifest, names)
+    promised = _promised(manifest, layout, names, solver, pattern, chosen, scope_options, allocated)
 
     here = Computing.of(settings, checkpoint)
     skeleton = build_skeleton(checkpoint, here.dtype)
-    planner = EvaluationPlanner(skeleton, manifest, (), here.dtype, here.accelerator, here.streamed)
+    planner = solve_planner(rule, chosen, names, skeleton, manifest, here.dtype, here.accelerator, here.streamed)
     input_ids = torch.from_numpy(data.input_ids.astype(np.int64))
     count, length = input_ids.shape
     own = solving_bytes(manifest, layout, names)
@@ -96,6 +106,8 @@ def solve_checkpoint(
     if planner.division is None or manifest.walks.forward or here.shards:
         reason = manifest.walks.forward or "execution or device keep it in memory"
         raise UserError(f"solver '{solver}' prunes block by block, and the model does not run so: {reason}")
+    if rule.reconstructs and (reason := manifest.walks.gradients or manifest.walks.backward):
+        raise UserError(f"solver '{solver}' trains blocks, and {manifest.architecture} cannot be trained: {reason}")
     if sizes.super_batch < count:
         raise UserError(
             f"solver '{solver}' keeps the hidden states of all {count} calibration sequences, which do not fit in "
@@ -106,91 +118,124 @@ def solve_checkpoint(
     model = CausalModel(skeleton, manifest, fetch, here.device, True, planner.division)
     dtypes = {name: manifest.tensors[name].dtype for name in names} if rule.updates else {}
     errors: dict[str, tuple[float, float]] = {}
+
+    def dtype_of(name: str) -> torch.dtype:
+        return others.get(name, here.dtype)
+
+    task = _Task(rule, chosen, pattern, allocated, layout, dtype_of, here.device)
+    resume = Resume(mask, _identity(promised, digest, as_given(chosen), names, here, sizes))
     bits = {name: ("U8", ((manifest.tensors[name].size + 7) // 8,)) for name in names}
     with (
         tensor_writer(mask, bits, header(promised)) as write_mask,
         solution_writer(solution, promised, dtypes, digest, as_given(chosen)) as write,
     ):
 
-        def solve(grams: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            solved = {}
-            for name in list(grams):
-                entry = manifest.tensors[name]
-                stored = as_torch(weights.array(name), entry.dtype)
-                one = _solve(name, stored, grams[name].numpy(), layout, rule, pattern, chosen)
+        def solve(block: str, inside: Collection[str], observe: Callable[[], Grams], train: TrainBlock) -> Values:
+            stored = {name: as_torch(weights.array(name), manifest.tensors[name].dtype) for name in inside}
+            found = resume.read(block)
+            if found is None:
+                found = task.solve(stored, observe(), train)
+                resume.write(block, found)
+            for name, one in found.items():
                 errors[name] = one.errors
-                write_mask(name, [pack(one.kept)])
-                values = one.values.to(stored.dtype)
-                write(name, one.kept, _bits(values) if rule.updates else None, one.errors)
-                solved[name] = values.to(here.device, others.get(name, here.dtype))
-            return solved
+                write_mask(name, [one.bits])
+                write(name, one.bits, one.values, one.errors)
+            return {
+                name: _as_computed(one, stored[name]).to(here.device, dtype_of(name)) for name, one in found.items()
+            }
 
-        solve_blocks(model, planner.division, input_ids, sizes.micro_batch, names, solve)
+        solve_blocks(model, planner.division, input_ids, sizes.micro_batch, names, solve, rule.reconstructs)
         if unused := sorted({*names} - errors.keys()):
             raise UserError(f"the model does not run the block of '{unused[0]}'; exclude it (prunable.exclude)")
+    resume.done()
     before, after = np.mean(list(errors.values()), axis=0).tolist()
-    return Solved(promised.total_kept, promised.total, (before, after), planned.total + own)
-
-
-def solving_bytes(manifest: Manifest, layout: Layout, names: Sequence[str]) -> int:
-    """Return the peak bytes of main memory for Gram matrices and solving, beside those of a forward pass.
-
-    These are the Gram matrices of a block, and for one weight, in float64, its matrix in five and the Gram matrix in
-    four versions, and the tensor in two.
-    """
-    of_block: dict[str, int] = {}
-    largest = 0
-    for name in names:
-        shape = manifest.tensors[name].shape
-        count, width = layout.stack(name, shape)[0], layout.columns(name, shape)
-        block = manifest.walked_block(name)
-        of_block[block] = of_block.get(block, 0) + 8 * count * width * width
-        size = manifest.tensors[name].size
-        largest = max(largest, 8 * (5 * size // count + 4 * width * width) + 8 * size)
-    return max(of_block.values()) + largest
+    return Summary(promised.total_kept, promised.total, (before, after), planned.total + own)
 
 
 @dataclass(frozen=True)
-class _Solved:
-    """A solved tensor: kept weights and values in its shape, values of pruned ones 0, and its errors."""
+class _Task:
+    """How blocks are pruned.
 
-    kept: np.ndarray
-    values: torch.Tensor
-    errors: tuple[float, float]
+    Attributes:
+        rule: the solver.
+        options: its options.
+        pattern: how many weights a matrix loses, and where.
+        allocated: how many each tensor loses, if an allocation says it.
+        layout: the model's layout.
+        dtypes: dtype of each tensor while the model runs.
+        device: device that it runs on.
+    """
 
+    rule: type[Solver]
+    options: Any
+    pattern: Pattern
+    allocated: Mapping[str, int]
+    layout: Layout
+    dtypes: Callable[[str], torch.dtype]
+    device: torch.device
 
-def _solve(
-    name: str,
-    stored: torch.Tensor,
-    grams: np.ndarray,
-    layout: Layout,
-    rule: type[Solver],
-    pattern: Pattern,
-    options: Any,
-) -> _Solved:
-    shape = tuple(stored.shape)
-    dense = stored.double().numpy().reshape(-1)
-    kept, values = np.empty(dense.size, np.bool_), np.zeros(dense.size)
-    stacks = [layout.matrices(name, shape, array) for array in (dense, kept, values)]
-    errors = np.zeros(3)
-    for weight, stay, new, gram in zip(*stacks, grams, strict=True):
-        if not gram.any():
+    def solve(self, stored: Mapping[str, torch.Tensor], grams: Grams, train: TrainBlock) -> dict[str, Solved]:
+        """Prune the tensors of a block, given as stored."""
+        pruned = {name: self._pruned(name, weight, grams[name].numpy()) for name, weight in stored.items()}
+        kept = {name: mask for name, (mask, _) in pruned.items()}
+        values = {name: found.to(self.device, self.dtypes(name)) for name, (_, found) in pruned.items()}
+        del pruned
+        if self.rule.reconstructs:
+            masks = {name: torch.from_numpy(mask).to(self.device) for name, mask in kept.items()}
+            values |= train(values, masks, partial(self.rule.reconstruct, options=self.options))
+        solved = {}
+        for name, weight in stored.items():
+            rounded = values[name].to("cpu", weight.dtype)
+            errors = self._errors(name, weight, kept[name], rounded, grams[name].numpy())
+            solved[name] = Solved(pack(kept[name]), _bits(rounded)[kept[name].reshape(-1)], errors)
+        return solved
+
+    def _pruned(self, name: str, stored: torch.Tensor, grams: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+        """Return the kept weights of a tensor, and its values, of which those of pruned weights are 0."""
+        if not np.isfinite(grams).all():
             raise UserError(
-                f"no calibration token reaches '{name}', so a solver cannot prune it; use more calibration sequences, "
-                "or exclude it (prunable.exclude)"
+                f"the inputs of '{name}' are infinite or not a number; use another precision, or exclude it "
+                "(prunable.exclude)"
             )
-        try:
-            stay[...], found = rule.solve(weight.copy(), gram.copy(), pattern, options)
-        except UserError as error:
-            raise UserError(f"'{name}': {error}") from None
-        new[stay] = found[stay]
-        errors += [_energy(each, gram) for each in (weight, weight * ~stay, new - weight)]
-    if not np.isfinite(values).all():
-        raise UserError(f"'{name}': the solver gave values that are infinite or not a number; use another solver")
-    whole = errors[0] or 1.0
-    pair = (float(errors[1] / whole), float(errors[2] / whole))
-    result = torch.from_numpy(values).reshape(shape) if rule.updates else stored * torch.from_numpy(kept).reshape(shape)
-    return _Solved(kept.reshape(shape), result, pair)
+        shape = tuple(stored.shape)
+        dense = stored.double().numpy().reshape(-1)
+        kept, values = np.empty(dense.size, np.bool_), np.zeros(dense.size)
+        stacks = [self.layout.matrices(name, shape, array) for array in (dense, kept, values)]
+        for index, (weight, stay, new, gram) in enumerate(zip(*stacks, grams, strict=True)):
+            if not gram.any():
+                raise UserError(
+                    f"no calibration token reaches '{name}', so a solver cannot prune it; use more calibration "
+                    "sequences, or exclude it (prunable.exclude)"
+                )
+            try:
+                for part, pattern in self._patterns(name, index, len(weight), len(stacks[0])):
+                    kept_part, found = self.rule.solve(weight[part].copy(), gram.copy(), pattern, self.options)
+                    stay[part], new[part] = kept_part, np.where(kept_part, found, 0)
+            except UserError as error:
+                raise UserError(f"'{name}': {error}") from None
+        return kept.reshape(shape), torch.from_numpy(values).reshape(shape)
+
+    def _patterns(self, name: str, index: int, rows: int, matrices: int) -> list[tuple[slice, Pattern]]:
+        """Return the parts of a tensor's matrix that have different patterns."""
+        if name not in self.allocated:
+            return [(slice(None), self.pattern)]
+        first = index * rows
+        return self.pattern.of_tensor(self.allocated[name], rows * matrices, first, first + rows)
+
+    def _errors(
+        self, name: str, stored: torch.Tensor, kept: np.ndarray, values: torch.Tensor, grams: np.ndarray
+    ) -> tuple[float, float]:
+        """Return the relative squared errors of a tensor's outputs: with the mask alone, and with its values."""
+        shape = tuple(stored.shape)
+        dense, new = (each.double().numpy().reshape(-1) for each in (stored, values))
+        if not np.isfinite(new).all():
+            raise UserError(f"'{name}': the solver gave values that are infinite or not a number; use another solver")
+        errors = np.zeros(3)
+        stacks = [self.layout.matrices(name, shape, array) for array in (dense, kept.reshape(-1), new)]
+        for weight, stay, found, gram in zip(*stacks, grams, strict=True):
+            errors += [_energy(each, gram) for each in (weight, weight * ~stay, found - weight)]
+        whole = errors[0] or 1.0
+        return float(errors[1] / whole), float(errors[2] / whole)
 
 
 def _energy(matrix: np.ndarray, gram: np.ndarray) -> float:
@@ -198,8 +243,42 @@ def _energy(matrix: np.ndarray, gram: np.ndarray) -> float:
     return float(np.vdot(matrix @ gram, matrix))
 
 
+def _as_computed(solved: Solved, stored: torch.Tensor) -> torch.Tensor:
+    """Return the values of a solved tensor as the ticket has them, in the shape and dtype in which it is stored."""
+    flat = scattered(solved.values, solved.bits, stored.numel())
+    return torch.from_numpy(flat).view(stored.dtype).reshape(stored.shape)
+
+
+def _identity(
+    promised: Mask, sequences: str, options: Given, names: Sequence[str], here: Computing, sizes: BatchSizes
+) -> str:
+    """Return the digest of what a solution depends on."""
+    said = [header(promised), sequences, options, names, str(here.dtype), str(here.device), sizes.micro_batch]
+    return sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
+
+
 def _bits(values: torch.Tensor) -> np.ndarray:
     return np.concatenate(list(chunks_of(values))) if values.numel() else values.numpy()
+
+
+def _allocated(allocation: Path | None, pattern: Pattern, manifest: Manifest, names: Sequence[str]) -> dict[str, int]:
+    """Return how many weights each tensor loses; empty if no allocation says it."""
+    if not pattern.allocated:
+        return {}
+    if allocation is None:
+        raise UserError(
+            f"scope '{pattern.scope}': a solver takes the numbers of weights from a mask; give --allocation, the mask "
+            "of a criterion with this scope and sparsity"
+        )
+    mask = read_mask(allocation)
+    if (mask.checkpoint, mask.scope, mask.sparsity.text, set(mask.shapes)) != (
+        manifest.fingerprint, pattern.scope, pattern.sparsity.text, set(names),
+    ):  # fmt: skip
+        raise UserError(
+            f"{allocation}: a mask of another checkpoint, scope, sparsity or selection of weights; give that of scope "
+            f"{pattern.scope}, sparsity {pattern.sparsity.text} of this checkpoint"
+        )
+    return {name: manifest.tensors[name].size - mask.kept[name] for name in names}
 
 
 def _promised(
@@ -210,6 +289,7 @@ def _promised(
     pattern: Pattern,
     options: Any,
     scope_options: Given,
+    allocated: Mapping[str, int],
 ) -> Mask:
     """Return the mask without its bits, after checking that the solver can prune every weight."""
     shapes = {name: manifest.tensors[name].shape for name in names}
@@ -228,7 +308,8 @@ def _promised(
                 f"scope 'layer': '{name}' has {count} matrices, which solvers prune one by one; use scope row or NofM"
             )
         pattern.check(name, width)
-        kept[name] = size - count * pattern.pruned(size // count // width, width)
+        pruned = allocated.get(name, count * pattern.pruned(size // count // width, width))
+        kept[name] = size - pruned
     given = {"criterion": beyond_defaults(options), "scope": dict(scope_options)}
     given |= {"solution": {"changes": True}} if solver_named(solver).updates else {}
     return Mask(

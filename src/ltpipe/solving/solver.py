@@ -19,6 +19,7 @@ from ltpipe.runtime.plugins import load_class
 if TYPE_CHECKING:
     import numpy as np
 
+    from ltpipe.solving.block import PrunedBlock
     from ltpipe.solving.pattern import Pattern
 
 _FOLDER = "ltpipe.solving.solvers"
@@ -29,10 +30,12 @@ class Solver(ABC):
 
     Attributes:
         updates: whether kept weights get new values.
+        reconstructs: whether it also has a method `reconstruct`, which trains a block whose matrices are pruned.
         options: dataclass of its options, as in `ltpipe.runtime.options`.
     """
 
     updates: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
     options: ClassVar[type] = NoOptions
 
     @staticmethod
@@ -52,6 +55,26 @@ class Solver(ABC):
             The weights kept, bool [outputs, inputs], and the values of all weights, float64 of the same shape; only
             those of kept weights count.
         """
+
+    @staticmethod
+    def reconstruct(block: "PrunedBlock", options: Any) -> None:
+        """Train the weights that a block has kept, in place.
+
+        Args:
+            block: the block, its inputs in the model pruned so far, and its outputs in the dense model.
+            options: the solver's options.
+        """
+        raise NotImplementedError
+
+
+def pruned_by(
+    solver: str, weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern"
+) -> tuple["np.ndarray", "np.ndarray"]:
+    """Prune a matrix by another solver with its default options, as in `Solver.solve`; `magnitude` is one here too."""
+    if solver == "magnitude":
+        return pattern.keep(abs(weight), pattern.pruned(*weight.shape)), weight
+    rule = solver_named(solver)
+    return rule.solve(weight.copy(), gram.copy(), pattern, rule.options())
 
 
 @cache  # asked for every job

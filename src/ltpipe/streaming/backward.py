@@ -26,6 +26,7 @@ from ltpipe.streaming.blocks import (
     Division,
     NotStreamableError,
     hidden_states_of,
+    passed_on,
     rule_of,
     run_in_parts,
     take_part,
@@ -156,7 +157,7 @@ class _Call:
         args, kwargs = tree_unflatten(
             [hidden_states if index in self.places else leaf for index, leaf in enumerate(part)], self.tree
         )
-        return _first(self.own_forward(*args, **kwargs))
+        return passed_on(self.own_forward(*args, **kwargs))
 
 
 class _Walk:
@@ -227,7 +228,7 @@ class _Walk:
             result = whole()
             if block in self._following:
                 self._prefetcher.start(self._following[block], self._model.fetch_block)
-            return _first(result)
+            return passed_on(result)
 
     def pull(self, call: _Call, gradient: torch.Tensor, wants_input: bool) -> torch.Tensor | None:
         """Hand out the gradients of a block's weights, and return its input's gradient if wanted.
@@ -285,11 +286,6 @@ class _Block(torch.autograd.Function):
         walk, call, ctx.walk, ctx.call = ctx.walk, ctx.call, None, None  # drop what was kept
         with torch.enable_grad():
             return None, walk.pull(call, gradient, ctx.needs_input_grad[1]), None, None, None
-
-
-def _first(result: Any) -> torch.Tensor:
-    """Return the hidden states in a block's result."""
-    return tree_flatten(result)[0][0]
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:

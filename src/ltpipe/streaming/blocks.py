@@ -220,6 +220,12 @@ def hidden_states_of(args: tuple, kwargs: dict) -> torch.Tensor:
     return args[0] if args else kwargs["hidden_states"]
 
 
+def passed_on(result: Any) -> torch.Tensor:
+    """Return the hidden states in a block's result."""
+    first: torch.Tensor = tree_flatten(result)[0][0]
+    return first
+
+
 def _record(
     blocks: nn.ModuleList, run: Callable[[int], torch.Tensor], sequences: int, as_tuple: bool
 ) -> tuple[list[Sequence[torch.Size | None]], torch.Tensor]:

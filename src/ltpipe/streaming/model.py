@@ -16,6 +16,7 @@ writes to its weights an error; a slightly wrong number is impossible.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from itertools import count as counter
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from ltpipe.runtime.device import is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.blocks import (
+    BlockRules,
     Division,
     NotStreamableError,
     Span,
@@ -278,32 +280,63 @@ class CausalModel:
         turns = iter(track(division.rules, "forward", "block"))
         prefetcher = self.prefetcher()
         following = dict(pairwise(self.blocks))
-        count = len(input_ids)
-        own_parts = self.parts(count, micro_batch)
-        parts = [(first + start, first + stop) for first in range(0, self.tickets * count, count)
-                 for start, stop in own_parts]  # fmt: skip
+        parts = self.parts(len(input_ids), micro_batch)
 
         def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            calls = counter()
-            with ExitStack() as loaded:
-
-                def forward(*args: Any, **kwargs: Any) -> Any:
-                    ticket, part = divmod(next(calls), len(own_parts))
-                    if part == 0:
-                        loaded.close()
-                        loaded.enter_context(self.block(name, weights_of(name, ticket)))
-                    return own_forward(*args, **kwargs)
-
-                result = run_in_parts(forward, next(turns), division.in_place, parts, args, kwargs)
-                if name in following:
-                    prefetcher.start(following[name], self.fetch_block)
-                return result
+            weights = partial(weights_of, name)
+            result = self.run_block(
+                name, own_forward, next(turns), division, parts, weights, self.tickets, args, kwargs
+            )
+            if name in following:
+                prefetcher.start(following[name], self.fetch_block)
+            return result
 
         def weights_of(name: str, ticket: int) -> Mapping[str, nn.Parameter]:
             return self.fetch_block(name, ticket) if ticket else prefetcher.take(name, self.fetch_block)
 
         with self.streaming(run):
             return self.split.hidden_states(input_ids.repeat(self.tickets, 1) if self.tickets > 1 else input_ids)
+
+    def run_block(
+        self,
+        name: str,
+        own_forward: Callable[..., Any],
+        rules: BlockRules,
+        division: Division,
+        parts: Sequence[Span],
+        weights: Callable[[int], Mapping[str, nn.Parameter]],
+        tickets: int,
+        args: tuple,
+        kwargs: dict,
+    ) -> Any:
+        """Run a block on the sequences of one ticket after the other, and return its result for all.
+
+        Args:
+            name: the block's full name.
+            own_forward: its own forward.
+            rules: how this call is split into parts.
+            division: how blocks run on a part of the batch.
+            parts: the parts of one ticket's sequences.
+            weights: function from the number of a ticket to its weights.
+            tickets: number of tickets whose sequences are in the batch.
+            args: the block's arguments from the model.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NotStreamableError: the call does not match the rules.
+        """
+        calls, count = counter(), parts[-1][1]
+        every = [(turn * count + start, turn * count + stop) for turn in range(tickets) for start, stop in parts]
+        with ExitStack() as loaded:
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                ticket, part = divmod(next(calls), len(parts))
+                if part == 0:
+                    loaded.close()
+                    loaded.enter_context(self.block(name, weights(ticket)))
+                return own_forward(*args, **kwargs)
+
+            return run_in_parts(forward, rules, division.in_place, every, args, kwargs)
 
     def _put_stand_ins(self) -> None:
         """Replace every stored floating-point tensor by NaN that takes no memory; integers keep their values."""

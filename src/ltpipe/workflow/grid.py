@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from ltpipe.evaluation.perturbation import stochastic
-from ltpipe.pruning.scopes import scope_named
+from ltpipe.pruning.scopes import is_allocated, scope_named
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.labels import labelled, name_of, settings_of
 from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
@@ -134,6 +134,16 @@ def solvers(config: Config) -> list[str]:
     return sorted(filter(is_solver, criteria(config)))
 
 
+def allocating(solver: str) -> str:
+    """Return the label of the criterion whose masks say how many weights each tensor of a solver's mask loses."""
+    return labelled("wanda", settings_of(solver))
+
+
+def allocations(config: Config) -> bool:
+    """Return whether solvers of the grid need masks of `allocating`."""
+    return bool(solvers(config)) and any(map(is_allocated, config["grid"]["scopes"]))
+
+
 def calibration_size(config: Config, text: str) -> tuple[int, int]:
     """Return the number and length of the sequences of a calibration text, as far as they are known."""
     settings = named_settings(config["score"])[settings_of(text)]
@@ -173,6 +183,7 @@ def scored_criteria(config: Config) -> list[str]:
     wanted = set(criteria(config))
     hybrids = [label for label in wanted if name_of(label) in config["score"]["hybrids"]]
     added = {part for hybrid in hybrids for part in parts(config, hybrid)}
+    added |= {allocating(solver) for solver in solvers(config)} if allocations(config) else set()
     return sorted(label for label in wanted | added if name_of(label) in criterion_names())
 
 

@@ -17,6 +17,7 @@ from ltpipe.checkpoints.filenames import WEIGHTS
 from ltpipe.checkpoints.header import read_header
 from ltpipe.data import images
 from ltpipe.data.rows import LAST_SUFFIXES
+from ltpipe.pruning.scopes import is_allocated
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.labels import name_of
@@ -246,6 +247,12 @@ class Jobs:
         """Return the values of a ticket's weights, if a solver found them."""
         return [grid.SOLUTION] if is_solver(wildcards.criterion) else []
 
+    def allocation(self, wildcards: Named) -> list[str]:
+        """Return the mask that says how many weights a solver prunes in each tensor, if it needs one."""
+        if not is_allocated(wildcards.scope):
+            return []
+        return [grid.MASK.replace("{criterion}", grid.allocating(wildcards.criterion))]
+
     def parts(self, wildcards: Named) -> list[str]:
         """Return the parts of a hybrid: score files, and the names of criteria without one."""
         return [
@@ -299,6 +306,11 @@ class Jobs:
     def every_mask(self, wildcards: Named) -> list[str]:
         """Return all masks of a model."""
         return grid.masks(self._every(wildcards))
+
+    def every_solution(self, wildcards: Named) -> list[str]:
+        """Return what solvers found for all masks of a model."""
+        solved = [ticket for ticket in self._every(wildcards) if is_solver(ticket.criterion)]
+        return sorted({ticket.named(grid.SOLUTION) for ticket in solved})
 
     def _every(self, wildcards: Named) -> list[grid.Ticket]:
         return self.tickets_after(wildcards.model, refinement.rounds(self.config))

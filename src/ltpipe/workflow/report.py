@@ -30,6 +30,7 @@ def tables(config: Config) -> list[Table]:
         "tickets": config["grid"],
         "perturbations": config["grid"] and config["robustness"]["perturbations"],
         "simulation": config["grid"] and config["simulation"],
+        "solvers": config["grid"] and grid.solvers(config),
         "trainings": config["imp"],
         "lines": trainings.connectivities(config),
         "early birds": trainings.early_birds(config),

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ltpipe.pruning.scopes import is_allocated
 from ltpipe.runtime.labels import name_of, settings_of
 from ltpipe.scoring.criterion import criterion_names
-from ltpipe.solving.solver import is_solver
+from ltpipe.solving.solver import is_solver, solver_named, solver_names
 from ltpipe.workflow import grid, refinement, trainings
 from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, solver_module, task_module
 from ltpipe.workflow.keys import Axes, Config, Job, Key, Rule
@@ -224,8 +226,16 @@ def _criterion(_: Config, axes: Axes) -> list[Path]:
     return [criterion_module(name_of(axes["criterion"]))]
 
 
+def _allocating(axes: Axes) -> list[Job]:
+    """The mask that says how many weights a solver prunes in each tensor."""
+    wanted = {**axes, "criterion": grid.allocating(axes["criterion"])}
+    return [("mask", wanted)] if is_allocated(axes["scope"]) else []
+
+
 def _solver(_: Config, axes: Axes) -> list[Path]:
-    return [solver_module(name_of(axes["criterion"]))]
+    name = name_of(axes["criterion"])
+    by_another = any(field.name == "after" for field in fields(solver_named(name).options))
+    return [solver_module(each) for each in (solver_names() if by_another else (name,))]
 
 
 def _allocation(_: Config, axes: Axes) -> list[Path]:
@@ -295,7 +305,7 @@ RULES: Mapping[str, Rule] = {
             Key("score.options.{ranking}", options=_options),
             Key("grid.scope_options.{scope}", options=_scope_options),
         ),
-        lambda config, axes: [("checkpoint", axes), *_calibration(config, axes)],
+        lambda config, axes: [("checkpoint", axes), *_calibration(config, axes), *_allocating(axes)],
         modules=_solver,
     ),
     "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences"), script="evaluate"),

@@ -111,6 +111,7 @@ def _belongs(path: str, named: Collection[str]) -> bool:
 
 
 def _without_suffix(path: str) -> str:
+    path = re.sub(r"\.resume/[^/]+$", ".resume", path)  # a folder with a file for each solved block
     for suffix in _BESIDE:
         path = path.removesuffix(suffix)
     return path

@@ -1,0 +1,22 @@
+"""The best combination of solvers: ADMM, then training."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ltpipe.solving.solvers import reconstruct
+
+
+@dataclass(frozen=True)
+class Options(reconstruct.Options):
+    """Options of reconstruct, after ADMM."""
+
+    after: Literal["magnitude", "wanda-sequential", "sparsegpt", "admm", "swaps"] = "admm"
+
+
+class ADMMReconstruct(reconstruct.Reconstruct):
+    """ADMM (2401.02938) chooses masks and first values, and `reconstruct` trains these."""
+
+    options = Options
+
+
+SOLVER = ADMMReconstruct

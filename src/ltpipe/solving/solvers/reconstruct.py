@@ -1,0 +1,97 @@
+"""Reconstruction: the weights that a solver keeps, trained block by block against the dense model."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.solving.solver import Solver, pruned_by
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ltpipe.solving.block import PrunedBlock
+    from ltpipe.solving.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of reconstruct.
+
+    Attributes:
+        after: what prunes the matrices before: a solver with its default options, or magnitude.
+        epochs: how often the calibration sequences are gone through for each block.
+        rate: first learning rate, as a fraction of the root mean square of a matrix's kept weights.
+        batch: sequences in a step.
+    """
+
+    after: Literal["magnitude", "wanda-sequential", "sparsegpt", "admm", "swaps"] = "sparsegpt"
+    epochs: int = 2
+    rate: float = 0.005
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        """Raise UserError if a value is not allowed."""
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not allowed; use a whole number of at least 1")
+        if not 0 < self.rate < math.inf:
+            raise UserError(f"rate: {self.rate} is not allowed; use a number above 0")
+
+
+class Reconstruct(Solver):
+    """Each pruned block is trained to give what the dense block gives in the dense model.
+
+    As in "A free lunch in LLM compression" (2510.14444), with the inputs of the model pruned so far and the outputs of
+    the dense one. The squared error is minimised by Adam with a cosine schedule; masks stay as they are.
+    """
+
+    updates = True
+    reconstructs = True
+    options = Options
+
+    @staticmethod
+    def solve(
+        weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern", options: Options
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        """See `Solver`."""
+        return pruned_by(options.after, weight, gram, pattern)
+
+    @staticmethod
+    def reconstruct(block: "PrunedBlock", options: Options) -> None:
+        """See `Solver`."""
+        import torch
+
+        from ltpipe.streaming.blocks import parts_of
+
+        # In float32, for steps below the resolution of bfloat16, and in units of their root mean square.
+        scales, masters = {}, {}
+        for name, weight in block.weights.items():
+            values = weight.detach().float()
+            scales[name] = (values.square().sum() / block.kept[name].sum().clamp(min=1)).sqrt().clamp(min=1e-30)
+            masters[name] = values / scales[name]
+        optimizer = torch.optim.Adam(masters.values(), lr=options.rate, betas=(0.9, 0.95))
+        parts = parts_of(block.sequences, options.batch)
+        steps = options.epochs * len(parts)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+        )
+        for step in range(steps):
+            span = parts[step % len(parts)]
+            targets = block.targets(span).float()
+            error = (block.outputs(span).float() - targets).square().sum() / targets.square().sum()
+            error.backward()
+            for name, weight in block.weights.items():
+                if weight.grad is not None:  # an expert without tokens has none
+                    # Zero for pruned weights, whose moments and values therefore stay 0.
+                    masters[name].grad = weight.grad.float() * scales[name] * block.kept[name]
+                    weight.grad = None
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            with torch.no_grad():
+                for name, weight in block.weights.items():
+                    weight.copy_(masters[name] * scales[name])
+
+
+SOLVER = Reconstruct

@@ -1,0 +1,56 @@
+"""Swaps: any mask, improved weight by weight."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ltpipe.runtime.errors import UserError
+from ltpipe.solving.solver import Solver, pruned_by
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ltpipe.solving.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of swaps.
+
+    Attributes:
+        after: what makes the mask to improve: a solver with its default options, or magnitude.
+        rounds: most rounds; each offers every pruned weight a swap.
+    """
+
+    after: Literal["magnitude", "wanda-sequential", "sparsegpt", "admm"] = "wanda-sequential"
+    rounds: int = 100
+
+    def __post_init__(self) -> None:
+        """Raise UserError if a value is not allowed."""
+        if self.rounds < 1:
+            raise UserError(f"rounds: {self.rounds} is not allowed; use a whole number of at least 1")
+
+
+class Swaps(Solver):
+    """1-swaps on the Gram matrix (SparseSwaps, 2512.10922), until none makes the error of a row smaller.
+
+    Rows keep their numbers of pruned weights, and so do runs. Kept weights stay as they are.
+    """
+
+    options = Options
+
+    @staticmethod
+    def solve(
+        weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern", options: Options
+    ) -> tuple["np.ndarray", "np.ndarray"]:
+        """See `Solver`."""
+        import numpy as np
+
+        from ltpipe.solving.kernels import swap_until_none_helps
+
+        kept, _ = pruned_by(options.after, weight, gram, pattern)
+        kept = np.ascontiguousarray(kept)
+        swap_until_none_helps(weight, gram, kept, pattern.group if pattern.each == "run" else 0, options.rounds)
+        return kept, weight
+
+
+SOLVER = Swaps

@@ -1,0 +1,41 @@
+"""The solver of one's own in docs/solvers.md works as it is printed: one file, one word."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.solving import solvers
+from ltpipe.solving.pattern import Pattern
+from ltpipe.solving.solver import pruned_by, solver_named, solver_names
+
+DOCS = Path(__file__).parents[2] / "docs/solvers.md"
+
+
+@pytest.fixture
+def printed(tmp_path, monkeypatch):
+    (found,) = re.findall(r"here\s`(\w+\.py)`[^`]*```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / found[0]).write_text(found[1], encoding="utf-8")
+    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path)])
+    solver_names.cache_clear()
+    yield
+    solver_names.cache_clear()
+
+
+@pytest.mark.usefixtures("printed")
+def test_the_printed_solver_is_found_and_solves():
+    assert "rescaled" in solver_names()
+    draw = np.random.default_rng(0).standard_normal
+    weight, inputs = draw((6, 32)), draw((80, 32)) @ draw((32, 32))
+    gram = inputs.T @ inputs
+    pattern = Pattern.of("row", Sparsity.of("0.5"), {})
+    rule = solver_named("rescaled")
+    kept, values = rule.solve(weight.copy(), gram.copy(), pattern, rule.options())
+    plain, _ = pruned_by("wanda-sequential", weight, gram, pattern)
+    assert np.array_equal(kept, plain)
+    for row in range(6):
+        outputs, sparse = inputs @ weight[row], inputs @ (weight[row] * kept[row])
+        (scale,), *_ = np.linalg.lstsq(sparse[:, None], outputs, rcond=None)
+        assert np.allclose(np.where(kept[row], values[row], 0), scale * weight[row] * kept[row])
