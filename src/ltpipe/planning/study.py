@@ -278,7 +278,7 @@ def _solutions(model: _Model) -> Iterator[StagePlan]:
         kept = sum(weights * (1 - float(Sparsity.of(ticket.sparsity))) for ticket in masks.values())
         disk = model.mask_bytes * len(masks) + (ceil(kept) if rule.updates else 0)
         work = len(masks) * forward_passes(rule, options) * FORWARD * count * length
-        own = solving_bytes(model.manifest, layout, model.prunable)
+        own = solving_bytes(model.manifest, layout, model.prunable, wanted.micro_batch * length)
         plan = model.on_device(f"solve {solver}", None, len(masks), disk, fitted, work)
         yield replace(plan, host=plan.host + own)
 

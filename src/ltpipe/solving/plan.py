@@ -103,11 +103,18 @@ def forward_passes(rule: type[Solver], options: Any) -> int:
     return 4 + 3 * options.epochs if rule.reconstructs else 2
 
 
-def solving_bytes(manifest: Manifest, layout: Layout, names: Sequence[str]) -> int:
+def solving_bytes(manifest: Manifest, layout: Layout, names: Sequence[str], tokens: int) -> int:
     """Return the peak bytes of main memory for Gram matrices and solving, beside those of a forward pass.
 
-    These are the Gram matrices of a block, and for one weight, in float64, its matrix in five and the Gram matrix in
-    four versions, and the tensor in two.
+    These are the Gram matrices of a block, and either what solves one weight (in float64 its matrix in five and the
+    Gram matrix in four versions, and the tensor in two) or what observes it: two of a micro-batch's inputs, and their
+    Gram matrix, in float32.
+
+    Args:
+        manifest: the checkpoint's manifest, real or planned.
+        layout: its layout.
+        names: weights to prune.
+        tokens: tokens of a micro-batch.
     """
     of_block: dict[str, int] = {}
     largest = 0
@@ -117,5 +124,6 @@ def solving_bytes(manifest: Manifest, layout: Layout, names: Sequence[str]) -> i
         block = manifest.walked_block(name)
         of_block[block] = of_block.get(block, 0) + 8 * count * width * width
         size = manifest.tensors[name].size
-        largest = max(largest, 8 * (5 * size // count + 4 * width * width) + 8 * size)
+        solving = 8 * (5 * size // count + 4 * width * width) + 8 * size
+        largest = max(largest, solving, 4 * (2 * tokens * width + width * width))
     return max(of_block.values()) + largest

@@ -101,8 +101,9 @@ def solve_checkpoint(
     planner = solve_planner(rule, chosen, names, skeleton, manifest, here.dtype, here.accelerator, here.streamed)
     input_ids = torch.from_numpy(data.input_ids.astype(np.int64))
     count, length = input_ids.shape
-    own = solving_bytes(manifest, layout, names)
-    sizes, planned = planner.fit(BatchSizes.generous(count, length, settings.micro_batch), length, here.limit - own)
+    generous = BatchSizes.generous(count, length, settings.micro_batch)
+    own = solving_bytes(manifest, layout, names, generous.micro_batch * length)
+    sizes, planned = planner.fit(generous, length, here.limit - own)
     if planner.division is None or manifest.walks.forward or here.shards:
         reason = manifest.walks.forward or "execution or device keep it in memory"
         raise UserError(f"solver '{solver}' prunes block by block, and the model does not run so: {reason}")
