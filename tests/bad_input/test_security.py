@@ -153,8 +153,8 @@ def test_every_option_is_quoted():
 def test_every_other_value_in_a_shell_is_known():
     """A param that is new in a shell command has to be looked at: is it free text?"""
     known = {
-        "before", "checkpoint", "folder", "given", "launch", "mask", "output", "scores", "seed", "sequences",
-        "top_tokens",
+        "allocation", "before", "checkpoint", "folder", "given", "launch", "mask", "output", "scores", "seed",
+        "sequences", "top_tokens",
     }  # fmt: skip
     known |= {name for path in RULES for name in re.findall(r'(\w+)=listed\("', path.read_text())}  # quoted there
     assert {name.partition(":")[0] for name in params_of_shells()} - FREE - QUOTED <= known

@@ -314,3 +314,21 @@ def _put(path: Path, content: bytes) -> None:
     other = path.with_name("other")
     other.write_bytes(content)
     other.replace(path)
+
+
+def test_checksums_that_end_at_a_line_are_damaged_too(run: Path):
+    """Each line that is left is right, and a table that no line names would be taken for one that is not there."""
+    path = run / "report/SHA256SUMS"
+    content = path.read_bytes()
+    tables = [table for table in TABLES for name in table.files if (run / "report" / name).exists()]
+    assert len(tables) > 5
+    lines = content.splitlines(keepends=True)
+    try:
+        for count in range(1, len(lines)):
+            _put(path, b"".join(lines[:count]))
+            left = b"".join(lines[count:])
+            if any(name.encode() in left for table in tables for name in table.files):
+                with pytest.raises(DamagedFileError, match=r"SHA256SUMS: damaged: it does not list"):
+                    ReportFolder(path.parent)
+    finally:
+        _put(path, content)

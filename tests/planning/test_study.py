@@ -131,6 +131,32 @@ def test_every_stage_is_planned_and_disk_is_counted(text):
     assert fits(list(plan.values()))
 
 
+@pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M", "meta-llama/Meta-Llama-3-70B"])
+def test_solvers_are_planned_with_what_they_keep(name, text, tmp_path):
+    (tmp_path / "other.txt").write_text("others")
+    config = check_config({
+        "models": {"m": {"source": f"hub:{name}"}},
+        "data": {"d": {"source": str(text)}, "c": {"source": str(tmp_path / "other.txt")}},
+        "grid": {"criteria": ["sparsegpt", "reconstruct"], "scopes": ["owl-row"], "sparsities": [0.5, 0.6]},
+        "score": {"data": "c", "num_sequences": 32, "sequence_length": 256},
+        "evaluate": {"device_memory": 60.0},
+    })  # fmt: skip
+    stages = {stage.stage: stage for stage in plan_study(config)}
+    solved, trained = stages["solve sparsegpt"], stages["solve reconstruct"]
+    config = architecture(Source(f"hub:{name}"))
+    hidden, inner, block = config.hidden_size, config.intermediate_size, 0
+    _, manifest = foreseen(config, config.dtype)
+    block = sum(entry.size for key, entry in manifest.tensors.items() if key.startswith("model.layers.0."))
+    grams = 8 * (6 * hidden**2 + inner**2)
+    assert solved.host > grams
+    states = 32 * 256 * hidden * (4 if block < 1e8 else 2)
+    assert trained.host - solved.host > 0.98 * (4 * 4 * block + 2 * states)
+    assert trained.operations == 5 * solved.operations
+    # Their numbers of weights are those of masks of Wanda.
+    assert stages["score wanda"].jobs == 1
+    assert stages["mask"].jobs == 2
+
+
 def test_perturbed_evaluations_are_planned(text):
     config = study("hub:HuggingFaceTB/SmolLM2-135M", text, top_k=0, device="cpu")
     config["robustness"] = {"perturbations": ["int4", "noise-0.1"], "seeds": [0, 1, 2]}

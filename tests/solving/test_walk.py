@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
+import ltpipe
 from ltpipe.analysis.validation import validate_files
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import TOKENIZER
@@ -58,7 +60,15 @@ def solved(
     return mask, solution
 
 
-def by_hand(architecture: str, folder: Path, text: Path, solver: str, scope: str, sparsity: str) -> torch.nn.Module:
+def by_hand(
+    architecture: str,
+    folder: Path,
+    text: Path,
+    solver: str,
+    scope: str,
+    sparsity: str,
+    stages: Sequence[tuple[str, ...]] = (("",),),
+) -> torch.nn.Module:
     """The model whose blocks were pruned one after the other, with hooks on its linear layers."""
     model, checkpoint = tiny_model(architecture), Checkpoint.open(folder)
     layout, names = Layout.of(checkpoint.manifest), Selection().names(checkpoint.manifest)
@@ -68,25 +78,26 @@ def by_hand(architecture: str, folder: Path, text: Path, solver: str, scope: str
     blocks = list(dict.fromkeys(checkpoint.manifest.block_of(name) for name in names))
     for block in sorted(blocks, key=lambda name: int(name.rpartition(".")[2])):
         inside = [name for name in names if checkpoint.manifest.block_of(name) == block]
-        seen: dict[str, torch.Tensor] = {}
-        hooks = [
-            modules[name.removesuffix(".weight")].register_forward_pre_hook(
-                lambda _, given, name=name, seen=seen: seen.update({name: given[0].detach()})
-            )
-            for name in inside
-        ]
-        with torch.no_grad():
-            model(ids)
-            for hook in hooks:
-                hook.remove()
-            for name in inside:
-                inputs = seen[name].reshape(-1, seen[name].shape[-1]).double()
-                flat = weights[name].double().numpy().reshape(-1)
-                matrix = layout.matrices(name, tuple(weights[name].shape), flat)[0]
-                gram = (inputs.T @ inputs).numpy()
-                kept, values = rule.solve(matrix.copy(), gram, pattern, rule.options())
-                new = np.where(kept, values, 0).astype(np.float32)
-                weights[name].copy_(torch.from_numpy(new.T.copy() if name in layout.inputs_first else new))
+        for stage in [[name for name in inside if name.endswith(ends)] for ends in stages]:
+            seen: dict[str, torch.Tensor] = {}
+            hooks = [
+                modules[name.removesuffix(".weight")].register_forward_pre_hook(
+                    lambda _, given, name=name, seen=seen: seen.update({name: given[0].detach()})
+                )
+                for name in stage
+            ]
+            with torch.no_grad():
+                model(ids)
+                for hook in hooks:
+                    hook.remove()
+                for name in stage:
+                    inputs = seen[name].reshape(-1, seen[name].shape[-1]).double()
+                    flat = weights[name].double().numpy().reshape(-1)
+                    matrix = layout.matrices(name, tuple(weights[name].shape), flat)[0]
+                    gram = (inputs.T @ inputs).numpy()
+                    kept, values = rule.solve(matrix.copy(), gram, pattern, rule.options())
+                    new = np.where(kept, values, 0).astype(np.float32)
+                    weights[name].copy_(torch.from_numpy(new.T.copy() if name in layout.inputs_first else new))
         if rule.reconstructs:
             train_by_hand(tiny_model(architecture), model, block, inside, ids)
     return model
@@ -149,6 +160,27 @@ def test_equal_to_a_loop_over_a_live_model(architecture, solver, canonical_folde
     with torch.no_grad():
         loss = model(ids, labels=ids).loss.item()
     assert found.loss == pytest.approx(loss, rel=2e-3)
+
+
+def test_matrices_may_be_pruned_in_the_order_of_their_use(canonical_folder, text, tmp_path):
+    folder, calibration = canonical_folder("llama"), text("llama")
+    mask, solution = tmp_path / "mask", tmp_path / "solution"
+    solve_checkpoint(
+        Checkpoint.open(folder), "sparsegpt", "row", "0.5", calibration, mask, solution, Selection(), CPU,
+        {"true_sequential": "true"},
+    )  # fmt: skip
+    stages = (("q_proj.weight", "k_proj.weight", "v_proj.weight"), ("o_proj.weight",),
+              ("gate_proj.weight", "up_proj.weight"), ("down_proj.weight",))  # fmt: skip
+    wanted = by_hand("llama", folder, calibration, "sparsegpt", "row", "0.5", stages)
+    plain = by_hand("llama", folder, calibration, "sparsegpt", "row", "0.5")
+    found = load_mask(mask)
+    agree, other = (
+        sum(int((kept == (model.get_parameter(name) != 0)).sum()) for name, kept in found.items())
+        for model in (wanted, plain)
+    )
+    total = sum(kept.numel() for kept in found.values())
+    assert agree >= 0.999 * total
+    assert other < agree
 
 
 def ticket(folder: Path, text: Path, place: Path, mask: Path, solution: Path | None):
@@ -223,7 +255,7 @@ def test_the_new_values_are_smaller_errors_and_a_smaller_loss(precision, canonic
     assert all(after < before for before, after in errors.values())
 
 
-def test_a_ticket_is_the_model_with_these_values(canonical_folder, text, tmp_path):
+def test_a_ticket_is_the_model_with_these_values(canonical_folder, text, tmp_path, caplog):
     """As plain transformers loads it from the export, bit for bit; without the solution it is refused."""
     from transformers import AutoModelForCausalLM
 
@@ -245,6 +277,9 @@ def test_a_ticket_is_the_model_with_these_values(canonical_folder, text, tmp_pat
         ticket(folder, text("llama"), tmp_path, mask, None)
     with pytest.raises(UserError, match="give --solution"):
         export_ticket("hf", mask, Checkpoint.open(folder), tmp_path / "again")
+    with caplog.at_level("WARNING"):
+        ltpipe.load_mask(mask)
+    assert "sparsegpt also changed the weights that its mask keeps" in caplog.text
     with pytest.raises(UserError, match="use format hf"):
         export_ticket("torch-prune", mask, Checkpoint.open(folder), tmp_path / "again")
 

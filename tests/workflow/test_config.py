@@ -205,7 +205,7 @@ def test_one_place_under_two_names_is_one_place(tmp_path):
         ({"hybrids": {"mix": {"magnitude": 1, "snip": 0}}}, r"score\.hybrids\.mix\.snip: 0 is not allowed.*above 0"),
         ({"options": {"synflow": {"iterations": 0}}}, r"score\.options\.synflow\.iterations: 0 is not allowed"),
         ({"options": {"grasp": {"temprature": 1}}}, r"score\.options\.grasp: unknown option .temprature."),
-        ({"options": {"magnitude": {"power": 1}}}, r"score\.options: .magnitude. has no options; use fisher"),
+        ({"options": {"magnitude": {"power": 1}}}, r"score\.options: .magnitude. has no options; use admm,"),
         ({"options": {"grasp": {"temperature": [1]}}}, r"score\.options\.grasp\.temperature: \[1\] is not allowed"),
     ],
 )

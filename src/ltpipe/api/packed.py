@@ -1,5 +1,6 @@
 """Conversion of masks in any form to one bit per weight."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -10,6 +11,8 @@ from ltpipe.pruning.foreign import UNKNOWN, read_any_mask
 from ltpipe.pruning.masks import Mask, unpack
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.packing import packed
+
+logger = logging.getLogger(__name__)
 
 
 class PackedMask(Mapping[str, torch.Tensor]):
@@ -43,11 +46,25 @@ def load_mask(path: str | PathLike[str]) -> dict[str, torch.Tensor]:
     Args:
         path: a mask file, a safetensors file of bool tensors, or one with the state dict of `torch.nn.utils.prune`.
 
+    A mask of a solver that also changed the weights it keeps is not the study's ticket by itself; a warning says so.
+
     Raises:
         UserError: there is no such file, or it is not a mask.
         DamagedFileError: the file is damaged.
     """
-    return dict(PackedMask(read_any_mask(Path(path))))
+    return dict(PackedMask(_read(Path(path))))
+
+
+def _read(path: Path) -> Mask:
+    mask = read_any_mask(path)
+    if mask.changed:
+        logger.warning(
+            "%s: %s also changed the weights that its mask keeps, so the mask alone gives another model than the "
+            "study's ticket; ltpipe export --solution writes that",
+            path,
+            mask.criterion,
+        )
+    return mask
 
 
 AnyMask = Mapping[str, torch.Tensor] | str | PathLike[str]
@@ -63,7 +80,7 @@ def as_mask(mask: AnyMask) -> Mask:
     if isinstance(mask, PackedMask):
         return mask.mask
     if isinstance(mask, str | PathLike):
-        return read_any_mask(Path(mask))
+        return _read(Path(mask))
     if not isinstance(mask, Mapping):
         raise UserError(f"mask: a {type(mask).__name__} is not allowed; use a dict of bool tensors or a file's path")
     for name, kept in mask.items():

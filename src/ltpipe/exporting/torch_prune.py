@@ -34,7 +34,7 @@ def export_torch_prune(checkpoint: Checkpoint, mask_path: Path, output: Path) ->
     """
     manifest = checkpoint.manifest
     mask = read_mask_for(mask_path, manifest)
-    if "solution" in mask.options:
+    if mask.changed:
         raise UserError(f"{mask_path}: {mask.criterion} also changed the weights that its mask keeps; use format hf")
     weights = checkpoint.weights
     stored = {name: name for name in weights.specs} | dict(manifest.tied)

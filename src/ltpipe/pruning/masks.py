@@ -60,9 +60,14 @@ class Mask:
         """Number of weights kept."""
         return sum(self.kept.values())
 
+    @property
+    def changed(self) -> bool:
+        """Whether a solver gave the kept weights new values, which are in its solution."""
+        return "solution" in self.options
+
     def check_applied(self, path: Path, solution: object) -> None:
         """Raise UserError if a solver gave the kept weights new values, and the solution with them is None."""
-        if "solution" in self.options and solution is None:
+        if self.changed and solution is None:
             raise UserError(
                 f"{path}: {self.criterion} also changed the weights that its mask keeps; give --solution, the file "
                 "that it wrote with the mask"

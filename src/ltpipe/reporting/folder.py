@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.table import Table
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
 from ltpipe.runtime.files import atomic_write, remove
 from ltpipe.runtime.frames import Frame
 from ltpipe.runtime.sums import FOLDER, Sums, write_sums
@@ -49,6 +49,9 @@ class ReportFolder:
         self.sums = Sums.read(path / FOLDER)
         for name in self.sums.digests:
             self.sums.check(name)
+        for name in (name for table in TABLES for name in table.files):
+            if name not in self.sums.digests and (path / name).exists():
+                raise DamagedFileError(f"{path / FOLDER}: damaged: it does not list {name}, which is there; {MEND}")
 
     def table(self, table: Table) -> Frame:
         """Return one of its tables, empty if the report lacks it; raises DamagedFileError for another format."""

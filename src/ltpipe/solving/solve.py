@@ -33,7 +33,7 @@ from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.plan import solve_planner, solving_bytes
 from ltpipe.solving.resume import Resume, Solved
 from ltpipe.solving.solver import Solver, solver_named
-from ltpipe.solving.walk import Grams, TrainBlock, Values, solve_blocks
+from ltpipe.solving.walk import ObserveBlock, TrainBlock, Values, solve_blocks
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
 
@@ -131,11 +131,11 @@ def solve_checkpoint(
         solution_writer(solution, promised, dtypes, digest, as_given(chosen)) as write,
     ):
 
-        def solve(block: str, inside: Collection[str], observe: Callable[[], Grams], train: TrainBlock) -> Values:
+        def solve(block: str, inside: Collection[str], observe: ObserveBlock, train: TrainBlock) -> Values:
             stored = {name: as_torch(weights.array(name), manifest.tensors[name].dtype) for name in inside}
             found = resume.read(block)
             if found is None:
-                found = task.solve(stored, observe(), train)
+                found = task.solve(stored, observe, train)
                 resume.write(block, found)
             for name, one in found.items():
                 errors[name] = one.errors
@@ -175,12 +175,22 @@ class _Task:
     dtypes: Callable[[str], torch.dtype]
     device: torch.device
 
-    def solve(self, stored: Mapping[str, torch.Tensor], grams: Grams, train: TrainBlock) -> dict[str, Solved]:
+    def solve(self, stored: Mapping[str, torch.Tensor], observe: ObserveBlock, train: TrainBlock) -> dict[str, Solved]:
         """Prune the tensors of a block, given as stored."""
-        pruned = {name: self._pruned(name, weight, grams[name].numpy()) for name, weight in stored.items()}
-        kept = {name: mask for name, (mask, _) in pruned.items()}
-        values = {name: found.to(self.device, self.dtypes(name)) for name, (_, found) in pruned.items()}
-        del pruned
+        observed = observe({})
+        grams = dict(observed.grams)
+        stages = observed.stages if self.options.true_sequential else [list(stored)]
+        if unused := stored.keys() - {name for stage in stages for name in stage}:
+            raise UserError(_unreached(min(unused)))
+        kept: dict[str, np.ndarray] = {}
+        values: dict[str, torch.Tensor] = {}
+        for stage in stages:
+            if values:
+                again = observe(values)
+                grams |= {name: again.grams[name] for name in stage}
+            for name in stage:
+                kept[name], found = self._pruned(name, stored[name], grams[name].numpy())
+                values[name] = found.to(stored[name].dtype).to(self.device, self.dtypes(name))
         if self.rule.reconstructs:
             masks = {name: torch.from_numpy(mask).to(self.device) for name, mask in kept.items()}
             values |= train(values, masks, partial(self.rule.reconstruct, options=self.options))
@@ -204,10 +214,7 @@ class _Task:
         stacks = [self.layout.matrices(name, shape, array) for array in (dense, kept, values)]
         for index, (weight, stay, new, gram) in enumerate(zip(*stacks, grams, strict=True)):
             if not gram.any():
-                raise UserError(
-                    f"no calibration token reaches '{name}', so a solver cannot prune it; use more calibration "
-                    "sequences, or exclude it (prunable.exclude)"
-                )
+                raise UserError(_unreached(name))
             try:
                 for part, pattern in self._patterns(name, index, len(weight), len(stacks[0])):
                     kept_part, found = self.rule.solve(weight[part].copy(), gram.copy(), pattern, self.options)
@@ -237,6 +244,13 @@ class _Task:
             errors += [_energy(each, gram) for each in (weight, weight * ~stay, found - weight)]
         whole = errors[0] or 1.0
         return float(errors[1] / whole), float(errors[2] / whole)
+
+
+def _unreached(name: str) -> str:
+    return (
+        f"no calibration token reaches '{name}', so a solver cannot prune it; use more calibration sequences, or "
+        "exclude it (prunable.exclude)"
+    )
 
 
 def _energy(matrix: np.ndarray, gram: np.ndarray) -> float:

@@ -6,6 +6,7 @@ here or in `solvers` imports torch before it computes.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.labels import name_of
-from ltpipe.runtime.options import NoOptions
 from ltpipe.runtime.plugins import load_class
 
 if TYPE_CHECKING:
@@ -25,18 +25,30 @@ if TYPE_CHECKING:
 _FOLDER = "ltpipe.solving.solvers"
 
 
+@dataclass(frozen=True)
+class SolverOptions:
+    """Options of every solver; those of a solver extend this class.
+
+    Attributes:
+        true_sequential: whether matrices are pruned in the order in which a block uses them, each with its inputs
+            behind those before it; otherwise all with the inputs that they have in the dense block.
+    """
+
+    true_sequential: bool = False
+
+
 class Solver(ABC):
     """Prunes one matrix after the other, each with the inputs that it has in the model pruned so far.
 
     Attributes:
         updates: whether kept weights get new values.
         reconstructs: whether it also has a method `reconstruct`, which trains a block whose matrices are pruned.
-        options: dataclass of its options, as in `ltpipe.runtime.options`.
+        options: dataclass of its options, which extends `SolverOptions`.
     """
 
     updates: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
-    options: ClassVar[type] = NoOptions
+    options: ClassVar[type] = SolverOptions
 
     @staticmethod
     @abstractmethod

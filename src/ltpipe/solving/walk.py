@@ -5,7 +5,8 @@ the unpruned block, the matrices are solved, and the block runs once more with i
 the batch contains all sequences twice: as they are in the model pruned so far, and as in the dense model.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,12 +26,27 @@ Values = Mapping[str, torch.Tensor]
 TrainBlock = Callable[[Values, Values, Callable[[PrunedBlock], None]], Values]
 """Trains a block by a function, and returns its values afterwards; takes its pruned values and its kept weights."""
 
-Grams = Mapping[str, torch.Tensor]
-"""Gram matrices of the inputs of weights, float64 [matrices, inputs, inputs], by the weights' names."""
 
-SolveBlock = Callable[[str, Collection[str], Callable[[], Grams], TrainBlock], Values]
-"""Prunes weights of a block and returns their values. Takes the block's name, the weights' names, a function that
-observes their Gram matrices, and one that trains the block."""
+@dataclass(frozen=True)
+class Observed:
+    """The inputs of a block's weights.
+
+    Attributes:
+        grams: Gram matrices, float64 [matrices, inputs, inputs] on the CPU, by the weights' names.
+        stages: the names, in the order in which the block uses them; those with the same inputs are together.
+    """
+
+    grams: Mapping[str, torch.Tensor]
+    stages: Sequence[Sequence[str]]
+
+
+ObserveBlock = Callable[[Values], Observed]
+"""Observes the inputs of a block's weights, of which some have the given values and the others those of the dense
+model."""
+
+SolveBlock = Callable[[str, Collection[str], ObserveBlock, TrainBlock], Values]
+"""Prunes weights of a block and returns their values. Takes the block's name, the weights' names, and functions that
+observe and train the block."""
 
 
 class _Grams(Products):
@@ -49,6 +65,8 @@ class _Grams(Products):
             name: torch.zeros(count, width, width, dtype=torch.float64)
             for name, (count, width) in self.widths().items()
         }
+        self.stages: list[list[str]] = []
+        self._placed = set[str]()
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def take(
@@ -63,13 +81,18 @@ class _Grams(Products):
             stops = ends.tolist()
             groups = [inputs[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
         for matrix, rows in zip(matrices.tolist(), groups, strict=True):
-            self.grams[name][matrix] += self._product(rows.to(torch.float32, copy=True))
+            rows = rows.to(torch.float32, copy=True)  # so that nothing else can change them
+            same = self._last is not None and torch.equal(self._last[0], rows)
+            if self._last is None or not same:
+                self._last = rows, (rows.T @ rows).cpu()
+            self.grams[name][matrix] += self._last[1]
+            self._place_in_order(name, same)
 
-    def _product(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return X^T X on the CPU, of inputs [tokens, inputs] that nothing else can change."""
-        if self._last is None or not torch.equal(self._last[0], rows):
-            self._last = rows, (rows.T @ rows).cpu()
-        return self._last[1]
+    def _place_in_order(self, name: str, same: bool) -> None:
+        """Put a name into the stages; `same` if its inputs are those of the product before."""
+        if name not in self._placed:
+            self._placed.add(name)
+            self.stages[-1:] = [[*self.stages[-1], name]] if same else [*self.stages[-1:], [name]]
 
 
 @torch.no_grad()
@@ -128,18 +151,21 @@ def solve_blocks(
                 by(PrunedBlock(weights, kept, forward, lambda span: along.take(targets, *span), count))
             return {each: weight.detach() for each, weight in weights.items()}
 
-        def observe() -> Grams:
+        def observe(values: Values) -> Observed:
             grams = _Grams(layout, inside, model.offload.name_of)
-            with model.block(name, dense), grams:
+            with model.block(name, dense | _parameters(values)), grams:
                 for span in parts:
                     forward(span)
-            return grams.grams
+            return Observed(grams.grams, grams.stages)
 
         if inside:
-            solved = solve(name, inside, observe, train)
-            pruned |= {each: nn.Parameter(values, requires_grad=False) for each, values in solved.items()}
+            pruned |= _parameters(solve(name, inside, observe, train))
         weights = (pruned, dense).__getitem__
         return model.run_block(name, own_forward, rules, division, parts, weights, 1 + with_dense, args, kwargs)
 
     with model.streaming(run):
         model.split.hidden_states(input_ids.repeat(2, 1) if with_dense else input_ids)
+
+
+def _parameters(values: Values) -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(each, requires_grad=False) for name, each in values.items()}

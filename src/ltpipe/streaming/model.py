@@ -283,13 +283,14 @@ class CausalModel:
         parts = self.parts(len(input_ids), micro_batch)
 
         def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-            weights = partial(weights_of, name)
-            result = self.run_block(
-                name, own_forward, next(turns), division, parts, weights, self.tickets, args, kwargs
+            def prefetch() -> None:
+                if name in following:
+                    prefetcher.start(following[name], self.fetch_block)
+
+            weights, rules = partial(weights_of, name), next(turns)
+            return self.run_block(
+                name, own_forward, rules, division, parts, weights, self.tickets, args, kwargs, prefetch
             )
-            if name in following:
-                prefetcher.start(following[name], self.fetch_block)
-            return result
 
         def weights_of(name: str, ticket: int) -> Mapping[str, nn.Parameter]:
             return self.fetch_block(name, ticket) if ticket else prefetcher.take(name, self.fetch_block)
@@ -308,6 +309,7 @@ class CausalModel:
         tickets: int,
         args: tuple,
         kwargs: dict,
+        last: Callable[[], None] = lambda: None,
     ) -> Any:
         """Run a block on the sequences of one ticket after the other, and return its result for all.
 
@@ -321,6 +323,7 @@ class CausalModel:
             tickets: number of tickets whose sequences are in the batch.
             args: the block's arguments from the model.
             kwargs: its keyword arguments.
+            last: called before the last weights are freed; a device may still compute.
 
         Raises:
             NotStreamableError: the call does not match the rules.
@@ -336,7 +339,9 @@ class CausalModel:
                     loaded.enter_context(self.block(name, weights(ticket)))
                 return own_forward(*args, **kwargs)
 
-            return run_in_parts(forward, rules, division.in_place, every, args, kwargs)
+            result = run_in_parts(forward, rules, division.in_place, every, args, kwargs)
+            last()
+            return result
 
     def _put_stand_ins(self) -> None:
         """Replace every stored floating-point tensor by NaN that takes no memory; integers keep their values."""

@@ -7,13 +7,13 @@ from ltpipe.pruning.solution import SolutionErrors
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY
 from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.frames import Column, Columns, Frame, frame, number, word
+from ltpipe.runtime.frames import Columns, Frame, frame, number, word
 
 COLUMNS: Columns = {
     "model": word("name of the model"),
     **{name: column for name, column in CURVE.items() if name != "seed"},
     **SPARSITY,
-    "tensor": Column("category", "name of the tensor"),
+    "tensor": word("name of the tensor"),
     "mask_error": number(
         "squared error of the tensor's outputs with the mask alone / squared outputs, on the calibration text"
     ),

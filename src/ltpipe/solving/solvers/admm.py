@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Solver
+from ltpipe.solving.solver import Solver, SolverOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SolverOptions):
     """Options of ADMM.
 
     Attributes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Solver, pruned_by
+from ltpipe.solving.solver import Solver, SolverOptions, pruned_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(SolverOptions):
     """Options of reconstruct.
 
     Attributes:
