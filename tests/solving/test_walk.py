@@ -316,7 +316,7 @@ def test_options_are_kept_with_the_mask(canonical_folder, text, tmp_path):
     assert mask.options["criterion"] == {"damping": 0.1}
     assert mask.options["scope"] == {"counts": "truncated"}
     found = read_solution(tmp_path / "s", mask, tmp_path / "m")
-    assert found.options == {"damping": 0.1, "block": 128}
+    assert found.options == {"true_sequential": False, "damping": 0.1, "block": 128}
     assert found.sequences == sha256_of(calibration)
     assert json.dumps(dict(mask.options))
 

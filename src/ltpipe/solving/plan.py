@@ -48,7 +48,9 @@ class _TrainingPlanner(EvaluationPlanner):
 
     def _run(self, model: LabelledModel, fetch: Fetch, input_ids: torch.Tensor, sizes: BatchSizes) -> None:
         def step(block: PrunedBlock) -> None:
-            copies = [torch.empty(each.shape) for each in block.weights.values() for _ in range(_COPIES)]
+            copies = [
+                torch.empty(each.shape, device=each.device) for each in block.weights.values() for _ in range(_COPIES)
+            ]
             span = (0, min(self._batch, block.sequences))
             error = (block.outputs(span) - block.targets(span)).float().square().mean()
             if error.requires_grad:  # blocks that are like others are left out of a plan
@@ -58,7 +60,9 @@ class _TrainingPlanner(EvaluationPlanner):
         def solve(block: str, names: Collection[str], observe: object, train: TrainBlock) -> Values:  # noqa: ARG001
             values = {name: fetch(name) for name in names}
             return train(
-                values, {name: torch.empty(each.shape, dtype=torch.bool) for name, each in values.items()}, step
+                values,
+                {name: torch.empty(each.shape, dtype=torch.bool, device=each.device) for name, each in values.items()},
+                step,
             )
 
         division = model.divide(input_ids.shape[1])

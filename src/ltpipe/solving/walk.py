@@ -112,7 +112,7 @@ def solve_blocks(
     Args:
         model: the dense model, streamed.
         division: how its blocks run on a part of the batch.
-        input_ids: int64 [sequences, tokens].
+        input_ids: int64 [sequences, tokens], on any device.
         micro_batch: number of sequences that go through a block together.
         names: weights to prune, all in the blocks.
         solve: prunes a block.
@@ -123,6 +123,7 @@ def solve_blocks(
     """
     turns, seen, layout = iter(division.rules), set[str](), Layout.of(model.manifest)
     parts, count = model.parts(len(input_ids), micro_batch), len(input_ids)
+    input_ids = input_ids.to(model.device)
 
     def run(name: str, own_forward: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         if name in seen:
