@@ -148,7 +148,9 @@ def solve_blocks(
                     along.take(targets, start, stop).copy_(part)
             assert targets is not None  # there is a sequence
             weights = {each: nn.Parameter(values[each].clone()) for each in values}
-            with torch.enable_grad(), model.block(name, dense | weights):
+            # Single-threaded, because a fake accelerator works in no other thread.
+            alone = torch.autograd.set_multithreading_enabled(False)
+            with torch.enable_grad(), alone, model.block(name, dense | weights):
                 by(PrunedBlock(weights, kept, forward, lambda span: along.take(targets, *span), count))
             return {each: weight.detach() for each, weight in weights.items()}
 
