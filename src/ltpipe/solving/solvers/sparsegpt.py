@@ -84,16 +84,22 @@ class SparseGPT(Solver):
 
 
 def _upper_of_inverse(gram: "np.ndarray") -> "np.ndarray":
-    """Return the upper Cholesky factor of the inverse of a positive definite matrix."""
-    import torch
+    """Return the upper Cholesky factor of the inverse of a positive definite matrix.
 
-    try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram)))
-        factor: np.ndarray = torch.linalg.cholesky(inverse, upper=True).numpy()
-    except torch.linalg.LinAlgError:
+    With all rows and columns in reverse, the matrix is L L^T, and the factor is the inverse of L, reversed again: half
+    of the operations of inverting the matrix and factorising the inverse.
+    """
+    import numpy as np
+    from scipy.linalg import lapack
+
+    lower, failed = lapack.dpotrf(np.asfortranarray(gram[::-1, ::-1]), lower=1, clean=1, overwrite_a=1)
+    pivots = np.diag(lower) ** 2
+    if failed or pivots.min() <= len(gram) * np.finfo(np.float64).eps * pivots.max():
         raise UserError(
             "the Gram matrix of its inputs is singular; use more calibration sequences, or a larger option damping"
-        ) from None
+        )
+    inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
+    factor: np.ndarray = np.ascontiguousarray(inverse[::-1, ::-1])
     return factor
 
 
