@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from checkouts import checkout, refused, reruns, snakemake
 from tiny import save_tiny
+
+from ltpipe.pruning.masks import read_mask
 
 CONFIG: dict[str, Any] = {
     "models": {"tiny": {"source": "../models/tiny"}},
@@ -44,6 +47,9 @@ def test_a_study_with_solvers(tmp_path: Path):
             assert {"mask", "solution"} <= metrics["provenance"]["inputs"].keys()
             assert metrics["made_with"]["score"]["options"][solver] is not None
     assert reruns(folder) == set()
+    errors = pd.read_csv(folder / "results/report/reconstruction.csv")
+    assert set(errors["criterion"]) == {*SOLVERS}
+    assert (folder / "results/report/reconstruction.svg").exists()
     write(folder, score={"options": {"sparsegpt": {"damping": 0.1}}})
     analyses = {"overlap overlap/tiny", "validation validation/tiny", "tables tables/tiny/tickets", "report tickets"}
     assert reruns(folder) == analyses | {
@@ -51,6 +57,15 @@ def test_a_study_with_solvers(tmp_path: Path):
         "ticket tiny/words/sparsegpt/row/seed-none/0.5",
         "perturbed_ticket tiny/words/int4/seed-none/sparsegpt/row/seed-none/0.5",
     }
+    write(folder, grid={"criteria": ["sparsegpt", "admm-reconstruct"], "scopes": ["owl-row"]})
+    snakemake(folder)
+    masks = [
+        read_mask(folder / f"results/masks/tiny/{criterion}/owl-row/seed-none/0.5.safetensors").kept
+        for criterion in ("wanda", "sparsegpt", "admm-reconstruct")
+    ]
+    assert masks[0] == masks[1] == masks[2]
+    assert len(set(masks[0].values())) > 3
+    assert reruns(folder) == set()
     write(folder, grid={"scopes": ["row", "global"]})
     (said,) = refused(folder)
     assert said.startswith(

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_model
+from safetensors.torch import load_file, save_file
+from tiny import save_tiny, tiny_model
 
 import ltpipe
 from ltpipe.analysis.validation import validate_files
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import TOKENIZER
+from ltpipe.checkpoints.load import load_checkpoint
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import ComputeSettings
@@ -29,6 +31,7 @@ from ltpipe.pruning.solution import read_solution
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
+from ltpipe.runtime.sources import Source
 from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.solve import solve_checkpoint
 from ltpipe.solving.solver import solver_named, solver_names
@@ -335,6 +338,18 @@ def test_what_solvers_cannot_do(settings, selection, said, canonical_folder, tex
         solved(canonical_folder("llama"), text("llama"), tmp_path, "sparsegpt", "row", "0.5", settings, selection)
     assert not list(tmp_path.glob("*.mask"))
     assert not list(tmp_path.glob("*.solution"))
+
+
+def test_inputs_that_overflow_are_named(text, tmp_path):
+    save_tiny("llama", tmp_path / "source")
+    file = tmp_path / "source/model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.post_attention_layernorm.weight"][:] = 1e30
+    save_file(tensors, file, {"format": "pt"})
+    load_checkpoint(Source(str(tmp_path / "source")), None, "auto", tmp_path / "canonical")
+    with pytest.raises(UserError, match=r"inputs of 'model\.layers\.1\.mlp\.down_proj\.weight' are infinite or not"):
+        solved(tmp_path / "canonical", text("llama"), tmp_path, "sparsegpt", "row", "0.5")
+    assert not list(tmp_path.glob("*.mask"))
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 65_536, 200_003])
