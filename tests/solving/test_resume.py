@@ -1,9 +1,11 @@
 """A solve stage that was killed goes on at the block it was in, and writes the same bytes."""
 
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.checkpoints.prunable import Selection
 from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import ComputeSettings
+from ltpipe.inspection.recognise import describe
 from ltpipe.runtime.files import sha256_of
+from ltpipe.solving import solvers
 from ltpipe.solving.solve import solve_checkpoint
-from ltpipe.solving.solver import solver_named
+from ltpipe.solving.solver import solver_named, solver_names
 
 CPU = ComputeSettings(device="cpu", threads=1)
 
@@ -81,6 +85,9 @@ def test_blocks_of_other_options_or_damaged_files_are_solved_again(folder, text,
         with pytest.raises(KeyboardInterrupt):
             solve(folder, text, tmp_path / "killed", "sparsegpt")
     (file,) = (tmp_path / "killed/mask.resume").iterdir()
+    inspected = describe(file)
+    assert inspected.kind == "solved block"
+    assert len(inspected.listings[0].rows) == 7
     file.with_name("kept").write_bytes(file.read_bytes())
     assert solve(folder, text, tmp_path / "killed", "sparsegpt", damping="0.02") == whole
     file.parent.mkdir()
@@ -89,6 +96,33 @@ def test_blocks_of_other_options_or_damaged_files_are_solved_again(folder, text,
     assert solve(folder, text, tmp_path / "killed", "sparsegpt", damping="0.02") == whole
     assert len(calls) == 21
     assert "solving the block again" in caplog.text
+
+
+def test_blocks_of_edited_code_are_solved_again(folder, text, tmp_path, monkeypatch):
+    """The code of a solver of one's own is no part of the package."""
+    source = """
+from ltpipe.solving.solvers.sparsegpt import SparseGPT
+class Own(SparseGPT):
+    pass
+SOLVER = Own
+"""
+    (tmp_path / "plugins").mkdir()
+    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path / "plugins")])
+    solver_names.cache_clear()
+    file, calls = tmp_path / "plugins/own_sparse.py", []
+    for number, code in enumerate((source, source, f"# edited{source}")):
+        file.write_text(code)
+        monkeypatch.delitem(sys.modules, "ltpipe.solving.solvers.own_sparse", raising=False)
+        with monkeypatch.context() as patch:
+            calls.append(stopping(patch, "own-sparse", 7 if number == 0 else 99))
+            with pytest.raises(KeyboardInterrupt) if number == 0 else nullcontext():
+                solve(folder, text, tmp_path / "killed", "own-sparse")
+        if number == 1:
+            shutil.copytree(tmp_path / "left", tmp_path / "killed/mask.resume")
+        elif number == 0:
+            shutil.copytree(tmp_path / "killed/mask.resume", tmp_path / "left")
+    solver_names.cache_clear()
+    assert list(map(len, calls)) == [7, 14, 21]
 
 
 def test_a_killed_process_goes_on(folder, text, tmp_path):

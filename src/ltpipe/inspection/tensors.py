@@ -133,6 +133,18 @@ def _solution(path: Path) -> Description:
         return describe_file(path, KIND, facts, Listing.of("by tensor", rows))
 
 
+def _solved_block(path: Path) -> Description:
+    from ltpipe.solving.resume import FORMAT, KIND
+
+    with artefact(path, KIND, FORMAT) as file:
+        errors = json.loads(file.metadata["errors"])
+        rows = (
+            {"tensor": name, "kept": file.specs[f"values/{name}"].size, "error of the mask": before, "error": after}
+            for name, (before, after) in errors.items()
+        )
+        return describe_file(path, KIND, {"block": path.stem}, Listing.of("by tensor", rows))
+
+
 def _task(path: Path) -> Description:
     from ltpipe.training.task import FORMAT, KIND
 
@@ -146,6 +158,7 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "set of token sequences": _sequences,
     "set of top-k tokens": _top_tokens,
     "solution": _solution,
+    "solved block": _solved_block,
     "training state": _state,
     "task": _task,
 }

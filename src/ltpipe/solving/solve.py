@@ -31,7 +31,7 @@ from ltpipe.runtime.options import Given, as_given, beyond_defaults, options_of
 from ltpipe.scoring.products import check_linear
 from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.plan import solve_planner, solving_bytes
-from ltpipe.solving.resume import Resume, Solved
+from ltpipe.solving.resume import Resume, Solved, code_of
 from ltpipe.solving.solver import Solver, solver_named
 from ltpipe.solving.walk import ObserveBlock, TrainBlock, Values, solve_blocks
 from ltpipe.streaming.model import CausalModel
@@ -124,7 +124,7 @@ def solve_checkpoint(
         return others.get(name, here.dtype)
 
     task = _Task(rule, chosen, pattern, allocated, layout, dtype_of, here.device)
-    resume = Resume(mask, _identity(promised, digest, as_given(chosen), names, here, sizes))
+    resume = Resume(mask, _identity(task, promised, digest, names, here.dtype, sizes))
     bits = {name: ("U8", ((manifest.tensors[name].size + 7) // 8,)) for name in names}
     with (
         tensor_writer(mask, bits, header(promised)) as write_mask,
@@ -265,11 +265,19 @@ def _as_computed(solved: Solved, stored: torch.Tensor) -> torch.Tensor:
 
 
 def _identity(
-    promised: Mask, sequences: str, options: Given, names: Sequence[str], here: Computing, sizes: BatchSizes
+    task: _Task, promised: Mask, sequences: str, names: Sequence[str], dtype: torch.dtype, sizes: BatchSizes
 ) -> str:
-    """Return the digest of what a solution depends on."""
-    said = [header(promised), sequences, options, names, str(here.dtype), str(here.device), sizes.micro_batch]
-    return sha256(json.dumps(said, sort_keys=True, default=dict).encode()).hexdigest()
+    """Return the digest of what a solution depends on, the solver's code included."""
+    said = {
+        "mask": header(promised),
+        "allocated": dict(task.allocated),
+        "sequences": sequences,
+        "options": as_given(task.options),
+        "names": list(names),
+        "computing": [str(dtype), str(task.device), sizes.micro_batch, torch.get_num_threads()],
+        "code": code_of(task.rule),
+    }
+    return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _bits(values: torch.Tensor) -> np.ndarray:
