@@ -49,9 +49,10 @@ class ReportFolder:
         self.sums = Sums.read(path / FOLDER)
         for name in self.sums.digests:
             self.sums.check(name)
-        for name in (name for table in TABLES for name in table.files):
-            if name not in self.sums.digests and (path / name).exists():
-                raise DamagedFileError(f"{path / FOLDER}: damaged: it does not list {name}, which is there; {MEND}")
+        for table in TABLES:
+            there = [name for name in table.files if (path / name).exists()]
+            if there and self.sums.digests.keys().isdisjoint(there):  # it would be read as empty
+                raise DamagedFileError(f"{path / FOLDER}: damaged: it does not list {there[0]}, which is there; {MEND}")
 
     def table(self, table: Table) -> Frame:
         """Return one of its tables, empty if the report lacks it; raises DamagedFileError for another format."""
