@@ -38,9 +38,7 @@ def _solve_columns(weight, upper, kept, group, pruned, errors):
                     values[j] -= error * upper[i, j]
 
 
-def swap_until_none_helps(
-    weight: np.ndarray, gram: np.ndarray, kept: np.ndarray, group: int, rounds: int
-) -> tuple[int, int]:
+def swap_until_none_helps(weight: np.ndarray, gram: np.ndarray, kept: np.ndarray, group: int, rounds: int) -> None:
     """Swap a pruned and a kept weight of a row while that makes the error of its outputs smaller.
 
     With the error e = pruned weights of a row and c = G e, keeping i instead of j changes e G e^T by
@@ -54,15 +52,10 @@ def swap_until_none_helps(
         kept: bool [rows, columns], changed in place.
         group: length of the runs in which both have to be; 0 for the whole row.
         rounds: most rounds for a row.
-
-    Returns:
-        The number of swaps, and of rows in which the last round still found one.
     """
     correlations = np.where(kept, 0.0, weight) @ gram
-    swaps = np.zeros((len(weight), 2), np.int64)
+    swaps = np.zeros((len(weight), 2), np.int64)  # of each row: number so far, whether it goes on
     _swap(weight, gram, np.diag(gram).copy(), kept, correlations, group, rounds, swaps)
-    total, unfinished = swaps.sum(0).tolist()
-    return total, unfinished
 
 
 _TOGETHER = 8

@@ -10,7 +10,7 @@ from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner, LabelledModel
 from ltpipe.pruning.layout import Layout
 from ltpipe.solving.block import PrunedBlock
-from ltpipe.solving.solver import Solver
+from ltpipe.solving.solver import Solver, TrainingSolver
 from ltpipe.solving.walk import TrainBlock, Values, solve_blocks
 from ltpipe.streaming.offload import Fetch
 
@@ -93,7 +93,7 @@ def solve_planner(
         accelerator: whether to plan for an accelerator rather than the CPU.
         streamed: whether one block of weights is in memory at a time.
     """
-    if rule.reconstructs:
+    if issubclass(rule, TrainingSolver):
         return _TrainingPlanner(names, options.batch, skeleton, manifest, dtype, accelerator, streamed)
     return EvaluationPlanner(skeleton, manifest, (), dtype, accelerator, streamed)
 
@@ -104,7 +104,7 @@ def forward_passes(rule: type[Solver], options: Any) -> int:
     A block runs twice. To train it, it also runs twice in the dense model, and each epoch takes as long as three
     passes.
     """
-    return 4 + 3 * options.epochs if rule.reconstructs else 2
+    return 4 + 3 * options.epochs if issubclass(rule, TrainingSolver) else 2
 
 
 def solving_bytes(manifest: Manifest, layout: Layout, names: Sequence[str], tokens: int) -> int:

@@ -32,7 +32,7 @@ from ltpipe.scoring.products import check_linear
 from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.plan import solve_planner, solving_bytes
 from ltpipe.solving.resume import Resume, Solved, code_of
-from ltpipe.solving.solver import Solver, solver_named
+from ltpipe.solving.solver import Solver, TrainingSolver, solver_named
 from ltpipe.solving.walk import ObserveBlock, TrainBlock, Values, solve_blocks
 from ltpipe.streaming.model import CausalModel
 from ltpipe.streaming.skeleton import build_skeleton, other_dtypes
@@ -107,7 +107,8 @@ def solve_checkpoint(
     if planner.division is None or manifest.walks.forward or here.shards:
         reason = manifest.walks.forward or "execution or device keep it in memory"
         raise UserError(f"solver '{solver}' prunes block by block, and the model does not run so: {reason}")
-    if rule.reconstructs and (reason := manifest.walks.gradients or manifest.walks.backward):
+    trains = issubclass(rule, TrainingSolver)
+    if trains and (reason := manifest.walks.gradients or manifest.walks.backward):
         raise UserError(f"solver '{solver}' trains blocks, and {manifest.architecture} cannot be trained: {reason}")
     if sizes.super_batch < count:
         raise UserError(
@@ -145,7 +146,7 @@ def solve_checkpoint(
                 name: _as_computed(one, stored[name]).to(here.device, dtype_of(name)) for name, one in found.items()
             }
 
-        solve_blocks(model, planner.division, input_ids, sizes.micro_batch, names, solve, rule.reconstructs)
+        solve_blocks(model, planner.division, input_ids, sizes.micro_batch, names, solve, trains)
         if unused := sorted({*names} - errors.keys()):
             raise UserError(f"the model does not run the block of '{unused[0]}'; exclude it (prunable.exclude)")
     resume.done()
@@ -177,7 +178,7 @@ class _Task:
 
     def solve(self, stored: Mapping[str, torch.Tensor], observe: ObserveBlock, train: TrainBlock) -> dict[str, Solved]:
         """Prune the tensors of a block, given as stored."""
-        observed = observe({})
+        observed = observe({}, list(stored))
         grams = dict(observed.grams)
         stages = observed.stages if self.options.true_sequential else [list(stored)]
         if unused := stored.keys() - {name for stage in stages for name in stage}:
@@ -186,12 +187,11 @@ class _Task:
         values: dict[str, torch.Tensor] = {}
         for stage in stages:
             if values:
-                again = observe(values)
-                grams |= {name: again.grams[name] for name in stage}
+                grams |= observe(values, stage).grams
             for name in stage:
                 kept[name], found = self._pruned(name, stored[name], grams[name].numpy())
                 values[name] = found.to(stored[name].dtype).to(self.device, self.dtypes(name))
-        if self.rule.reconstructs:
+        if issubclass(self.rule, TrainingSolver):
             masks = {name: torch.from_numpy(mask).to(self.device) for name, mask in kept.items()}
             values |= train(values, masks, partial(self.rule.reconstruct, options=self.options))
         solved = {}
@@ -218,7 +218,8 @@ class _Task:
             try:
                 for part, pattern in self._patterns(name, index, len(weight), len(stacks[0])):
                     kept_part, found = self.rule.solve(weight[part].copy(), gram.copy(), pattern, self.options)
-                    stay[part], new[part] = kept_part, np.where(kept_part, found, 0)
+                    stay[part] = kept_part
+                    new[part] = np.where(kept_part, found if self.rule.updates else weight[part], 0)
             except UserError as error:
                 raise UserError(f"'{name}': {error}") from None
         return kept.reshape(shape), torch.from_numpy(values).reshape(shape)

@@ -41,13 +41,11 @@ class Solver(ABC):
     """Prunes one matrix after the other, each with the inputs that it has in the model pruned so far.
 
     Attributes:
-        updates: whether kept weights get new values.
-        reconstructs: whether it also has a method `reconstruct`, which trains a block whose matrices are pruned.
+        updates: whether kept weights get new values; if not, those that `solve` returns do not count.
         options: dataclass of its options, which extends `SolverOptions`.
     """
 
     updates: ClassVar[bool] = False
-    reconstructs: ClassVar[bool] = False
     options: ClassVar[type] = SolverOptions
 
     @staticmethod
@@ -68,7 +66,34 @@ class Solver(ABC):
             those of kept weights count.
         """
 
+
+@dataclass(frozen=True)
+class TrainingOptions(SolverOptions):
+    """Options of every solver that trains blocks, from which the plan follows.
+
+    Attributes:
+        epochs: how often the calibration sequences are gone through for each block.
+        batch: sequences in a step.
+    """
+
+    epochs: int = 2
+    batch: int = 4
+
+    def __post_init__(self) -> None:
+        """Raise UserError if a value is not allowed."""
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: {getattr(self, name)} is not allowed; use a whole number of at least 1")
+
+
+class TrainingSolver(Solver):
+    """A solver that also trains each block when its matrices are pruned; its options extend `TrainingOptions`."""
+
+    updates = True
+    options = TrainingOptions
+
     @staticmethod
+    @abstractmethod
     def reconstruct(block: "PrunedBlock", options: Any) -> None:
         """Train the weights that a block has kept, in place.
 
@@ -76,7 +101,6 @@ class Solver(ABC):
             block: the block, its inputs in the model pruned so far, and its outputs in the dense model.
             options: the solver's options.
         """
-        raise NotImplementedError
 
 
 def pruned_by(
@@ -104,10 +128,16 @@ def solver_named(name: str) -> type[Solver]:
     """Look up a solver, by its name or by a label.
 
     Raises:
-        UserError: there is no such solver, its file is damaged, or its class lacks the method or has one with another
-            signature.
+        UserError: there is no such solver, its file is damaged, its class lacks a method or has one with another
+            signature, or its options do not extend those of every solver.
     """
     name = name_of(name)
     if name not in solver_names():
         raise UserError(f"'{name}' is not a solver; use {', '.join(solver_names())}")
-    return load_class(f"{_FOLDER}.{name.replace('-', '_')}", "SOLVER", Solver, f"solver '{name}'")  # type: ignore[type-abstract]
+    rule = load_class(f"{_FOLDER}.{name.replace('-', '_')}", "SOLVER", Solver, f"solver '{name}'")  # type: ignore[type-abstract]
+    base = TrainingOptions if issubclass(rule, TrainingSolver) else SolverOptions
+    if not issubclass(rule.options, base):
+        raise UserError(
+            f"solver '{name}': its options, {rule.options.__name__}, do not extend {base.__name__}; they must"
+        )
+    return rule

@@ -40,9 +40,9 @@ class Observed:
     stages: Sequence[Sequence[str]]
 
 
-ObserveBlock = Callable[[Values], Observed]
-"""Observes the inputs of a block's weights, of which some have the given values and the others those of the dense
-model."""
+ObserveBlock = Callable[[Values, Collection[str]], Observed]
+"""Observes the inputs of the named weights of a block, some of whose weights have the given values and the others those
+of the dense model."""
 
 SolveBlock = Callable[[str, Collection[str], ObserveBlock, TrainBlock], Values]
 """Prunes weights of a block and returns their values. Takes the block's name, the weights' names, and functions that
@@ -154,8 +154,8 @@ def solve_blocks(
                 by(PrunedBlock(weights, kept, forward, lambda span: along.take(targets, *span), count))
             return {each: weight.detach() for each, weight in weights.items()}
 
-        def observe(values: Values) -> Observed:
-            grams = _Grams(layout, inside, model.offload.name_of)
+        def observe(values: Values, of: Collection[str]) -> Observed:
+            grams = _Grams(layout, of, model.offload.name_of)
             with model.block(name, dense | _parameters(values)), grams:
                 for span in parts:
                     forward(span)

@@ -1,7 +1,6 @@
 """The best combination of solvers: ADMM, then training."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ltpipe.solving.solvers import reconstruct
 
@@ -10,7 +9,7 @@ from ltpipe.solving.solvers import reconstruct
 class Options(reconstruct.Options):
     """Options of reconstruct, after ADMM."""
 
-    after: Literal["magnitude", "wanda-sequential", "sparsegpt", "admm", "swaps"] = "admm"
+    after: reconstruct.After = "admm"
 
 
 class ADMMReconstruct(reconstruct.Reconstruct):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Solver, SolverOptions, pruned_by
+from ltpipe.solving.solver import TrainingOptions, TrainingSolver, pruned_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,40 +14,35 @@ if TYPE_CHECKING:
     from ltpipe.solving.pattern import Pattern
 
 
+After = Literal["magnitude", "wanda-sequential", "sparsegpt", "admm", "swaps"]
+
+
 @dataclass(frozen=True)
-class Options(SolverOptions):
+class Options(TrainingOptions):
     """Options of reconstruct.
 
     Attributes:
         after: what prunes the matrices before: a solver with its default options, or magnitude.
-        epochs: how often the calibration sequences are gone through for each block.
         rate: first learning rate, as a fraction of the root mean square of a matrix's kept weights.
-        batch: sequences in a step.
     """
 
-    after: Literal["magnitude", "wanda-sequential", "sparsegpt", "admm", "swaps"] = "sparsegpt"
-    epochs: int = 2
+    after: After = "sparsegpt"
     rate: float = 0.005
-    batch: int = 4
 
     def __post_init__(self) -> None:
         """Raise UserError if a value is not allowed."""
-        for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name)} is not allowed; use a whole number of at least 1")
+        super().__post_init__()
         if not 0 < self.rate < math.inf:
             raise UserError(f"rate: {self.rate} is not allowed; use a number above 0")
 
 
-class Reconstruct(Solver):
+class Reconstruct(TrainingSolver):
     """Each pruned block is trained to give what the dense block gives in the dense model.
 
     As in "A free lunch in LLM compression" (2510.14444), with the inputs of the model pruned so far and the outputs of
     the dense one. The squared error is minimised by Adam with a cosine schedule; masks stay as they are.
     """
 
-    updates = True
-    reconstructs = True
     options = Options
 
     @staticmethod
