@@ -1,12 +1,14 @@
 """The solver of one's own in docs/solvers.md works as it is printed: one file, one word."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.runtime.errors import UserError
 from ltpipe.solving import solvers
 from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.solver import pruned_by, solver_named, solver_names
@@ -39,3 +41,31 @@ def test_the_printed_solver_is_found_and_solves():
         outputs, sparse = inputs @ weight[row], inputs @ (weight[row] * kept[row])
         (scale,), *_ = np.linalg.lstsq(sparse[:, None], outputs, rcond=None)
         assert np.allclose(np.where(kept[row], values[row], 0), scale * weight[row] * kept[row])
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "said"),
+    [
+        ("Solver", "NoOptions", "have to extend SolverOptions"),
+        ("TrainingSolver", "SolverOptions", "have to extend TrainingOptions"),
+        ("TrainingSolver", "TrainingOptions", "reconstruct"),
+    ],
+)
+def test_what_the_walk_would_miss_is_named(base, options, said, tmp_path, monkeypatch):
+    (tmp_path / "partial_one.py").write_text(f"""
+from ltpipe.runtime.options import NoOptions
+from ltpipe.solving.solver import Solver, SolverOptions, TrainingOptions, TrainingSolver
+class Partial({base}):
+    options = {options}
+    @staticmethod
+    def solve(weight, gram, pattern, options):
+        return weight != 0, weight
+SOLVER = Partial
+""")
+    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ltpipe.solving.solvers.partial_one", raising=False)
+    solver_names.cache_clear()
+    with pytest.raises(UserError, match=said):
+        solver_named("partial-one")
+    monkeypatch.undo()
+    solver_names.cache_clear()

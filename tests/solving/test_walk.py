@@ -34,7 +34,7 @@ from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.sources import Source
 from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.solve import solve_checkpoint
-from ltpipe.solving.solver import solver_named, solver_names
+from ltpipe.solving.solver import TrainingSolver, solver_named, solver_names
 
 NAMES = {"model": "m", "data": "d"}
 COMBINED = ("admm-reconstruct",)
@@ -107,7 +107,7 @@ def by_hand(
                     kept, values = rule.solve(matrix.copy(), gram, pattern, rule.options())
                     new = np.where(kept, values, 0).astype(np.float32)
                     weights[name].copy_(torch.from_numpy(new.T.copy() if name in layout.inputs_first else new))
-        if rule.reconstructs:
+        if issubclass(rule, TrainingSolver):
             train_by_hand(tiny_model(architecture), model, block, inside, ids)
     return model
 
@@ -233,6 +233,16 @@ def test_each_tensor_loses_what_an_allocation_says(architecture, scope, canonica
         solve("0.6", other)
     with pytest.raises(UserError, match=f"scope '{scope}': a solver takes the numbers of weights from a mask; give"):
         solve("0.6", None)
+
+
+def test_values_of_a_solver_that_changes_none_do_not_count(canonical_folder, text, tmp_path, monkeypatch):
+    """The blocks behind would see weights that the ticket does not have."""
+    folder, rule = canonical_folder("llama"), solver_named("wanda-sequential")
+    plain, _ = solved(folder, text("llama"), tmp_path, "wanda-sequential", "row", "0.5")
+    wanted, own = plain.read_bytes(), rule.solve
+    monkeypatch.setattr(rule, "solve", staticmethod(lambda *given: (own(*given)[0], given[0] * 3 + 1)))
+    again, _ = solved(folder, text("llama"), tmp_path, "wanda-sequential", "row", "0.5")
+    assert again.read_bytes() == wanted
 
 
 def test_experts_are_solved_over_their_own_tokens(canonical_folder, text, tmp_path):

@@ -137,7 +137,5 @@ def solver_named(name: str) -> type[Solver]:
     rule = load_class(f"{_FOLDER}.{name.replace('-', '_')}", "SOLVER", Solver, f"solver '{name}'")  # type: ignore[type-abstract]
     base = TrainingOptions if issubclass(rule, TrainingSolver) else SolverOptions
     if not issubclass(rule.options, base):
-        raise UserError(
-            f"solver '{name}': its options, {rule.options.__name__}, do not extend {base.__name__}; they must"
-        )
+        raise UserError(f"solver '{name}': its options, {rule.options.__name__}, have to extend {base.__name__}")
     return rule
