@@ -47,14 +47,15 @@ def test_the_printed_solver_is_found_and_solves():
     ("base", "options", "said"),
     [
         ("Solver", "NoOptions", "have to extend SolverOptions"),
-        ("TrainingSolver", "SolverOptions", "have to extend TrainingOptions"),
-        ("TrainingSolver", "TrainingOptions", "reconstruct"),
+        ("Reconstruct", "SolverOptions", "have to extend TrainingOptions"),
+        ("TrainingSolver", "TrainingOptions", "no method reconstruct"),
     ],
 )
 def test_what_the_walk_would_miss_is_named(base, options, said, tmp_path, monkeypatch):
     (tmp_path / "partial_one.py").write_text(f"""
 from ltpipe.runtime.options import NoOptions
 from ltpipe.solving.solver import Solver, SolverOptions, TrainingOptions, TrainingSolver
+from ltpipe.solving.solvers.reconstruct import Reconstruct
 class Partial({base}):
     options = {options}
     @staticmethod
