@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from ltpipe.api.batches import Batch
-from ltpipe.api.losses import Totals, agrees, causal_totals, native_cross_entropy, plain_totals
+from ltpipe.api.losses import (
+    Totals,
+    agrees,
+    backbone_output,
+    causal_totals,
+    micro_batches,
+    native_cross_entropy,
+    plain_totals,
+)
 from ltpipe.checkpoints.contents import blocks_name
 from ltpipe.evaluation.loss import cross_entropy
 from ltpipe.runtime.device import is_out_of_memory
@@ -54,19 +62,17 @@ class Result:
 class Evaluator:
     """Evaluates one model on one kind of batch, inside `evaluating`.
 
-    Args:
-        model: dense when passed; it may be masked later.
-        example: a batch, which decides whether the model is evaluated in pieces, as a causal language model.
-        precision_mode: `high` or `fast`.
+    The first batch decides whether the model is evaluated in pieces, as a causal language model.
 
-    Attributes:
-        causal: the model split in two if it is evaluated in pieces, else None.
+    Args:
+        model: dense or masked.
+        precision_mode: `high` or `fast`.
 
     Raises:
         UserError: there is no such precision mode, or the model has no values.
     """
 
-    def __init__(self, model: nn.Module, example: Batch, precision_mode: Precision) -> None:
+    def __init__(self, model: nn.Module, precision_mode: Precision) -> None:
         if precision_mode not in _ENTROPY:
             raise UserError(f"precision_mode: '{precision_mode}' is not allowed; use {' or '.join(_ENTROPY)}")
         self._model = model
@@ -75,7 +81,8 @@ class Evaluator:
         if held is not None and held.is_meta:
             raise UserError(f"{type(model).__name__} is on the meta device and has no values; load the weights first")
         self._device = torch.device("cpu") if held is None else held.device
-        self.causal = self._split_model(example)
+        self._split: SplitModel | None = None
+        self._is_decided = False
 
     def evaluate(self, batches: Iterable[Batch]) -> Result:
         """Return mean loss and accuracy over batches.
@@ -89,22 +96,35 @@ class Evaluator:
         """Return the totals of each batch."""
         return [self._totals(batch) for batch in batches]
 
+    def in_pieces(self, example: Batch) -> bool:
+        """Return whether the model is evaluated in pieces."""
+        if not self._is_decided:
+            self._decide(example)
+        return self._split is not None
+
     def _totals(self, batch: Batch) -> Totals:
-        text = batch.as_text() if self.causal is not None else None
-        if self.causal is None or text is None:
+        first = None if self._is_decided else self._decide(batch)
+        text = batch.as_text() if self._split is not None else None
+        if self._split is None or text is None:
             return plain_totals(self._model, batch, self._device, self._entropy)
-        totals = causal_totals(self.causal, text, self._device, self._entropy)
+        totals = causal_totals(self._split, text, self._device, self._entropy, first)
         return totals if batch.labels is not None else replace(totals, correct=None)
 
-    def _split_model(self, example: Batch) -> SplitModel | None:
-        """Return the model split in two if, in a trial, it is a causal language model with the loss of transformers."""
+    def _decide(self, example: Batch) -> torch.Tensor | None:
+        """Try whether the model is a causal language model with the loss of transformers.
+
+        Return the hidden states of the batch's first micro-batch, [sequences, tokens, width], if it is.
+        """
+        self._is_decided = True
         text = example.as_text()
         if text is None or not hasattr(self._model, "config"):
             return None
         try:
             split = SplitModel(self._model, blocks_name(self._model))
-            if agrees(split, text, self._device):
-                return split
+            output = backbone_output(split, next(micro_batches(text)), self._device)
+            if agrees(split, output, text):
+                self._split = split
+                return output.last_hidden_state
             reason = "its loss is not the mean cross-entropy of the next token"
         except Exception as error:  # a model with another structure can raise anything
             if is_out_of_memory(error):

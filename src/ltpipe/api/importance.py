@@ -241,7 +241,7 @@ def _score(
 ) -> None:
     ids = torch.zeros((1, 2), dtype=torch.long) if not rule.needs_data else sequences(batches)
     inside = all(map(subject.manifest.in_blocks, subject.names))
-    if ids is not None and inside and Evaluator(subject.module, Batch((), {"input_ids": ids}, None), "high").causal:
+    if ids is not None and inside and Evaluator(subject.module, "high").in_pieces(_few_tokens(ids)):
         with walking(subject.module, subject.manifest, subject.names, rule, ids, options) as streamed:
             rule.score(streamed, deliver)
         return
@@ -256,6 +256,10 @@ def _score(
     values = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _live(subject.module).items()}
     everything = {name: torch.ones((), dtype=torch.bool).expand(subject.shape(name)) for name in subject.names}
     rule.score(LiveSubject(copy.deepcopy(subject.module), values, everything, data, options), deliver)
+
+
+def _few_tokens(ids: torch.Tensor) -> Batch:
+    return Batch((), {"input_ids": ids[:1, :8]}, None)
 
 
 def _live(module: nn.Module) -> dict[str, torch.Tensor]:

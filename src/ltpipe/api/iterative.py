@@ -85,7 +85,7 @@ def _simulate(model: nn.Module, dataloader: Iterable[Any], schedule: list[float]
     batches = list(first_batches(dataloader, BASELINE_BATCHES))
     _check(batches)
     with evaluating(model):
-        evaluator = Evaluator(model, batches[0], "high")
+        evaluator = Evaluator(model, "high")
         dense = evaluator.totals(batches)
         dense_loss = Result.of(dense[:TICKET_BATCHES]).loss
         iterations = []
@@ -108,8 +108,7 @@ def _train(
     raw = list(dataloader) if iter(dataloader) is dataloader else dataloader  # an iterator can only be read once
     batches = list(first_batches(raw, None))
     _check(batches)
-    with evaluating(model):
-        evaluator = Evaluator(model, batches[0], "high")
+    evaluator = Evaluator(model, "high")
     iterations: list[dict[str, Any]] = []
     mask: dict[str, torch.Tensor] = {}
     with TrainingRounds(model, with_dataloader(trainer_fn, raw)) as rounds:

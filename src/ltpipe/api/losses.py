@@ -1,7 +1,7 @@
 """Loss and correct predictions of one batch: in pieces for causal language models, as a whole for others."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ IGNORED = -100
 
 _MICRO_BATCH_TOKENS = 1024
 _CHOSEN_HERE = {"use_cache", "return_dict"}
-_CHUNK = 64  # labels whose logits exist at the same time
+_LOGITS = 1 << 23  # that exist at the same time: 32 MiB in float32, of which the loss needs a copy
 _SAME = 0.02  # relative; bfloat16 rounding stays below, another way to average exceeds it
 
 CrossEntropy = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -48,26 +48,66 @@ def native_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[t
     return losses.cpu(), (logits.argmax(-1) == targets).cpu()
 
 
-def causal_totals(split: SplitModel, text: Batch, device: torch.device, entropy: CrossEntropy) -> Totals:
+def micro_batches(text: Batch) -> Iterator[Batch]:
+    """Yield about a thousand tokens of a batch of texts at a time, at least one sequence."""
+    sequences, length = text.kwargs["input_ids"].shape
+    size = max(1, _MICRO_BATCH_TOKENS // length)
+    for start in range(0, sequences, size):
+        yield text.part(start, start + size)
+
+
+def backbone_output(split: SplitModel, micro_batch: Batch, device: torch.device) -> Any:
+    """Return the output of a model's backbone for one micro-batch."""
+    inputs = micro_batch.to(device).kwargs
+    return split.backbone(**{name: inputs[name] for name in inputs.keys() - _CHOSEN_HERE})
+
+
+def agrees(split: SplitModel, output: Any, text: Batch) -> bool:
+    """Return whether a model's own loss on a few tokens equals the shifted cross-entropy of `causal_totals`.
+
+    Args:
+        split: the model.
+        output: of its backbone, for the text.
+        text: the texts.
+    """
+    hidden_states = output.last_hidden_state[:1, :8]
+    ids = text.kwargs["input_ids"][:1, :8]
+    theirs = float(split.head(output, hidden_states, labels=ids.to(hidden_states.device)).loss)
+    losses, _ = cross_entropy(split.logits(hidden_states[0, :-1]), ids[0, 1:])
+    return abs(float(losses.mean()) - theirs) <= 1e-3 * abs(theirs)
+
+
+def causal_totals(
+    split: SplitModel,
+    text: Batch,
+    device: torch.device,
+    entropy: CrossEntropy,
+    first: torch.Tensor | None = None,
+) -> Totals:
     """Sum the next-token losses of a batch of texts as transformers defines them: label t is predicted from before t.
 
-    About a thousand tokens go through the model at a time, with logits for 64 of their labels; nothing else is on the
+    One micro-batch goes through the model at a time, with eight million logits of its labels; nothing else is on the
     device.
+
+    Args:
+        split: the model.
+        text: the texts, with labels.
+        device: the model's.
+        entropy: gives losses and hits.
+        first: the hidden states of the first micro-batch, if they are known.
     """
-    assert text.labels is not None  # `as_text` sets them
-    sequences, length = text.kwargs["input_ids"].shape
-    micro_batch = max(1, _MICRO_BATCH_TOKENS // length)
+    at_once = max(1, _LOGITS // split.vocabulary)
     parts = []
-    for start in range(0, sequences, micro_batch):
-        rows, targets = _labelled(text.labels[start : start + micro_batch])
-        if not len(rows):
-            continue
-        inputs = text.part(start, start + micro_batch).to(device).kwargs
-        hidden_states = split.hidden_states(**{name: inputs[name] for name in inputs.keys() - _CHOSEN_HERE})
-        flat = hidden_states.reshape(-1, hidden_states.shape[-1])
-        for chunk, wanted in zip(rows.split(_CHUNK), targets.split(_CHUNK), strict=True):
-            parts.append(entropy(split.logits(flat.index_select(0, chunk.to(flat.device))), wanted))
-        del hidden_states, flat  # free them before the next ones are computed
+    for micro_batch in micro_batches(text):
+        assert micro_batch.labels is not None  # `as_text` sets them
+        rows, targets = _labelled(micro_batch.labels)
+        if len(rows):
+            hidden_states = backbone_output(split, micro_batch, device).last_hidden_state if first is None else first
+            flat = hidden_states.reshape(-1, hidden_states.shape[-1])
+            for chunk, wanted in zip(rows.split(at_once), targets.split(at_once), strict=True):
+                parts.append(entropy(split.logits(flat.index_select(0, chunk.to(flat.device))), wanted))
+            del hidden_states, flat  # free them before the next ones are computed
+        first = None
     return _tally(parts)
 
 
@@ -158,15 +198,6 @@ class Answer:
                 "classes; make the model return an output with .loss"
             )
         return self.own
-
-
-def agrees(split: SplitModel, text: Batch, device: torch.device) -> bool:
-    """Return whether a model's own loss on a few tokens equals the shifted cross-entropy of `causal_totals`."""
-    ids = text.kwargs["input_ids"][:1, :8].to(device)
-    hidden_states, output = split.whole(ids, labels=ids)
-    theirs = float(output.loss)
-    losses, _ = cross_entropy(split.logits(hidden_states[0, :-1]), ids[0, 1:].cpu())
-    return abs(float(losses.mean()) - theirs) <= 1e-3 * abs(theirs)
 
 
 def _labelled(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -30,9 +30,9 @@ def compute_lottery_ticket_quality(
     exception. Losses are summed in float64 and weighted by the number of labels, so the split into batches does not
     matter.
 
-    Memory: for transformers causal language models, about a thousand tokens are on the device at a time, and logits of
-    64 of them; other models get one batch at a time in a plain forward pass. Without `baseline_performance` the batches
-    are kept on the CPU, since the dense model needs the same ones.
+    Memory: for transformers causal language models, about a thousand tokens are on the device at a time, and eight
+    million logits (170 tokens of a vocabulary of 49,152); other models get one batch at a time in a plain forward pass.
+    Without `baseline_performance` the batches are kept on the CPU, since the dense model needs the same ones.
 
     Args:
         model: stays on its device.
@@ -67,7 +67,7 @@ def compute_lottery_ticket_quality(
     if first is None:
         raise UserError("dataloader: it yields no batch; provide at least one")
     with evaluating(model):
-        evaluator = Evaluator(model, first, precision_mode)
+        evaluator = Evaluator(model, precision_mode)
         dense_loss = evaluator.evaluate(kept).loss if compare else given
         with masked(model, mask):
             result = evaluator.evaluate(chain([first], batches))

@@ -1,7 +1,7 @@
 """A causal language model split before its head: hidden states first, logits of any of their rows later."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
@@ -57,6 +57,11 @@ class SplitModel:
                 if child != self._path[depth]:
                     yield from _called(f"{name}.{child}".removeprefix("."), module)
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens of the vocabulary, as the configuration says."""
+        return cast(Any, self.model).config.get_text_config().vocab_size
+
     def in_backbone(self, name: str) -> bool:
         """Return whether the module `name` is part of the backbone; known once hidden states were computed."""
         return name.startswith(self._known_backbone[0] + ".")
@@ -69,52 +74,47 @@ class SplitModel:
         """
         if not self._apart:
             return self.model(input_ids=input_ids, **inputs).logits
-        with self._watching(stop=True):
-            try:
-                self.model(input_ids=input_ids, use_cache=False, **inputs)
-            except _BackboneDone as done:
-                return done.output.last_hidden_state
-        raise RuntimeError("the model's forward did not reach its blocks")
+        return self.backbone(input_ids, **inputs).last_hidden_state
 
-    def whole(self, input_ids: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, Any]:
-        """Run one full forward pass; return the head's input, as `hidden_states` does, and the model's output."""
-        with self._watching(stop=False) as seen:
-            output = self.model(input_ids=input_ids, use_cache=False, **inputs)
-        return seen[0].last_hidden_state, output
-
-    @contextmanager
-    def _watching(self, stop: bool) -> Iterator[list[Any]]:
-        """Find out which module is the backbone, and record its output; with `stop` the forward ends there."""
+    def backbone(self, input_ids: torch.Tensor, **inputs: Any) -> Any:
+        """Run the model until its backbone returns; return the backbone's output, with `last_hidden_state`."""
         entered: list[tuple[str, nn.Module]] = []
-        seen: list[Any] = []
 
         def leave(module: nn.Module, _: Any, output: Any) -> None:
             if module is entered[0][1]:
                 self._backbone = *entered[0], type(output)
-                seen.append(output)
-                if stop:
-                    raise _BackboneDone(output)
+                raise _BackboneDone(output)
 
         with ExitStack() as stack:
             for name, module in list(self.ancestors())[1:]:
                 enter = module.register_forward_pre_hook(lambda module, _, name=name: entered.append((name, module)))
                 stack.callback(enter.remove)
                 stack.callback(module.register_forward_hook(leave).remove)
-            yield seen
+            try:
+                self.model(input_ids=input_ids, use_cache=False, **inputs)
+            except _BackboneDone as done:
+                return done.output
+        raise RuntimeError("the model's forward did not reach its blocks")
+
+    def head(self, output: Any, hidden_states: torch.Tensor, **inputs: Any) -> Any:
+        """Run the model's forward with its backbone replaced by an output of it, but for other hidden states.
+
+        So everything an architecture does after its blocks is included: scaling, soft-capping, projections, losses.
+
+        Args:
+            output: the backbone's output, or a dict of what to take from one.
+            hidden_states: [sequences, tokens, width].
+            **inputs: of the model; token ids do not matter.
+        """
+        _, backbone, output_type = self._known_backbone
+        given = output_type(**{**output, "last_hidden_state": hidden_states})
+        token = torch.zeros(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
+        with replaced_forward(backbone, lambda *_, **__: given):
+            return self.model(input_ids=token, use_cache=False, **inputs)
 
     def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Apply the model's own head to [rows, width] hidden states; return logits [rows, vocabulary].
-
-        The model's forward runs with its backbone replaced by the given hidden states, so everything an architecture
-        does after its output embedding (scaling, soft-capping, projections) is included.
-        """
-        if not self._apart:
-            return hidden_states
-        _, backbone, output_type = self._known_backbone
-        output = output_type(last_hidden_state=hidden_states.unsqueeze(0))
-        token = torch.zeros((1, len(hidden_states)), dtype=torch.long, device=hidden_states.device)
-        with replaced_forward(backbone, lambda *_, **__: output):
-            return self.model(input_ids=token, use_cache=False).logits[0]
+        """Apply the model's own head to [rows, width] hidden states; return logits [rows, vocabulary]."""
+        return self.head({}, hidden_states.unsqueeze(0)).logits[0] if self._apart else hidden_states
 
     @property
     def _known_backbone(self) -> tuple[str, nn.Module, type]:
