@@ -58,7 +58,7 @@ test-slurm: $(CLUSTER_STAMP) ## run a sweep on a real SLURM that the tests start
 test-peers: $(TEST_STAMP) $(HARNESS_STAMP) ## compare with torchao and lm-eval, installed separately, or transformers would load them in every stage
 	$(PIP) install --no-deps --target $(VENV)/peers torchao==0.18.0
 	PYTHONPATH=$(VENV)/peers $(BIN)/python -m pytest tests/scoring/test_wanda_peer.py
-	$(HARNESS)/bin/python -m pytest tests/exporting/test_lm_eval_peer.py
+	$(HARNESS)/bin/python -m pytest tests/exporting/test_lm_eval_peer.py tests/tasks
 
 .PHONY: bench
 bench: $(TEST_STAMP) ## benchmark masks and evaluation against other tools (about 15 minutes)

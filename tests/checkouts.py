@@ -58,7 +58,8 @@ def refused(folder: Path, *arguments: str) -> list[str]:
 
 
 def _run(folder: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-    command = [SNAKEMAKE, "--cores", "1", "--resources", "gpu=1", *arguments]
+    # As a module: an environment on top of another has no such command of its own.
+    command = [sys.executable, "-P", "-m", "snakemake", "--cores", "1", "--resources", "gpu=1", *arguments]
     return subprocess.run(command, cwd=folder, env=plain_environment(), capture_output=True, text=True, timeout=timeout)
 
 

@@ -35,6 +35,9 @@ from ltpipe.runtime.files import sha256_of
 from ltpipe.runtime.frames import csv_bytes, frame, parquet_bytes, write_table
 from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.solving.solve import solve_checkpoint
+from ltpipe.tasks.requests import Generation, Requests
+from ltpipe.tasks.respond import respond
+from ltpipe.tasks.results import TaskResults, TaskScore
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import Point, TrainingState, write_state
@@ -80,6 +83,22 @@ def place(canonical_folder, tmp_path_factory):
     state = TrainingState({"w": torch.tensor([1.0, 0, 2])}, {}, {}, 20, kept, (Point(0, 2.0, 0.1), Point(20, 1.0, 0.5)))
     write_state(here / "state", state, "t")
     write_plan([StagePlan("mask", "tiny", None, 2, Peak(7, {"a": 7}), 100, 10)], {"models": {}}, here / "plan")
+    windows = [(0, [4, 5, 6, 7], 2), (1, [9, 10], 0)]
+    kinds = [("loglikelihood", 1), ("generate_until", 1)]
+    tokenizer = manifest.files["tokenizer.json"]
+    Requests.of(windows, kinds, [Generation(("w1",), 2)], "", tokenizer, {"task": "arc", "limit": 1}).write(
+        here / "asked"
+    )
+    answers = respond(
+        Checkpoint.open(folder), here / "asked", ComputeSettings(device="cpu"), {"model": "tiny", "task": "arc"}, mask
+    )
+    answers.write(here / "answered")
+    score = TaskScore(
+        criterion="magnitude", scope="layer", seed=None, sparsity="0.6", task="arc", version="1", num_fewshot=0,
+        metric="acc", filter="none", higher_is_better=True, value=1.0, stderr=None, items=[1.0], documents=1,
+        available=9, chance=0.25,
+    )  # fmt: skip
+    TaskResults(model="tiny", task="arc", limit=1, scores=[score], provenance=PROVENANCE).write(here / "scored")
     described = {"format": "2", "kind": "task", "task": "images", "specification": "{}"}
     write_tensors(here / "task", [TensorData.of("train", ids)], described)
     return here
@@ -105,6 +124,9 @@ FACTS = {
     "bird": ("early-bird detection", {"converged": 20}),
     "round": ("refinement", {"model": "tiny", "to": "0.1"}),
     "state": ("training state", {"iteration": 20, "kept": 2, "maskable": 3, "optimizer": "fresh"}),
+    "asked": ("set of requests", {"task": "arc", "requests of kind loglikelihood": 1, "predicted tokens": 2}),
+    "answered": ("set of responses", {"task": "arc", "criterion": "magnitude", "sparsity": "0.6", "tokens": 3}),
+    "scored": ("results of a task", {"model": "tiny", "task": "arc", "limit": 1}),
     "plan": ("plan", {"fits": True}),
     "task": ("task", {"task": "images"}),
 }

@@ -51,6 +51,10 @@ from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint
 from ltpipe.solving.solve import solve_checkpoint
+from ltpipe.tasks.answers import Responses
+from ltpipe.tasks.requests import Generation, Requests
+from ltpipe.tasks.respond import respond
+from ltpipe.tasks.results import TaskResults, TaskScore
 from ltpipe.training import settings as training_settings
 from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.connect import errors_between
@@ -147,6 +151,10 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "TABLES": tuple(
         Kept(f"tables/{each.name}.parquet{digest}", table) for each in TABLES for digest in ("", ".sha256")
     ),
+    "TASK_REQUESTS": (Kept("requests.safetensors", Requests.read),),
+    "DENSE_RESPONSES": (Kept("dense-responses.json", Responses.read),),
+    "TICKET_RESPONSES": (Kept("ticket-responses.json", Responses.read),),
+    "TASK_RESULTS": (Kept("task-results.json", TaskResults.read),),
     "REFINEMENT": (Kept("round.json", Refinement.read),),
     "SIMULATION": (Kept("simulation.json", Simulation.read), Kept("simulation.safetensors", read_mask)),
     "TASK": (Kept("task.safetensors", lambda path: read_task(path).identity),),
@@ -197,6 +205,7 @@ def run(tmp_path_factory, source_folder) -> Path:
         root / "sparsegpt.solution", Selection(), CPU,
     )  # fmt: skip
     _evaluations(root, llama, text, mask)
+    _tasks(root, llama, mask)
     shutil.copyfile(root / "ticket.json", root / "ahead.json")
     names = ("llama", "text")
     simulate_iterative_pruning(
@@ -208,7 +217,8 @@ def run(tmp_path_factory, source_folder) -> Path:
     verdicts = validate_files(masks, Checkpoint.open(llama))
     write_table(root / "validation.csv", csv_bytes(validation_table("llama", verdicts)))
     _study(root)
-    for name, table in one_shot_tables(Files((root / "baseline.json",), (root / "ticket.json",))).items():
+    measured = Files((root / "baseline.json",), (root / "ticket.json",), tasks=(root / "task-results.json",))
+    for name, table in one_shot_tables(measured).items():
         write_table(root / f"tables/{name}.parquet", parquet_bytes(table))
     tables = (*(root / f"tables/{each.name}.parquet" for each in TABLES), root / "overlap.csv")
     sources = Sources((root / "baseline.json",), tables, records=(root / "record.json",))
@@ -238,6 +248,28 @@ def _evaluations(root: Path, llama: Path, text: Path, mask: Path) -> None:
             perturbation=perturbation,
         )
         metrics.write(root / f"{name}.json")
+
+
+def _tasks(root: Path, llama: Path, mask: Path) -> None:
+    tokenizer = Checkpoint.open(llama).manifest.files[TOKENIZER]
+    windows = [(0, [4, 5, 6, 7], 2), (1, [4, 5, 6, 8], 1), (2, [9, 10], 0)]
+    kinds, generations = [("loglikelihood", 2), ("generate_until", 1)], [Generation(("w1",), 3)]
+    Requests.of(windows, kinds, generations, "asked", tokenizer, {"task": "t"}).write(root / "requests.safetensors")
+    names, scores = {"model": "llama", "task": "t"}, []
+    for name, given in (("dense", None), ("ticket", mask)):
+        found = respond(Checkpoint.open(llama), root / "requests.safetensors", CPU, names, given)
+        found.write(root / f"{name}-responses.json")
+        cell = {axis: getattr(found, axis) for axis in ("criterion", "scope", "seed", "sparsity")}
+        scores.append(
+            TaskScore(
+                **cell, task="t", version="1", num_fewshot=0, metric="acc", filter="none", higher_is_better=True,
+                value=0.5, stderr=0.5, items=[0.0, 1.0], documents=2, available=3, chance=0.25,
+            )
+        )  # fmt: skip
+    provenance = {"inputs": {}, "settings": {}}
+    TaskResults(model="llama", task="t", limit=2, scores=scores, provenance=provenance).write(
+        root / "task-results.json"
+    )
 
 
 def _study(root: Path) -> None:

@@ -303,7 +303,7 @@ def studied(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "config").glob("*.yaml")))
 def test_shipped_configurations_are_valid(name: str):
     config = yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
-    filled = check_config(config)
+    filled = check_config(config, ROOT / "config")
     assert check_config(filled) == filled
 
 

@@ -31,7 +31,10 @@ from ltpipe.workflow.normal_form import ELSEWHERE
 from ltpipe.workflow.rules import RULES
 from ltpipe.workflow.settings import JobSettings
 
-COMPUTING = frozenset({"score", "baseline", "ticket", "perturbed_dense", "perturbed_ticket", "simulation"})
+COMPUTING = frozenset({
+    "score", "baseline", "ticket", "perturbed_dense", "perturbed_ticket", "simulation", "dense_responses",
+    "ticket_responses",
+})  # fmt: skip
 TRAINING = frozenset({"rewind_point", "level_mask", "training", "connectivity", "early_bird"})
 
 TOUCHES: dict[str, frozenset[str]] = {
@@ -52,6 +55,7 @@ TOUCHES: dict[str, frozenset[str]] = {
     "evaluate.execution": COMPUTING,
     "evaluate.device": COMPUTING,
     "evaluate.top_k": frozenset({"baseline"}),
+    "evaluate.tasks.<name>": frozenset({"task_requests", "task_results"}),
     "simulation": frozenset({"simulation"}),
     "grid.refine": frozenset({"refinement"}),
     "grid.seeds": frozenset({"refinement"}),
@@ -96,6 +100,7 @@ BASE = {
     },
     "grid": {"criteria": ["magnitude", "random", "wanda", "synflow", "mix"], "sparsities": [0.5], "refine": {}},
     "score": {"data": "calib", "hybrids": {"mix": {"snip": 1, "magnitude": 2}}},
+    "evaluate": {"tasks": {"mix": {"task": "arc_easy"}}},
     "simulation": {},
     "robustness": {"perturbations": ["int4"]},
     "imp": {
@@ -130,6 +135,9 @@ def jobs() -> Iterator[Job]:
         for data in ("words", "lit"):
             for rule in ("sequences", "baseline", "simulation"):
                 yield rule, {"model": model, "data": data}
+        for rule in ("task_requests", "dense_responses", "task_results"):
+            yield rule, {"model": model, "task": "mix"}
+        for data in ("words", "lit"):
             yield "perturbed_dense", {"model": model, "data": data, "perturbation": "int4", "perturbation_seed": "none"}
         for criterion in BASE["grid"]["criteria"]:
             drawn = {"model": model, "criterion": criterion, "seed": "none"}
@@ -139,6 +147,7 @@ def jobs() -> Iterator[Job]:
             yield "mask", {**masked, "scope": "heads"}  # asked for by its name
             yield "smaller", masked
             yield "ticket", {**masked, "data": "words"}
+            yield "ticket_responses", {**masked, "task": "mix"}
             yield (
                 "perturbed_ticket",
                 {**masked, "data": "lit", "perturbation": "int4", "perturbation_seed": "none"},
@@ -184,9 +193,6 @@ def test_every_key_is_said_to_rules_or_known_to_say_nothing_to_them():
         "src/ltpipe/workflow/normal_form.py if it "
         "changes no result (docs/extending.md)"
     )
-
-
-NAMES = {"models": "a", "data": "words", "imp": "small", "score": "mix"}
 
 
 def concrete(path: str, name: str) -> list[str]:
@@ -365,6 +371,8 @@ class Touched:
 
 def generic(path: tuple[str, ...]) -> str:
     """A key with `<name>` for names of the user's."""
+    if path[:2] == ("evaluate", "tasks"):
+        return ".".join((*path[:2], "<name>", *path[3:]))
     return ".".join((path[0], "<name>", *path[2:]) if path[0] in ("models", "data", "imp") else path)
 
 
@@ -479,12 +487,8 @@ FOLLOWS = frozenset({"overlap", "validation", "refinement", "tables", "report"})
 def said_to(job: Job, key: str) -> bool:
     """Whether a job is told a setting, and not a more special one below it."""
     rule, axes = job
-    paths = (list(path) for each in RULES[rule].keys for path, _ in each.values(base(), axes))
-    return any(longest(".".join([path[0], *named(path), *path[2:]]), TOUCHES) == key for path in paths)
-
-
-def named(path: list[str]) -> list[str]:
-    return ["<name>"] if path[0] in NAMES and path[0] != "score" else path[1:2]
+    paths = (path for each in RULES[rule].keys for path, _ in each.values(base(), axes))
+    return any(longest(generic(path), TOUCHES) == key for path in paths)
 
 
 def made_again(key: str) -> set[str]:

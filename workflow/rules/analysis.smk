@@ -82,6 +82,7 @@ rule tables:
         perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
         simulations=lambda wildcards: grid.simulations(config, wildcards.model),
         solutions=jobs.every_solution,
+        tasks=lambda wildcards: grid.task_results(config, wildcards.model),
     output:
         [
             f"{grid.TABLES}/{table.name}.parquet{digest}"
@@ -103,4 +104,5 @@ rule tables:
         + FORKED
         + '"$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
         " --perturbed {params.perturbed} --simulations {input.simulations} --solutions {params.solutions}"
+        " --tasks {input.tasks}"
         " --output {params.folder}"

@@ -48,6 +48,7 @@ wildcard_constraints:
     model=any_of(config["models"]),
     data=any_of({*config["data"], *grid.evaluated_texts(config), *grid.calibration_texts(config)}),
     training=any_of(config["imp"]),
+    task=any_of(config["evaluate"]["tasks"]),
     replicate=r"\d+",
     level=r"\d+",
     branch=any_of({cell.branch for cell in trainings.every_training(config)}),

@@ -97,6 +97,25 @@ def _refinement(path: Path) -> Description:
     return _described(path, found.KIND, asdict(found), ("tickets",), {}, rows)
 
 
+def _responses(path: Path) -> Description:
+    from ltpipe.tasks.answers import Responses
+
+    found = Responses.read(path)
+    pairs = zip(found.loglikelihoods, found.greedy, strict=True)
+    rows = Listing.of("responses", ({"loglikelihood": value, "greedy": greedy} for value, greedy in pairs))
+    left_out = ("loglikelihoods", "greedy", "texts", "provenance")
+    return _described(path, found.KIND, found.content(), left_out, found.provenance, rows)
+
+
+def _task_results(path: Path) -> Description:
+    from ltpipe.tasks.results import TaskResults
+
+    found = TaskResults.read(path)
+    kept = ("task", "metric", "criterion", "scope", "seed", "sparsity", "value", "stderr", "chance", "documents")
+    rows = Listing.of("scores", ({name: getattr(score, name) for name in kept} for score in found.scores))
+    return _described(path, found.KIND, found.content(), ("scores", "provenance"), found.provenance, rows)
+
+
 def _record(path: Path, kind: type[Record], title: str, *columns: str) -> Description:
     """Describe a record with columns of equal length."""
     facts = kind.read(path).content()
@@ -140,6 +159,8 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "early-bird detection": _early_bird,
     "simulation of iterative pruning": _simulation,
     "refinement": _refinement,
+    "set of responses": _responses,
+    "results of a task": _task_results,
 }
 _UNNAMED = (
     ({"fingerprint", "tensors"}, describe_checkpoint),

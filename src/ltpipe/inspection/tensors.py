@@ -83,6 +83,21 @@ def _sequences(path: Path) -> Description:
     return describe_file(path, "set of token sequences", facts)
 
 
+def _requests(path: Path) -> Description:
+    from ltpipe.tasks.requests import KIND, Requests
+
+    found = Requests.read(path)
+    facts = {
+        **found.facts,
+        **{f"requests of kind {kind}": count for kind, count in found.kinds},
+        "windows": len(found.lengths),
+        "tokens": len(found.tokens),
+        "predicted tokens": int(found.predicted.sum()),
+        "tokenizer": found.tokenizer,
+    }
+    return describe_file(path, KIND, facts)
+
+
 def _top_tokens(path: Path) -> Description:
     from ltpipe.evaluation.agreement import FORMAT, KIND
 
@@ -156,6 +171,7 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "histogram": _histogram,
     "set of scores": _scores,
     "set of token sequences": _sequences,
+    "set of requests": _requests,
     "set of top-k tokens": _top_tokens,
     "solution": _solution,
     "solved block": _solved_block,

@@ -8,11 +8,33 @@ from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
 from ltpipe.pruning.solution import read_errors
 from ltpipe.reporting.table import Measured, Table
-from ltpipe.reporting.tables import comparisons, costs, curves, reconstruction, robustness, simulations, tickets
+from ltpipe.reporting.tables import (
+    comparisons,
+    costs,
+    curves,
+    reconstruction,
+    robustness,
+    simulations,
+    task_comparisons,
+    tasks,
+    tickets,
+)
 from ltpipe.runtime.frames import Frame
+from ltpipe.tasks.results import TaskResults
 
 TABLES: tuple[Table, ...] = tuple(
-    module.TABLE for module in (tickets, comparisons, curves, reconstruction, robustness, simulations, costs)
+    module.TABLE
+    for module in (
+        tickets,
+        comparisons,
+        curves,
+        tasks,
+        task_comparisons,
+        reconstruction,
+        robustness,
+        simulations,
+        costs,
+    )
 )
 """The tables that the stage `tables` writes for each model."""
 
@@ -27,6 +49,7 @@ class Files:
         perturbed: metrics of the dense model and of tickets with perturbed weights.
         simulations: of iterative magnitude pruning.
         solutions: what solvers found.
+        tasks: results of tasks of lm-evaluation-harness.
     """
 
     baselines: tuple[Path, ...]
@@ -34,6 +57,7 @@ class Files:
     perturbed: tuple[Path, ...] = ()
     simulations: tuple[Path, ...] = ()
     solutions: tuple[Path, ...] = ()
+    tasks: tuple[Path, ...] = ()
 
 
 def one_shot_tables(files: Files) -> dict[str, Frame]:
@@ -51,5 +75,6 @@ def one_shot_tables(files: Files) -> dict[str, Frame]:
         [Metrics.read(path) for path in files.perturbed],
         [Simulation.read(path) for path in files.simulations],
         [read_errors(path) for path in files.solutions],
+        [TaskResults.read(path) for path in files.tasks],
     )
     return {table.name: table.measured(found) for table in TABLES if table.measured}

@@ -20,6 +20,7 @@ from ltpipe.reporting.recognise import read_tables
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.sections import section
 from ltpipe.reporting.table import Table
+from ltpipe.reporting.task_figures import tasks_figure
 from ltpipe.reporting.training_figures import connectivity_figure, early_birds_figure, levels_figure
 from ltpipe.reporting.training_verdicts import training_verdicts
 from ltpipe.reporting.trainings import Trained, Trainings
@@ -31,6 +32,7 @@ from ltpipe.training.record import LearningRecord
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "tradeoff": tradeoff_figure,
     "critical": critical_figure,
+    "tasks": tasks_figure,
     "layers": layers_figure,
     "reconstruction": reconstruction_figure,
     "overlap": overlap_figure,

@@ -12,12 +12,15 @@ from ltpipe.pruning.solution import SolutionErrors
 from ltpipe.reporting.cells import Cell
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, read_table
+from ltpipe.tasks.results import TaskResults
 
 if TYPE_CHECKING:  # editing how things are trained does not make the tables of models again
     from ltpipe.reporting.trainings import Trained
 
 Stage = Literal["tables", "overlap", "validation"]
-Need = Literal["tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "solvers", "anything"]
+Need = Literal[
+    "tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "solvers", "tasks", "anything"
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Measured:
         perturbed: metrics of the dense model and of tickets with perturbed weights.
         simulations: of iterative magnitude pruning.
         solutions: errors of what solvers found.
+        tasks: results of tasks of lm-evaluation-harness.
     """
 
     dense: Sequence[Metrics]
@@ -39,6 +43,7 @@ class Measured:
     perturbed: Sequence[Metrics]
     simulations: Sequence[Simulation]
     solutions: Sequence[SolutionErrors] = ()
+    tasks: Sequence[TaskResults] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Errors that a user can fix: one line, no traceback."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -32,3 +33,8 @@ class OtherSettingsError(UserError):
 def first_line(error: Exception) -> str:
     """Return the first line of another library's error, which may have many."""
     return str(error).strip().split("\n")[0]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """Return a hint at the most similar known word, to follow an unknown one; empty if none is similar."""
+    return "".join(f" (did you mean '{close}'?)" for close in get_close_matches(word, known, 1))

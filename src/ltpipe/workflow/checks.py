@@ -2,13 +2,12 @@
 
 from ltpipe.pruning.scopes import scope_named
 from ltpipe.pruning.sparsity import Sparsity
-from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.errors import UserError, did_you_mean
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import every_criterion
 from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.solver import solver_names
-from ltpipe.workflow.configuration.mistakes import did_you_mean
 from ltpipe.workflow.configuration.section import meaning
 from ltpipe.workflow.configuration.study import StudySection
 from ltpipe.workflow.grid import Config, evaluated_texts, named_settings, needs_calibration, scored_criteria, solvers

@@ -72,6 +72,9 @@ def _sources(config: Config) -> Iterator[tuple[str, Config, str]]:
         yield from ((f"models.{name}", model, key) for key in ("source", "tokenizer") if model[key])
     for name, text in config["data"].items():
         yield f"data.{name}", text, "source"
+    for name, task in config["evaluate"]["tasks"].items():
+        if task["folder"]:
+            yield f"evaluate.tasks.{name}", task, "folder"
     for name, training in config["imp"].items():
         if "source" in training["task"]:
             yield f"imp.{name}.task", training["task"], "source"

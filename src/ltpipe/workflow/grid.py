@@ -37,6 +37,10 @@ BASELINE = "results/baselines/{model}/{data}.json"
 TICKET = f"results/tickets/{{model}}/{{data}}/{CELL}/{{sparsity}}.json"
 TICKET_AHEAD = f"results/ahead/{{model}}/{{data}}/{CELL}/{{sparsity}}.json"
 TOP_TOKENS = "results/baselines/{model}/{data}.top.safetensors"
+TASK_REQUESTS = "results/tasks/requests/{model}/{task}.safetensors"
+DENSE_RESPONSES = "results/tasks/responses/{model}/{task}/dense.json"
+TICKET_RESPONSES = f"results/tasks/responses/{{model}}/{{task}}/{CELL}/{{sparsity}}.json"
+TASK_RESULTS = "results/tasks/results/{model}/{task}.json"
 _PERTURBED = "results/robustness/{model}/{data}/{perturbation}/seed-{perturbation_seed}"
 PERTURBED_DENSE = f"{_PERTURBED}/dense.json"
 PERTURBED_TICKET = f"{_PERTURBED}/{{criterion}}/{{scope}}/seed-{{seed}}/{{sparsity}}.json"
@@ -227,6 +231,17 @@ def simulations(config: Config, model: str) -> list[str]:
     if config["simulation"] is None:
         return []
     return [f"{SIMULATION}.json".format(model=name, data=data) for name, data in _dense(config, model)]
+
+
+def responses(config: Config, model: str, task: str) -> list[str]:
+    """Return the names of all responses to a task: of the dense model, and of the grid's tickets, each once."""
+    found = (ticket.named(TICKET_RESPONSES, task=task) for ticket in tickets(config, model))
+    return [DENSE_RESPONSES.format(model=model, task=task), *dict.fromkeys(found)]
+
+
+def task_results(config: Config, model: str) -> list[str]:
+    """Return the names of the results of all tasks for a model, sorted."""
+    return [TASK_RESULTS.format(model=model, task=task) for task in sorted(config["evaluate"]["tasks"])]
 
 
 def perturbations(config: Config) -> list[dict[str, str]]:

@@ -23,6 +23,7 @@ from ltpipe.runtime.files import check_writable
 from ltpipe.runtime.labels import name_of
 from ltpipe.runtime.sources import Source
 from ltpipe.solving.solver import is_solver
+from ltpipe.tasks.settings import check_installed
 from ltpipe.workflow import grid, refinement, resources
 from ltpipe.workflow.arguments import as_options
 from ltpipe.workflow.closure import module_closure
@@ -65,7 +66,10 @@ class Jobs:
         """
         with ending_in_one_line():
             check_writable(Path("results"))  # Snakemake's own error is less clear, or several lines
-            return cls(check_config(config, folder), workflow)
+            checked = check_config(config, folder)
+            if checked["grid"] and checked["evaluate"]["tasks"]:
+                check_installed("evaluate.tasks")
+            return cls(checked, workflow)
 
     @cached_property
     def plan(self) -> resources.Plan:
@@ -228,6 +232,12 @@ class Jobs:
         """Return the files of a user's training loop, if they are in the working folder."""
         name = (self._training(wildcards)["train"]["trainer_fn"] or "").partition(":")[0]
         return [str(path) for path in module_closure(name)] if name else []
+
+    def harness_files(self, wildcards: Named) -> list[str]:
+        """Return the files of a folder of tasks of one's own."""
+        folder = self.config["evaluate"]["tasks"][wildcards.task]["folder"]
+        source = Source(folder or "", f"evaluate.tasks.{wildcards.task}.folder")
+        return _files_of(source, ".yaml", ".yml", ".py", ".json", ".jsonl", ".csv", ".parquet") if folder else []
 
     def pretrained(self, wildcards: Named) -> list[str]:
         """Return the model whose checkpoint training starts from, for tasks that start from one."""

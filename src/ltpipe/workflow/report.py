@@ -31,6 +31,7 @@ def tables(config: Config) -> list[Table]:
         "perturbations": config["grid"] and config["robustness"]["perturbations"],
         "simulation": config["grid"] and config["simulation"],
         "solvers": config["grid"] and grid.solvers(config),
+        "tasks": config["grid"] and config["evaluate"]["tasks"],
         "trainings": config["imp"],
         "lines": trainings.connectivities(config),
         "early birds": trainings.early_birds(config),

@@ -36,6 +36,7 @@ _COMPUTING = (
     Key("evaluate.execution", rounding=True),
     Key("evaluate.device", rounding=True),
 )
+_HARNESS_TASK = Key("evaluate.tasks.{task}.*")
 _TRAINING = (
     Key("imp.{training}.compute.device", rounding=True),
     Key("imp.{training}.compute.mixed_precision"),
@@ -181,6 +182,12 @@ def _tickets(rule: str, config: Config, axes: Axes) -> list[Job]:
     return [(rule, {"model": axes["model"], **dict(zip(names, cell, strict=True))}) for cell in sorted(cells)]
 
 
+def _responses(config: Config, axes: Axes) -> list[Job]:
+    """Responses of a model and all its tickets to a task."""
+    tickets = _tickets("ticket_responses", config, axes)
+    return [("dense_responses", axes), *((rule, {**ticket, "task": axes["task"]}) for rule, ticket in tickets)]
+
+
 def _has_controls(config: Config, _: Axes) -> bool:
     return refinement.CONTROL in config["grid"]["criteria"]
 
@@ -205,6 +212,7 @@ def _measured(config: Config, axes: Axes) -> list[Job]:
     jobs = _tickets("ticket", config, axes) + _refinement(config, axes) + [("baseline", text) for text in texts]
     if grid.perturbations(config):
         jobs += _tickets("perturbed_ticket", config, axes) + [("perturbed_dense", text) for text in texts]
+    jobs += [("task_results", {"model": axes["model"], "task": task}) for task in config["evaluate"]["tasks"]]
     return jobs + [("simulation", text) for text in texts if config["simulation"] is not None]
 
 
@@ -310,6 +318,12 @@ RULES: Mapping[str, Rule] = {
     ),
     "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences"), script="evaluate"),
     "ticket": Rule(_COMPUTING, _pruned, script="evaluate"),
+    "task_requests": Rule((_HARNESS_TASK,), _from("checkpoint")),
+    "dense_responses": Rule(_COMPUTING, _from("task_requests"), script="task_responses"),
+    "ticket_responses": Rule(
+        _COMPUTING, lambda _, axes: [("task_requests", axes), (_mask_of(axes), axes)], script="task_responses"
+    ),
+    "task_results": Rule((_HARNESS_TASK,), _responses),
     "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline"), script="evaluate"),
     "perturbed_ticket": Rule(_COMPUTING, _pruned, script="evaluate"),
     "simulation": Rule((*_COMPUTING, Key("simulation.*")), _simulated),

@@ -85,7 +85,7 @@ def _versions(path: KeyPath, value: Any) -> Iterator[tuple[KeyPath, str]]:
     """Yield the version of a package, which pins the content of a source together with its text."""
     if path[0] == "imp" and path[2:] == ("task",):
         yield from _versions((*path[:-1], "source"), value.get("source"))
-    elif isinstance(value, str) and path[-1] in ("source", "tokenizer"):
+    elif isinstance(value, str) and path[-1] in ("source", "tokenizer", "folder"):
         identity = _identity(value)
         if identity != value:
             yield (*path[:-1], f"{path[-1]} version"), identity.removeprefix(value).strip()

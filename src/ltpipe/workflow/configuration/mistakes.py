@@ -3,13 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from ltpipe.runtime.errors import did_you_mean
 from ltpipe.workflow.configuration.section import Section, alternatives, meaning
 from ltpipe.workflow.configuration.study import StudySection
 from ltpipe.workflow.configuration.training import TASKS, TaskSection
@@ -26,11 +26,6 @@ def first_mistake(error: ValidationError) -> str:
         found.setdefault(tuple(map(str, place.path)), _line(each, place))
     more = f" ({len(found) - 1} more mistake{'s' if len(found) > 2 else ''} in the file)" if len(found) > 1 else ""
     return found[min(found)] + more
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a hint at the most similar known word, to follow an unknown one; empty if none is similar."""
-    return "".join(f" (did you mean '{close}'?)" for close in get_close_matches(word, known, 1))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, Lt, MinLen
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from ltpipe.checkpoints.prunable import Preset
 from ltpipe.data.documents import JOINT, Part
@@ -226,6 +226,38 @@ class ScoreSection(Section):
         )
 
 
+class HarnessTaskSection(Section):
+    """A task of lm-evaluation-harness."""
+
+    task: Word
+    """name of a task or a group of tasks of lm-evaluation-harness; with a folder, of one in the folder"""
+    num_fewshot: Count | None = None
+    """number of examples before each question, an integer of at least 0; null takes the task's own"""
+    limit: Positive | None = None
+    """number of documents to ask about, the first ones, an integer of at least 1; null takes all"""
+    folder: Word | None = None
+    """folder with YAML files of tasks of one's own, relative to the configuration file, or package:module/path/inside;
+    null for none
+    """
+
+
+def _by_name(tasks: Any) -> Any:
+    """Return a list of tasks by their names; a name says a number of examples that is not the task's own."""
+    if not isinstance(tasks, list):
+        return tasks
+    named: dict[str, Any] = {}
+    for each in tasks:
+        given = {"task": each} if isinstance(each, str) else each
+        if not isinstance(given, dict) or not isinstance(given.get("task"), str):
+            raise ValueError(f".tasks: {each!r} is not a task; use its name, or keys of evaluate.tasks.<name>")
+        shots = given.get("num_fewshot")
+        name = given["task"] if shots is None else f"{given['task']}-{shots}-shot"
+        if name in named:
+            raise ValueError(f".tasks: {name!r} appears twice; give tasks names: {{first: {{task: …}}, second: …}}")
+        named[name] = given
+    return named
+
+
 class EvaluateSettings(Section):
     """What named settings for evaluating have of their own."""
 
@@ -267,6 +299,11 @@ class EvaluateSection(Section):
     tickets_per_pass: Positive | Literal["auto"] = 1
     """largest number of tickets that are evaluated together, so that their weights are read once, an integer of at
     least 1, or auto (up to 16); fewer share a pass if memory is short
+    """
+    tasks: Annotated[dict[Name, HarnessTaskSection], BeforeValidator(_by_name)] = {}
+    """tasks of lm-evaluation-harness, for example [arc_easy, {task: hellaswag, num_fewshot: 5}], or by names of one's
+    own, for example {few: {task: hellaswag, limit: 100}}; dense models and the grid's tickets answer them
+    (docs/tasks.md)
     """
     settings: dict[Name, EvaluateSettings] = {}
     """named settings, for example {short: {sequence_length: 128}, long: {sequence_length: 1024}}: dense models and

@@ -1,0 +1,65 @@
+"""One row per pair of tickets of one sparsity, task and metric."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from ltpipe.analysis.confidence import bounds
+from ltpipe.analysis.items import mcnemar, paired_interval
+from ltpipe.reporting.table import Table
+from ltpipe.reporting.tables.axes import CURVE, SPARSITY
+from ltpipe.reporting.tables.tasks import TASK, task_scores
+from ltpipe.runtime.frames import Columns, Frame, frame, measured, number, truth
+from ltpipe.tasks.results import TaskResults
+
+_PAIR: Columns = {
+    **TASK,
+    **SPARSITY,
+    **{
+        f"{axis}_{side}": column._replace(meaning=f"{axis} of ticket {side}")
+        for side in ("a", "b")
+        for axis, column in CURVE.items()
+    },
+}
+COLUMNS: Columns = {
+    **_PAIR,
+    **measured("difference", "metric of ticket a minus that of ticket b, paired by document"),
+    "significant": truth("whether the interval excludes 0: the two differ significantly"),
+    "p_value": number("exact two-sided p of McNemar's test that both are right equally often, for right and wrong"),
+}
+
+
+def task_comparisons_table(found: Sequence[TaskResults]) -> Frame:
+    """Return one row per pair of tickets of the same model and sparsity, for metrics that are means over documents."""
+    rows = []
+    for model, task, metric, scores in task_scores(found):
+        for a, b in combinations([score for score in scores.values() if score.sparsity is not None], 2):
+            if a.sparsity != b.sparsity or a.items is None or b.items is None:
+                continue
+            interval = paired_interval(a.items, b.items)
+            rows.append(
+                {
+                    "model": model,
+                    "task": task,
+                    "metric": metric,
+                    "sparsity": float(a.sparsity or 0),
+                    **{f"{axis}_a": getattr(a, axis) for axis in CURVE},
+                    **{f"{axis}_b": getattr(b, axis) for axis in CURVE},
+                    "difference": a.value - b.value,
+                    **bounds("difference", interval),
+                    "significant": interval.excludes(0.0),
+                    "p_value": mcnemar(a.items, b.items),
+                }
+            )
+    return frame(rows, COLUMNS)
+
+
+TABLE = Table(
+    name="task_comparisons",
+    of="comparisons of tickets in tasks",
+    row="a pair of tickets of one sparsity, task and metric",
+    columns=COLUMNS,
+    needs="tasks",
+    key=tuple(_PAIR),
+    stage="tables",
+    measured=lambda found: task_comparisons_table(found.tasks),
+)
