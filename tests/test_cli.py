@@ -34,11 +34,14 @@ def test_help_of_a_command_has_an_example_that_it_understands(name, tmp_path):
 
 def test_documentation_names_every_command_and_option():
     page = (ROOT / "docs/cli.md").read_text()
-    positional = {"return", "file", "a", "b", "mask", "folder", "folders", "configs"}
+    positional = {"return", "file", "a", "b", "mask", "folder", "folders", "configs", "name", "report"}
     for name, function in cli.COMMANDS.items():
         assert f"ltpipe {name}" in page
         for option in function.__annotations__.keys() - positional:
-            assert f"`--{({'kind': 'format'}.get(option, option)).replace('_', '-')}" in page, (name, option)
+            assert f"`--{({'kind': 'format', 'style': 'format'}.get(option, option)).replace('_', '-')}" in page, (
+                name,
+                option,
+            )
 
 
 def test_a_mask_from_export_to_import(canonical_folder, tmp_path, caplog, capsys):

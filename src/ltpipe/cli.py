@@ -3,7 +3,7 @@
 import sys
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -19,6 +19,9 @@ ltpipe run runs the pipeline with Snakemake; see README.md. ltpipe COMMAND --hel
 Exit codes: 0 success; 1 invalid input (one line on standard error says what is wrong and how to fix it); 2 wrong usage,
 or a plan that does not fit; 70 an internal error (with a traceback); 130 stopped by Ctrl-C; 143 stopped by SIGTERM.
 """
+
+
+_Style = Annotated[Literal["latex", "markdown"], arg(name="format")]
 
 
 def plan(
@@ -219,6 +222,52 @@ def report(folders: Positional[tuple[Path, ...]], /, *, output: Path) -> None:
     stage.say(f"{output}: {write_side_by_side(folders, output):,} tickets of {len(folders)} studies")
 
 
+def table(
+    name: Positional[str],
+    report: Positional[Path] = Path("results/report"),
+    /,
+    *,
+    style: _Style = "markdown",
+) -> None:
+    """Print a table of a report's page as text to paste into a paper, with intervals and the best tickets in bold.
+
+    For example:
+      ltpipe table tickets
+      ltpipe table tasks results/report --format latex
+
+    Args:
+        name: name of the table: tickets, tasks, comparisons, curves, ….
+        report: folder of the report.
+        style: latex (with the package booktabs) or markdown.
+    """
+    from ltpipe.reporting.folder import ReportFolder
+    from ltpipe.reporting.paste import pasted
+
+    print(pasted(ReportFolder(report), name, style), end="")
+
+
+def published(
+    report: Positional[Path] = Path("results/report"), /, *, facts: Path | None = None, style: _Style = "markdown"
+) -> None:
+    """Print a report's perplexities beside published ones of the same methods, with what differs in the protocol.
+
+    The studies in config/published are made for it; they need the Hub and a GPU.
+
+    For example:
+      ltpipe published results/report
+
+    Args:
+        report: folder of the report.
+        facts: CSV file of published numbers; by default those that come with ltpipe.
+        style: latex (with the package booktabs) or markdown.
+    """
+    from ltpipe.reporting.folder import ReportFolder
+    from ltpipe.reporting.paste import written
+    from ltpipe.reporting.published import beside_published, read_facts
+
+    print(written(*beside_published(ReportFolder(report), read_facts(facts)), style), end="")
+
+
 COMMANDS: dict[str, stage.Main] = {
     "init": init,
     "run": run,
@@ -226,6 +275,8 @@ COMMANDS: dict[str, stage.Main] = {
     "plan": plan,
     "clean": clean,
     "report": report,
+    "table": table,
+    "published": published,
     "inspect": inspect,
     "compare": compare,
     "export": export,
