@@ -168,6 +168,20 @@ CONFIGURATIONS = {
     "hub-of-a-revision-above": changed("models/tiny/source", "hub:a/b@../../x", "models.tiny.source: ", "revision"),
     "package-of-a-path-above": changed("models/tiny/source", "package:numpy/../../x", "models.tiny.source: "),
     "files-empty": changed("data/words/files", "", "data.words.files: ''"),
+    "tasks-are-a-text": changed("evaluate/tasks", "arc_easy", "evaluate.tasks: 'arc_easy' is not allowed"),
+    "task-is-a-number": changed("evaluate/tasks", [3], "evaluate.tasks: 3 is not a task", "use its name"),
+    "task-twice": changed("evaluate/tasks", ["a", "a"], "evaluate.tasks: 'a' appears twice", "give tasks names"),
+    "task-without-documents": changed("evaluate/tasks", [{"task": "a", "limit": 0}], "evaluate.tasks.a.limit: 0 is"),
+    "task-with-another-key": changed(
+        "evaluate/tasks", [{"task": "a", "shots": 3}], "unknown key 'shots'", "num_fewshot"
+    ),
+    "task-of-no-folder": changed(
+        "evaluate/tasks",
+        [{"task": "a", "folder": "nowhere"}],
+        "evaluate.tasks.a.folder: ",
+        "nowhere' does not exist",
+    ),
+    "task-named-as-a-path": changed("evaluate/tasks", ["../a"], "evaluate.tasks: ", "'../a'"),
     "device-of-a-shell": changed("evaluate/device", "cpu; touch x", "evaluate.device: 'cpu; touch x'", "auto-shard"),
     "device-of-an-option": changed("evaluate/device", "--help", "evaluate.device: '--help'"),
     "levels-without-end": changed("imp/small/levels", 10**9, "imp.small.levels: ", "1000", base=trained),

@@ -1,5 +1,7 @@
 """Responses and metrics against lm-evaluation-harness itself, which loads the exported ticket."""
 
+import json
+
 import numpy as np
 import pytest
 from harness_tasks import save_tasks
@@ -39,6 +41,8 @@ def study(tmp_path_factory):
         if (architecture, begins) not in made:
             folder = tmp_path_factory.mktemp(architecture)
             save_tiny(architecture, folder / "source")
+            generation = {"eos_token_id": 1, "repetition_penalty": 1.7, "do_sample": True, "temperature": 0.6}
+            (folder / "source/generation_config.json").write_text(json.dumps(generation))
             if begins:
                 tokenizer = tiny_tokenizer()
                 tokenizer.backend_tokenizer.post_processor = TemplateProcessing(

@@ -36,6 +36,7 @@ rule dense_responses:
     input:
         **DENSE,
         tokenizer_config=rules.checkpoint.output.tokenizer_config,
+        generation_config=rules.checkpoint.output.generation_config,
         requests=rules.task_requests.output,
     output:
         grid.DENSE_RESPONSES,
@@ -57,6 +58,7 @@ use rule dense_responses as ticket_responses with:
     input:
         **DENSE,
         tokenizer_config=rules.checkpoint.output.tokenizer_config,
+        generation_config=rules.checkpoint.output.generation_config,
         requests=rules.task_requests.output,
         mask=grid.MASK,
         solution=jobs.solution,

@@ -58,9 +58,15 @@ def read_facts(path: Path | None = None) -> list[Fact]:
         rows = list(csv.DictReader(place.read_text(encoding="utf-8").splitlines()))
         return [
             Fact(
-                **{name: row[name] for name in COLUMNS}
-                | {name: float(row[name]) for name in ("sparsity", "perplexity")}
-                | {"sequence_length": int(row["sequence_length"])}
+                row["model"],
+                row["criterion"],
+                row["scope"],
+                float(row["sparsity"]),
+                float(row["perplexity"]),
+                int(row["sequence_length"]),
+                row["precision"],
+                row["calibration"],
+                row["source"],
             )
             for row in rows
         ]

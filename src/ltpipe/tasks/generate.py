@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from ltpipe.checkpoints.canonical import Checkpoint
+from ltpipe.checkpoints.filenames import GENERATION_CONFIG
+from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.progress import track
 from ltpipe.streaming.model import CausalModel
 from ltpipe.tasks.requests import Generation, Requests
@@ -20,14 +22,17 @@ def generated(model: CausalModel, checkpoint: Checkpoint, asked: Requests) -> li
     """Return the continuation of each request of kind `generate_until`, as the harness returns it.
 
     Each context is continued by itself, so no result depends on the others: the text of the most likely tokens, up to
-    the end-of-text token, a stop, or the most tokens allowed. Streamed models fetch every block once a token.
+    the end-of-text token, a stop, or the most tokens allowed. The checkpoint's generation configuration applies, for
+    example its repetition penalty. Streamed models fetch every block once a token.
     """
     contexts = [tokens for tokens, predicted in zip(asked.windows(), asked.predicted, strict=True) if not predicted]
     if not contexts:
         return []
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    live: Any = model.split.model
+    live.generation_config = GenerationConfig.from_dict(read_json(checkpoint.verified(GENERATION_CONFIG)))
     return [
         _continued(model, tokenizer, context, wanted)
         for context, wanted in track(list(zip(contexts, asked.generations, strict=True)), "generating", "text")

@@ -81,7 +81,7 @@ def make_requests(settings: TaskSettings, checkpoint: Checkpoint) -> Requests:
     from transformers import AutoTokenizer
 
     tasks = _loaded(settings)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(
             f"{checkpoint.folder}: the tokenizer has no BOS or EOS token, which a request without context begins with"
@@ -247,7 +247,7 @@ def _loaded(settings: TaskSettings) -> Any:
     except UserError:
         raise
     except Exception as error:  # data sets and a folder's own code raise anything
-        _refuse(settings, error)
+        _refuse(f"{settings.task}: the harness cannot load it", error, "it needs the Hub or its cache, and valid YAML")
     for task in tasks["tasks"].values():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             raise UserError(f"{settings.task}: it runs generated code or needs images or sound; choose another task")
@@ -261,11 +261,8 @@ def _loaded(settings: TaskSettings) -> Any:
     return tasks
 
 
-def _refuse(settings: TaskSettings, error: Exception) -> NoReturn:
-    raise UserError(
-        f"{settings.task}: the harness cannot load it ({type(error).__name__}: {first_line(error)}); "
-        "it needs network access to the Hub or data in its cache, and a valid YAML file"
-    ) from None
+def _refuse(what: str, error: Exception, advice: str) -> NoReturn:
+    raise UserError(f"{what} ({type(error).__name__}: {first_line(error)}); {advice}") from None
 
 
 def _evaluated(settings: TaskSettings, model: LM, tasks: Any) -> list[Score]:
@@ -283,7 +280,7 @@ def _evaluated(settings: TaskSettings, model: LM, tasks: Any) -> list[Score]:
     except UserError:
         raise
     except Exception as error:
-        _refuse(settings, error)
+        _refuse(f"{settings.task}: the harness cannot evaluate it", error, "check its YAML, or choose another task")
     return [score for name, task in sorted(tasks["tasks"].items()) for score in _scores(name, task, found)]
 
 

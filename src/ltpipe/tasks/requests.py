@@ -111,8 +111,12 @@ class Requests:
             DamagedFileError: it is not a set of requests, or damaged.
         """
         with artefact(path, KIND, FORMAT) as file:
+            tokens, lengths, predicted, requests = map(file.array, _ARRAYS)
             found = cls(
-                *(file.array(name) for name in _ARRAYS),
+                tokens,
+                lengths,
+                predicted,
+                requests,
                 tuple((kind, count) for kind, count in json.loads(file.metadata["kinds"])),
                 tuple(Generation(tuple(stops), room) for stops, room in json.loads(file.metadata["generations"])),
                 file.metadata["asked"],

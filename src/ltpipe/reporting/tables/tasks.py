@@ -1,6 +1,6 @@
 """What sparsity costs in tasks of lm-evaluation-harness: one row per dense model or ticket, task and metric."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ltpipe.analysis.confidence import bounds
@@ -14,7 +14,7 @@ from ltpipe.tasks.results import TaskResults, TaskScore
 
 TASK: Columns = {
     "model": word("name of the model"),
-    "task": word("name of the task, with / and its name in the harness if it is one of a group; mean: over all tasks"),
+    "task": word("name of the task, with / and its name in the harness if it is one of a group; or mean over tasks"),
     "metric": word("name of the metric, with a comma and the harness's filter if it is not none"),
 }
 COLUMNS: Columns = {
@@ -33,7 +33,7 @@ COLUMNS: Columns = {
     "num_fewshot": count("examples before each question"),
     "version": word("version of the task"),
 }
-MEAN = "mean"
+MEAN = "mean over tasks"  # no name of a task has a space
 
 Cell = tuple[Any, ...]
 
@@ -108,7 +108,7 @@ def _axes(model: str, task: str, metric: str, cell: Cell) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _against(score: TaskScore, dense: TaskScore) -> Mapping[str, Any]:
+def _against(score: TaskScore, dense: TaskScore) -> dict[str, Any]:
     """Return the difference from the dense model; a metric that is no mean over documents has no interval."""
     if score is dense:
         return {"dense_value": dense.value}

@@ -249,11 +249,11 @@ def _by_name(tasks: Any) -> Any:
     for each in tasks:
         given = {"task": each} if isinstance(each, str) else each
         if not isinstance(given, dict) or not isinstance(given.get("task"), str):
-            raise ValueError(f".tasks: {each!r} is not a task; use its name, or keys of evaluate.tasks.<name>")
+            raise ValueError(f"{each!r} is not a task; use its name, or keys of evaluate.tasks.<name>")
         shots = given.get("num_fewshot")
         name = given["task"] if shots is None else f"{given['task']}-{shots}-shot"
         if name in named:
-            raise ValueError(f".tasks: {name!r} appears twice; give tasks names: {{first: {{task: …}}, second: …}}")
+            raise ValueError(f"{name!r} appears twice; give tasks names: {{first: {{task: …}}, second: …}}")
         named[name] = given
     return named
 
