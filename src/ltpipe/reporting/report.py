@@ -14,6 +14,7 @@ from ltpipe.reporting.cost_figures import costs_figure
 from ltpipe.reporting.figures import critical_figure, tradeoff_figure
 from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES, write_folder
 from ltpipe.reporting.mask_figures import layers_figure, overlap_figure, reconstruction_figure
+from ltpipe.reporting.model_figures import models_figure
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.recognise import read_tables
@@ -32,6 +33,7 @@ from ltpipe.training.record import LearningRecord
 FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "tradeoff": tradeoff_figure,
     "critical": critical_figure,
+    "models": models_figure,
     "tasks": tasks_figure,
     "layers": layers_figure,
     "reconstruction": reconstruction_figure,
@@ -131,6 +133,8 @@ def _tables(sources: Sources, trained: Trained) -> dict[str, pd.DataFrame]:
             parts = [*parts, ("trainings", table.trained(trained))]
         if parts:
             tables[table.name] = table.joined(parts)
+    if "tickets" in tables and tables["tickets"]["model"].nunique() > 1:
+        tables |= {table.name: table.derived(tables) for table in TABLES if table.derived}
     return tables
 
 

@@ -19,7 +19,16 @@ if TYPE_CHECKING:  # editing how things are trained does not make the tables of 
 
 Stage = Literal["tables", "overlap", "validation"]
 Need = Literal[
-    "tickets", "perturbations", "simulation", "trainings", "lines", "early birds", "solvers", "tasks", "anything"
+    "tickets",
+    "perturbations",
+    "simulation",
+    "trainings",
+    "lines",
+    "early birds",
+    "solvers",
+    "tasks",
+    "several models",
+    "anything",
 ]
 
 
@@ -60,6 +69,7 @@ class Table:
         stage: the stage that writes this table for each model; None if only the report makes it.
         measured: makes it from the measurements of a model, for the stage `tables`.
         trained: makes it from trainings, for the report.
+        derived: makes it from other tables by their names, for the report, if several models have tickets.
         arranged: puts rows of several models, and of trainings, in the order of the report.
         title: heading of the page's section of the table.
         note: what the numbers mean, in one paragraph.
@@ -81,6 +91,7 @@ class Table:
     stage: Stage | None = None
     measured: Callable[[Measured], Frame] | None = None
     trained: "Callable[[Trained], Frame] | None" = None
+    derived: Callable[[Mapping[str, Frame]], Frame] | None = None
     arranged: Callable[[Frame], Frame] | None = None
     title: str = ""
     note: str = ""
