@@ -29,8 +29,13 @@ UNUSED = [
     "results/imp/gone/task.safetensors",
     "results/masks/tiny/magnitude/global/seed-none/0.7.safetensors",
     "results/masks/tiny/random/global/seed-0/0.5.safetensors",
+    "results/masks/tiny/sparsegpt/row/seed-none/0.5.safetensors.resume/0.safetensors",
     "results/robustness/tiny/words/noise-0.1/seed-1/dense.json",
     "results/smaller/tiny/magnitude/heads/seed-none/0.7/model.safetensors",
+    "results/tasks/requests/tiny/arc.safetensors",
+    "results/tasks/responses/tiny/arc/dense.json",
+    "results/tasks/responses/tiny/arc/magnitude/global/seed-none/0.5.json",
+    "results/tasks/results/tiny/arc.json",
     "results/tickets/tiny/words/magnitude/global/seed-none/0.7.json",
 ]
 STAY = [
@@ -39,6 +44,7 @@ STAY = [
     "results/benchmarks.md",
     "results/checkpoints/tiny/generation_config.json",
     "results/masks/tiny/magnitude/global/notes.txt",
+    "results/masks/tiny/magnitude/global/seed-none/0.5.safetensors.resume/3.safetensors",
     "results/mine/0.5.safetensors",
     "results/report/tickets.csv.sha256",
     "results/smaller/tiny/magnitude/heads/seed-none/0.5/config.json",
