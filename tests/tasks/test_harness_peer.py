@@ -137,6 +137,18 @@ def test_choices_of_one_token_share_a_row(study, tasks, tmp_path):
     assert len(responding.Rows.of(asked).inputs) == len(asked.lengths) * 3 // 4
 
 
+def test_every_ticket_is_scored_by_the_same_examples(study, tasks, tmp_path):
+    """The harness would draw others for the second: scoring it would be refused."""
+    settings = TaskSettings("own_choice", folder=tasks, num_fewshot=2)
+    folder = study("llama", begins=False)
+    alone, _ = ours(settings, folder, tmp_path)
+    names = {"model": "m", "task": "own_choice"}
+    respond(Checkpoint.open(folder / "model"), tmp_path / "requests", CPU, names).write(tmp_path / "dense.json")
+    files = [tmp_path / "dense.json", tmp_path / "responses.json"]
+    together = task_results(settings, tmp_path / "requests", files, names)
+    assert together.scores[len(alone.scores) :] == alone.scores
+
+
 def test_limit_and_chance(study, tasks, tmp_path):
     settings = TaskSettings("own_choice", folder=tasks, limit=5)
     found, _ = ours(settings, study("llama", begins=False), tmp_path)
