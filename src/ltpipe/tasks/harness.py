@@ -136,7 +136,7 @@ class Scorer:
         if telling.asked.hexdigest() != self._requests.asked:
             raise UserError(
                 f"{self._settings.task}: the harness asks something else than when the requests were made; "
-                "delete results/requests and run again"
+                "delete results/tasks/requests and run again"
             )
         return found
 
