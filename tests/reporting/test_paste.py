@@ -64,7 +64,7 @@ def test_markdown(report):
     assert "| 4.0000 |" in random
     assert "+0.1000 [+0.0500, +0.1500]" in wanda
     assert "**9" not in text, "a ticket without rivals is no winner"
-    assert text.endswith("=: not told from it by the paired 95 % interval.\n")
+    assert text.endswith("=: not told from it by the paired test.\n")
     assert len({row.count(" | ") for row in rows}) == 1
 
 

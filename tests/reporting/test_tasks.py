@@ -100,6 +100,18 @@ def test_pairs_of_tickets(found):
     assert row["p_value"] == mcnemar(random, wanda)
 
 
+def test_the_exact_test_decides_where_documents_are_few():
+    """Four documents that only one gets right: the interval excludes 0, and the test does not."""
+    right, wrong = [1.0] * 8 + [0.0] * 16, [1.0] * 4 + [0.0] * 20
+    assert paired_interval(right, wrong).excludes(0.0)
+    scores = [score("few", DENSE)]
+    scores += [score("few", cell, items=items, value=float(np.mean(items)), documents=24)
+               for cell, items in ((WANDA, right), (RANDOM, wrong))]  # fmt: skip
+    (row,) = task_comparisons_table([results("few", scores)]).to_dict("records")
+    assert row["p_value"] == pytest.approx(0.125)
+    assert not row["significant"]
+
+
 def test_what_does_not_belong_together_is_refused(found):
     with pytest.raises(UserError, match="no results of the dense model 'm'"):
         tasks_table([results("arc", [score("arc", WANDA)])])
@@ -108,8 +120,9 @@ def test_what_does_not_belong_together_is_refused(found):
 
 
 def test_the_figure_has_a_panel_for_each_task_and_the_mean(found):
-    figure = tasks_figure(tasks_table(found))
-    svg = figure.svg
+    first = {"metric": "a_perplexity", "items": None, "value": 9.0}
+    found[0].scores[:0] = [score("arc", cell, **first) for cell in RIGHT]
+    svg = tasks_figure(tasks_table(found)).svg
     for title in (f"{MEAN}, acc", "arc, acc", "cloze, acc"):
         assert title in svg
     assert "wanda, row, 50%" in svg

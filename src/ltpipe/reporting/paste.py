@@ -1,7 +1,7 @@
 """Tables of a report as text to paste into a paper: LaTeX or Markdown, with intervals and the best ticket in bold.
 
-Within a model, text (or task and metric) and sparsity, the best ticket is bold. A ticket that a paired 95 % interval
-does not tell from it has a mark.
+Within a model, text (or task and metric) and sparsity, the best ticket is bold. A ticket that the paired test of
+`comparisons` or `task_comparisons` does not tell from it has a mark.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from ltpipe.runtime.frames import Frame, is_missing
 
 Style = Literal["latex", "markdown"]
 
-_NOTE = "Bold: the best of a sparsity. {mark}: not told from it by the paired 95 % interval."
+_NOTE = "Bold: the best of a sparsity. {mark}: not told from it by the paired test."
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def pasted(report: ReportFolder, name: str, style: Style) -> str:
         for index in tied:
             texts[index][column] += writing.mark
         marked = bool(best)
-    note = _NOTE.format(mark=writing.mark) if marked else ""
+    note = _NOTE.format(mark=writing.mark.strip()) if marked else ""
     return writing.whole([writing.escape(heading) for heading in cells], texts, note)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from ltpipe.analysis.confidence import bounds
+from ltpipe.analysis.confidence import CONFIDENCE, bounds
 from ltpipe.analysis.items import mcnemar, paired_interval
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY
@@ -23,8 +23,8 @@ _PAIR: Columns = {
 COLUMNS: Columns = {
     **_PAIR,
     **measured("difference", "metric of ticket a minus that of ticket b, paired by document"),
-    "significant": truth("whether the interval excludes 0: the two differ significantly"),
     "p_value": number("exact two-sided p of McNemar's test that both are right equally often, for right and wrong"),
+    "significant": truth("whether the two differ: a p below 0.05; where there is no p, an interval that excludes 0"),
 }
 
 
@@ -35,7 +35,9 @@ def task_comparisons_table(found: Sequence[TaskResults]) -> Frame:
         for a, b in combinations([score for score in scores.values() if score.sparsity is not None], 2):
             if a.sparsity != b.sparsity or a.items is None or b.items is None:
                 continue
-            interval = paired_interval(a.items, b.items)
+            interval, p_value = paired_interval(a.items, b.items), mcnemar(a.items, b.items)
+            # Of few documents, the interval of a mean of -1, 0 and 1 is too narrow; the test is exact.
+            significant = interval.excludes(0.0) if p_value is None else p_value < 1 - CONFIDENCE
             rows.append(
                 {
                     "model": model,
@@ -46,8 +48,8 @@ def task_comparisons_table(found: Sequence[TaskResults]) -> Frame:
                     **{f"{axis}_b": getattr(b, axis) for axis in CURVE},
                     "difference": a.value - b.value,
                     **bounds("difference", interval),
-                    "significant": interval.excludes(0.0),
-                    "p_value": mcnemar(a.items, b.items),
+                    "p_value": p_value,
+                    "significant": significant,
                 }
             )
     return frame(rows, COLUMNS)

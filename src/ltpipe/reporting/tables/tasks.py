@@ -135,6 +135,11 @@ def _mean(model: str, metric: str, tasks: Sequence[dict[Cell, TaskScore]], cell:
     return found | {"difference": mean(cell) - mean(_DENSE)} | bounds("difference", interval_over_tasks(pairs))
 
 
+def _short(found: float) -> str:
+    """Show a metric; a perplexity may be huge."""
+    return f"{found:.4f}" if abs(found) < 1e4 else f"{found:.1e}"
+
+
 TABLE = Table(
     name="tasks",
     of="results of tasks",
@@ -146,7 +151,8 @@ TABLE = Table(
     measured=lambda found: tasks_table(found.tasks),
     title="Tasks",
     note="Metrics of lm-evaluation-harness with its standard errors. The difference from the dense model is paired by "
-    "document, with its 95% interval; p is that of McNemar's exact test, for answers that are right or wrong. Each row "
+    "document, with its 95% interval; p is that of McNemar's exact test, for answers that are right or wrong. It "
+    "counts where documents are few, for which such intervals are too narrow. Each row "
     "is tested by itself: of twenty tickets as good as the dense model, about one looks different. Chance is the "
     "metric of random answers. Fewer documents than available: the study has a limit.",
     figure="tasks",
@@ -157,9 +163,11 @@ TABLE = Table(
         "task": value("task"),
         "metric": value("metric"),
         "ticket": lambda row: "dense" if is_missing(row["criterion"]) else mask_name(row),
-        "value": lambda row: f"{row['value']:.4f}" + ("" if is_missing(row["stderr"]) else f" ± {row['stderr']:.4f}"),
+        "value": lambda row: (
+            _short(row["value"]) + ("" if is_missing(row["stderr"]) else f" ± {_short(row['stderr'])}")
+        ),
         "chance": value("chance", "{:.3f}".format),
-        "difference": with_interval("difference", "{:+.4f}".format),
+        "difference": with_interval("difference", lambda found: f"+{_short(found)}" if found >= 0 else _short(found)),
         "p": value("p_value", "{:.2g}".format),
         "documents": lambda row: MISSING if is_missing(row["documents"]) else f"{row['documents']}/{row['available']}",
     },
