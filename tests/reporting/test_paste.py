@@ -41,6 +41,8 @@ def report(tmp_path):
         found | {"value": 0.7, "criterion": "wanda", "sparsity": 0.5, "higher_is_better": True, "stderr": 0.01,
                  "difference": -0.1, "difference_low": -0.2, "difference_high": 0.0, "p_value": 0.04},
         found | {"value": 0.6, "criterion": "random", "sparsity": 0.5, "higher_is_better": True},
+        found | {"value": 0.9, "criterion": "random", "sparsity": 0.5, "higher_is_better": True, "task": "mean"},
+        found | {"value": 0.8, "criterion": "wanda", "sparsity": 0.5, "higher_is_better": True, "task": "mean"},
     ]  # fmt: skip
     compared = {"model": "m", "task": "arc_easy", "metric": "acc", "sparsity": 0.5, "scope_a": "row", "scope_b": "row",
                 "criterion_a": "random", "criterion_b": "wanda", "significant": False}  # fmt: skip
@@ -73,6 +75,7 @@ def test_of_tasks_more_may_be_better(report):
     assert "**0.7000 ± 0.0100**" in text
     assert "| 0.6000 = |" in text
     assert "| 0.8000 |" in text, "the dense model does not compete"
+    assert "**0.9000" not in text, "nobody is best where nothing was tested"
 
 
 def test_latex(report):

@@ -102,11 +102,13 @@ def written(headings: Sequence[str], rows: Sequence[Sequence[str]], style: Style
 
 
 def _outcome(rows: Sequence[Mapping[str, Any]], contest: _Contest, pairs: Frame) -> tuple[list[int], list[int]]:
-    """Return the numbers of the best rows of their contests, and of those that are not told from them."""
-    equal = {
-        frozenset((_place(row, contest, "_a"), _place(row, contest, "_b")))
+    """Return the numbers of the best rows of their contests, and of those that are not told from them.
+
+    Where a pair was not tested, as for means over tasks, nobody is best.
+    """
+    differ = {
+        frozenset((_place(row, contest, "_a"), _place(row, contest, "_b"))): bool(row["significant"])
         for row in pairs.to_dict("records")
-        if not row["significant"]
     }
     groups: dict[Hashable, list[int]] = {}
     for index, row in enumerate(rows):
@@ -116,11 +118,13 @@ def _outcome(rows: Sequence[Mapping[str, Any]], contest: _Contest, pairs: Frame)
     for members in groups.values():
         sign = -1 if contest.higher(rows[members[0]]) else 1
         first = min(members, key=lambda index: sign * rows[index][contest.key])
-        if len(members) > 1:
+        here = _place(rows[first], contest)
+        found = {index: differ.get(frozenset((here, _place(rows[index], contest)))) for index in members}
+        del found[first]
+        if found and None not in found.values():
             best.append(first)
-            here = _place(rows[first], contest)
-            tied += [index for index in members if frozenset((here, _place(rows[index], contest))) in equal]
-    return best, [index for index in tied if index not in best]
+            tied += [index for index, differs in found.items() if not differs]
+    return best, tied
 
 
 def _place(row: Mapping[str, Any], contest: _Contest, side: str = "") -> tuple[Any, ...]:
