@@ -14,7 +14,7 @@ import yaml
 from checkouts import checkout, plain_environment, refused, reruns, restored, snakemake
 from tiny import save_tiny
 
-from ltpipe.runtime.jsonfiles import write_record
+from ltpipe.workflow.plan import PlannedPeak, PlannedStage, StudyPlan
 
 CONFIG = {
     "models": {"tiny": {"source": "../models/tiny", "prunable": {"include": ["*mlp*"], "exclude": []}}},
@@ -327,7 +327,8 @@ def test_sharing_a_pass_changes_no_result(finished: Path, configure: Callable):
 def test_new_plan_and_other_resources(finished: Path):
     """What a job asks a scheduler for changes no result."""
     plan = finished / "results/plan/plan.json"
-    write_record(plan, {"settings": {}, "stages": [{"model": "tiny", "stage": "mask", "host": 2**40}]})
+    stage = PlannedStage("mask", "tiny", None, 1, PlannedPeak(0, {}), 2**40, 0, None, "", "", 0, 0, 0)
+    StudyPlan(True, {}, [stage]).write(plan)
     try:
         assert "Nothing to be done" in snakemake(
             finished, "--dry-run", "--set-resources", "ticket:mem_mb=9", "ticket:runtime=9"

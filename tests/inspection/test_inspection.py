@@ -41,6 +41,7 @@ from ltpipe.tasks.results import TaskResults, TaskScore
 from ltpipe.training.connectivity import Connectivity
 from ltpipe.training.record import LearningRecord
 from ltpipe.training.state import Point, TrainingState, write_state
+from ltpipe.workflow.plan import StudyPlan
 from ltpipe.workflow.refinement import Refinement
 
 PROVENANCE = {"inputs": {"task": "abc"}, "git_commit": None}
@@ -167,12 +168,12 @@ def test_tables(declared, tmp_path):
 
 
 def test_damage_is_seen(tmp_path):
-    write_record(tmp_path / "plan", {"fits": True, "stages": [{}]})
+    write_record(tmp_path / "plan", {**StudyPlan.head(), "fits": True, "stages": [{}]})
     write_table(tmp_path / "findings.csv", csv_bytes(frame([{"training": "tiny"}], findings.COLUMNS)))
     text = (tmp_path / "findings.csv").read_text()
     (tmp_path / "findings.csv").write_text(text.replace("tiny", "tinz"))
     for name, words in (
-        ("plan", "damaged plan"),
+        ("plan", "not a plan, or damaged"),
         ("findings.csv", "does not match .*findings.csv.sha256"),
     ):
         with pytest.raises(DamagedFileError, match=words):
@@ -215,7 +216,7 @@ def test_what_a_mask_alone_tells(tmp_path):
         (bytes(range(256)), "neither an artefact nor a table of ltpipe"),
         (b"PAR1 is not enough", "neither an artefact nor a table of ltpipe"),
         (b'{"format": 4, "performance_retention": 1}', "no checksum"),
-        (b'{"fits": true, "stages": [{}]}', "no checksum"),
+        (b'{"kind": "plan", "fits": true, "stages": [{}]}', "no checksum"),
     ],
 )
 def test_strangers_are_refused_in_one_line(content, words, tmp_path):

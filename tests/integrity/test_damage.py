@@ -47,7 +47,6 @@ from ltpipe.reporting.report import Sources, write_report
 from ltpipe.runtime.errors import MEND, DamagedFileError
 from ltpipe.runtime.fake_device import Peak
 from ltpipe.runtime.frames import csv_bytes, parquet_bytes, write_table
-from ltpipe.runtime.jsonfiles import read_record
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.score import score_checkpoint
 from ltpipe.solving.solve import solve_checkpoint
@@ -65,6 +64,7 @@ from ltpipe.training.run import Training, TrainingName, train_fully, train_to
 from ltpipe.training.state import read_state, start_of, write_state
 from ltpipe.training.task import prepared_task, read_task, write_task
 from ltpipe.workflow import grid
+from ltpipe.workflow.plan import StudyPlan
 from ltpipe.workflow.refinement import Refinement, refinement
 
 CPU = ComputeSettings(device="cpu", threads=1)
@@ -170,7 +170,7 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "REPORT": (
         *(Kept(f"report/{name}", report) for name in ("tickets.csv", "levels.parquet", "findings.csv", "SHA256SUMS")),
     ),
-    "PLAN": (Kept("plan.json", read_record),),
+    "PLAN": (Kept("plan.json", StudyPlan.read),),
 }
 """By the constant of `grid` that names the artefact."""
 
@@ -223,7 +223,7 @@ def run(tmp_path_factory, source_folder) -> Path:
     tables = (*(root / f"tables/{each.name}.parquet" for each in TABLES), root / "overlap.csv")
     sources = Sources((root / "baseline.json",), tables, records=(root / "record.json",))
     write_report(sources, root / "report")
-    write_plan([StagePlan("llama", "mask", "", 1, Peak({}), 1, 1)], {"models": {}}, root / "plan.json")
+    write_plan([StagePlan("mask", "llama", None, 1, Peak(), 1, 1)], {"models": {}}, root / "plan.json")
     return root
 
 

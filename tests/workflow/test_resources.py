@@ -8,6 +8,7 @@ import pytest
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.jsonfiles import write_record
 from ltpipe.workflow.config import check_config
+from ltpipe.workflow.plan import PlannedPeak, PlannedStage, StudyPlan
 from ltpipe.workflow.resources import (
     CUDA_MB,
     GROWTH,
@@ -41,16 +42,20 @@ def config(tmp_path: Path) -> dict:
     )
 
 
+def planned_stage(model: str, stage: str, host: int) -> PlannedStage:
+    return PlannedStage(stage, model, None, 1, PlannedPeak(0, {}), host, 0, None, "", "", 0, 0, 0)
+
+
 @pytest.fixture
 def plan_file(tmp_path: Path, config: dict) -> Path:
     """A plan of both models for this configuration; each stage of `m` takes 100, 200, … MiB."""
     names = ["checkpoint", "sequences", "score wanda", "histogram", "mask", "evaluation", "evaluation, int4"]
-    stages = [{"model": "m", "stage": name, "host": 100 * (1 + i) * 2**20} for i, name in enumerate(names)]
-    stages.append({"model": "m", "stage": "evaluation", "host": 50 * 2**20})  # another, shorter text
-    stages.append({"model": "n", "stage": "mask", "host": 2**30})
+    stages = [planned_stage("m", name, 100 * (1 + i) * 2**20) for i, name in enumerate(names)]
+    stages.append(planned_stage("m", "evaluation", 50 * 2**20))  # another, shorter text
+    stages.append(planned_stage("n", "mask", 2**30))
     settings = {model: memory_settings(config, model) for model in config["models"]}
     path = tmp_path / "plan.json"
-    write_record(path, {"settings": settings, "stages": stages})
+    StudyPlan(True, settings, stages).write(path)
     return path
 
 

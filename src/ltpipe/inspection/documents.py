@@ -8,8 +8,8 @@ from typing import Any
 from ltpipe.checkpoints.manifest import Manifest
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.inspection.description import Description, Listing, describe_file
-from ltpipe.runtime.errors import MEND, DamagedFileError, UserError
-from ltpipe.runtime.jsonfiles import read_json, read_record
+from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.jsonfiles import read_json
 from ltpipe.runtime.records import Record
 
 
@@ -141,16 +141,12 @@ def _described(
 
 
 def _plan(path: Path) -> Description:
-    content = read_record(path)
-    try:
-        rows = [
-            {key: stage[key] for key in ("stage", "model", "data", "jobs", "host", "disk", "problem")}
-            | {"device": stage["device"]["total"]}
-            for stage in content["stages"]
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedFileError(f"{path}: damaged plan ({type(error).__name__}: {error}); {MEND}") from None
-    return describe_file(path, "plan", {"fits": content["fits"]}, Listing.of("stages, bytes", rows))
+    from ltpipe.workflow.plan import StudyPlan
+
+    found = StudyPlan.read(path)
+    kept = ("stage", "model", "data", "jobs", "host", "disk", "problem")
+    rows = ({name: getattr(stage, name) for name in kept} | {"device": stage.device.total} for stage in found.stages)
+    return describe_file(path, found.KIND, {"fits": found.fits}, Listing.of("stages, bytes", rows))
 
 
 _KINDS: Mapping[str, Callable[[Path], Description]] = {
@@ -159,12 +155,12 @@ _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "early-bird detection": _early_bird,
     "simulation of iterative pruning": _simulation,
     "refinement": _refinement,
+    "plan": _plan,
     "set of responses": _responses,
     "results of a task": _task_results,
 }
 _UNNAMED = (
     ({"fingerprint", "tensors"}, describe_checkpoint),
     ({"performance_retention"}, _metrics),
-    ({"fits", "stages"}, _plan),
 )
 """Files that do not state their kind, by keys unique to them."""

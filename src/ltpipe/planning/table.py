@@ -13,18 +13,17 @@ from rich.text import Text
 
 from ltpipe.planning.stages import StagePlan, fits
 from ltpipe.runtime.fake_device import Peak
-from ltpipe.runtime.jsonfiles import write_record
+from ltpipe.runtime.records import typed
 from ltpipe.workflow.config import Config
+from ltpipe.workflow.plan import StudyPlan
 from ltpipe.workflow.resources import memory_settings
-
-FORMAT = 2
 
 
 def write_plan(plan: Sequence[StagePlan], config: Config, path: Path) -> None:
     """Write a study's plan as JSON, sizes in bytes, with the settings that it depends on."""
     settings = {model: memory_settings(config, model) for model in config["models"] if config["grid"]}
     stages = [asdict(stage) for stage in plan]
-    write_record(path, {"format": FORMAT, "fits": fits(plan), "settings": settings, "stages": stages})
+    typed(StudyPlan, {"fits": fits(plan), "settings": settings, "stages": stages}, path, StudyPlan.KIND).write(path)
 
 
 def print_plan(plan: Sequence[StagePlan]) -> None:

@@ -10,10 +10,10 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from ltpipe.runtime.errors import UserError
-from ltpipe.runtime.jsonfiles import read_record
+from ltpipe.runtime.errors import DamagedFileError, UserError
 from ltpipe.workflow import grid
 from ltpipe.workflow.grid import Config
+from ltpipe.workflow.plan import StudyPlan
 
 GROWTH = 1.5
 """Factor by which a job's requests grow with each retry."""
@@ -140,17 +140,16 @@ def read_plan(path: Path, config: Config) -> Plan:
     if not config["grid"] or not path.is_file():
         return Plan()
     try:
-        content = read_record(path)
-        settings, stages = dict(content["settings"]), content["stages"]
-        host: dict[tuple[str, str], int] = {}
-        for stage in stages:
-            place = stage["model"], stage["stage"]
-            host[place] = max(host.get(place, 0), int(stage["host"]))
-    except (ValueError, KeyError, TypeError):
+        plan = StudyPlan.read(path)
+    except DamagedFileError:
         raise UserError(f"{path}: not a plan of this version of ltpipe; delete it, or run make plan") from None
+    host: dict[tuple[str, str], int] = {}
+    for stage in plan.stages:
+        place = stage.model, stage.stage
+        host[place] = max(host.get(place, 0), stage.host)
     outdated = {}
     for model in config["models"]:
-        now, then = memory_settings(config, model), settings.get(model, {})
+        now, then = memory_settings(config, model), plan.settings.get(model, {})
         changed = tuple(section for section in now if now[section] != then.get(section))
         if changed:
             outdated[model] = changed
