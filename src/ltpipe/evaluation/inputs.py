@@ -93,19 +93,31 @@ def open_inputs(
             "a ticket, or a model with --perturbation, is measured against its dense model: "
             + ("give --mask and --baseline, or neither" if perturbation is None else "give --baseline")
         )
-    hashes, pruning, solved = measured_on, None, None
-    if mask is not None:
-        pruning = read_mask_for(mask, manifest)
-        pruning.check_applied(mask, solution)
-        hashes = hashes | {"mask": sha256_of(mask)}
-        if solution is not None:
-            solved = read_solution(solution, pruning, mask)
-            hashes = hashes | {"solution": sha256_of(solution)}
+    pruning, solved, hashes = open_ticket(checkpoint, mask, solution)
     loss = None if baseline is None else _baseline_loss(baseline, measured_on)
     names = (pruning.bits if pruning else perturbation.prunable.names(manifest)) if perturbation else ()
     return Inputs(
-        manifest, data.input_ids, data.protocol, data.bos, pruning, solved, frozenset(names), loss, measured_on, hashes
-    )
+        manifest, data.input_ids, data.protocol, data.bos, pruning, solved, frozenset(names), loss, measured_on,
+        measured_on | hashes,
+    )  # fmt: skip
+
+
+def open_ticket(
+    checkpoint: Checkpoint, mask: Path | None, solution: Path | None
+) -> tuple[Mask | None, Solution | None, dict[str, str]]:
+    """Return the mask of a ticket, the values of its weights, and their hashes; nothing for a dense model.
+
+    Raises:
+        UserError: mask or solution belong to another model or mask, or a mask that needs a solution has none.
+    """
+    if mask is None:
+        return None, None, {}
+    pruning = read_mask_for(mask, checkpoint.manifest)
+    pruning.check_applied(mask, solution)
+    if solution is None:
+        return pruning, None, {"mask": sha256_of(mask)}
+    solved = read_solution(solution, pruning, mask)
+    return pruning, solved, {"mask": sha256_of(mask), "solution": sha256_of(solution)}
 
 
 def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:

@@ -12,7 +12,6 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NoReturn
 
@@ -33,42 +32,11 @@ from ltpipe.runtime.sources import Source
 from ltpipe.streaming.skeleton import build_skeleton
 from ltpipe.tasks.answers import Responses
 from ltpipe.tasks.requests import Generation, Requests
+from ltpipe.tasks.results import Score
 from ltpipe.tasks.settings import TaskSettings
 
 BOOTSTRAPS = 1000
 """Resamples for the harness's standard errors of metrics that are not means."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """A metric of a task.
-
-    Attributes:
-        task: name of the task in the harness.
-        version: the task's version.
-        num_fewshot: number of examples before each question.
-        metric, filter: names of the metric, and of the filter that responses went through.
-        higher_is_better: whether more of it is better.
-        value: over all documents.
-        stderr: the harness's standard error; None if it has none.
-        items: of each document, if the value is their mean; otherwise None.
-        documents: number of documents that were asked about.
-        available: number of documents that the task has.
-        chance: value of random answers, for accuracies of a choice; otherwise None.
-    """
-
-    task: str
-    version: str
-    num_fewshot: int
-    metric: str
-    filter: str
-    higher_is_better: bool
-    value: float
-    stderr: float | None
-    items: list[float] | None
-    documents: int
-    available: int
-    chance: float | None
 
 
 def make_requests(settings: TaskSettings, checkpoint: Checkpoint) -> Requests:

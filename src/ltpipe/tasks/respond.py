@@ -12,12 +12,10 @@ import torch
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
+from ltpipe.evaluation.inputs import open_ticket
 from ltpipe.evaluation.loss import cross_entropy
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
-from ltpipe.pruning.foreign import read_mask_for
-from ltpipe.pruning.masks import Mask
-from ltpipe.pruning.solution import Solution, read_solution
 from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of
@@ -64,7 +62,7 @@ def respond(
         raise UserError(
             f"{requests}: not made with the tokenizer of {checkpoint.folder}; run the requests stage with this model"
         )
-    pruning, solved, hashes = _ticket(checkpoint, mask, solution)
+    pruning, solved, hashes = open_ticket(checkpoint, mask, solution)
     here = Computing.of(settings, checkpoint)
     skeleton = build_skeleton(checkpoint, here.dtype)
     start = time.perf_counter()
@@ -98,6 +96,7 @@ def respond(
             "a log-likelihood is infinite or not a number; evaluate with precision float32, or check the checkpoint"
         )
     peak = device_peak(here.devices)
+    inputs = {"checkpoint": checkpoint.fingerprint, "requests": sha256_of(requests)}
     return Responses(
         model=names["model"],
         task=names["task"],
@@ -117,23 +116,8 @@ def respond(
         peak_host_private_bytes=private.peak,
         peak_device_bytes=peak.allocated if peak else None,
         seconds=time.perf_counter() - start,
-        provenance=provenance({"requests": sha256_of(requests), **hashes}, asdict(settings)) | {"code": code},
+        provenance=provenance(inputs | hashes, asdict(settings)) | {"code": code},
     )
-
-
-def _ticket(
-    checkpoint: Checkpoint, mask: Path | None, solution: Path | None
-) -> tuple[Mask | None, Solution | None, dict[str, str]]:
-    """Return a ticket's mask and solution, and the hashes of what is evaluated."""
-    hashes = {"checkpoint": checkpoint.fingerprint}
-    if mask is None:
-        return None, None, hashes
-    pruning = read_mask_for(mask, checkpoint.manifest)
-    pruning.check_applied(mask, solution)
-    hashes["mask"] = sha256_of(mask)
-    if solution is None:
-        return pruning, None, hashes
-    return pruning, read_solution(solution, pruning, mask), hashes | {"solution": sha256_of(solution)}
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,10 @@ from ltpipe.tasks.settings import TaskSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskScore:
-    """A metric of a model or a ticket.
+class Score:
+    """A metric of a task, for one model.
 
     Attributes:
-        criterion, scope, seed, sparsity: the ticket's; None for the dense model.
         task: name of the task in the harness; a group has several.
         version: the task's version.
         num_fewshot: number of examples before each question.
@@ -37,10 +36,6 @@ class TaskScore:
         chance: value of random answers, for accuracies of a choice; otherwise None.
     """
 
-    criterion: Word | None
-    scope: Word | None
-    seed: Count | None
-    sparsity: CanonicalSparsity | None
     task: Word
     version: Word
     num_fewshot: Count
@@ -53,6 +48,16 @@ class TaskScore:
     documents: Positive
     available: Positive
     chance: Share | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskScore(Score):
+    """The same with the ticket's criterion, scope, seed and sparsity; None for the dense model."""
+
+    criterion: Word | None
+    scope: Word | None
+    seed: Count | None
+    sparsity: CanonicalSparsity | None
 
 
 @dataclass(frozen=True, kw_only=True)

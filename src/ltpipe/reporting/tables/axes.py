@@ -3,6 +3,7 @@
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.runtime.frames import Columns, count, number, word
 from ltpipe.runtime.labels import settings_of
+from ltpipe.tasks.results import TaskScore
 
 TEXT: Columns = {
     "model": word("name of the model"),
@@ -16,6 +17,21 @@ CURVE: Columns = {
 SPARSITY: Columns = {"sparsity": number("fraction of the prunable weights, or units, to be pruned")}
 TICKET: Columns = {**TEXT, **CURVE, **SPARSITY}
 """Columns that identify a ticket."""
+
+
+def pair_of_tickets(place: Columns) -> Columns:
+    """Return the columns that identify two tickets of one sparsity in a place, such as a text."""
+    return {
+        **place,
+        **SPARSITY,
+        **{
+            f"{axis}_{side}": column._replace(meaning=f"{axis} of ticket {side}")
+            for side in ("a", "b")
+            for axis, column in CURVE.items()
+        },
+    }
+
+
 SETTINGS: Columns = {
     "evaluation": word("named settings for evaluating (evaluate.settings), if the study has any"),
     "calibration": word("named settings for scoring (score.settings), if the criterion depends on them"),
@@ -32,7 +48,7 @@ BRANCH: Columns = {
 }
 
 
-def curve_of(ticket: Metrics, side: str = "") -> dict[str, object]:
+def curve_of(ticket: "Metrics | TaskScore", side: str = "") -> dict[str, object]:
     """Return criterion, scope and seed of a ticket, in columns whose names end in `side`."""
     return {f"{axis}{side}": getattr(ticket, axis) for axis in CURVE}
 

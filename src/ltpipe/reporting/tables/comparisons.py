@@ -7,19 +7,11 @@ from ltpipe.analysis.confidence import bounds, interval, loss_difference
 from ltpipe.analysis.samples import Sample
 from ltpipe.reporting.cells import percent, ticket_name, value, with_interval, yes_or_no
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import CURVE, SPARSITY, TEXT, curve_of
+from ltpipe.reporting.tables.axes import TEXT, curve_of, pair_of_tickets
 from ltpipe.runtime.frames import Columns, Frame, frame, measured, truth
 from ltpipe.runtime.progress import track
 
-_PAIR: Columns = {
-    **TEXT,
-    **SPARSITY,
-    **{
-        f"{axis}_{side}": column._replace(meaning=f"{axis} of ticket {side}")
-        for side in ("a", "b")
-        for axis, column in CURVE.items()
-    },
-}
+_PAIR = pair_of_tickets(TEXT)
 COLUMNS: Columns = {
     **_PAIR,
     **measured("loss_difference", "loss of ticket a minus that of ticket b, nats/token"),

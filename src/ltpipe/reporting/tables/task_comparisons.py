@@ -6,20 +6,12 @@ from itertools import combinations
 from ltpipe.analysis.confidence import CONFIDENCE, bounds
 from ltpipe.analysis.items import mcnemar, paired_interval
 from ltpipe.reporting.table import Table
-from ltpipe.reporting.tables.axes import CURVE, SPARSITY
+from ltpipe.reporting.tables.axes import curve_of, pair_of_tickets
 from ltpipe.reporting.tables.tasks import TASK, task_scores
 from ltpipe.runtime.frames import Columns, Frame, frame, measured, number, truth
 from ltpipe.tasks.results import TaskResults
 
-_PAIR: Columns = {
-    **TASK,
-    **SPARSITY,
-    **{
-        f"{axis}_{side}": column._replace(meaning=f"{axis} of ticket {side}")
-        for side in ("a", "b")
-        for axis, column in CURVE.items()
-    },
-}
+_PAIR = pair_of_tickets(TASK)
 COLUMNS: Columns = {
     **_PAIR,
     **measured("difference", "metric of ticket a minus that of ticket b, paired by document"),
@@ -44,8 +36,8 @@ def task_comparisons_table(found: Sequence[TaskResults]) -> Frame:
                     "task": task,
                     "metric": metric,
                     "sparsity": float(a.sparsity or 0),
-                    **{f"{axis}_a": getattr(a, axis) for axis in CURVE},
-                    **{f"{axis}_b": getattr(b, axis) for axis in CURVE},
+                    **curve_of(a, "_a"),
+                    **curve_of(b, "_b"),
                     "difference": a.value - b.value,
                     **bounds("difference", interval),
                     "p_value": p_value,
