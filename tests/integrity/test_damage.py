@@ -96,7 +96,7 @@ def scores(path: Path) -> tuple[str, bool, dict[str, bytes]]:
 
 def solution(path: Path) -> tuple:
     mask = path.with_name("sparsegpt.mask")
-    found = read_solution(path, read_mask(mask), mask)
+    found = read_solution(path, read_mask(mask), mask, Checkpoint.open(path.parent / "llama").manifest.tensors)
     return {name: array.tobytes() for name, array in found.values.items()}, found.errors, found.options
 
 

@@ -248,7 +248,7 @@ def test_values_of_a_solver_that_changes_none_do_not_count(canonical_folder, tex
 def test_experts_are_solved_over_their_own_tokens(canonical_folder, text, tmp_path):
     folder = canonical_folder("mixtral")
     mask, solution = solved(folder, text("mixtral"), tmp_path, "sparsegpt", "row", "0.5")
-    errors = read_solution(solution, read_mask(mask), mask).errors
+    errors = read_solution(solution, read_mask(mask), mask, Checkpoint.open(folder).manifest.tensors).errors
     experts = [pair for name, pair in errors.items() if "experts" in name]
     assert experts
     assert all(after < before for before, after in experts)
@@ -269,7 +269,7 @@ def test_the_new_values_are_smaller_errors_and_a_smaller_loss(precision, canonic
     folder, settings = canonical_folder("llama"), replace(CPU, precision=precision)
     mask, solution = solved(folder, text("llama"), tmp_path, "sparsegpt", "row", "0.5", settings)
     opened = read_mask(mask)
-    errors = read_solution(solution, opened, mask).errors
+    errors = read_solution(solution, opened, mask, Checkpoint.open(folder).manifest.tensors).errors
     assert errors.keys() == opened.bits.keys()
     assert all(after < before for before, after in errors.values())
 
@@ -283,7 +283,7 @@ def test_a_ticket_is_the_model_with_these_values(canonical_folder, text, tmp_pat
     export_ticket("hf", mask, Checkpoint.open(folder), tmp_path / "ticket", solution)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "ticket", dtype=torch.float32).eval()
     opened = read_mask(mask)
-    values = read_solution(solution, opened, mask).values
+    values = read_solution(solution, opened, mask, Checkpoint.open(folder).manifest.tensors).values
     for name, kept in load_mask(mask).items():
         weight = model.get_parameter(name)
         assert torch.equal(weight[kept], torch.from_numpy(values[name].copy()))
@@ -334,7 +334,7 @@ def test_options_are_kept_with_the_mask(canonical_folder, text, tmp_path):
     mask = read_mask(tmp_path / "m")
     assert mask.options["criterion"] == {"damping": 0.1}
     assert mask.options["scope"] == {"counts": "truncated"}
-    found = read_solution(tmp_path / "s", mask, tmp_path / "m")
+    found = read_solution(tmp_path / "s", mask, tmp_path / "m", Checkpoint.open(folder).manifest.tensors)
     assert found.options == {"true_sequential": False, "damping": 0.1, "block": 128}
     assert found.sequences == sha256_of(calibration)
     assert json.dumps(dict(mask.options))

@@ -82,6 +82,7 @@ rule tables:
         perturbed=lambda wildcards: grid.perturbed(config, wildcards.model),
         simulations=lambda wildcards: grid.simulations(config, wildcards.model),
         solutions=jobs.every_solution,
+        recoveries=jobs.every_recovery,
         tasks=lambda wildcards: grid.task_results(config, wildcards.model),
     output:
         [
@@ -99,10 +100,11 @@ rule tables:
         tickets=listed("tickets"),
         perturbed=listed("perturbed"),
         solutions=listed("solutions"),
+        recoveries=listed("recoveries"),
     shell:
         ENVIRONMENT
         + FORKED
         + '"$LTPIPE/scripts/tables.py" --baselines {input.baselines} --tickets {params.tickets}'
         " --perturbed {params.perturbed} --simulations {input.simulations} --solutions {params.solutions}"
-        " --tasks {input.tasks}"
+        " --tasks {input.tasks} --recoveries {params.recoveries}"
         " --output {params.folder}"

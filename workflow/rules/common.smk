@@ -16,6 +16,7 @@ from ltpipe.workflow.commands import (
     evaluation_options,
     given,
     listed,
+    recovery_option,
     seed_option,
 )
 from ltpipe.workflow.jobs import Jobs, any_of
@@ -28,6 +29,7 @@ if workflow.is_main_process:
         logger.warning(warning)
 
 SETTINGS = rf"(@({any_of(config['score']['settings'])}))?"
+RECOVERY = rf"\+({any_of(config['recover'])})"
 KINDS = {".csv": "table", ".svg": "figure", ".html": "page"}
 
 
@@ -54,7 +56,8 @@ wildcard_constraints:
     branch=any_of({cell.branch for cell in trainings.every_training(config)}),
     order=r"\d+",
     round=r"\d+",
-    criterion=f"[a-z0-9-]+{SETTINGS}",
+    criterion=f"[a-z0-9-]+{SETTINGS}({RECOVERY})?",
+    recovery=any_of(config["recover"]),
     scope="[a-z0-9-]+",
     seed=rf"{grid.NO_SEED}|\d+",
     sparsity=r"0|1|0\.\d*[1-9]",

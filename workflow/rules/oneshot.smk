@@ -116,7 +116,7 @@ rule ticket:
         **DENSE,
         **jobs.top_tokens,
         sequences=rules.sequences.output,
-        mask=grid.MASK,
+        mask=jobs.mask,
         solution=jobs.solution,
         baseline=rules.baseline.output.metrics,
     output:

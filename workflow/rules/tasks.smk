@@ -60,7 +60,7 @@ use rule dense_responses as ticket_responses with:
         tokenizer_config=rules.checkpoint.output.tokenizer_config,
         generation_config=rules.checkpoint.output.generation_config,
         requests=rules.task_requests.output,
-        mask=grid.MASK,
+        mask=jobs.mask,
         solution=jobs.solution,
     output:
         grid.TICKET_RESPONSES,

@@ -15,7 +15,7 @@ from torch import nn
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens
 from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
-from ltpipe.evaluation.inputs import Inputs, PerturbationSettings, open_inputs
+from ltpipe.evaluation.inputs import Inputs, PerturbationSettings, criterion_of, open_inputs
 from ltpipe.evaluation.loss import TokenLosses, ticket_losses
 from ltpipe.evaluation.metrics import Metrics, SequenceSums
 from ltpipe.evaluation.passes import Identity, Queued
@@ -277,7 +277,7 @@ class _Evaluation:
         return Metrics(
             model=self.names["model"],
             data=self.names["data"],
-            criterion=pruning.criterion if pruning else None,
+            criterion=criterion_of(pruning, inputs.solution),
             scope=pruning.scope if pruning else None,
             seed=pruning.seed if pruning else None,
             sparsity=pruning.sparsity.text if pruning else None,

@@ -116,8 +116,13 @@ def open_ticket(
     pruning.check_applied(mask, solution)
     if solution is None:
         return pruning, None, {"mask": sha256_of(mask)}
-    solved = read_solution(solution, pruning, mask)
+    solved = read_solution(solution, pruning, mask, checkpoint.manifest.tensors)
     return pruning, solved, {"mask": sha256_of(mask), "solution": sha256_of(solution)}
+
+
+def criterion_of(mask: Mask | None, solution: Solution | None) -> str | None:
+    """Return the label of a ticket's criterion, with the recovery that trained it; None for a dense model."""
+    return solution.criterion if solution else mask.criterion if mask else None
 
 
 def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:

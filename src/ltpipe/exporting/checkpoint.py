@@ -18,7 +18,6 @@ from ltpipe.checkpoints.tensorwriter import tensor_writer
 from ltpipe.exporting.folder import Exported, copy_companions, provenance
 from ltpipe.pruning.apply import as_torch
 from ltpipe.pruning.foreign import read_mask_for
-from ltpipe.pruning.masking_kernels import scattered
 from ltpipe.pruning.masks import Mask, unpack_chunks
 from ltpipe.pruning.solution import Solution, read_solution
 from ltpipe.pruning.sparsity import Sparsity
@@ -89,7 +88,7 @@ def export_checkpoint(
     if mask_path:
         mask = read_mask_for(mask_path, manifest)
         mask.check_applied(mask_path, solution_path)
-        solution = read_solution(solution_path, mask, mask_path) if solution_path else None
+        solution = read_solution(solution_path, mask, mask_path, manifest.tensors) if solution_path else None
     weights, names = checkpoint.weights, HubNames(checkpoint)
     groups = names.groups(_foreseen(weights, weights.specs))
     layout = {
@@ -135,7 +134,7 @@ def _contents(
 def _masked(weights: TensorFile, mask: Mask, solution: Solution | None, name: str) -> Iterator[np.ndarray]:
     """Yield a tensor's values in row-major order, flat; bfloat16 as bit patterns, in which 0 is also zero."""
     if solution is not None and name in solution.values:
-        yield scattered(solution.values[name], mask.bits[name], weights.spec(name).size)
+        yield solution.flat(name, mask)
         return
     flat = weights.array(name).reshape(-1)
     if name not in mask.bits:

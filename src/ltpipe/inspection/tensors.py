@@ -128,23 +128,24 @@ def _state(path: Path) -> Description:
 
 
 def _solution(path: Path) -> Description:
-    from ltpipe.pruning.solution import ERRORS, FORMAT, KIND
+    from ltpipe.pruning.solution import ERRORS, FORMAT, KIND, MASKS
 
     with artefact(path, KIND, FORMAT) as file:
         names = json.loads(file.metadata["names"])
-        sizes = {name: file.specs[name].size if name in file.specs else 0 for name in names}
+        others = sorted(file.specs.keys() - {*names, ERRORS, MASKS})
+        sizes = {name: file.specs[name].size if name in file.specs else 0 for name in [*names, *others]}
         facts = {
-            "solver": file.metadata["criterion"],
+            "criterion": file.metadata["criterion"],
             "scope": file.metadata["scope"],
             "sparsity": file.metadata["sparsity"],
             "changed weights": sum(sizes.values()),
             "calibration sequences": file.metadata["sequences"],
             **json.loads(file.metadata["options"]),
         }
-        rows = (
-            {"tensor": name, "changed weights": sizes[name], "error of the mask": before, "error": after}
-            for name, (before, after) in zip(names, file.array(ERRORS).tolist(), strict=True)
-        )
+        rows: list[dict[str, Any]] = [{"tensor": name, "changed weights": size} for name, size in sizes.items()]
+        if ERRORS in file.specs:
+            for row, (before, after) in zip(rows, file.array(ERRORS).tolist(), strict=True):
+                row |= {"error of the mask": before, "error": after}
         return describe_file(path, KIND, facts, Listing.of("by tensor", rows))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import is_fake
 
 from ltpipe.checkpoints.tensorfile import TensorFile
-from ltpipe.pruning.masking_kernels import masked_copy, scattered
+from ltpipe.pruning.masking_kernels import masked_copy
 from ltpipe.pruning.masks import Mask
 from ltpipe.pruning.solution import Solution
 from ltpipe.runtime.device import has_streams
@@ -35,7 +35,7 @@ def fetch_from(
     def fetch(name: str) -> torch.Tensor:
         spec = weights.spec(name)
         if solution is not None and mask is not None and name in solution.values:
-            solved = scattered(solution.values[name], mask.bits[name], spec.size).reshape(spec.shape)
+            solved = solution.flat(name, mask).reshape(spec.shape)
             return place(as_torch(solved, spec.dtype), None, device, others.get(name, dtype))
         stored = as_torch(weights.array(name), spec.dtype)
         bits = None if mask is None or name not in mask.bits else as_torch(mask.bits[name], "U8")
@@ -109,15 +109,22 @@ def place(stored: torch.Tensor, bits: torch.Tensor | None, device: torch.device,
     """
     target = dtype if stored.is_floating_point() else stored.dtype
     if bits is not None and device.type == "cpu":
-        if is_fake(stored):
-            return torch.empty_like(stored, dtype=target)
-        return masked_copy(stored, bits, target)
+        return masked(stored, bits, target)
     if has_streams(device):
         stored = stored.pin_memory()  # otherwise the copy could not overlap with computation
     values = stored.to(device, target, non_blocking=True, copy=bits is not None)
     if bits is not None:
         _prune(values.view(-1), bits.to(device, non_blocking=True))
     return values
+
+
+def masked(values: torch.Tensor, bits: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a copy of values in `dtype`, with zeros where packed bits on their device are not set."""
+    if values.device.type != "cpu":
+        copy = values.to(dtype, copy=True)
+        _prune(copy.view(-1), bits)
+        return copy
+    return torch.empty_like(values, dtype=dtype) if is_fake(values) else masked_copy(values, bits, dtype)
 
 
 def _prune(values: torch.Tensor, bits: torch.Tensor) -> None:

@@ -1,71 +1,91 @@
-"""Solutions: the values that a solver gave to the weights that its mask keeps, one file beside each of its masks."""
+"""Solutions: new values of a ticket's weights, found by a solver with its mask or trained by a recovery."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ltpipe.checkpoints.header import STORAGE
+from ltpipe.checkpoints.manifest import TensorEntry
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.checkpoints.tensorwriter import tensor_writer
+from ltpipe.pruning.masking_kernels import scattered
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.digest import digest
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.labels import pruned_by
 
-FORMAT = "1"
+FORMAT = "2"
 KIND = "solution"
-ERRORS, _MASKS = "errors", "masks"
-_OWN = (ERRORS, _MASKS)
+ERRORS, MASKS = "errors", "masks"
+_OWN = (ERRORS, MASKS)
 """Tensors that are no weights: relative errors of the outputs, float64 [weights, 2], and digests of the mask's bits."""
 
 _MASK = ("checkpoint", "criterion", "scope", "sparsity")
-"""Metadata that name the mask of a solution."""
+"""Metadata that name the mask of a solution; the criterion is a label with the recovery, if there was one."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The values of a mask's kept weights, usually views of the mapped file.
+    """New values of a ticket's weights, usually views of the mapped file.
 
     Attributes:
-        values: kept values of the tensors that the solver changed, flat, in row-major order, in the checkpoint's dtype
-            (bfloat16 as bit patterns); none if it changes no weight.
+        criterion: label of the ticket's criterion, with the recovery that trained it, if one did.
+        values: by tensor, in the checkpoint's dtype (bfloat16 as bit patterns): of one that the mask covers, those that
+            it keeps, flat, in row-major order; of another that was trained, all. Tensors that are not here have the
+            checkpoint's values.
         errors: relative squared error of each tensor's outputs on the calibration text, tr(E G E^T) / tr(W G W^T), with
-            the mask alone and with the new values.
-        sequences: SHA-256 of the calibration sequences.
-        options: the solver's options.
+            the mask alone and with the new values; none after a recovery.
+        sequences: SHA-256 of the calibration or training sequences.
+        options: options of the solver or recovery.
     """
 
+    criterion: str
     values: Mapping[str, np.ndarray]
     errors: Mapping[str, tuple[float, float]]
     sequences: str
     options: Mapping[str, Any]
 
+    def flat(self, name: str, mask: Mask) -> np.ndarray:
+        """Return a tensor in `values` as stored, flat, with zeros where the mask prunes."""
+        values = self.values[name]
+        if name not in mask.bits:
+            return values.reshape(-1)
+        return scattered(values, mask.bits[name], prod(mask.shapes[name]))
 
-def read_solution(path: Path, mask: Mask, where: Path) -> Solution:
+
+def read_solution(path: Path, mask: Mask, where: Path, tensors: Mapping[str, TensorEntry]) -> Solution:
     """Open a solution and check that it belongs to a mask, which was read from `where`.
+
+    Args:
+        path: the solution.
+        mask: the mask.
+        where: path of the mask, for messages.
+        tensors: the tensors of the checkpoint.
 
     Raises:
         UserError: there is no such file, or it belongs to another mask.
         DamagedFileError: it is not a solution, or its contents do not fit the mask.
     """
     with artefact(path, KIND, FORMAT) as file:
-        found = tuple(file.metadata[key] for key in _MASK)
+        checkpoint, criterion, *found = map(file.metadata.__getitem__, _MASK)
         names = json.loads(file.metadata["names"])
         bits = [np.int64(np.uint64(digest(mask.bits[name]))) for name in names if name in mask.bits]
-        if found != (mask.checkpoint, mask.criterion, mask.scope, mask.sparsity.text) or bits != list(
-            file.array(_MASKS)
-        ):
-            raise UserError(
-                f"{path}: solution of another mask than {where}; give the one that the solver wrote beside it"
-            )
+        wanted = [mask.checkpoint, mask.criterion, mask.scope, mask.sparsity.text]
+        if [checkpoint, pruned_by(criterion), *found] != wanted or bits != list(file.array(MASKS)):
+            raise UserError(f"{path}: solution of another mask than {where}; give the one that was made for it")
         values = {name: file.array(name) for name in file.specs if name not in _OWN}
-        if any(array.shape != (mask.kept[name],) for name, array in values.items()):
-            raise ValueError("not as many values as the mask keeps")
-        return Solution(values, _errors(file), file.metadata["sequences"], json.loads(file.metadata["options"]))
+        for name, array in values.items():
+            wanted_shape = (mask.kept[name],) if name in mask.kept else tensors[name].shape
+            if array.shape != wanted_shape or file.spec(name).dtype != tensors[name].dtype:
+                raise ValueError(f"{name}: not the values that the mask keeps")
+        options = json.loads(file.metadata["options"])
+        return Solution(criterion, values, _errors(file), file.metadata["sequences"], options)
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,8 @@ def read_errors(path: Path) -> SolutionErrors:
 
 
 def _errors(file: TensorFile) -> dict[str, tuple[float, float]]:
+    if ERRORS not in file.specs:
+        return {}
     names = json.loads(file.metadata["names"])
     return {name: tuple(pair) for name, pair in zip(names, file.array(ERRORS).tolist(), strict=True)}
 
@@ -100,7 +122,7 @@ def _errors(file: TensorFile) -> dict[str, tuple[float, float]]:
 def solution_writer(
     path: Path, promised: Mask, dtypes: Mapping[str, str], sequences: str, options: Mapping[str, Any]
 ) -> Iterator[Callable[[str, np.ndarray, np.ndarray, tuple[float, float]], None]]:
-    """Write a solution as its tensors become known.
+    """Write a solver's solution as its tensors become known.
 
     Args:
         path: the file, which appears once everything is written.
@@ -118,21 +140,10 @@ def solution_writer(
     layout: dict[str, tuple[str, tuple[int, ...]]] = {
         name: (dtype, (promised.kept[name],)) for name, dtype in dtypes.items()
     }
-    layout |= {ERRORS: ("F64", (len(names), 2)), _MASKS: ("I64", (len(names),))}
-    order = sorted(layout, key=lambda name: (-np.dtype(STORAGE[layout[name][0]]).itemsize, name.encode()))
-    metadata = {
-        "format": FORMAT,
-        "kind": KIND,
-        "criterion": promised.criterion,
-        "scope": promised.scope,
-        "sparsity": promised.sparsity.text,
-        "checkpoint": promised.checkpoint,
-        "sequences": sequences,
-        "names": json.dumps(names),
-        "options": json.dumps(dict(options), sort_keys=True),
-    }
+    layout |= {ERRORS: ("F64", (len(names), 2)), MASKS: ("I64", (len(names),))}
     errors, masks = np.zeros((len(names), 2)), np.zeros(len(names), np.int64)
-    with tensor_writer(path, {name: layout[name] for name in order}, metadata) as write:
+    metadata = _metadata(promised, promised.criterion, sequences, options)
+    with tensor_writer(path, _in_order(layout), metadata) as write:
 
         def deliver(name: str, bits: np.ndarray, values: np.ndarray, error: tuple[float, float]) -> None:
             place = names.index(name)
@@ -142,4 +153,56 @@ def solution_writer(
 
         yield deliver
         write(ERRORS, [errors])
-        write(_MASKS, [masks])
+        write(MASKS, [masks])
+
+
+def write_recovered(
+    path: Path,
+    mask: Mask,
+    criterion: str,
+    tensors: Mapping[str, TensorEntry],
+    names: Collection[str],
+    values: Callable[[str], np.ndarray],
+    sequences: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Write the solution of a recovery, tensor by tensor.
+
+    Args:
+        path: the file.
+        mask: the ticket's mask.
+        criterion: label of the ticket's criterion, with the recovery.
+        tensors: the tensors of the checkpoint.
+        names: those that were trained.
+        values: returns a tensor's values as `Solution` has them.
+        sequences: SHA-256 of the training sequences.
+        options: the recovery's options.
+    """
+    layout = {
+        name: (tensors[name].dtype, (mask.kept[name],) if name in mask.kept else tensors[name].shape) for name in names
+    }
+    layout[MASKS] = ("I64", (len(mask.shapes),))
+    with tensor_writer(path, _in_order(layout), _metadata(mask, criterion, sequences, options)) as write:
+        for name in names:
+            write(name, [values(name)])
+        write(MASKS, [np.array([np.int64(np.uint64(digest(mask.bits[name]))) for name in mask.shapes], np.int64)])
+
+
+def _metadata(mask: Mask, criterion: str, sequences: str, options: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "criterion": criterion,
+        "scope": mask.scope,
+        "sparsity": mask.sparsity.text,
+        "checkpoint": mask.checkpoint,
+        "sequences": sequences,
+        "names": json.dumps(list(mask.shapes)),
+        "options": json.dumps(dict(options), sort_keys=True),
+    }
+
+
+def _in_order(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Order tensors by the size of their elements, so that each is aligned."""
+    order = sorted(layout, key=lambda name: (-np.dtype(STORAGE[layout[name][0]]).itemsize, name.encode()))
+    return {name: layout[name] for name in order}

@@ -7,12 +7,14 @@ from ltpipe.analysis.samples import samples
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
 from ltpipe.pruning.solution import read_errors
+from ltpipe.recovery.record import RecoveryRecord
 from ltpipe.reporting.table import Measured, Table
 from ltpipe.reporting.tables import (
     comparisons,
     costs,
     curves,
     reconstruction,
+    recovery,
     robustness,
     simulations,
     task_comparisons,
@@ -30,6 +32,7 @@ TABLES: tuple[Table, ...] = tuple(
         curves,
         tasks,
         task_comparisons,
+        recovery,
         reconstruction,
         robustness,
         simulations,
@@ -50,6 +53,7 @@ class Files:
         simulations: of iterative magnitude pruning.
         solutions: what solvers found.
         tasks: results of tasks of lm-evaluation-harness.
+        recoveries: records of recoveries.
     """
 
     baselines: tuple[Path, ...]
@@ -58,6 +62,7 @@ class Files:
     simulations: tuple[Path, ...] = ()
     solutions: tuple[Path, ...] = ()
     tasks: tuple[Path, ...] = ()
+    recoveries: tuple[Path, ...] = ()
 
 
 def one_shot_tables(files: Files) -> dict[str, Frame]:
@@ -76,5 +81,6 @@ def one_shot_tables(files: Files) -> dict[str, Frame]:
         [Simulation.read(path) for path in files.simulations],
         [read_errors(path) for path in files.solutions],
         [TaskResults.read(path) for path in files.tasks],
+        [RecoveryRecord.read(path) for path in files.recoveries],
     )
     return {table.name: table.measured(found) for table in TABLES if table.measured}

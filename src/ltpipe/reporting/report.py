@@ -18,6 +18,7 @@ from ltpipe.reporting.model_figures import models_figure
 from ltpipe.reporting.page import Content, render_page
 from ltpipe.reporting.provenance import Provenance, report_provenance
 from ltpipe.reporting.recognise import read_tables
+from ltpipe.reporting.recovery_figures import recovery_figure
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.sections import section
 from ltpipe.reporting.table import Table
@@ -35,6 +36,7 @@ FIGURES: dict[str, Callable[[pd.DataFrame], Figure | None]] = {
     "critical": critical_figure,
     "models": models_figure,
     "tasks": tasks_figure,
+    "recovery": recovery_figure,
     "layers": layers_figure,
     "reconstruction": reconstruction_figure,
     "overlap": overlap_figure,

@@ -9,6 +9,7 @@ from ltpipe.analysis.samples import ONCE, Sample, cell_named
 from ltpipe.evaluation.metrics import Metrics
 from ltpipe.evaluation.simulated import Simulation
 from ltpipe.pruning.solution import SolutionErrors
+from ltpipe.recovery.record import RecoveryRecord
 from ltpipe.reporting.cells import Cell
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, dtypes, frame, read_table
@@ -27,6 +28,7 @@ Need = Literal[
     "early birds",
     "solvers",
     "tasks",
+    "recoveries",
     "several models",
     "anything",
 ]
@@ -44,6 +46,7 @@ class Measured:
         simulations: of iterative magnitude pruning.
         solutions: errors of what solvers found.
         tasks: results of tasks of lm-evaluation-harness.
+        recoveries: records of recoveries.
     """
 
     dense: Sequence[Metrics]
@@ -53,6 +56,7 @@ class Measured:
     simulations: Sequence[Simulation]
     solutions: Sequence[SolutionErrors] = ()
     tasks: Sequence[TaskResults] = ()
+    recoveries: Sequence[RecoveryRecord] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
-from ltpipe.evaluation.inputs import open_ticket
+from ltpipe.evaluation.inputs import criterion_of, open_ticket
 from ltpipe.evaluation.loss import cross_entropy
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
@@ -100,7 +100,7 @@ def respond(
     return Responses(
         model=names["model"],
         task=names["task"],
-        criterion=pruning.criterion if pruning else None,
+        criterion=criterion_of(pruning, solved),
         scope=pruning.scope if pruning else None,
         seed=pruning.seed if pruning else None,
         sparsity=pruning.sparsity.canonical if pruning else None,

@@ -64,18 +64,34 @@ class Distillation:
 
         def distilled(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             with torch.no_grad(), _features(task, teacher) as wanted:
-                soft_targets = task.logits(teacher, inputs).float().flatten(0, -2) / temperature
+                wanted_logits = task.logits(teacher, inputs).float().flatten(0, -2)
             with _features(task, model) as found:
                 logits = task.logits(model, inputs).float().flatten(0, -2)
-            hard = functional.cross_entropy(logits, labels.flatten())
-            student = functional.log_softmax(logits / temperature, -1)
-            soft = functional.kl_div(student, soft_targets.log_softmax(-1), reduction="batchmean", log_target=True)
-            loss = (1 - share) * hard + share * temperature**2 * soft
+            loss = taught_loss(logits, wanted_logits, labels.flatten(), temperature, share)
             if distance:
                 loss = loss + distance * functional.mse_loss(found[0].float(), wanted[0].float())
             return loss
 
         return distilled
+
+
+def taught_loss(
+    logits: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, temperature: float, share: float
+) -> torch.Tensor:
+    """Return (1 - α) CE(logits, labels) + α T² KL(teacher_T ‖ student_T), nats per label (`Distillation`).
+
+    Args:
+        logits: the student's, float32 [labels, classes].
+        teacher: the teacher's, the same shape.
+        labels: int64 [labels].
+        temperature: T.
+        share: α.
+    """
+    hard = functional.cross_entropy(logits, labels)
+    student = functional.log_softmax(logits / temperature, -1)
+    wanted = (teacher / temperature).log_softmax(-1)
+    soft = functional.kl_div(student, wanted, reduction="batchmean", log_target=True)
+    return (1 - share) * hard + share * temperature**2 * soft
 
 
 @contextmanager

@@ -64,13 +64,17 @@ def train(
     """
     with computing.alone():
         live = LiveTraining(model, settings, start, computing, callbacks)
-        live.call()
-        last = settings.iterations if until is None else until
-        if live.iteration < last:
-            trainer(live, examples.to(computing.placed_on), loss, last)
-        if live.iteration != last and not live.stopped:
-            raise UserError(f"trainer_fn: it ended after {live.iteration} iterations; expected {last}")
+        run(live, examples, loss, settings.iterations if until is None else until, trainer)
         return live.state()
+
+
+def run(live: LiveTraining, examples: Examples, loss: Loss, until: int, trainer: Trainer = take_steps) -> None:
+    """Run a training until `until` iterations are done in total; see `train`."""
+    live.call()
+    if live.iteration < until:
+        trainer(live, examples.to(live.computing.placed_on), loss, until)
+    if live.iteration != until and not live.stopped:
+        raise UserError(f"trainer_fn: it ended after {live.iteration} iterations; expected {until}")
 
 
 def batches(examples: int, size: int, seed: int, iteration: int) -> Iterator[torch.Tensor]:

@@ -138,7 +138,7 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
             f"batch_size: {settings.batch_size} is not allowed; use a multiple of the {computing.processes} processes"
         )
     resume, identity = resume_file(output), training.identity
-    found = _left(resume, identity)
+    found = saved_state(resume, identity)
     computing.wait()  # nobody writes the file while another process still reads it
     # A file beyond `until` was left by a call with a later `until`.
     begin = found if found and found.iteration <= until else start
@@ -153,7 +153,7 @@ def _resumed(training: Training, output: Path, until: int) -> tuple[nn.Module, T
     return model, state
 
 
-def _left(resume: Path, identity: str) -> TrainingState | None:
+def saved_state(resume: Path, identity: str) -> TrainingState | None:
     """Read the state that a killed training left; ignore an unreadable file, such as one of an older format."""
     try:
         return read_state(resume, identity) if resume.exists() else None
@@ -179,11 +179,13 @@ def _callbacks(training: Training, resume: Path, identity: str) -> list[Callback
     callbacks = [gradual.callback()] if gradual else []
     callbacks.append(validation(training.task, examples, gradual.schedule.end if gradual else 0))
     if computing.is_first:
-        callbacks.append(_saving(resume, identity, training.save_every))
+        callbacks.append(saving(resume, identity, training.save_every))
     return callbacks
 
 
-def _saving(path: Path, identity: str, every: int) -> Callback:
+def saving(path: Path, identity: str, every: int) -> Callback:
+    """Return a callback that saves the state, for `saved_state`, after every `every` iterations."""
+
     def save(live: LiveTraining) -> None:
         if live.iteration % every == 0:
             write_state(path, live.state(), identity)

@@ -10,7 +10,15 @@ from ltpipe.solving.pattern import Pattern
 from ltpipe.solving.solver import solver_names
 from ltpipe.workflow.configuration.section import meaning
 from ltpipe.workflow.configuration.study import StudySection
-from ltpipe.workflow.grid import Config, evaluated_texts, named_settings, needs_calibration, scored_criteria, solvers
+from ltpipe.workflow.grid import (
+    Config,
+    evaluated_texts,
+    named_settings,
+    needs_calibration,
+    recovery_text,
+    scored_criteria,
+    solvers,
+)
 
 
 def check_consistency(config: Config) -> None:
@@ -22,6 +30,8 @@ def check_consistency(config: Config) -> None:
     if config["grid"] or not config["imp"]:
         _check_grid(config)
         _check_calibration(config)
+    elif config["recover"]:
+        raise UserError("recover: it trains tickets of a grid, and there is none; add grid, or remove recover")
     for name in config["imp"]:
         _check_pretrained(config, name)
         _check_donors(config, name)
@@ -57,31 +67,51 @@ def _check_solvers(section: Config) -> None:
 
 def _check_calibration(config: Config) -> None:
     """Refuse calibration data that is missing, fixed by a protocol, or overlaps with evaluated texts."""
-    texts = config["data"]
     criteria = [name for name in (*scored_criteria(config), *solvers(config)) if needs_calibration(name)]
     evaluated = sorted({name_of(text) for text in evaluated_texts(config)})
     if not evaluated:
         raise UserError("data: there is no text to evaluate on other than that of score.data; add one")
     for settings, calibration in named_settings(config["score"]).items():
         key, name = f"score.settings.{settings}.data" if settings else "score.data", calibration["data"]
-        if name is None:
-            if criteria:
-                needing = name_of(criteria[0])
-                raise UserError(f"{key}: criterion '{needing}' needs calibration data; set it to a text under data")
-            continue
-        if name not in texts:
-            raise UserError(f"{key}: '{name}' is not a text; use {', '.join(sorted(texts))}")
-        if texts[name]["protocol"] == "wikitext2":
+        if name is not None:
+            _check_unseen(config, key, name, evaluated if criteria else [])
+        elif criteria:
+            needing = name_of(criteria[0])
+            raise UserError(f"{key}: criterion '{needing}' needs calibration data; set it to a text under data")
+    for recovery in config["recover"]:
+        _check_recovery(config, recovery, evaluated)
+
+
+def _check_recovery(config: Config, recovery: str, evaluated: list[str]) -> None:
+    """Refuse a recovery without a text of its own, or of tickets that the grid has not."""
+    section, key = config["recover"][recovery], f"recover.{recovery}"
+    name = recovery_text(config, recovery)
+    if name is None:
+        raise UserError(f"{key}.data: there is no text to train on; set it, or score.data, to a text under data")
+    _check_unseen(config, f"{key}.data" if section["data"] else "score.data", name, evaluated)
+    for axis in ("criteria", "scopes", "sparsities"):
+        for index, wanted in enumerate(section[axis] or ()):
+            if wanted not in config["grid"][axis]:
+                allowed = ", ".join(map(str, config["grid"][axis]))
+                raise UserError(f"{key}.{axis}[{index}]: {wanted} is not in grid.{axis}; use {allowed}")
+
+
+def _check_unseen(config: Config, key: str, name: str, evaluated: list[str]) -> None:
+    """Refuse a text to calibrate or train on that is unknown, or shares documents with evaluated texts."""
+    texts = config["data"]
+    if name not in texts:
+        raise UserError(f"{key}: '{name}' is not a text; use {', '.join(sorted(texts))}")
+    if texts[name]["protocol"] == "wikitext2":
+        raise UserError(
+            f"{key}: '{name}' has protocol wikitext2, which is for evaluation only; add the source again under "
+            "data, with protocol documents"
+        )
+    for other in evaluated:
+        if other == name or not _apart(texts[name], texts[other]):
             raise UserError(
-                f"{key}: '{name}' has protocol wikitext2, which is for evaluation only; add the source again under "
-                "data, with protocol documents"
+                f"{key}: '{name}' shares documents with the evaluated text '{other}'; give them different "
+                "sources, or set documents: calibration and documents: evaluation"
             )
-        for other in evaluated if criteria else ():
-            if other == name or not _apart(texts[name], texts[other]):
-                raise UserError(
-                    f"{key}: '{name}' shares documents with the evaluated text '{other}'; give them different "
-                    "sources, or set documents: calibration and documents: evaluation"
-                )
 
 
 def _apart(text: Config, other: Config) -> bool:

@@ -6,6 +6,7 @@ Snakemake does not record params that take an argument `input` or `output`; `set
 from collections.abc import Callable
 from typing import Any
 
+from ltpipe.runtime.labels import recovery_of
 from ltpipe.workflow import grid
 from ltpipe.workflow.arguments import as_options, braced
 
@@ -53,6 +54,11 @@ def listed(name: str) -> Param:
 def seed_option(wildcards: Named, output: Named) -> str:  # noqa: ARG001
     """Return a param: the option for a criterion's seed; empty if the criterion is deterministic."""
     return as_options({"seed": _seed(wildcards.seed)})
+
+
+def recovery_option(wildcards: Named, output: Named) -> str:  # noqa: ARG001
+    """Return a param: the option for the name of a recovery."""
+    return as_options({"recovery": recovery_of(wildcards.criterion)})
 
 
 def evaluation_options(wildcards: Named, input: Named, output: Named) -> str:

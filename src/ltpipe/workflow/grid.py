@@ -9,7 +9,7 @@ from typing import Any
 from ltpipe.evaluation.perturbation import stochastic
 from ltpipe.pruning.scopes import is_allocated, scope_named
 from ltpipe.pruning.sparsity import Sparsity
-from ltpipe.runtime.labels import labelled, name_of, settings_of
+from ltpipe.runtime.labels import labelled, name_of, pruned_by, recovered, recovery_of, settings_of
 from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
 from ltpipe.solving.solver import is_solver, solver_names
 
@@ -17,6 +17,9 @@ Config = dict[str, Any]
 """A checked configuration, with all defaults."""
 
 NO_SEED = "none"
+
+CONTROL = {"criterion": "magnitude", "scope": "layer", "seed": NO_SEED, "sparsity": "0"}
+"""The ticket that prunes nothing: a recovery trains it as the dense model that others are compared with."""
 
 _MOST_TICKETS = 16
 """Tickets that share a pass if the configuration leaves their number open."""
@@ -32,6 +35,9 @@ HISTOGRAM = "results/histograms/{model}/{criterion}/seed-{seed}.safetensors"
 CELL = "{criterion}/{scope}/seed-{seed}"
 MASK = f"results/masks/{{model}}/{CELL}/{{sparsity}}.safetensors"
 SOLUTION = f"results/solutions/{{model}}/{CELL}/{{sparsity}}.safetensors"
+RECOVERY_TEXT = "results/recovered/{model}/sequences/{data}/{recovery}.safetensors"
+RECOVERED = f"results/recovered/{{model}}/tickets/{CELL}/{{sparsity}}.safetensors"
+RECOVERY = f"results/recovered/{{model}}/tickets/{CELL}/{{sparsity}}.json"
 SMALLER = "results/smaller/{model}/{criterion}/{scope}/seed-{seed}/{sparsity}"
 BASELINE = "results/baselines/{model}/{data}.json"
 TICKET = f"results/tickets/{{model}}/{{data}}/{CELL}/{{sparsity}}.json"
@@ -84,6 +90,11 @@ class Ticket:
         return replace(self, sparsity=Sparsity.of(float(sparsity)).canonical)
 
     @property
+    def pruned(self) -> "Ticket":
+        """The ticket before its recovery, whose mask it has; itself if there was none."""
+        return replace(self, criterion=pruned_by(self.criterion))
+
+    @property
     def of_any_sparsity(self) -> "Ticket":
         """The same for all tickets that differ only in sparsity."""
         return replace(self, sparsity="")
@@ -96,9 +107,15 @@ def named_settings(section: Config) -> dict[str, Config]:
 
 def evaluated_texts(config: Config) -> list[str]:
     """Return the labels of the evaluated texts; by default all texts but those for calibration."""
-    calibrating = {settings["data"] for settings in named_settings(config["score"]).values()}
-    texts = sorted(config["evaluate"]["data"] or set(config["data"]) - calibrating)
+    trained_on = {settings["data"] for settings in named_settings(config["score"]).values()}
+    trained_on |= {recovery_text(config, name) for name in config["recover"]}
+    texts = sorted(config["evaluate"]["data"] or set(config["data"]) - trained_on)
     return [labelled(text, settings) for text in texts for settings in sorted(named_settings(config["evaluate"]))]
+
+
+def recovery_text(config: Config, recovery: str) -> str | None:
+    """Return the name of the text that a recovery trains on; None if the configuration has none."""
+    return config["recover"][recovery]["data"] or config["score"]["data"]
 
 
 def evaluated_sequences(config: Config, text: str) -> int | str:
@@ -202,8 +219,8 @@ def models(config: Config, pattern: str) -> list[str]:
 
 
 def masks(tickets: Iterable[Ticket]) -> list[str]:
-    """Return the names of the masks of tickets, in their order; tickets on several texts share one mask."""
-    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets))
+    """Return the names of the masks that tickets were pruned with, in their order; several tickets may share one."""
+    return list(dict.fromkeys(ticket.named(MASK) for ticket in tickets if not recovery_of(ticket.criterion)))
 
 
 def tickets_per_pass(config: Config) -> int:
@@ -216,9 +233,10 @@ def tickets(config: Config, model: str | None = None) -> list[Ticket]:
     """Return every ticket of the grid, or of one model, in an order that does not depend on that of the lists.
 
     A criterion that is not stochastic gives one ticket for all seeds, a scope with a sparsity of its own one for all
-    sparsities.
+    sparsities. Tickets that a recovery trains are there before and after it.
     """
-    return ordered(set(_cells(config, model)))
+    pruned = set(_cells(config, model))
+    return ordered(pruned.union(*(_recovered(config, name, pruned) for name in config["recover"])))
 
 
 def ordered(tickets: set[Ticket]) -> list[Ticket]:
@@ -270,6 +288,23 @@ def perturbed(config: Config, model: str) -> list[str]:
 def _dense(config: Config, model: str | None) -> list[tuple[str, str]]:
     """Yield a model of the grid, or all of them, with each text that they are evaluated on."""
     return list(product(_models(config, model), evaluated_texts(config))) if config["grid"] else []
+
+
+def _recovered(config: Config, recovery: str, tickets: Iterable[Ticket]) -> set[Ticket]:
+    """Return what a recovery makes of tickets, and of the dense model, which is a ticket that prunes nothing."""
+    section = config["recover"][recovery]
+    criteria, scopes, sparsities = (section[axis] for axis in ("criteria", "scopes", "sparsities"))
+    wanted = {Sparsity.of(sparsity).canonical for sparsity in sparsities or ()}
+    chosen = {
+        ticket
+        for ticket in tickets
+        if (criteria is None or name_of(ticket.criterion) in criteria)
+        and (scopes is None or ticket.scope in scopes)
+        and (sparsities is None or ticket.sparsity in wanted)
+    }
+    if section["control"]:
+        chosen |= {replace(ticket, **CONTROL) for ticket in chosen}
+    return {replace(ticket, criterion=recovered(ticket.criterion, recovery)) for ticket in chosen}
 
 
 def _models(config: Config, model: str | None) -> list[str]:

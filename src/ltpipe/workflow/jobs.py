@@ -20,7 +20,7 @@ from ltpipe.data.rows import LAST_SUFFIXES
 from ltpipe.pruning.scopes import is_allocated
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import check_writable
-from ltpipe.runtime.labels import name_of
+from ltpipe.runtime.labels import name_of, pruned_by, recovery_of
 from ltpipe.runtime.sources import Source
 from ltpipe.solving.solver import is_solver
 from ltpipe.tasks.settings import check_installed
@@ -130,13 +130,13 @@ class Jobs:
         return 0 if self.config["threads"] == "auto" and not self.on_cluster else self.threads(wildcards)
 
     def training_threads(self, wildcards: Named) -> int:
-        """Return the processors of a training's job."""
-        compute = self._training(wildcards)["compute"]
+        """Return the processors of the job of a training or a recovery."""
+        compute = self._compute(wildcards)
         return compute["threads"] * compute["processes"]
 
     def save_every(self, wildcards: Named) -> int:
         """Return the iterations between two saves of a training. A resource, since it changes no result."""
-        return self._training(wildcards)["compute"]["save_every"]
+        return self._compute(wildcards)["save_every"]
 
     def needs(self, rule: str) -> dict[str, Any]:
         """Return a rule's resources: `mem_mb`, `runtime` (minutes), and what it needs to compute on a device."""
@@ -185,7 +185,7 @@ class Jobs:
         queues: dict[tuple[str, str], list[grid.Ticket]] = {}
         for ticket in grid.tickets(self.config):
             queue = queues.setdefault((ticket.model, ticket.data), [])
-            if not is_solver(ticket.criterion):  # whose weights are its own
+            if not is_solver(ticket.criterion) and not recovery_of(ticket.criterion):  # whose weights are their own
                 queue.append(ticket)
         return {place: (set(queue), self._queue(queue)) for place, queue in queues.items()}
 
@@ -201,8 +201,8 @@ class Jobs:
             case "evaluate":
                 evaluate = self.config["evaluate"]
                 return int({"cpu": 0, "auto-shard": evaluate["devices"]}.get(evaluate["device"], 1))
-            case "imp":
-                compute = self._training(wildcards)["compute"]
+            case "training":
+                compute = self._compute(wildcards)
                 return 0 if compute["device"] == "cpu" else compute["processes"]
         return 0
 
@@ -253,9 +253,30 @@ class Jobs:
         """Return the scores that a criterion ranks by; none if it ranks the weights themselves."""
         return [grid.SCORES] if grid.has_scores(self.config, wildcards.criterion) else []
 
+    def mask(self, wildcards: Named) -> str:
+        """Return a ticket's mask."""
+        return grid.MASK.replace("{criterion}", pruned_by(wildcards.criterion))
+
     def solution(self, wildcards: Named) -> list[str]:
-        """Return the values of a ticket's weights, if a solver found them."""
-        return [grid.SOLUTION] if is_solver(wildcards.criterion) else []
+        """Return the values of a ticket's weights, if a recovery or a solver changed them."""
+        return [grid.RECOVERED] if recovery_of(wildcards.criterion) else self.solved(wildcards)
+
+    def solved(self, wildcards: Named) -> list[str]:
+        """Return the values that a solver found for a ticket's weights, if one made its mask."""
+        solved = is_solver(wildcards.criterion)
+        return [grid.SOLUTION.replace("{criterion}", pruned_by(wildcards.criterion))] if solved else []
+
+    def recovery_text(self, wildcards: Named) -> str:
+        """Return the sequences that a ticket is trained on."""
+        name = recovery_of(wildcards.criterion)
+        return grid.RECOVERY_TEXT.format(
+            model=wildcards.model, data=grid.recovery_text(self.config, name), recovery=name
+        )
+
+    def every_recovery(self, wildcards: Named) -> list[str]:
+        """Return the records of all recoveries of a model."""
+        trained = [ticket for ticket in self._every(wildcards) if recovery_of(ticket.criterion)]
+        return sorted({ticket.named(grid.RECOVERY) for ticket in trained})
 
     def allocation(self, wildcards: Named) -> list[str]:
         """Return the mask that says how many weights a solver prunes in each tensor, if it needs one."""
@@ -319,7 +340,7 @@ class Jobs:
 
     def every_solution(self, wildcards: Named) -> list[str]:
         """Return what solvers found for all masks of a model."""
-        solved = [ticket for ticket in self._every(wildcards) if is_solver(ticket.criterion)]
+        solved = {ticket.pruned for ticket in self._every(wildcards) if is_solver(ticket.criterion)}
         return sorted({ticket.named(grid.SOLUTION) for ticket in solved})
 
     def _every(self, wildcards: Named) -> list[grid.Ticket]:
@@ -354,13 +375,22 @@ class Jobs:
     # Words of commands
 
     def launch(self, wildcards: Named, input: Named) -> str:  # noqa: ARG002
-        """Return a param: the command that runs a training's script; several processes share every batch."""
-        processes = self._training(wildcards)["compute"]["processes"]
+        """Return a param: the command that runs a script that trains; several processes share every batch."""
+        processes = self._compute(wildcards)["processes"]
         several = f"python -m torch.distributed.run --standalone --nproc-per-node {processes}"
         return several if processes > 1 else FORKED
 
     def _training(self, wildcards: Named) -> Config:
         return self.config["imp"][wildcards.training]
+
+    def _compute(self, wildcards: Named) -> Config:
+        """Return how a training or a recovery computes."""
+        trained = wildcards.get("training")
+        section = self.config["imp"][trained] if trained else self._recovery(wildcards)
+        return section["compute"]
+
+    def _recovery(self, wildcards: Named) -> Config:
+        return self.config["recover"][recovery_of(wildcards.criterion)]
 
 
 def any_of(names: Iterable[str]) -> str:

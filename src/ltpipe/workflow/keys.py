@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltpipe.runtime.labels import name_of, settings_of
+from ltpipe.runtime.labels import name_of, recovery_of, settings_of
 from ltpipe.workflow.grid import Config
 
 Axes = Mapping[str, str]
@@ -67,9 +67,10 @@ class Key:
 
 
 def _with_parts_of_labels(axes: Axes) -> Axes:
-    """Return axes with names and settings of labels as axes of their own: `text`, `ranking` and `settings`."""
+    """Return axes with the parts of labels as axes of their own: `text`, `settings`, `ranking` and `recovery`."""
     data, criterion = axes.get("data", ""), axes.get("criterion", "")
-    return {**axes, "text": name_of(data), "settings": settings_of(data), "ranking": name_of(criterion)}
+    parts = {"text": name_of(data), "settings": settings_of(data), "ranking": name_of(criterion)}
+    return {"recovery": recovery_of(criterion), **axes, **parts}
 
 
 Job = tuple[str, Axes]

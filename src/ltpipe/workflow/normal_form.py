@@ -12,6 +12,7 @@ ELSEWHERE = (
     ("evaluate", "devices"),
     ("evaluate", "tickets_per_pass"),
     ("imp", "*", "compute", "save_every"),
+    ("recover", "*", "compute", "save_every"),
 )
 """Keys of resources, which change no result. `*` stands for any name."""
 

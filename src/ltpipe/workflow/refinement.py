@@ -18,6 +18,7 @@ from ltpipe.evaluation.quality import WINNING_RETENTION
 from ltpipe.pruning.scopes import has_own_sparsity
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
+from ltpipe.runtime.labels import recovery_of
 from ltpipe.runtime.records import Record
 from ltpipe.workflow import grid
 from ltpipe.workflow.grid import Config
@@ -84,7 +85,8 @@ def steps_at_most(config: Config) -> int:
 
 def tickets_at_most(config: Config, model: str) -> int:
     """Return the largest number of tickets that refinement adds to a model."""
-    curves = {one.of_any_sparsity for one in grid.tickets(config, model) if not has_own_sparsity(one.scope)}
+    tickets = grid.tickets(config, model)
+    curves = {one.of_any_sparsity for one in tickets if _is_refined(one.criterion, one.scope)}
     controlled = sum(curve.criterion != CONTROL for curve in curves)
     steps = steps_at_most(config)
     return len(curves) * steps + (controlled * len(control_seeds(config)) if steps else 0)
@@ -129,7 +131,7 @@ def refinement(
         found = Metrics.read(path)
         if found.model != model or found.sparsity is None or found.criterion is None or found.scope is None:
             raise UserError(f"{path}: not the metrics of a ticket of model '{model}'; give only those")
-        if not has_own_sparsity(found.scope):
+        if _is_refined(found.criterion, found.scope):
             seed = grid.NO_SEED if found.seed is None else str(found.seed)
             cell = grid.Ticket(model, found.data, found.criterion, found.scope, seed, found.sparsity)
             wins = found.performance_retention >= WINNING_RETENTION
@@ -138,6 +140,11 @@ def refinement(
     earlier = {grid.Ticket(*cell) for cell in Refinement.read(before).tickets} if before else set()
     needed = earlier | ({*_needed(curves, Decimal(to), controls)} - known)
     return Refinement(model, to, controls, tuple(tuple(vars(one).values()) for one in grid.ordered(needed)))
+
+
+def _is_refined(criterion: str, scope: str) -> bool:
+    """Return whether tickets are refined: not those of recoveries, each of which would be another training."""
+    return not has_own_sparsity(scope) and not recovery_of(criterion)
 
 
 def _needed(

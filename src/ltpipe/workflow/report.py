@@ -32,6 +32,7 @@ def tables(config: Config) -> list[Table]:
         "simulation": config["grid"] and config["simulation"],
         "solvers": config["grid"] and grid.solvers(config),
         "tasks": config["grid"] and config["evaluate"]["tasks"],
+        "recoveries": config["grid"] and config["recover"],
         "several models": config["grid"] and len(config["models"]) > 1,
         "trainings": config["imp"],
         "lines": trainings.connectivities(config),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.runtime.errors import DamagedFileError, UserError
+from ltpipe.runtime.labels import recovery_of
 from ltpipe.workflow import grid
 from ltpipe.workflow.grid import Config
 from ltpipe.workflow.plan import StudyPlan
@@ -51,7 +52,7 @@ class Stage:
         minutes: time in addition to reading the input and computing.
         section: section of the configuration with the number of tokens that pass through the model; empty for none.
         passes: passes over each token; a backward pass counts as two.
-        device: section of the configuration with its device, `evaluate` or `imp`; empty for the CPU.
+        device: what says its device: `evaluate`, or the `training` or recovery itself; empty for the CPU.
         trains: whether it runs the iterations of a training.
     """
 
@@ -65,7 +66,7 @@ class Stage:
     trains: bool = False
 
 
-_TRAINING = Stage(times_input=12, least_mb=2000, minutes=30, device="imp", trains=True)
+_TRAINING = Stage(times_input=12, least_mb=2000, minutes=30, device="training", trains=True)
 # The input has one copy of the weights. A training holds the live weights, gradients, two moments, the best weights,
 # the initial weights, and copies of these to write.
 
@@ -79,6 +80,8 @@ STAGES = {
     "mask": Stage("mask"),
     "solve": Stage("solve {criterion}", 3, section="score", passes=4, device="evaluate"),
     "baseline": Stage("evaluation", section="evaluate", device="evaluate"),
+    "recovery_text": Stage("recovery sequences", 4, 2000, 60),
+    "recover": Stage("recover {recovery}", 12, 2000, 30, section="recover", passes=4, device="training"),
     "ticket": Stage("evaluation", section="evaluate", device="evaluate"),
     "task_requests": Stage(least_mb=4000, minutes=60),
     "dense_responses": Stage(times_input=3, least_mb=2000, minutes=240, device="evaluate"),
@@ -99,7 +102,7 @@ STAGES = {
     "training": _TRAINING,
     "early_bird": _TRAINING,
     "level_mask": Stage(times_input=4, least_mb=2000, minutes=30),
-    "connectivity": Stage(times_input=4, least_mb=2000, minutes=30, device="imp"),
+    "connectivity": Stage(times_input=4, least_mb=2000, minutes=30, device="training"),
 }
 """Every rule that runs as a job."""
 
@@ -126,6 +129,7 @@ def memory_settings(config: Config, model: str) -> dict[str, Any]:
         "criteria": sorted({*config["grid"]["criteria"], *grid.scored_criteria(config)}),
         "scopes": sorted(config["grid"]["scopes"]),
         "perturbations": sorted(config["robustness"]["perturbations"]),
+        "recover": config["recover"],
     }
 
 
@@ -158,7 +162,8 @@ def read_plan(path: Path, config: Config) -> Plan:
 
 def planned_mb(plan: Plan, rule: str, axes: Mapping[str, str]) -> float | None:
     """Return the main memory of a job's stage according to the plan, MB; None if it is not planned."""
-    size = plan.host.get((axes.get("model", ""), STAGES[rule].planned.format(**axes)))
+    names = {"recovery": recovery_of(axes.get("criterion", "")), **axes}
+    size = plan.host.get((axes.get("model", ""), STAGES[rule].planned.format(**names)))
     return None if size is None else size / 2**20
 
 
@@ -179,6 +184,9 @@ def memory_mb(rule: str, planned: float | None, input_mb: float, gpus: int, atte
 
 def _size(config: Config, section: str, axes: Mapping[str, str]) -> tuple[int, int]:
     """Return the number and length of the sequences that a job reads."""
+    if section == "recover":
+        recovery = config["recover"][recovery_of(axes["criterion"])]
+        return ceil(recovery["tokens"] / recovery["sequence_length"]), recovery["sequence_length"]
     if section != "score":
         return grid.evaluated_size(config, axes["data"])
     text = grid.calibration_text(config, axes["criterion"])

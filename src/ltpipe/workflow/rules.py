@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ltpipe.pruning.scopes import is_allocated
-from ltpipe.runtime.labels import name_of, settings_of
+from ltpipe.runtime.labels import name_of, pruned_by, recovery_of, settings_of
 from ltpipe.scoring.criterion import criterion_names
 from ltpipe.solving.solver import is_solver, solver_named, solver_names
 from ltpipe.workflow import grid, refinement, trainings
 from ltpipe.workflow.code import PLACES, allocation_modules, criterion_module, solver_module, task_module
+from ltpipe.workflow.configuration import recovery
 from ltpipe.workflow.keys import Axes, Config, Job, Key, Rule
 
 
@@ -91,9 +92,27 @@ def _mask_of(axes: Axes) -> str:
     return "solve" if is_solver(axes["criterion"]) else "mask"
 
 
-def _pruned(_: Config, axes: Axes) -> list[Job]:
+def _ticket_of(axes: Axes) -> Job:
+    """The job that makes a ticket: its mask, or its weights after a recovery."""
+    return ("recover" if recovery_of(axes["criterion"]) else _mask_of(axes)), axes
+
+
+def _evaluated(_: Config, axes: Axes) -> list[Job]:
     """What a ticket is evaluated from."""
-    return [(_mask_of(axes), axes), ("baseline", axes)]
+    return [_ticket_of(axes), ("baseline", axes)]
+
+
+def _trained_from(config: Config, axes: Axes) -> list[Job]:
+    """The mask that a recovery holds, and the sequences that it trains on."""
+    name = recovery_of(axes["criterion"])
+    text = grid.recovery_text(config, name)
+    assert text is not None  # as the configuration was checked
+    pruned = {**axes, "criterion": pruned_by(axes["criterion"])}
+    return [(_mask_of(pruned), pruned), ("recovery_text", {"model": axes["model"], "data": text, "recovery": name})]
+
+
+def _recovery_text(values: dict[str, Any]) -> dict[str, Any]:
+    return {"sequence_length": values["sequence_length"], "num_sequences": recovery.sequences_of(values)}
 
 
 def _weights(values: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +217,8 @@ def _controls(values: dict[str, Any]) -> dict[str, Any]:
 
 def _masks(config: Config, axes: Axes) -> list[Job]:
     """Every mask of a model."""
-    return [(_mask_of(found), found) for _, found in _tickets("mask", config, axes)] + _refinement(config, axes)
+    tickets = [found for _, found in _tickets("mask", config, axes) if not recovery_of(found["criterion"])]
+    return [(_mask_of(found), found) for found in tickets] + _refinement(config, axes)
 
 
 def _refinement(config: Config, axes: Axes) -> list[Job]:
@@ -317,15 +337,43 @@ RULES: Mapping[str, Rule] = {
         modules=_solver,
     ),
     "baseline": Rule((*_COMPUTING, Key("evaluate.top_k")), _from("checkpoint", "sequences"), script="evaluate"),
-    "ticket": Rule(_COMPUTING, _pruned, script="evaluate"),
+    "recovery_text": Rule(
+        (
+            _TEXT,
+            Key(
+                "recover.{recovery}.*",
+                without=frozenset(recovery.RecoverySection.model_fields) - recovery.TEXT,
+                options=_recovery_text,
+            ),
+        ),
+        _from("checkpoint"),
+        modules=_places,
+        script="sequences",
+    ),
+    "recover": Rule(
+        (
+            Key("recover.{recovery}.*", without=recovery.NOT_TRAINED, options=recovery.settings_of),
+            Key(
+                "recover.{recovery}.micro_batch",
+                options=lambda values: {"micro_batch": values["micro_batch"] or 0},
+                rounding=True,
+            ),
+            Key("recover.{recovery}.compute.device", rounding=True),
+            Key("recover.{recovery}.compute.mixed_precision"),
+            Key("recover.{recovery}.compute.threads", rounding=True),
+            Key("recover.{recovery}.compute.processes", options=_no_options),
+        ),
+        _trained_from,
+    ),
+    "ticket": Rule(_COMPUTING, _evaluated, script="evaluate"),
     "task_requests": Rule((_HARNESS_TASK,), _from("checkpoint")),
     "dense_responses": Rule(_COMPUTING, _from("task_requests"), script="task_responses"),
     "ticket_responses": Rule(
-        _COMPUTING, lambda _, axes: [("task_requests", axes), (_mask_of(axes), axes)], script="task_responses"
+        _COMPUTING, lambda _, axes: [("task_requests", axes), _ticket_of(axes)], script="task_responses"
     ),
     "task_results": Rule((_HARNESS_TASK,), _responses),
     "perturbed_dense": Rule((*_COMPUTING, _PRUNABLE), _from("baseline"), script="evaluate"),
-    "perturbed_ticket": Rule(_COMPUTING, _pruned, script="evaluate"),
+    "perturbed_ticket": Rule(_COMPUTING, _evaluated, script="evaluate"),
     "simulation": Rule((*_COMPUTING, Key("simulation.*")), _simulated),
     "refinement": Rule(
         (Key("grid.refine.*"), Key("grid.seeds", when=_has_controls, options=_controls, axis=True)),

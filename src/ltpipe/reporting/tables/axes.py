@@ -10,7 +10,9 @@ TEXT: Columns = {
     "data": word("name of the text that it is evaluated on, with @ and the name of the settings for evaluating"),
 }
 CURVE: Columns = {
-    "criterion": word("what ranks the weights, with @ and the name of the settings for scoring"),
+    "criterion": word(
+        "what ranks the weights, with @ and the name of the settings for scoring, + and the name of the recovery"
+    ),
     "scope": word("which weights are ranked against each other"),
     "seed": count("seed of a stochastic criterion"),
 }

@@ -14,6 +14,7 @@ from ltpipe.workflow.configuration.oneshot import (
     SimulationSection,
     TextSection,
 )
+from ltpipe.workflow.configuration.recovery import RecoverySection
 from ltpipe.workflow.configuration.section import Name, Section
 from ltpipe.workflow.configuration.training import TrainingSection
 
@@ -45,6 +46,10 @@ class StudySection(Section):
     grid: GridSection | None = None
     score: ScoreSection = Field(default_factory=ScoreSection)
     evaluate: EvaluateSection = EvaluateSection()
+    recover: dict[Name, RecoverySection] = {}
+    """named ways to train the grid's tickets with their masks held; a ticket of wanda that the entry lora trained is one
+    of wanda+lora (docs/recovery.md)
+    """
     simulation: SimulationSection | None = None
     robustness: RobustnessSection = RobustnessSection()
     threads: Positive | Literal["auto"] = "auto"
