@@ -70,7 +70,7 @@ def _check_calibration(config: Config) -> None:
     criteria = [name for name in (*scored_criteria(config), *solvers(config)) if needs_calibration(name)]
     evaluated = sorted({name_of(text) for text in evaluated_texts(config)})
     if not evaluated:
-        raise UserError("data: there is no text to evaluate on other than that of score.data; add one")
+        raise UserError("data: there is no text to evaluate on but those of score.data and recover; add one")
     for settings, calibration in named_settings(config["score"]).items():
         key, name = f"score.settings.{settings}.data" if settings else "score.data", calibration["data"]
         if name is not None:

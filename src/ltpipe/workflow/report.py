@@ -7,6 +7,7 @@ from ltpipe.pruning.scopes import has_own_sparsity
 from ltpipe.reporting.folder import CONFIG, PAGE, PICTURES
 from ltpipe.reporting.registry import TABLES
 from ltpipe.reporting.table import Need, Stage, Table
+from ltpipe.runtime.labels import recovery_of
 from ltpipe.workflow import grid, trainings
 from ltpipe.workflow.grid import Config
 
@@ -68,7 +69,7 @@ def files(config: Config) -> dict[str, str]:
 
 def figures(config: Config) -> list[Table]:
     """Return the tables that have a figure."""
-    tickets = grid.tickets(config)
+    tickets = [ticket for ticket in grid.tickets(config) if not recovery_of(ticket.criterion)]
     nothing = {
         "critical": all(has_own_sparsity(ticket.scope) for ticket in tickets),
         "overlap": not _compared(tickets),

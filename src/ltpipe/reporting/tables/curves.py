@@ -20,6 +20,7 @@ from ltpipe.reporting.critical import NOTE, estimate_text, losing_text, winning_
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SETTINGS, TEXT, curve_of, settings_in
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number, truth
+from ltpipe.runtime.labels import recovery_of
 
 _DISTINCT = "whether the interval of its retention excludes the winning threshold"
 COLUMNS: Columns = {
@@ -43,13 +44,15 @@ COLUMNS: Columns = {
 def curves_table(samples: Sequence[Sample]) -> Frame:
     """Return one row for all tickets that differ only in sparsity: where they stop winning, and the area under them.
 
-    A scope with its own sparsity gives no curve.
+    A scope with its own sparsity gives no curve, nor does the dense model that a recovery trained.
     """
     rows = []
     for sample in samples:
         for _, group in groupby(sample.tickets, key=lambda ticket: tuple(curve_of(ticket.metrics).values())):
             tickets = list(group)
-            if has_own_sparsity(str(tickets[0].metrics.scope)):
+            last = tickets[-1].metrics
+            control = recovery_of(str(last.criterion)) and float(last.sparsity or 0) == 0
+            if has_own_sparsity(str(last.scope)) or control:
                 continue
             curve = Curve(
                 sparsities=np.array([float(ticket.metrics.sparsity or 0) for ticket in tickets]),

@@ -47,8 +47,8 @@ class StudySection(Section):
     score: ScoreSection = Field(default_factory=ScoreSection)
     evaluate: EvaluateSection = EvaluateSection()
     recover: dict[Name, RecoverySection] = {}
-    """named ways to train the grid's tickets with their masks held; a ticket of wanda that the entry lora trained is one
-    of wanda+lora (docs/recovery.md)
+    """named ways to train the grid's tickets with their masks held; a ticket of wanda that the entry lora trained
+    has the criterion wanda+lora (docs/recovery.md)
     """
     simulation: SimulationSection | None = None
     robustness: RobustnessSection = RobustnessSection()
