@@ -131,7 +131,7 @@ def shells(path: Path) -> list[tuple[str, str]]:
 
 FREE = {"settings[config]", "settings[study]"}
 """Params that hold text of a user's as it is."""
-QUOTED = {"settings[options]"}
+QUOTED = {"settings[options]", "recovery"}
 """Params that `as_options` makes: it quotes every word."""
 PLAIN = {"log", "script", "input", "output", "wildcards", "resources", "rules"}
 
@@ -154,7 +154,7 @@ def test_every_other_value_in_a_shell_is_known():
     """A param that is new in a shell command has to be looked at: is it free text?"""
     known = {
         "allocation", "before", "checkpoint", "folder", "given", "launch", "mask", "output", "scores", "seed",
-        "sequences", "top_tokens",
+        "sequences", "settings[code]", "top_tokens",
     }  # fmt: skip
     known |= {name for path in RULES for name in re.findall(r'(\w+)=listed\("', path.read_text())}  # quoted there
     assert {name.partition(":")[0] for name in params_of_shells()} - FREE - QUOTED <= known

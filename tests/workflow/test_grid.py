@@ -12,6 +12,7 @@ CONFIG = {
     },
     "evaluate": {"data": None, "settings": {}},
     "score": {"data": None, "hybrids": {}, "settings": {}},
+    "recover": {},
 }
 
 
@@ -65,3 +66,20 @@ def test_masks_of_a_model_once_for_all_texts():
     assert masks(tickets(two)) == [*masks(tickets(two, "m")), *masks(tickets(two, "n"))]
     assert len(masks(tickets(two, "n"))) == 3 * (2 + 1)
     assert models(two, "{model}.csv") == ["m.csv", "n.csv"]
+
+
+def test_a_recovery_adds_the_tickets_that_it_trains_and_one_dense_model():
+    lora = {"data": "t", "criteria": ["magnitude"], "scopes": None, "sparsities": [0.5], "control": True}
+    config = CONFIG | {"data": {"b": {}, "a": {}, "t": {}}, "recover": {"lora": lora}}
+    added = set(tickets(config)) - set(tickets(CONFIG))
+    assert {ticket.data for ticket in added} == {"a", "b"}, "what is trained on is not evaluated"
+    cells = {(ticket.criterion, ticket.scope, ticket.seed, ticket.sparsity) for ticket in added}
+    assert cells == {("magnitude+lora", "layer", "none", "0.5"), ("magnitude+lora", "layer", "none", "0")}
+    assert masks(tickets(config)) == masks(tickets(CONFIG))
+    without = {**config, "recover": {"lora": {**lora, "control": False, "sparsities": [0.25]}}}
+    assert tickets(without) == tickets(CONFIG)
+    everything = {"data": "t", "criteria": None, "scopes": None, "sparsities": None, "control": False}
+    assert len(tickets({**config, "recover": {"one": everything, "two": everything}})) == 3 * len(tickets(CONFIG))
+    (ticket,) = [each for each in added if each.sparsity == "0.5" and each.data == "a"]
+    assert ticket.pruned in tickets(CONFIG)
+    assert ticket.named(MASK) != ticket.pruned.named(MASK) == MASK.format(**{**vars(ticket), "criterion": "magnitude"})

@@ -29,6 +29,7 @@ def study(to=0.01, **axes):
         "grid": {**spanned, "refine": to and {"to": to}, **axes},
         "evaluate": {"data": None, "settings": {}},
         "score": {"data": None, "hybrids": {}, "settings": {}},
+        "recover": {},
     }
 
 

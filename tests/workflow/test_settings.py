@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic.fields import FieldInfo
 
+from ltpipe.runtime.labels import pruned_by, recovery_of
 from ltpipe.workflow.config import check_config
 from ltpipe.workflow.configuration.section import inner_section, keys
 from ltpipe.workflow.configuration.study import StudySection
@@ -42,7 +43,7 @@ TOUCHES: dict[str, frozenset[str]] = {
     "models.<name>.tokenizer": frozenset({"checkpoint"}),
     "models.<name>.dtype": frozenset({"checkpoint"}),
     "models.<name>.prunable": frozenset({"score", "hybrid", "histogram", "perturbed_dense"}),
-    "data.<name>": frozenset({"sequences", "calibration"}),
+    "data.<name>": frozenset({"sequences", "calibration", "recovery_text"}),
     "score.sequence_length": frozenset({"calibration"}),
     "score.num_sequences": frozenset({"calibration"}),
     "score.options": frozenset({"score"}),
@@ -56,6 +57,11 @@ TOUCHES: dict[str, frozenset[str]] = {
     "evaluate.device": COMPUTING,
     "evaluate.top_k": frozenset({"baseline"}),
     "evaluate.tasks.<name>": frozenset({"task_requests", "task_results"}),
+    "recover.<name>": frozenset({"recover"}),
+    "recover.<name>.tokens": frozenset({"recovery_text", "recover"}),
+    "recover.<name>.epochs": frozenset({"recovery_text", "recover"}),
+    "recover.<name>.sequence_length": frozenset({"recovery_text", "recover"}),
+    "recover.<name>.batch_size": frozenset({"recovery_text", "recover"}),
     "simulation": frozenset({"simulation"}),
     "grid.refine": frozenset({"refinement"}),
     "grid.seeds": frozenset({"refinement"}),
@@ -79,7 +85,8 @@ AXES = (
     "name", "grid", "score.data", "evaluate.data", "robustness", "imp.<name>.levels", "imp.<name>.replicates",
     "imp.<name>.branches.reinitialised", "imp.<name>.branches.shuffled", "imp.<name>.branches.random",
     "imp.<name>.branches.order", "imp.<name>.branches.transplanted", "imp.<name>.branches.levels",
-    "imp.<name>.early_bird.sparsities", "score.settings", "evaluate.settings",
+    "imp.<name>.early_bird.sparsities", "score.settings", "evaluate.settings", "recover.<name>.data",
+    "recover.<name>.criteria", "recover.<name>.scopes", "recover.<name>.sparsities", "recover.<name>.control",
 )  # fmt: skip
 """Keys that say which jobs there are, not what one of them does; for named settings see tests/dag/test_named_settings.
 """
@@ -88,7 +95,8 @@ NO_RESULT = tuple(".".join(path).replace("*", "<name>") for path in ELSEWHERE)
 """Keys that change no result."""
 
 ROUNDING = ("evaluate.micro_batch", "evaluate.execution", "evaluate.device", "imp.<name>.compute.device",
-            "imp.<name>.compute.threads")  # fmt: skip
+            "imp.<name>.compute.threads", "recover.<name>.micro_batch", "recover.<name>.compute.device",
+            "recover.<name>.compute.threads")  # fmt: skip
 """Keys that change results by float rounding: their jobs run again, but what others read is not refused."""
 
 BASE = {
@@ -102,6 +110,10 @@ BASE = {
     "score": {"data": "calib", "hybrids": {"mix": {"snip": 1, "magnitude": 2}}},
     "evaluate": {"tasks": {"mix": {"task": "arc_easy"}}},
     "simulation": {},
+    "recover": {
+        "lora": {"mode": "lora", "tokens": 5000, "distillation": {}},
+        "norms": {"mode": "norms-and-biases", "tokens": 9000, "data": "calib"},
+    },
     "robustness": {"perturbations": ["int4"]},
     "imp": {
         "small": {
@@ -148,6 +160,12 @@ def jobs() -> Iterator[Job]:
             yield "smaller", masked
             yield "ticket", {**masked, "data": "words"}
             yield "ticket_responses", {**masked, "task": "mix"}
+            for recovery in ("lora", "norms"):
+                trained = {**masked, "criterion": f"{criterion}+{recovery}"}
+                yield "recovery_text", {"model": model, "data": "calib", "recovery": recovery}
+                yield "recover", trained
+                yield "ticket", {**trained, "data": "words"}
+                yield "ticket_responses", {**trained, "task": "mix"}
             yield (
                 "perturbed_ticket",
                 {**masked, "data": "lit", "perturbation": "int4", "perturbation_seed": "none"},
@@ -261,7 +279,8 @@ ASKED = [
     (concrete(path, name), values(field, path))
     for path, field in all_keys().items()
     for name in (["a", "b"] if path.startswith("models") else ["words", "lit", "calib"] if path.startswith("data")
-                 else ["small", "other"] if path.startswith("imp") else ["mix"])
+                 else ["small", "other"] if path.startswith("imp")
+                 else ["lora", "norms"] if path.startswith("recover") else ["mix"])
     if (longest(path, AXES) is None or path in ("grid.refine.to", "grid.seeds"))
     and path not in ("score.hybrids", "score.options") and not branches_off(field)
 ]  # fmt: skip
@@ -336,11 +355,13 @@ def says(path: tuple[str, ...], rule: str, axes: dict[str, str]) -> bool:
     entry = longest(generic(path), (*TOUCHES, *NO_RESULT))
     if entry is None or rule not in TOUCHES.get(entry, ()):
         return False
+    if path[0] == "recover":
+        return path[1] == (axes.get("recovery") or recovery_of(axes["criterion"]))
     axis = {"models": "model", "data": "data", "imp": "training"}.get(path[0])
     if axis and axes[axis] != path[1]:
         return False
     if path[1:2] in (("options",), ("scope_options",)):
-        return axes["criterion" if path[0] == "score" else "scope"] == path[2]
+        return pruned_by(axes["criterion"]) == path[2] if path[0] == "score" else axes["scope"] == path[2]
     if path == ("evaluate", "num_sequences"):
         return axes["data"] != "lit"
     if path[2:3] == ("branches",):
@@ -373,7 +394,7 @@ def generic(path: tuple[str, ...]) -> str:
     """A key with `<name>` for names of the user's."""
     if path[:2] == ("evaluate", "tasks"):
         return ".".join((*path[:2], "<name>", *path[3:]))
-    return ".".join((path[0], "<name>", *path[2:]) if path[0] in ("models", "data", "imp") else path)
+    return ".".join((path[0], "<name>", *path[2:]) if path[0] in ("models", "data", "imp", "recover") else path)
 
 
 BEFORE = JobSettings(base())

@@ -33,11 +33,11 @@ rule recover:
         launch=jobs.launch,
         folder=subpath(input.weights, parent=True),
         given=given("solution"),
-        name=recovery_option,
+        recovery=recovery_option,
     shell:
         ENVIRONMENT
         + WITH_DEVICES
         + '{params.launch} "$LTPIPE/scripts/recover.py" --checkpoint {params.folder} --sequences {input.sequences}'
-        " --mask {input.mask} {params.given} --model {wildcards.model} {params.name} --code {params.settings[code]}"
+        " --mask {input.mask} {params.given} --model {wildcards.model} {params.recovery} --code {params.settings[code]}"
         " {params.settings[options]} --save-every {resources.save_every} --output {output.solution}"
         " --record {output.record}"

@@ -1,6 +1,6 @@
 """The plan of a study: what each stage will need, computed from the configuration alone."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,10 +25,12 @@ from ltpipe.pruning.histogram import streaming_bytes
 from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import is_allocated
 from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.recovery.plan import planned_step
+from ltpipe.recovery.settings import RecoverySettings
 from ltpipe.runtime.device import AUTO_SHARD
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import Peak
-from ltpipe.runtime.labels import name_of
+from ltpipe.runtime.labels import name_of, recovery_of
 from ltpipe.runtime.memory import GIB, private_host_bytes
 from ltpipe.runtime.options import options_of
 from ltpipe.runtime.sources import Source
@@ -41,6 +43,7 @@ from ltpipe.streaming.model import why_alone
 from ltpipe.streaming.shards import Spread
 from ltpipe.workflow import grid, refinement
 from ltpipe.workflow.config import Config
+from ltpipe.workflow.configuration.recovery import sequences_of, settings_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -185,6 +188,7 @@ def _plan_model(model: _Model) -> Iterator[StagePlan]:
     yield from _scores(model)
     yield from _masks(model)
     yield from _solutions(model)
+    yield from _recoveries(model)
     evaluations = list(_evaluations(model, texts))
     yield from evaluations
     yield from _refinement(model, evaluations)
@@ -241,7 +245,7 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
     own_bits = 15 if model.kept in (torch.bfloat16, torch.float16) else 31
     ranked = [
         replace(ticket, criterion=grid.allocating(ticket.criterion)) if is_solver(ticket.criterion) else ticket
-        for ticket in model.tickets
+        for ticket in dict.fromkeys(ticket.pruned for ticket in model.tickets)
         if not is_solver(ticket.criterion) or is_allocated(ticket.scope)
     ]
     if not ranked:
@@ -281,6 +285,45 @@ def _solutions(model: _Model) -> Iterator[StagePlan]:
         own = solving_bytes(model.manifest, layout, model.prunable, wanted.micro_batch * length)
         plan = model.on_device(f"solve {solver}", None, len(masks), disk, fitted, work)
         yield replace(plan, host=plan.host + own)
+
+
+def _recoveries(model: _Model) -> Iterator[StagePlan]:
+    """Plan the trainings of tickets, each with float32 copies of what is trained."""
+    tensors, pruned = model.manifest.tensors, set(model.prunable)
+    cut: defaultdict[str, list[int]] = defaultdict(list)
+    for name, section in sorted(model.config["recover"].items()):
+        cells = {ticket.named(grid.RECOVERED): ticket for ticket in model.tickets if recovery_of(ticket.criterion) == name}
+        if not cells:
+            continue
+        count, length, compute = sequences_of(section), section["sequence_length"], section["compute"]
+        cut[grid.recovery_text(model.config, name) or ""].append(4 * count * length)
+        settings = RecoverySettings(**settings_of(section))
+        on_cpu = compute["device"] == "cpu"
+        step = None
+        if model.peaks:
+            teacher = model.skeleton(torch.float32) if settings.soft else None
+            step = planned_step(
+                model.skeleton(torch.float32), teacher, tensors, pruned, settings, length,
+                compute["mixed_precision"], compute["processes"], on_cpu,
+            )  # fmt: skip
+        changed = step.values if step else tuple(tensors)
+        disk = sum(
+            tensors[tensor].nbytes * (1 - float(Sparsity.of(ticket.sparsity)) if tensor in pruned else 1)
+            for ticket in cells.values()
+            for tensor in changed
+        )
+        device = step.peak if step else Peak()
+        # A device leaves the host what is copied to write it: the largest tensor, or with resume files all that is trained.
+        saved = 3 * 4 * step.trained if step and settings.steps >= compute["save_every"] else 0
+        host = model.base + (device.total if on_cpu else max(saved, max(entry.nbytes for entry in tensors.values())))
+        yield StagePlan(
+            f"recover {name}", model.name, None, len(cells), device, host, ceil(disk),
+            operations=len(cells) * settings.steps * (step.operations if step else 0),
+        )  # fmt: skip
+
+
+    for text, sizes in cut.items():
+        yield StagePlan("recovery sequences", model.name, text, len(sizes), Peak(), model.base, sum(sizes))
 
 
 def _refinement(model: _Model, evaluations: Sequence[StagePlan]) -> Iterator[StagePlan]:

@@ -14,7 +14,6 @@ from ltpipe.checkpoints.header import STORAGE
 from ltpipe.checkpoints.manifest import TensorEntry
 from ltpipe.checkpoints.tensorfile import TensorFile, artefact
 from ltpipe.checkpoints.tensorwriter import tensor_writer
-from ltpipe.pruning.masking_kernels import scattered
 from ltpipe.pruning.masks import Mask
 from ltpipe.runtime.digest import digest
 from ltpipe.runtime.errors import UserError
@@ -54,6 +53,8 @@ class Solution:
     def flat(self, name: str, mask: Mask) -> np.ndarray:
         """Return a tensor in `values` as stored, flat, with zeros where the mask prunes."""
         values = self.values[name]
+        from ltpipe.pruning.masking_kernels import scattered  # numba, which readers of errors do not need
+
         if name not in mask.bits:
             return values.reshape(-1)
         return scattered(values, mask.bits[name], prod(mask.shapes[name]))

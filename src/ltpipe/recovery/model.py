@@ -1,6 +1,6 @@
 """The model that a recovery trains: only what is trained is a parameter, everything else is frozen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,94 +83,110 @@ def trained_model(
     Raises:
         UserError: the model has nothing that the mode trains.
     """
-    build = _Building(checkpoint, mask, solution, settings, device)
-    found = TrainedModel(build.model(), mask, checkpoint.manifest.tensors, build.changed)
-    if not list(found.model.parameters()):
-        what = "vectors" if settings.mode == "norms-and-biases" else "masked linear layers"
-        raise UserError(f"mode {settings.mode}: the model has no {what} to train; use mode full")
-    if settings.gradient_checkpointing:
-        if not found.model.supports_gradient_checkpointing:
-            name = type(found.model).__name__
-            raise UserError(f"gradient_checkpointing: transformers has none for {name}; set it to false")
-        # Before transformers 5.23 it had another name.
-        name = "activation_checkpointing_enable"
-        enable = getattr(found.model, name, None) or found.model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
-    return found
+    source = _source(checkpoint, mask, solution, device)
+    model, changed = build(build_skeleton(checkpoint, torch.float32), source, set(mask.bits), settings)
+    return TrainedModel(model.to(device), mask, checkpoint.manifest.tensors, changed)
 
 
 def frozen_model(checkpoint: Checkpoint, mask: Mask, device: torch.device) -> Any:
     """Build the dense model on a device, in evaluation mode, to learn from; linear layers in `mask` stay as stored."""
-    return _Building(checkpoint, mask, None, None, device).model().eval()
+    source = _source(checkpoint, None, None, device)
+    model, _ = build(build_skeleton(checkpoint, torch.float32), source, set(mask.bits), None)
+    return model.to(device).eval()
 
 
-@dataclass
-class _Building:
-    """A model being built; see `trained_model`. Without settings it is the dense model, and nothing is trained."""
+@dataclass(frozen=True)
+class TensorSource:
+    """Where the tensors of a model come from, by stored name, on the device that it is put on.
 
-    checkpoint: Checkpoint
-    mask: Mask
-    solution: Solution | None
-    settings: RecoverySettings | None
-    device: torch.device
-    changed: dict[str, tuple[nn.Module, HeldWeight]] = field(default_factory=dict)
+    Attributes:
+        names: the tensors that there are.
+        computed: returns a tensor in float32, masked; it may be the mapped file itself.
+        stored: returns a tensor as it is stored, not masked.
+        bits: returns the packed bits of a tensor's mask; None if nothing in it is pruned.
+    """
 
-    def model(self) -> Any:
-        """Return the model with all its weights."""
-        skeleton = build_skeleton(self.checkpoint, torch.float32)
-        mask, solution = (self.mask, self.solution) if self.settings else (None, None)
-        fetch = fetch_from(self.checkpoint.weights, mask, self.device, torch.float32, solution=solution)
-        names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
-        made: dict[str, torch.Tensor] = {}  # tied parameters are one tensor
-        for module in [*skeleton.modules()]:
-            for leaf, parameter in [*module._parameters.items()]:
-                if parameter is None:
-                    continue
-                name = names[id(parameter)]
-                if self._is_held(module, leaf, name):
-                    self._hold(module, name)
-                    continue
-                if name not in made:
-                    value = fetch(name)
-                    made[name] = nn.Parameter(_own(value)) if self._is_trained(name, value) else value
-                if isinstance(made[name], nn.Parameter):
-                    module._parameters[leaf] = made[name]
-                else:
-                    del module._parameters[leaf]
-                    setattr(module, leaf, made[name])
-        for name, buffer in skeleton.named_buffers():
-            if name in self.checkpoint.manifest.tensors:
-                buffer.copy_(fetch(name))
-        return skeleton.to(self.device)
-
-    def _is_trained(self, name: str, value: torch.Tensor) -> bool:
-        if self.settings is None or not value.is_floating_point():
-            return False
-        vectors = self.settings.mode == "norms-and-biases" and value.dim() <= 1 and name not in self.mask.bits
-        return self.settings.mode == "full" or vectors
-
-    def _is_held(self, module: nn.Module, leaf: str, name: str) -> bool:
-        if self.settings is not None and self.settings.mode == "full":
-            return False
-        return name in self.mask.bits and leaf == "weight" and type(module).__name__ in _LINEAR
-
-    def _hold(self, module: nn.Module, name: str) -> None:
-        entry = self.checkpoint.manifest.tensors[name]
-        if self.solution is not None and name in self.solution.values:
-            array = self.solution.flat(name, self.mask)
-        else:
-            array = self.checkpoint.weights.array(name)
-        stored = as_torch(array, entry.dtype).reshape(entry.shape).to(self.device)
-        prunes = self.settings is not None and self.mask.kept[name] < entry.size
-        bits = as_torch(self.mask.bits[name], "U8").to(self.device) if prunes else None
-        rank, alpha = (self.settings.rank, self.settings.alpha) if self.settings else (1, 1.0)
-        held = HeldWeight(stored, bits, type(module).__name__ == "Conv1D", alpha / rank)
-        hold(module, held)
-        if self.settings is not None and self.settings.mode == "lora":
-            add_change(module, held, rank, self.settings.seed, name)
-            self.changed[name] = module, held
+    names: Collection[str]
+    computed: Callable[[str], torch.Tensor]
+    stored: Callable[[str], torch.Tensor]
+    bits: Callable[[str], torch.Tensor | None]
 
 
-def _own(value: torch.Tensor) -> torch.Tensor:
-    """Return values that may be written to: a tensor of the checkpoint may be the mapped file itself."""
-    return value.clone()
+def build(
+    skeleton: Any, source: TensorSource, covered: Collection[str], settings: RecoverySettings | None
+) -> tuple[Any, dict[str, tuple[nn.Module, HeldWeight]]]:
+    """Give a skeleton its tensors: what is trained as parameters, all others as plain attributes.
+
+    Args:
+        skeleton: a model whose parameters have no storage.
+        source: where its tensors come from.
+        covered: names of the tensors that the mask covers.
+        settings: what is trained; None for a model that is not trained.
+
+    Returns:
+        The model, and its layers with low-rank changes, each with its held weight, by the name of the weight.
+
+    Raises:
+        UserError: the model has nothing that the mode trains.
+    """
+    mode = settings.mode if settings else None
+    names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
+    made: dict[str, torch.Tensor] = {}  # tied parameters are one tensor
+    changed = {}
+    for module in [*skeleton.modules()]:
+        for leaf, parameter in [*module._parameters.items()]:
+            if parameter is None:
+                continue
+            name, kind = names[id(parameter)], type(module).__name__
+            if mode != "full" and name in covered and leaf == "weight" and kind in _LINEAR:
+                scale = settings.alpha / settings.rank if settings else 1.0
+                held = HeldWeight(source.stored(name), source.bits(name), kind == "Conv1D", scale)
+                hold(module, held)
+                if settings and mode == "lora":
+                    add_change(module, held, settings.rank, settings.seed, name)
+                    changed[name] = module, held
+                continue
+            if name not in made:
+                value = source.computed(name)
+                vector = mode == "norms-and-biases" and value.dim() <= 1 and name not in covered
+                trained = value.is_floating_point() and (mode == "full" or vector)
+                # Of a checkpoint the value may be the mapped file, which must not be written to.
+                made[name] = nn.Parameter(value.clone()) if trained else value
+            if isinstance(made[name], nn.Parameter):
+                module._parameters[leaf] = made[name]
+            else:
+                del module._parameters[leaf]
+                setattr(module, leaf, made[name])
+    for name, buffer in skeleton.named_buffers():
+        if name in source.names:
+            buffer.copy_(source.computed(name))
+    if settings and not list(skeleton.parameters()):
+        what = "vectors" if mode == "norms-and-biases" else "linear layers under the mask"
+        raise UserError(f"mode {mode}: the model has no {what} to train; use mode full")
+    if settings and settings.gradient_checkpointing:
+        _checkpoint_gradients(skeleton)
+    return skeleton, changed
+
+
+def _source(checkpoint: Checkpoint, mask: Mask | None, solution: Solution | None, device: torch.device) -> TensorSource:
+    tensors = checkpoint.manifest.tensors
+
+    def stored(name: str) -> torch.Tensor:
+        solved = mask is not None and solution is not None and name in solution.values
+        array = solution.flat(name, mask) if solved else checkpoint.weights.array(name)  # type: ignore[union-attr, arg-type]
+        return as_torch(array, tensors[name].dtype).reshape(tensors[name].shape).to(device)
+
+    def bits(name: str) -> torch.Tensor | None:
+        prunes = mask is not None and mask.kept[name] < tensors[name].size
+        return as_torch(mask.bits[name], "U8").to(device) if mask is not None and prunes else None
+
+    computed = fetch_from(checkpoint.weights, mask, device, torch.float32, solution=solution)
+    return TensorSource(tensors, computed, stored, bits)
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"gradient_checkpointing: transformers has none for {type(model).__name__}; set it to false")
+    # Before transformers 5.23 it had another name.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

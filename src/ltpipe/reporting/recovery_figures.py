@@ -5,6 +5,7 @@ import pandas as pd
 
 from ltpipe.reporting.cells import mask_name
 from ltpipe.reporting.charts import PANEL, Figure, Panel, View, figure, rounded
+from ltpipe.runtime.labels import recovery_of
 
 MOST_PANELS, MOST_TICKETS = 9, 40
 """Maximum number of panels of a model, and of rows in a panel."""
@@ -31,7 +32,8 @@ def recovery_figure(recoveries: pd.DataFrame) -> Figure | None:
     return figure(
         "recovery",
         "The loss of a ticket on a text, in nats/token, or its metric in a task: before (open) and after its recovery "
-        "(filled). Lines: the dense model (dotted), and the dense model trained in the same way (dashed).",
+        "(filled). Lines: the dense model (dotted), and the dense model trained in the same way (dashed, in the colour of "
+        "the recovery).",
         shown,
         ["model"],
         _view,
@@ -39,9 +41,10 @@ def recovery_figure(recoveries: pd.DataFrame) -> Figure | None:
 
 
 def _view(number: int, model: str, recoveries: pd.DataFrame, views: int) -> View:  # noqa: ARG001 (as `figure` calls it)
+    recoveries = recoveries.assign(recovery=recoveries["criterion"].map(recovery_of))
     names = list(recoveries["measured_on"].unique())
-    modes = sorted(recoveries["mode"].unique())
-    colour = alt.Color("mode:N", scale=alt.Scale(domain=modes, range="category"))
+    known = sorted(recoveries["recovery"].unique())
+    colour = alt.Color("recovery:N", scale=alt.Scale(domain=known, range="category"))
     panels = [_panel(recoveries[recoveries["measured_on"] == name], name, colour) for name in names[:MOST_PANELS]]
     missing = len(names) - len(panels)
     more = f", {missing} more in recovery.csv" if missing else ""
@@ -51,13 +54,14 @@ def _view(number: int, model: str, recoveries: pd.DataFrame, views: int) -> View
 def _panel(rows: pd.DataFrame, place: str, colour: alt.Color) -> Panel:
     rows = rows.assign(name=[mask_name(row) for row in rows.to_dict("records")]).head(MOST_TICKETS)
     metric, dense = rows["metric"].iloc[0], rows["dense"].iloc[0]
-    columns = ["name", "mode", "before", "after", "change", "change_low", "change_high", "tokens"]
+    columns = ["name", "recovery", "mode", "before", "after", "change", "change_low", "change_high", "tokens"]
     title = f"{metric}, nats/token" if metric == "loss" else metric
     base = alt.Chart(rounded(rows[columns])).encode(
         y=alt.Y("name:N", sort=rows["name"].tolist(), title=None),
         color=colour,
         tooltip=[
             alt.Tooltip("name:N", title="ticket"),
+            alt.Tooltip("mode:N"),
             alt.Tooltip("before:Q", format=".4f"),
             alt.Tooltip("after:Q", format=".4f"),
             alt.Tooltip("change:Q", format="+.4f"),
@@ -70,12 +74,10 @@ def _panel(rows: pd.DataFrame, place: str, colour: alt.Color) -> Panel:
     way = base.mark_rule(strokeWidth=2).encode(x=alt.X("before:Q", title=title, scale=scale), x2="after:Q")
     before = base.mark_point(filled=False, size=50, opacity=1).encode(x=alt.X("before:Q", title=title, scale=scale))
     after = base.mark_point(filled=True, size=60, opacity=1).encode(x=alt.X("after:Q", title=title, scale=scale))
-    controls = sorted(rows["control"].dropna().unique())
-    lines = [_line(dense, [1, 3]), *(_line(control, [6, 3]) for control in controls)]
+    untrained = alt.Chart(pd.DataFrame({"value": [dense]})).mark_rule(strokeDash=[1, 3]).encode(x="value:Q")
+    controls = rows[["recovery", "control"]].dropna().drop_duplicates()
+    trained = alt.Chart(rounded(controls)).mark_rule(strokeDash=[6, 3]).encode(x="control:Q", color=colour)
+    lines = [untrained, *([trained] if len(controls) else [])]
     return alt.layer(*lines, way, before, after).properties(
         title=f"{place}, {metric}", width=PANEL["width"], height=alt.Step(ROW)
     )
-
-
-def _line(value: float, dash: list[int]) -> alt.Chart:
-    return alt.Chart(pd.DataFrame({"value": [value]})).mark_rule(strokeDash=dash).encode(x="value:Q")

@@ -10,7 +10,7 @@ from ltpipe.runtime.errors import UserError
 from ltpipe.training.computing import TrainingCompute
 from ltpipe.training.levels import Tensors
 from ltpipe.training.settings import TrainingSettings
-from ltpipe.training.state import Point, TrainingState, copied
+from ltpipe.training.state import Point, TrainingState, copied, on_host
 
 
 class LiveTraining:
@@ -102,8 +102,9 @@ class LiveTraining:
         """Return a copy of all parameters and buffers, on the CPU."""
         return copied({**dict(self._module.named_parameters()), **dict(self._module.named_buffers())})
 
-    def state(self) -> TrainingState:
-        """Return a copy of the current training state."""
+    def state(self, shared: bool = False) -> TrainingState:
+        """Return a copy of the current training state; if `shared`, it may change with the next step."""
+        take = on_host if shared else copied
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._module.named_parameters()}
         optimizer = {
             f"{names[parameter]}/{what}": tensor
@@ -112,13 +113,13 @@ class LiveTraining:
             if tensor is not None
         }
         return TrainingState(
-            copied(dict(self._module.named_parameters())),
-            copied(dict(self._module.named_buffers())),
-            copied(optimizer),
+            take(dict(self._module.named_parameters())),
+            take(dict(self._module.named_buffers())),
+            take(optimizer),
             self.iteration,
-            copied(self.mask),
+            take(self.mask),
             tuple(self.validation),
-            copied(self.best),
+            take(self.best),
         )
 
     def _advance(self) -> None:

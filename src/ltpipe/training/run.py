@@ -187,8 +187,8 @@ def saving(path: Path, identity: str, every: int) -> Callback:
     """Return a callback that saves the state, for `saved_state`, after every `every` iterations."""
 
     def save(live: LiveTraining) -> None:
-        if live.iteration % every == 0:
-            write_state(path, live.state(), identity)
+        if live.iteration and live.iteration % every == 0:
+            write_state(path, live.state(shared=True), identity)
 
     return save
 

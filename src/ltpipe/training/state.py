@@ -81,6 +81,11 @@ def copied(tensors: Tensors) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
+def on_host(tensors: Tensors) -> dict[str, torch.Tensor]:
+    """Return tensors on the CPU, not copied if they are there."""
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+
+
 def write_state(path: Path, state: TrainingState, training: str = "") -> None:
     """Write a state atomically. `training` identifies its training for `read_state`."""
     tensors = {f"{part}/{name}": tensor for part in _PARTS for name, tensor in getattr(state, part).items()}
