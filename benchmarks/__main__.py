@@ -11,13 +11,13 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import api, evaluation, limit, masks, passes, study, training
+from benchmarks import api, evaluation, limit, masks, passes, recovery, study, training
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "api", "limit", "passes", "study", "training", "all"] = "all",
+    only: Literal["masks", "evaluation", "api", "limit", "passes", "study", "training", "recovery", "all"] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -64,6 +64,9 @@ def main(
             sections.append(study.run(folder / "study", _say, smoke=smoke))
         if only in ("training", "all"):
             sections.append(training.run(training.SMOKE if smoke else training.FULL, _say))
+        if only in ("recovery", "all"):
+            steps = recovery.SMOKE if smoke else recovery.FULL
+            sections.append(recovery.run(steps, checkpoint, sequences, folder / "recovery", threads, _say))
     finally:
         shutil.rmtree(folder)
     text = render(command, threads, load, sections)

@@ -13,7 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,8 +63,8 @@ what is compared, and what happens to a model that is not streamed.
 
 transformers {version}: {counts}.
 
-| type | class | | largest difference | seconds | why |
-|---|---|---|---:|---:|---|"""
+| type | class | | largest difference | seconds | recovery | why |
+|---|---|---|---:|---:|---|---|"""
 _OUTRO = """
 equal
 : the model is streamed block by block, in parts, and the loss of every sequence equals that of
@@ -78,6 +78,10 @@ in memory
 refused
 : the load stage refuses the model in one line.
 
+recovery
+: *equal*: in every [mode](recovery.md), the model that is trained gives the losses of the streamed
+  ticket before its first step, and has gradients. Otherwise what is refused in one line.
+
 not built
 : transformers cannot build a model with the class's default configuration, or cannot run it on
   tokens alone."""
@@ -85,7 +89,10 @@ not built
 
 @dataclass(frozen=True)
 class Row:
-    """The result for a class: `verdict` is equal, in memory, refused, not built, or WRONG."""
+    """The result for a class: `verdict` is equal, in memory, refused, not built, or WRONG.
+
+    `recovered` is that of recoveries: equal, or the modes that are refused; WRONG with a reason.
+    """
 
     name: str
     architecture: str
@@ -93,11 +100,20 @@ class Row:
     difference: float | None
     seconds: float
     reason: str = ""
+    recovered: str = ""
 
     def __str__(self) -> str:
         difference = "" if self.difference is None else f"{self.difference:.0e}"
-        reason = self.reason.replace("|", "\\|")
-        return f"| {self.name} | {self.architecture} | {self.verdict} | {difference} | {self.seconds:.1f} | {reason} |"
+        cells = [
+            self.name,
+            self.architecture,
+            self.verdict,
+            difference,
+            f"{self.seconds:.1f}",
+            self.recovered,
+            self.reason,
+        ]
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def names() -> dict[str, str]:
@@ -158,7 +174,12 @@ def judge_class(name: str, architecture: str, folder: Path) -> Row:
     difference = float((found - wanted).abs().max())
     if not difference <= _EQUAL:
         return row("WRONG", difference, execution)
-    return row("equal", difference) if execution == "streamed" else row("in memory", difference, execution[11:])
+    try:
+        recovered = _recovered(folder, ids)
+    except Exception as error:  # a user would see a traceback
+        return row("WRONG", difference, f"recovery: {type(error).__name__}: {error}")
+    verdict, reason = ("equal", "") if execution == "streamed" else ("in memory", execution[11:])
+    return replace(row(verdict, difference, reason), recovered=recovered)
 
 
 def _child(name: str, architecture: str, pipe: Any) -> None:
@@ -220,8 +241,6 @@ def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     from ltpipe.checkpoints.filenames import TOKENIZER
     from ltpipe.checkpoints.load import load_checkpoint
     from ltpipe.data.sequences import TokenSequences
-    from ltpipe.evaluation.computing import ComputeSettings
-    from ltpipe.evaluation.evaluate import evaluate_checkpoint
     from ltpipe.runtime.files import sha256_of
     from ltpipe.runtime.sources import Source
     from ltpipe.streaming.guard import judge
@@ -229,12 +248,67 @@ def _evaluate(folder: Path, ids: torch.Tensor) -> tuple[torch.Tensor, str]:
     load_checkpoint(Source(str(folder / "source"), "source"), None, "float32", folder / "model", judge)
     tokenizer = sha256_of(folder / "model" / TOKENIZER)
     TokenSequences(ids.int().numpy(), len(ids), 1, tokenizer).write(folder / "sequences")
+    metrics = _metrics(Checkpoint.open(folder / "model"), folder)
+    metrics.write(folder / "dense.json")
+    return _means(metrics), metrics.execution
+
+
+def _losses(checkpoint: Any, folder: Path, mask: Path) -> torch.Tensor:
+    """Return each sequence's mean loss of a ticket."""
+    return _means(_metrics(checkpoint, folder, mask, folder / "dense.json"))
+
+
+def _metrics(checkpoint: Any, folder: Path, *ticket: Path) -> Any:
+    from ltpipe.evaluation.computing import ComputeSettings
+    from ltpipe.evaluation.evaluate import evaluate_checkpoint
+
     settings = ComputeSettings(micro_batch=2, device="cpu", threads=1)
-    metrics = evaluate_checkpoint(
-        Checkpoint.open(folder / "model"), folder / "sequences", settings, {"model": "m", "data": "d"}
-    )
+    return evaluate_checkpoint(checkpoint, folder / "sequences", settings, {"model": "m", "data": "d"}, *ticket)
+
+
+def _means(metrics: Any) -> torch.Tensor:
     sums = torch.tensor(metrics.sequence_sums.loss_sum, dtype=torch.float64)
-    return sums / torch.from_numpy(np.array(metrics.sequence_sums.tokens)), metrics.execution
+    return sums / torch.from_numpy(np.array(metrics.sequence_sums.tokens))
+
+
+def _recovered(folder: Path, ids: torch.Tensor) -> str:
+    """Compare the models that recoveries train with the ticket, as the stages make and evaluate it."""
+    from ltpipe.checkpoints.canonical import Checkpoint
+    from ltpipe.checkpoints.prunable import Selection
+    from ltpipe.pruning.build import make_mask
+    from ltpipe.pruning.histogram import make_histogram
+    from ltpipe.pruning.masks import read_mask
+    from ltpipe.recovery.model import trained_model
+    from ltpipe.recovery.recover import check_held, next_token_loss
+    from ltpipe.recovery.settings import LEARNING_RATES, RecoverySettings
+    from ltpipe.runtime.errors import UserError
+
+    checkpoint, mask = Checkpoint.open(folder / "model"), folder / "mask"
+    if checkpoint.manifest.walks.gradients:
+        return "no gradients"
+    try:
+        make_histogram(checkpoint, "magnitude", None, Selection()).write(folder / "counts")
+    except UserError:
+        return "nothing to prune"
+    make_mask(checkpoint, folder / "counts", "layer", "0.5", mask)
+    wanted = _losses(checkpoint, folder, mask)
+    refused = {}
+    for mode in LEARNING_RATES:
+        settings = RecoverySettings(mode, 0.0, 1)  # type: ignore[arg-type]
+        try:
+            model = trained_model(checkpoint, read_mask(mask), None, settings, torch.device("cpu")).model.eval()
+            check_held(model, settings, ids[:1])
+        except UserError as error:
+            refused[mode] = str(error)
+            continue
+        for one, loss in zip(ids, wanted, strict=True):
+            own = next_token_loss(model, one[None], one[None, 1:])
+            if not abs(float(own) - float(loss)) <= _EQUAL:
+                raise ValueError(f"mode {mode}: loss {float(own)}, of the ticket {float(loss)}")
+        next_token_loss(model, ids, ids[:, 1:]).backward()
+        if not any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()):
+            raise ValueError(f"mode {mode}: no gradients")
+    return "; ".join(f"no {mode}" for mode in refused) or "equal"
 
 
 def _tokenizer() -> Any:

@@ -78,7 +78,8 @@ use rule dense_responses as ticket_responses with:
 rule task_results:
     input:
         requests=rules.task_requests.output,
-        responses=lambda wildcards: grid.responses(config, wildcards.model, wildcards.task),
+        responses=jobs.every_response,
+        refinement=jobs.last_round,
         folder=jobs.harness_files,
     output:
         grid.TASK_RESULTS,

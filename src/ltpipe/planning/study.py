@@ -292,7 +292,9 @@ def _recoveries(model: _Model) -> Iterator[StagePlan]:
     tensors, pruned = model.manifest.tensors, set(model.prunable)
     cut: defaultdict[str, list[int]] = defaultdict(list)
     for name, section in sorted(model.config["recover"].items()):
-        cells = {ticket.named(grid.RECOVERED): ticket for ticket in model.tickets if recovery_of(ticket.criterion) == name}
+        cells = {
+            ticket.named(grid.RECOVERED): ticket for ticket in model.tickets if recovery_of(ticket.criterion) == name
+        }
         if not cells:
             continue
         count, length, compute = sequences_of(section), section["sequence_length"], section["compute"]
@@ -313,14 +315,13 @@ def _recoveries(model: _Model) -> Iterator[StagePlan]:
             for tensor in changed
         )
         device = step.peak if step else Peak()
-        # A device leaves the host what is copied to write it: the largest tensor, or with resume files all that is trained.
+        # A device leaves the host copies of what is written: the largest tensor, or all that a resume file has.
         saved = 3 * 4 * step.trained if step and settings.steps >= compute["save_every"] else 0
         host = model.base + (device.total if on_cpu else max(saved, max(entry.nbytes for entry in tensors.values())))
         yield StagePlan(
             f"recover {name}", model.name, None, len(cells), device, host, ceil(disk),
             operations=len(cells) * settings.steps * (step.operations if step else 0),
         )  # fmt: skip
-
 
     for text, sizes in cut.items():
         yield StagePlan("recovery sequences", model.name, text, len(sizes), Peak(), model.base, sum(sizes))

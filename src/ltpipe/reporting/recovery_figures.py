@@ -32,8 +32,8 @@ def recovery_figure(recoveries: pd.DataFrame) -> Figure | None:
     return figure(
         "recovery",
         "The loss of a ticket on a text, in nats/token, or its metric in a task: before (open) and after its recovery "
-        "(filled). Lines: the dense model (dotted), and the dense model trained in the same way (dashed, in the colour of "
-        "the recovery).",
+        "(filled). Lines: the dense model (dotted), and the dense model trained in the same way (dashed, in the colour "
+        "of the recovery).",
         shown,
         ["model"],
         _view,

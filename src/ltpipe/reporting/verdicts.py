@@ -10,6 +10,7 @@ from ltpipe.analysis.confidence import Interval
 from ltpipe.evaluation.quality import WINNING_RETENTION, beats_chance, changed_nothing
 from ltpipe.reporting.cells import Row, ticket_name
 from ltpipe.reporting.ticket_columns import places
+from ltpipe.runtime.labels import recovery_of
 
 RANDOM = "random"
 """The criterion of the control."""
@@ -97,12 +98,16 @@ class Verdict:
 def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> list[Verdict]:
     """Judge the tickets of each model and text, and of each study if there are several, in the order of their names.
 
+    Recovered tickets are left out. They were trained and the dense model was not, so they could win by what they
+    learned of the text; the table of recoveries compares them with the trained dense model.
+
     Args:
         tickets: the tickets table.
         curves: the curves table.
         comparisons: the comparisons table.
     """
     axes = places(tickets)
+    tickets, curves = _pruned(tickets), _pruned(curves)
 
     def of(table: pd.DataFrame, place: Sequence[str]) -> pd.DataFrame:
         return table[(table[axes] == list(place)).all(axis=1)]
@@ -111,6 +116,10 @@ def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFr
         _verdict(": ".join(place[:-1]), place[-1], rows, of(curves, place), of(comparisons, place))
         for place, rows in tickets.groupby(axes)
     ]
+
+
+def _pruned(table: pd.DataFrame) -> pd.DataFrame:
+    return table[[not recovery_of(criterion) for criterion in table["criterion"]]]
 
 
 def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> Verdict:

@@ -251,9 +251,9 @@ def simulations(config: Config, model: str) -> list[str]:
     return [f"{SIMULATION}.json".format(model=name, data=data) for name, data in _dense(config, model)]
 
 
-def responses(config: Config, model: str, task: str) -> list[str]:
-    """Return the names of all responses to a task: of the dense model, and of the grid's tickets, each once."""
-    found = (ticket.named(TICKET_RESPONSES, task=task) for ticket in tickets(config, model))
+def responses(tickets: Iterable[Ticket], model: str, task: str) -> list[str]:
+    """Return the names of the responses of a dense model and its tickets to a task; texts have no part in them."""
+    found = (ticket.named(TICKET_RESPONSES, task=task) for ticket in tickets)
     return [DENSE_RESPONSES.format(model=model, task=task), *dict.fromkeys(found)]
 
 

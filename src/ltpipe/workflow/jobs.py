@@ -334,6 +334,10 @@ class Jobs:
         """Return all tickets of a model."""
         return [ticket.named(grid.TICKET) for ticket in self._every(wildcards)]
 
+    def every_response(self, wildcards: Named) -> list[str]:
+        """Return all responses to a task: of the dense model, and of all tickets, each once."""
+        return grid.responses(self._every(wildcards), wildcards.model, wildcards.task)
+
     def every_mask(self, wildcards: Named) -> list[str]:
         """Return all masks of a model."""
         return grid.masks(self._every(wildcards))

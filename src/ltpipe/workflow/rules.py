@@ -204,7 +204,8 @@ def _tickets(rule: str, config: Config, axes: Axes) -> list[Job]:
 def _responses(config: Config, axes: Axes) -> list[Job]:
     """Responses of a model and all its tickets to a task."""
     tickets = _tickets("ticket_responses", config, axes)
-    return [("dense_responses", axes), *((rule, {**ticket, "task": axes["task"]}) for rule, ticket in tickets)]
+    asked: list[Job] = [(rule, {**ticket, "task": axes["task"]}) for rule, ticket in tickets]
+    return [("dense_responses", axes), *asked, *_refinement(config, axes)]
 
 
 def _has_controls(config: Config, _: Axes) -> bool:

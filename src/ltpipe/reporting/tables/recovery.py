@@ -151,7 +151,8 @@ TABLE = Table(
     note="Tickets before and after training with their masks held: the loss on texts, with its perplexity in brackets, "
     "and metrics of tasks. The change is after minus before, with its paired 95% interval. The control is the dense "
     "model, trained on the same tokens in the same way: what a ticket lacks of it is what sparsity still costs. A "
-    "ticket that only catches up with the untrained dense model has not shown that much.",
+    "ticket that only catches up with the untrained dense model has not shown that much, so the verdict is about "
+    "tickets that were not trained.",
     figure="recovery",
     category="Recovery",
     captioned=True,
