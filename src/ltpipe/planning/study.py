@@ -303,10 +303,9 @@ def _recoveries(model: _Model) -> Iterator[StagePlan]:
         on_cpu = compute["device"] == "cpu"
         step = None
         if model.peaks:
-            teacher = model.skeleton(torch.float32) if settings.soft else None
             step = planned_step(
-                model.skeleton(torch.float32), teacher, tensors, pruned, settings, length,
-                compute["mixed_precision"], compute["processes"], on_cpu,
+                partial(model.skeleton, torch.float32), tensors, pruned, settings, length,
+                compute["mixed_precision"], compute["processes"], not on_cpu,
             )  # fmt: skip
         changed = step.values if step else tuple(tensors)
         disk = sum(

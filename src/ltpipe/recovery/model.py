@@ -85,27 +85,29 @@ def trained_model(
     """
     source = _source(checkpoint, mask, solution, device)
     model, changed = build(build_skeleton(checkpoint, torch.float32), source, set(mask.bits), settings)
-    return TrainedModel(model.to(device), mask, checkpoint.manifest.tensors, changed)
+    return TrainedModel(model, mask, checkpoint.manifest.tensors, changed)
 
 
 def frozen_model(checkpoint: Checkpoint, mask: Mask, device: torch.device) -> Any:
     """Build the dense model on a device, in evaluation mode, to learn from; linear layers in `mask` stay as stored."""
     source = _source(checkpoint, None, None, device)
     model, _ = build(build_skeleton(checkpoint, torch.float32), source, set(mask.bits), None)
-    return model.to(device).eval()
+    return model.eval()
 
 
 @dataclass(frozen=True)
 class TensorSource:
-    """Where the tensors of a model come from, by stored name, on the device that it is put on.
+    """Where the tensors of a model come from, by stored name.
 
     Attributes:
+        device: device that they are on.
         names: the tensors that there are.
         computed: returns a tensor in float32, masked; it may be the mapped file itself.
         stored: returns a tensor as it is stored, not masked.
         bits: returns the packed bits of a tensor's mask; None if nothing in it is pruned.
     """
 
+    device: torch.device
     names: Collection[str]
     computed: Callable[[str], torch.Tensor]
     stored: Callable[[str], torch.Tensor]
@@ -157,9 +159,12 @@ def build(
             else:
                 del module._parameters[leaf]
                 setattr(module, leaf, made[name])
-    for name, buffer in skeleton.named_buffers():
-        if name in source.names:
-            buffer.copy_(source.computed(name))
+    for place, module in skeleton.named_modules():
+        for leaf, buffer in module._buffers.items():
+            name = f"{place}.{leaf}" if place else leaf
+            if buffer is not None:
+                stored = name in source.names
+                module._buffers[leaf] = source.computed(name).clone() if stored else buffer.to(source.device)
     if settings and not list(skeleton.parameters()):
         what = "vectors" if mode == "norms-and-biases" else "linear layers under the mask"
         raise UserError(f"mode {mode}: the model has no {what} to train; use mode full")
@@ -181,7 +186,7 @@ def _source(checkpoint: Checkpoint, mask: Mask | None, solution: Solution | None
         return as_torch(mask.bits[name], "U8").to(device) if mask is not None and prunes else None
 
     computed = fetch_from(checkpoint.weights, mask, device, torch.float32, solution=solution)
-    return TensorSource(tensors, computed, stored, bits)
+    return TensorSource(device, tensors, computed, stored, bits)
 
 
 def _checkpoint_gradients(model: Any) -> None:
