@@ -10,8 +10,9 @@ from tiny import tiny_model
 
 from ltpipe.checkpoints.contents import manifest_of
 from ltpipe.checkpoints.prunable import Selection
-from ltpipe.recovery.plan import ACTIVATIONS, MASK, OPTIMIZER, TRAINED, WEIGHTS, planned_step
+from ltpipe.recovery.plan import ACTIVATIONS, MASK, OPTIMIZER, TRAINED, WEIGHTS, PlannedStep, planned_step
 from ltpipe.recovery.settings import LEARNING_RATES, RecoverySettings
+from ltpipe.runtime.fake_device import fake_accelerator
 from ltpipe.streaming.skeleton import skeleton_of
 
 SETTINGS = RecoverySettings("full", 1e-3, steps=4, batch_size=4, micro_batch=2, rank=2)
@@ -52,16 +53,22 @@ def test_what_is_trained_is_held_and_all_else_is_not(architecture, mode, acceler
         assert stored >= total - parts[TRAINED]
 
 
-def test_a_teacher_smaller_parts_and_checkpoints():
-    whole, _, _ = plan("llama", mode="lora", micro_batch=0)
-    parts, _, _ = plan("llama", mode="lora", micro_batch=1)
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_a_teacher_smaller_parts_and_checkpoints(accelerator):
+    fake_accelerator()  # what is planned on the CPU does not depend on it
+
+    def plan_lora(**changes: Any) -> PlannedStep:
+        return plan("llama", accelerator, **{"mode": "lora", "micro_batch": 0, **changes})[0]
+
+    whole = plan_lora()
+    parts = plan_lora(micro_batch=1)
     assert parts.peak.total < whole.peak.total
     assert whole.operations < parts.operations < 1.2 * whole.operations, "the change is multiplied out for each part"
-    checkpointed, _, _ = plan("llama", mode="lora", micro_batch=0, gradient_checkpointing=True)
+    checkpointed = plan_lora(gradient_checkpointing=True)
     assert checkpointed.peak.total < whole.peak.total
     assert checkpointed.operations > whole.operations
-    taught, _, _ = plan("llama", mode="lora", micro_batch=0, soft=0.5)
+    taught = plan_lora(soft=0.5)
     assert taught.peak.total > whole.peak.total
     assert taught.operations > whole.operations
-    mixed, _, _ = plan("llama", mixed="bf16", mode="lora", micro_batch=0)
+    mixed = plan_lora(mixed="bf16")
     assert mixed.peak.parts[ACTIVATIONS] < whole.peak.parts[ACTIVATIONS]

@@ -62,7 +62,8 @@ def planned_step(
     Raises:
         UserError: the model has nothing that the mode trains.
     """
-    device = fake_accelerator() if accelerator else torch.device("cpu")
+    mixed = mixed_precision == "bf16"
+    device = fake_accelerator() if accelerator and not mixed else torch.device("cpu")  # the fake one has no autocast
     counter = ByteCounter(device)
     with torch.autograd.set_multithreading_enabled(False), fake():
         mapped = {
@@ -73,7 +74,7 @@ def planned_step(
             device,
             tensors,
             lambda name: torch.empty_like(mapped[name], dtype=_computed(mapped[name].dtype), device=device),
-            lambda name: mapped[name].to(device),
+            lambda name: torch.empty_like(mapped[name], device=device) if accelerator else mapped[name],
             lambda name: torch.empty((tensors[name].size + 7) // 8, dtype=torch.uint8, device=device),
         )
         with counter:
@@ -93,7 +94,7 @@ def planned_step(
             shape = (min(settings.micro_batch or batch, batch), length)
             inputs = torch.zeros(shape, dtype=torch.int64, device=device)
             loss_of = taught_by(dense, settings) if dense is not None else next_token_loss
-            autocast = torch.autocast(device.type, torch.bfloat16) if mixed_precision == "bf16" else nullcontext()
+            autocast = torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext()
             for _ in range(2):  # the first makes gradients and the optimizer's state
                 with FlopCounterMode(display=False) as counted:
                     with counter.labelled(ACTIVATIONS), autocast:

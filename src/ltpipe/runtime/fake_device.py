@@ -35,6 +35,8 @@ def fake_accelerator() -> torch.device:
     with torch.inference_mode(False), torch.enable_grad():
         torch.zeros((), requires_grad=True).backward()
     _setup_privateuseone_for_python_backend(FAKE)
+    # Autocast and checkpoints of activations ask every device, wherever the tensors are.
+    torch.get_device_module(FAKE).get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     return torch.device(FAKE, 0)
 
 
