@@ -3,7 +3,8 @@
 The weight of a layer is M ⊙ (W + (α / r) U D), with W as stored, mask M, and the change U D of rank r (LoRA, Hu et al.
 2021, 2106.09685, masked as MaskLoRA of Zimmer et al. 2023, 2312.15230): what is trained is what is merged, and pruned
 weights are exactly 0 throughout. The product is made again in the backward pass, so that no masked copy of a weight
-outlives the layer's own computation, and weights of a mapped file take no private memory.
+outlives the layer's own computation, and weights of a mapped file take no private memory. A model that takes a
+layer's weight instead of calling the layer gets the same masked weight.
 
 The gradient of U and D needs that of the whole weight, which plain LoRA does not: a step has half as much arithmetic
 again in these layers.
@@ -74,16 +75,43 @@ class _Product(torch.autograd.Function):
         rows, columns = grad.flatten(0, -2), inputs.flatten(0, -2)
         if held.inputs_first:
             rows, columns = columns, rows
-        whole = (rows.T @ columns).to(torch.float32)
-        if held.bits is not None:
-            whole = masked(whole, held.bits, torch.float32)
-        whole *= held.scale
-        return grad_inputs, None, whole @ down.T, up.T @ whole
+        return grad_inputs, None, *_of_change(held, rows.T @ columns, up, down)
+
+
+class _Weight(torch.autograd.Function):
+    """A held weight itself, float32 [rows, columns], for models that take it from its layer."""
+
+    @staticmethod
+    def forward(ctx: Any, held: HeldWeight, up: torch.Tensor | None, down: torch.Tensor | None) -> torch.Tensor:
+        ctx.held = held
+        ctx.save_for_backward(*(() if up is None or down is None else (up, down)))
+        return held.weight(torch.float32, up, down)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return None, *(_of_change(ctx.held, grad, *ctx.saved_tensors) if ctx.saved_tensors else (None, None))
+
+
+def _of_change(
+    held: HeldWeight, grad: torch.Tensor, up: torch.Tensor, down: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of U and D, given that of the whole weight."""
+    whole = grad.to(torch.float32)
+    if held.bits is not None:
+        whole = masked(whole.contiguous(), held.bits, torch.float32)
+    whole = whole * held.scale
+    return whole @ down.T, up.T @ whole
 
 
 def hold(layer: nn.Module, held: HeldWeight) -> None:
-    """Replace a linear layer's weight by a held one. The layer has no attribute `weight` any more."""
+    """Replace a linear layer's weight by a held one. Its attribute `weight` is made anew whenever it is read."""
+    read: Callable[..., torch.Tensor] = _Weight.apply
+
+    def weight(own: nn.Module) -> torch.Tensor:
+        return read(held, own._parameters.get(UP), own._parameters.get(DOWN))
+
     del layer._parameters["weight"]
+    layer.__class__ = type(type(layer).__name__, (type(layer),), {"weight": property(weight)})
     layer.forward = partial(_forward, layer, held)
 
 

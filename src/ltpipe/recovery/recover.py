@@ -103,7 +103,6 @@ def recover(
         ticket = trained_model(checkpoint, mask, solution, settings, computing.placed_on)
         trained = sum(parameter.numel() for parameter in ticket.model.parameters())
         ids = torch.from_numpy(data.input_ids.astype(np.int64))
-        check_held(ticket.model, settings, ids[:1, :2])
         with counting(settings.steps, found.iteration if found else 0, "training", "step") as took:
             callbacks: list[Callback] = []
             if computing.is_first:
@@ -132,24 +131,6 @@ def recover(
         learned.write(record)
         remove(resume)
     return learned
-
-
-def check_held(model: Any, settings: RecoverySettings, input_ids: torch.Tensor) -> None:
-    """Run the model once, for models that take the weights of their layers, which held layers do not have.
-
-    Raises:
-        UserError: the model does so.
-    """
-    if settings.mode == "full":
-        return
-    try:
-        with torch.no_grad():
-            _logits(model, input_ids.to(next(model.parameters()).device))
-    except AttributeError as error:
-        raise UserError(
-            f"mode {settings.mode}: {type(model).__name__} reads the weights of its layers itself ({error}); use mode "
-            "full"
-        ) from None
 
 
 def next_token_loss(model: Any, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
