@@ -119,7 +119,7 @@ def verdicts(tickets: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFr
 
 
 def _pruned(table: pd.DataFrame) -> pd.DataFrame:
-    return table[[not recovery_of(criterion) for criterion in table["criterion"]]]
+    return table[table["criterion"].map(recovery_of).eq("")]
 
 
 def _verdict(model: str, data: str, rows: pd.DataFrame, curves: pd.DataFrame, comparisons: pd.DataFrame) -> Verdict:
