@@ -45,14 +45,16 @@ MODES = ("full", "lora", "norms-and-biases")
 def ticket(canonical_folder, tmp_path):
     """Function from an architecture to the checkpoint, a mask and sequences to train on."""
 
-    def make(architecture: str, folder: Path | None = None, sparsity: str = "0.5") -> Recovery:
+    def make(
+        architecture: str, folder: Path | None = None, sparsity: str = "0.5", selection: Selection | None = None
+    ) -> Recovery:
         folder = folder or canonical_folder(architecture)
         checkpoint = Checkpoint.open(folder)
         ids = np.random.default_rng(3).integers(3, 90, (12, 24), dtype=np.int32)
         sequences = tmp_path / f"{architecture}.sequences"
         TokenSequences(ids, 12, 1, sha256_of(folder / TOKENIZER)).write(sequences)
         counts, mask = tmp_path / "counts", tmp_path / f"{architecture}-{sparsity}.mask"
-        make_histogram(checkpoint, "magnitude", None, Selection()).write(counts)
+        make_histogram(checkpoint, "magnitude", None, selection or Selection()).write(counts)
         make_mask(checkpoint, counts, "layer", sparsity, mask)
         return Recovery(checkpoint, mask, sequences, SETTINGS, CPU)
 
@@ -188,6 +190,33 @@ def test_a_ticket_is_the_model_with_these_values_and_as_sparse(ticket, tmp_path)
         assert after.loss < before.loss
         assert (before.criterion, after.criterion) == ("magnitude", "magnitude+recovery")
         assert after.kept == before.kept
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2", "llama", "mixtral"])
+def test_what_is_trained_is_what_is_evaluated(architecture, mode, ticket, tmp_path, monkeypatch):
+    """Whatever the mask covers: embeddings, a head that is tied to them, norms, experts."""
+    from ltpipe.recovery import recover as stage
+
+    recovery = ticket(architecture, selection=Selection("all-weights"))
+    recovery = replace(recovery, settings=replace(SETTINGS, mode=mode))
+    own, seen = stage._write, {}
+
+    def watching(output, trained, *others):
+        ids = torch.from_numpy(TokenSequences.read(recovery.sequences).input_ids.astype(np.int64))
+        with torch.no_grad():
+            seen["loss"] = stage.next_token_loss(trained.model.eval(), ids, ids[:, 1:]).item()
+        own(output, trained, *others)
+
+    monkeypatch.setattr(stage, "_write", watching)
+    recover(recovery, tmp_path / "solution", tmp_path / "record")
+    names = {"model": "m", "data": "d"}
+    evaluate_checkpoint(recovery.checkpoint, recovery.sequences, EVALUATION, names).write(tmp_path / "dense")
+    found = evaluate_checkpoint(
+        recovery.checkpoint, recovery.sequences, EVALUATION, names, recovery.mask, tmp_path / "dense",
+        solution=tmp_path / "solution",
+    )  # fmt: skip
+    assert found.loss == pytest.approx(seen["loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,5 +1,6 @@
 """The model that a recovery trains: only what is trained is a parameter, everything else is frozen."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,7 @@ def build(
     """
     mode = settings.mode if settings else None
     names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
+    uses = Counter(id(parameter) for _, parameter in skeleton.named_parameters(remove_duplicate=False))
     made: dict[str, torch.Tensor] = {}  # tied parameters are one tensor
     changed = {}
     for module in [*skeleton.modules()]:
@@ -140,7 +142,9 @@ def build(
             if parameter is None:
                 continue
             name, kind = names[id(parameter)], type(module).__name__
-            if mode != "full" and name in covered and leaf == "weight" and kind in _LINEAR:
+            # A head that is tied to the embeddings is frozen as they are: both have one value in the ticket.
+            linear = leaf == "weight" and kind in _LINEAR and uses[id(parameter)] == 1
+            if mode != "full" and name in covered and linear:
                 scale = settings.alpha / settings.rank if settings else 1.0
                 held = HeldWeight(source.stored(name), source.bits(name), kind == "Conv1D", scale)
                 hold(module, held)
