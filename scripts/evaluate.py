@@ -41,7 +41,7 @@ def main(
         model: name of the model in the metrics.
         data: name of the text in the metrics.
         mask: mask made from the checkpoint; without one, the dense model is evaluated.
-        solution: values of the weights that the mask keeps, if a solver made it.
+        solution: new values of the weights, if a solver or a recovery changed them.
         baseline: metrics of the dense model on the same sequences; required with a mask or a perturbation.
         top_tokens: file of the dense model's top-k tokens; read if a baseline is given, otherwise written.
         top_k: number of top tokens to keep per prediction; 0 for none.

@@ -29,7 +29,7 @@ def main(
         model: name of the model in the responses.
         task: name of the task in the responses.
         mask: mask made from the checkpoint; without one, the dense model answers.
-        solution: values of the weights that the mask keeps, if a solver made it.
+        solution: new values of the weights, if a solver or a recovery changed them.
         code: digest of the code, for the provenance.
         settings: how to compute.
     """

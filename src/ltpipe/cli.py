@@ -175,7 +175,7 @@ def export(
         output: file (bool, torch-prune) or folder to write.
         kind: format to write.
         checkpoint: canonical checkpoint folder of the mask's model; not needed for bool.
-        solution: values of the weights that the mask keeps, if a solver made it, for hf.
+        solution: new values of the weights, if a solver or a recovery changed them, for hf.
     """
     from ltpipe.checkpoints.canonical import Checkpoint
     from ltpipe.exporting.formats import export_ticket

@@ -160,6 +160,13 @@ def test_a_recovery_starts_where_a_solver_ended(finished, tmp_path):
             {"recover": {"lora": {**LORA, "criteria": ["snip"]}}},
             "recover.lora.criteria[0]: snip is not in grid.criteria",
         ),
+        (
+            {
+                "grid": {"criteria": ["wanda"], "scopes": ["layer"]},
+                "recover": {"norms": {**NORMS, "sparsities": [0.5, 0.75]}},
+            },
+            "recover.norms.sparsities[1]: 0.75 is not in grid.sparsities; use 0.25, 0.5",
+        ),
         ({"recover": {"lora": {**LORA, "mode": "qlora"}}}, "recover.lora.mode: 'qlora' is not allowed"),
         ({"recover": {"lora": {**LORA, "compute": {"processes": 4}}}}, "recover.lora.batch_size: 2 is not allowed"),
     ],

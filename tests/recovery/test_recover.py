@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny import ARCHITECTURES, save_tiny, tiny_model
 from torch.nn import functional
@@ -20,6 +21,7 @@ from ltpipe.data.sequences import TokenSequences
 from ltpipe.evaluation.computing import ComputeSettings
 from ltpipe.evaluation.evaluate import evaluate_checkpoint
 from ltpipe.exporting.formats import export_ticket
+from ltpipe.inspection.recognise import describe
 from ltpipe.pruning.build import make_mask
 from ltpipe.pruning.histogram import make_histogram
 from ltpipe.pruning.masks import load_mask, read_mask
@@ -353,10 +355,68 @@ def test_the_record_says_what_was_trained(ticket, tmp_path):
     assert json.loads((tmp_path / "record").read_text())["kind"] == "recovery record"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_ticket_without_weights_is_trained_too(mode, ticket, tmp_path):
+    recovery = ticket("llama", sparsity="1")
+    trained(recovery, tmp_path, mode=mode)
+    record, masked = RecoveryRecord.read(tmp_path / "record"), read_mask(recovery.mask).total
+    if mode == "full":
+        every = sum(entry.size for entry in recovery.checkpoint.manifest.tensors.values())
+        assert record.trained == record.changed == every - masked
+    assert mode != "lora" or record.changed == 0
+
+
+def test_files_and_names_that_do_not_fit_are_one_line(ticket, tmp_path):
+    recovery = ticket("gpt2")
+    folder = recovery.checkpoint.folder
+    refused = [
+        (lambda: recover(recovery, tmp_path / "s", tmp_path / "s"), "output: .* is also another file"),
+        (lambda: recover(recovery, recovery.mask, tmp_path / "r"), "output: .* is also another file"),
+        (lambda: recover(recovery, tmp_path / "s", tmp_path / "r", name="a+b"), "recovery: 'a\\+b' is not a name"),
+        (lambda: recover(recovery, tmp_path / "s", tmp_path / "r", name=""), "recovery: '' is not a name"),
+        (lambda: replace(recovery, save_every=0), "save_every: 0 is not allowed; use 1 step or more"),
+    ]
+    for length in (1, 100):
+        ids, path = np.full((4, length), 7, np.int32), tmp_path / f"{length}.sequences"
+        TokenSequences(ids, 4, 1, sha256_of(folder / TOKENIZER)).write(path)
+        long = replace(recovery, sequences=path)
+        words = f"sequence_length: {length} tokens are not allowed; GPT2LMHeadModel takes 2 to 64"
+        refused.append((lambda long=long: recover(long, tmp_path / "s", tmp_path / "r"), words))
+    for attempt, words in refused:
+        with pytest.raises(UserError, match=words):
+            attempt()
+    assert not (tmp_path / "s").exists()
+    recover(recovery, tmp_path / "s", tmp_path / "r")
+    with pytest.raises(UserError, match="weights that the recovery 'recovery' trained; a recovery starts from a mask"):
+        recover(replace(recovery, solution=tmp_path / "s"), tmp_path / "t", tmp_path / "u")
+    other = ticket("gpt2", sparsity="0.25")
+    with pytest.raises(UserError, match=r"solution of another mask than .*; give the one that was made for it$"):
+        recover(replace(other, solution=tmp_path / "s"), tmp_path / "t", tmp_path / "u")
+
+
+def test_what_takes_no_solution_refuses_it(ticket, tmp_path):
+    recovery = ticket("llama")
+    trained(recovery, tmp_path)
+    for kind, mask in (
+        ("bool", recovery.mask),
+        ("torch-prune", recovery.mask),
+        ("smaller", recovery.mask),
+        ("hf", None),
+    ):
+        with pytest.raises(UserError, match="takes no new values of weights; use format hf"):
+            export_ticket(kind, mask, recovery.checkpoint, tmp_path / "out", tmp_path / "solution")
+    export_ticket("hf", recovery.mask, recovery.checkpoint, tmp_path / "out", tmp_path / "solution")
+    with safe_open(tmp_path / "out/model.safetensors", "pt") as file:
+        assert file.metadata()["criterion"] == "magnitude+recovery"
+    assert describe(tmp_path / "record").kind == "recovery record"
+    (listing,) = describe(tmp_path / "solution").listings
+    assert all(size for _, size in listing.rows)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"learning_rate": 1e30, "mode": "full"}, "training diverged: .* lower the learning rate"),
+        ({"learning_rate": 1e30, "mode": "full"}, "training diverged: .* is not finite; lower the learning rate"),
         ({"batch_size": 13}, "batch_size: 13 exceeds the 12 training examples; use 1 to 12"),
     ],
 )

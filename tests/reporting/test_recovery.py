@@ -80,6 +80,20 @@ def test_without_a_control_there_is_none():
     assert recovery_figure(recovery_table([], results([DENSE, WANDA]), [])) is None
 
 
+def test_the_control_is_the_trained_dense_model_though_others_prune_nothing_either(monkeypatch):
+    """Tickets of sparsity 0 of other criteria, trained in the same way, are tickets."""
+    before, after = ("wanda", "row", None, "0"), ("wanda+lora", "row", None, "0")
+    monkeypatch.setitem(RIGHT, before, 0.6)
+    monkeypatch.setitem(RIGHT, after, 0.62)
+    table = recovery_table([], results([DENSE, CONTROL, before, after]), [record(CONTROL), record(after)])
+    rows = table.set_index("criterion")
+    assert rows.loc["wanda+lora", "control"] == rows.loc["magnitude+lora", "after"]
+    assert is_missing(rows.loc["magnitude+lora", "control"])
+    assert recovery_figure(table) is not None, "the workflow promises it"
+    alone = recovery_table([], results([DENSE, before, after]), [record(after)])
+    assert alone["control"].isna().all()
+
+
 @pytest.mark.parametrize(
     ("cells", "records", "words"),
     [

@@ -95,7 +95,7 @@ NO_RESULT = tuple(".".join(path).replace("*", "<name>") for path in ELSEWHERE)
 """Keys that change no result."""
 
 ROUNDING = ("evaluate.micro_batch", "evaluate.execution", "evaluate.device", "imp.<name>.compute.device",
-            "imp.<name>.compute.threads", "recover.<name>.micro_batch", "recover.<name>.compute.device",
+            "imp.<name>.compute.threads", "recover.<name>.compute.device",
             "recover.<name>.compute.threads")  # fmt: skip
 """Keys that change results by float rounding: their jobs run again, but what others read is not refused."""
 

@@ -56,7 +56,7 @@ wildcard_constraints:
     branch=any_of({cell.branch for cell in trainings.every_training(config)}),
     order=r"\d+",
     round=r"\d+",
-    criterion=f"[a-z0-9-]+{SETTINGS}({RECOVERY})?",
+    criterion=f"[a-z0-9-]+{SETTINGS}",
     recovery=any_of(config["recover"]),
     scope="[a-z0-9-]+",
     seed=rf"{grid.NO_SEED}|\d+",

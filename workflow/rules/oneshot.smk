@@ -123,6 +123,8 @@ rule ticket:
         metrics=grid.TICKET,
     log:
         "results/logs/ticket/{model}/{data}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    wildcard_constraints:
+        criterion=f"[a-z0-9-]+{SETTINGS}({RECOVERY})?",
     threads: jobs.threads
     resources:
         **jobs.needs("ticket"),

@@ -66,6 +66,8 @@ use rule dense_responses as ticket_responses with:
         grid.TICKET_RESPONSES,
     log:
         "results/logs/ticket_responses/{model}/{task}/{criterion}/{scope}/seed-{seed}/{sparsity}.log",
+    wildcard_constraints:
+        criterion=f"[a-z0-9-]+{SETTINGS}({RECOVERY})?",
     resources:
         **jobs.needs("ticket_responses"),
     params:

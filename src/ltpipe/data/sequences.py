@@ -251,7 +251,9 @@ def spread_sequences(
     ends = np.cumsum(sizes)
     available = _available(int(ends[-1]) if ends.size else 0, length, key)
     if count > available:
-        raise UserError(f"{key}: has {available} sequences of {length} tokens; evaluate.num_sequences asks for {count}")
+        raise UserError(
+            f"{key}: has {available} sequences of {length} tokens; {count} are asked for; ask for fewer or shorter ones"
+        )
     starts = spread(np.arange(available), count) * length
     sequences = np.empty((count, length), np.int32)
     first = np.searchsorted(starts + length, ends - sizes, "right")  # first sequence that overlaps each document

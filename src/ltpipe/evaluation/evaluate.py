@@ -63,7 +63,7 @@ def evaluate_checkpoint(
         top_tokens: file of the dense model's top-k tokens: read if there is a baseline, otherwise written.
         top_k: number of top tokens to keep for each prediction.
         perturbation: how to perturb the prunable weights, after the mask.
-        solution: file with the values of the weights that the mask keeps, if a solver made it.
+        solution: file with new values of the weights, if a solver or a recovery changed them.
         code: digest of the code, for the provenance.
 
     Raises:

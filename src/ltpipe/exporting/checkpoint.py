@@ -77,7 +77,7 @@ def export_checkpoint(
         checkpoint: the model's checkpoint.
         mask_path: mask made from it; None prunes nothing.
         output: folder to write; absent or empty.
-        solution_path: values of the weights that the mask keeps, if a solver made it.
+        solution_path: new values of the weights, if a solver or a recovery changed them.
 
     Raises:
         UserError: the mask belongs to another model, the solution to another mask, or the folder is not empty. Nothing
@@ -97,7 +97,7 @@ def export_checkpoint(
         for part, tensor in names.parts(_foreseen(weights, group)).items()
     }
     with atomic_folder(output) as place:
-        with tensor_writer(place / WEIGHTS, layout, provenance(mask)) as write:
+        with tensor_writer(place / WEIGHTS, layout, provenance(mask, solution)) as write:
             for group in track(groups, "exporting"):
                 for part, chunks in _contents(weights, mask, solution, names, group):
                     write(part, chunks)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG
 from ltpipe.pruning.masks import Mask
+from ltpipe.pruning.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Exported:
         return f"{self.output}: {sizes}" + (f"; {self.note}" if self.note else "")
 
 
-def provenance(mask: Mask) -> dict[str, str]:
+def provenance(mask: Mask, solution: Solution | None = None) -> dict[str, str]:
     """Return a ticket's provenance, for the metadata of a safetensors file that torch and others read."""
     return {
         "format": "pt",
         "checkpoint": mask.checkpoint,
-        "criterion": mask.criterion,
+        "criterion": solution.criterion if solution else mask.criterion,
         "scope": mask.scope,
         "sparsity": mask.sparsity.text,
         "seed": json.dumps(mask.seed),

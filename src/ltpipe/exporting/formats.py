@@ -20,11 +20,16 @@ def export_ticket(
         mask: mask file; None writes the dense model, which only `hf` supports.
         checkpoint: checkpoint that the mask was made from; `bool` needs none.
         output: file (`bool`, `torch-prune`) or folder to write.
-        solution: values of the weights that the mask keeps, if a solver made it, for `hf`.
+        solution: new values of the ticket's weights, if a solver or a recovery changed them; only `hf` takes one.
 
     Raises:
         UserError: no checkpoint was given, or the format cannot store this ticket.
     """
+    if solution is not None and (mask is None or kind != "hf"):
+        raise UserError(
+            f"--solution: format {kind} {'' if mask else 'without a mask '}takes no new values of weights; use format "
+            "hf, with the ticket's mask"
+        )
     if mask is None:
         if kind != "hf":
             raise UserError(f"format {kind} needs a mask: give its file; without one, only format hf can be written")

@@ -149,12 +149,22 @@ def _plan(path: Path) -> Description:
     return describe_file(path, found.KIND, {"fits": found.fits}, Listing.of("stages, bytes", rows))
 
 
+def _recovery(path: Path) -> Description:
+    from ltpipe.recovery.record import RecoveryRecord
+
+    found = RecoveryRecord.read(path)
+    facts = {name: value for name, value in vars(found).items() if name != "provenance"}
+    inputs = {f"{name} sha256": value for name, value in found.provenance["inputs"].items()}
+    return describe_file(path, found.KIND, facts | inputs)
+
+
 _KINDS: Mapping[str, Callable[[Path], Description]] = {
     "learning record": _learning,
     "linear connectivity": _connectivity,
     "early-bird detection": _early_bird,
     "simulation of iterative pruning": _simulation,
     "refinement": _refinement,
+    "recovery record": _recovery,
     "plan": _plan,
     "set of responses": _responses,
     "results of a task": _task_results,

@@ -133,13 +133,14 @@ def _solution(path: Path) -> Description:
     with artefact(path, KIND, FORMAT) as file:
         names = json.loads(file.metadata["names"])
         others = sorted(file.specs.keys() - {*names, ERRORS, MASKS})
-        sizes = {name: file.specs[name].size if name in file.specs else 0 for name in [*names, *others]}
+        listed = names if ERRORS in file.specs else [name for name in names if name in file.specs]
+        sizes = {name: file.specs[name].size if name in file.specs else 0 for name in [*listed, *others]}
         facts = {
             "criterion": file.metadata["criterion"],
             "scope": file.metadata["scope"],
             "sparsity": file.metadata["sparsity"],
             "changed weights": sum(sizes.values()),
-            "calibration sequences": file.metadata["sequences"],
+            "calibration or training sequences": file.metadata["sequences"],
             **json.loads(file.metadata["options"]),
         }
         rows: list[dict[str, Any]] = [{"tensor": name, "changed weights": size} for name, size in sizes.items()]

@@ -78,15 +78,17 @@ def read_solution(path: Path, mask: Mask, where: Path, tensors: Mapping[str, Ten
         names = json.loads(file.metadata["names"])
         bits = [np.int64(np.uint64(digest(mask.bits[name]))) for name in names if name in mask.bits]
         wanted = [mask.checkpoint, mask.criterion, mask.scope, mask.sparsity.text]
-        if [checkpoint, pruned_by(criterion), *found] != wanted or bits != list(file.array(MASKS)):
-            raise UserError(f"{path}: solution of another mask than {where}; give the one that was made for it")
+        fits = [checkpoint, pruned_by(criterion), *found] == wanted and bits == list(file.array(MASKS))
         values = {name: file.array(name) for name in file.specs if name not in _OWN}
-        for name, array in values.items():
+        for name, array in values.items() if fits else ():
             wanted_shape = (mask.kept[name],) if name in mask.kept else tensors[name].shape
             if array.shape != wanted_shape or file.spec(name).dtype != tensors[name].dtype:
                 raise ValueError(f"{name}: not the values that the mask keeps")
         options = json.loads(file.metadata["options"])
-        return Solution(criterion, values, _errors(file), file.metadata["sequences"], options)
+        solution = Solution(criterion, values, _errors(file), file.metadata["sequences"], options)
+    if not fits:  # which is no damage
+        raise UserError(f"{path}: solution of another mask than {where}; give the one that was made for it")
+    return solution
 
 
 @dataclass(frozen=True)

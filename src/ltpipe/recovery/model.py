@@ -47,6 +47,14 @@ class TrainedModel:
         return list(self.changed) or [name for name, _ in self.model.named_parameters()]
 
     @property
+    def trained(self) -> int:
+        """Number of parameters that training changes; those that the mask prunes stay 0."""
+        return sum(
+            self.mask.kept[name] if name in self.mask.kept else parameter.numel()
+            for name, parameter in self.model.named_parameters()
+        )
+
+    @property
     def masks(self) -> dict[str, torch.Tensor]:
         """Masks of parameters, which the training loop holds: bool tensors, True where a weight is kept."""
         return {
@@ -64,7 +72,7 @@ class TrainedModel:
         value = changed_weight(*self.changed[name]) if name in self.changed else self.model.get_parameter(name)
         rounded = value.detach().to("cpu", getattr(torch, TORCH_NAMES[self.tensors[name].dtype]))
         if not torch.isfinite(rounded).all():
-            raise UserError(f"training diverged: '{name}' is infinite or not a number; lower the learning rate")
+            raise UserError(f"training diverged: '{name}' is not finite; lower the learning rate or the weight decay")
         found = np.concatenate(list(chunks_of(rounded))).reshape(rounded.shape)
         return found[unpack(self.mask.bits[name], found.shape)] if name in self.mask.bits else found
 

@@ -18,7 +18,7 @@ class RecoveryRecord(Record):
         mode: what was trained.
         tokens: tokens trained on, repeated ones each time.
         steps: optimizer steps.
-        trained: parameters that the optimizer changed; those of the low-rank changes in mode lora.
+        trained: parameters that training changes, without pruned weights; those of the low-rank changes in mode lora.
         changed: weights of the model that may have new values.
         threads: CPU threads.
         device: kind of device.
@@ -37,8 +37,8 @@ class RecoveryRecord(Record):
     mode: Literal["full", "lora", "norms-and-biases"]
     tokens: Positive
     steps: Positive
-    trained: Positive
-    changed: Positive
+    trained: Count
+    changed: Count
     threads: Positive
     device: Word
     seconds: Amount

@@ -1,6 +1,7 @@
 """The recover stage: trains a ticket with its mask held exactly, and writes its new values."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,7 @@ from ltpipe.recovery.record import RecoveryRecord
 from ltpipe.recovery.settings import RecoverySettings
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import remove
-from ltpipe.runtime.labels import recovered
+from ltpipe.runtime.labels import recovered, recovery_of
 from ltpipe.runtime.memory import PrivateMemory
 from ltpipe.runtime.progress import counting
 from ltpipe.runtime.provenance import provenance
@@ -55,6 +56,11 @@ class Recovery:
     solution: Path | None = None
     save_every: int = 1000
 
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        if self.save_every < 1:
+            raise UserError(f"save_every: {self.save_every} is not allowed; use 1 step or more")
+
 
 def recover(
     recovery: Recovery,
@@ -83,6 +89,8 @@ def recover(
     mask, solution, hashes = open_ticket(checkpoint, recovery.mask, recovery.solution)
     assert mask is not None  # a ticket has one
     data, digest = read_sequences(recovery.sequences, checkpoint)
+    _check_names(recovery, output, record, name, solution)
+    _check_length(data.input_ids.shape[1], checkpoint)
     if reason := checkpoint.manifest.walks.gradients:
         raise UserError(f"{checkpoint.manifest.architecture} cannot be trained: {reason}")
     if settings.batch_size % computing.processes:
@@ -101,7 +109,6 @@ def recover(
     computing.wait()  # nobody writes the file while another process still reads it
     with PrivateMemory() as private:
         ticket = trained_model(checkpoint, mask, solution, settings, computing.placed_on)
-        trained = sum(parameter.numel() for parameter in ticket.model.parameters())
         ids = torch.from_numpy(data.input_ids.astype(np.int64))
         with counting(settings.steps, found.iteration if found else 0, "training", "step") as took:
             callbacks: list[Callback] = []
@@ -119,7 +126,7 @@ def recover(
         mode=settings.mode,
         tokens=settings.steps * settings.batch_size * ids.shape[1],
         steps=settings.steps,
-        trained=trained,
+        trained=ticket.trained,
         changed=sum(mask.kept.get(each, checkpoint.manifest.tensors[each].size) for each in ticket.names),
         threads=computing.threads,
         device=computing.placed_on.type,
@@ -131,6 +138,28 @@ def recover(
         learned.write(record)
         remove(resume)
     return learned
+
+
+def _check_names(recovery: Recovery, output: Path, record: Path, name: str, solution: Solution | None) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"recovery: {name!r} is not a name; use letters, digits, '.', '_' and '-'")
+    if solution is not None and recovery_of(solution.criterion):
+        raise UserError(
+            f"{recovery.solution}: weights that the recovery '{recovery_of(solution.criterion)}' trained; a recovery "
+            "starts from a mask, or from the solution of a solver"
+        )
+    files = {recovery.mask, recovery.sequences, recovery.solution}
+    if output == record or files & {output, record}:
+        raise UserError(f"output: {output} is also another file of this recovery; give each a name of its own")
+
+
+def _check_length(length: int, checkpoint: Checkpoint) -> None:
+    text = checkpoint.transformers_config().get_text_config()
+    most = getattr(text, "max_position_embeddings", None) or length
+    if not 2 <= length <= most:
+        raise UserError(
+            f"sequence_length: {length} tokens are not allowed; {checkpoint.manifest.architecture} takes 2 to {most:,}"
+        )
 
 
 def next_token_loss(model: Any, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

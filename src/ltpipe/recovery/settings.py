@@ -1,13 +1,26 @@
-"""How a ticket is trained. All of these settings change the result, the size of micro-batches by rounding alone."""
+"""How a ticket is trained. All of these settings change the result."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from ltpipe.runtime.errors import UserError
 from ltpipe.training.settings import TrainingSettings
 
 Mode = Literal["full", "lora", "norms-and-biases"]
 Schedule = Literal["linear", "constant"]
+
+
+class Cell(NamedTuple):
+    """The axes of a ticket."""
+
+    criterion: str
+    scope: str
+    seed: int | None
+    sparsity: str
+
+
+CONTROL = Cell("magnitude", "layer", None, "0")
+"""The ticket that prunes nothing: trained, it is the dense model that others are compared with."""
 
 LEARNING_RATES = {"full": 2e-5, "lora": 5e-4, "norms-and-biases": 1e-3}
 """Learning rates by mode, where a study gives none."""
@@ -23,7 +36,8 @@ class RecoverySettings:
         learning_rate: learning rate of AdamW after warm-up.
         steps: optimizer steps.
         batch_size: sequences per step.
-        micro_batch: sequences that go through the model together; 0 for the whole batch.
+        micro_batch: sequences that go through the model together; 0 for the whole batch. It changes the result by
+            rounding, and by other draws if the model has dropout.
         weight_decay: decoupled weight decay.
         warmup: share of the steps over which the learning rate rises.
         schedule: `linear` (the learning rate falls to 0) or `constant`, after warm-up.

@@ -24,7 +24,8 @@ def recovery_figure(recoveries: pd.DataFrame) -> Figure | None:
     Returns:
         None if there are none.
     """
-    shown = recoveries[recoveries["beyond_control"].notna() | (recoveries["sparsity"] > 0)]
+    pruned = recoveries[recoveries["sparsity"] > 0]
+    shown = recoveries if pruned.empty else pruned
     first = shown.groupby(["model", "measured_on"])["metric"].transform("first")
     shown = shown[shown["metric"] == first]
     if shown.empty:

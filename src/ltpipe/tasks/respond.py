@@ -51,7 +51,7 @@ def respond(
         settings: how to compute.
         names: names of `model` and `task`.
         mask: mask file made from this checkpoint.
-        solution: file with the values of the weights that the mask keeps, if a solver made it.
+        solution: file with new values of the weights, if a solver or a recovery changed them.
         code: digest of the code, for the provenance.
 
     Raises:

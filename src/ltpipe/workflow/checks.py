@@ -15,9 +15,11 @@ from ltpipe.workflow.grid import (
     evaluated_texts,
     named_settings,
     needs_calibration,
+    recovered_tickets,
     recovery_text,
     scored_criteria,
     solvers,
+    tickets,
 )
 
 
@@ -87,13 +89,18 @@ def _check_recovery(config: Config, recovery: str, evaluated: list[str]) -> None
     section, key = config["recover"][recovery], f"recover.{recovery}"
     name = recovery_text(config, recovery)
     if name is None:
-        raise UserError(f"{key}.data: there is no text to train on; set it, or score.data, to a text under data")
+        raise UserError(f"{key}.data: there is no text to train on; set it to a text under data")
     _check_unseen(config, f"{key}.data" if section["data"] else "score.data", name, evaluated)
     for axis in ("criteria", "scopes", "sparsities"):
         for index, wanted in enumerate(section[axis] or ()):
             if wanted not in config["grid"][axis]:
                 allowed = ", ".join(map(str, config["grid"][axis]))
                 raise UserError(f"{key}.{axis}[{index}]: {wanted} is not in grid.{axis}; use {allowed}")
+    without = {**config, "recover": {}}
+    if not recovered_tickets(config, recovery, tickets(without)):
+        raise UserError(
+            f"{key}: the grid has no ticket of its criteria, scopes and sparsities; ask for one that it has"
+        )
 
 
 def _check_unseen(config: Config, key: str, name: str, evaluated: list[str]) -> None:

@@ -7,8 +7,9 @@ from itertools import product
 from typing import Any
 
 from ltpipe.evaluation.perturbation import stochastic
-from ltpipe.pruning.scopes import is_allocated, scope_named
+from ltpipe.pruning.scopes import has_own_sparsity, is_allocated, scope_named
 from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.recovery.settings import CONTROL
 from ltpipe.runtime.labels import labelled, name_of, pruned_by, recovered, recovery_of, settings_of
 from ltpipe.scoring.criterion import criterion_names, is_stochastic, scored_criterion
 from ltpipe.solving.solver import is_solver, solver_names
@@ -17,9 +18,6 @@ Config = dict[str, Any]
 """A checked configuration, with all defaults."""
 
 NO_SEED = "none"
-
-CONTROL = {"criterion": "magnitude", "scope": "layer", "seed": NO_SEED, "sparsity": "0"}
-"""The ticket that prunes nothing: a recovery trains it as the dense model that others are compared with."""
 
 _MOST_TICKETS = 16
 """Tickets that share a pass if the configuration leaves their number open."""
@@ -236,7 +234,7 @@ def tickets(config: Config, model: str | None = None) -> list[Ticket]:
     sparsities. Tickets that a recovery trains are there before and after it.
     """
     pruned = set(_cells(config, model))
-    return ordered(pruned.union(*(_recovered(config, name, pruned) for name in config["recover"])))
+    return ordered(pruned.union(*(recovered_tickets(config, name, pruned) for name in config["recover"])))
 
 
 def ordered(tickets: set[Ticket]) -> list[Ticket]:
@@ -290,7 +288,7 @@ def _dense(config: Config, model: str | None) -> list[tuple[str, str]]:
     return list(product(_models(config, model), evaluated_texts(config))) if config["grid"] else []
 
 
-def _recovered(config: Config, recovery: str, tickets: Iterable[Ticket]) -> set[Ticket]:
+def recovered_tickets(config: Config, recovery: str, tickets: Iterable[Ticket]) -> set[Ticket]:
     """Return what a recovery makes of tickets, and of the dense model, which is a ticket that prunes nothing."""
     section = config["recover"][recovery]
     criteria, scopes, sparsities = (section[axis] for axis in ("criteria", "scopes", "sparsities"))
@@ -300,10 +298,11 @@ def _recovered(config: Config, recovery: str, tickets: Iterable[Ticket]) -> set[
         for ticket in tickets
         if (criteria is None or name_of(ticket.criterion) in criteria)
         and (scopes is None or ticket.scope in scopes)
-        and (sparsities is None or ticket.sparsity in wanted)
+        and (sparsities is None or ticket.sparsity in wanted or has_own_sparsity(ticket.scope))
     }
     if section["control"]:
-        chosen |= {replace(ticket, **CONTROL) for ticket in chosen}
+        dense = {"criterion": CONTROL.criterion, "scope": CONTROL.scope, "seed": NO_SEED, "sparsity": CONTROL.sparsity}
+        chosen |= {replace(ticket, **dense) for ticket in chosen}
     return {replace(ticket, criterion=recovered(ticket.criterion, recovery)) for ticket in chosen}
 
 

@@ -216,10 +216,6 @@ def _controls(values: dict[str, Any]) -> dict[str, Any]:
     return {"controls": values["seeds"]}
 
 
-def _recovery(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in recovery.settings_of(values).items() if name != "micro_batch"}
-
-
 def _masks(config: Config, axes: Axes) -> list[Job]:
     """Every mask of a model."""
     tickets = [found for _, found in _tickets("mask", config, axes) if not recovery_of(found["criterion"])]
@@ -357,12 +353,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "recover": Rule(
         (
-            Key("recover.{recovery}.*", without=recovery.NOT_TRAINED, options=_recovery),
-            Key(
-                "recover.{recovery}.micro_batch",
-                options=lambda values: {"micro_batch": values["micro_batch"] or 0},
-                rounding=True,
-            ),
+            Key("recover.{recovery}.*", without=recovery.NOT_TRAINED, options=recovery.settings_of),
             Key("recover.{recovery}.compute.device", rounding=True),
             Key("recover.{recovery}.compute.mixed_precision"),
             Key("recover.{recovery}.compute.threads", rounding=True),

@@ -10,16 +10,17 @@ from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.quality import perplexity
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.recovery.record import RecoveryRecord
+from ltpipe.recovery.settings import CONTROL
 from ltpipe.reporting.cells import mask_name, value, with_interval, yes_or_no
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import CURVE, SPARSITY
 from ltpipe.reporting.tables.tasks import task_scores
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.frames import Columns, Frame, count, frame, measured, number, truth, word
-from ltpipe.runtime.labels import pruned_by, recovery_of
+from ltpipe.runtime.labels import pruned_by, recovered, recovery_of
 from ltpipe.tasks.results import TaskResults
 
-LOSS, NOTHING_PRUNED = "loss", "0"
+LOSS = "loss"
 _PLACE: Columns = {
     "model": word("name of the model"),
     "measured_on": word("name of the text, with @ and the name of the settings for evaluating, or of the task"),
@@ -31,7 +32,7 @@ COLUMNS: Columns = {
     **SPARSITY,
     "mode": word("what was trained: full, lora or norms-and-biases"),
     "tokens": count("tokens trained on"),
-    "trained": count("parameters that the optimizer changed"),
+    "trained": count("parameters that training changes, without pruned weights"),
     "seconds": number("wall time of the training"),
     "before": number("the metric of the ticket before, of the dense model for the control"),
     "after": number("the metric after"),
@@ -103,12 +104,14 @@ def _tasks(tasks: Sequence[TaskResults]) -> Iterator[_Place]:
 
 def _rows(place: _Place, records: Mapping[Axes, RecoveryRecord]) -> Iterator[dict[str, Any]]:
     tickets = [axes for axes in place.values if axes is not None]
-    controls = {(axes[0], recovery_of(axes[1])): axes for axes in tickets if axes[-1] == NOTHING_PRUNED}
     for axes in tickets:
         model, criterion, scope, seed, sparsity = axes
         if not recovery_of(criterion):
             continue
-        before = DENSE if sparsity == NOTHING_PRUNED else (model, pruned_by(criterion), scope, seed, sparsity)
+        control = (model, recovered(CONTROL.criterion, recovery_of(criterion)), *CONTROL[1:])
+        before: Axes | None = (model, pruned_by(criterion), scope, seed, sparsity)
+        if axes == control and before not in place.values:
+            before = DENSE
         if axes not in records or before not in place.values:
             what = "measurement from before it" if axes in records else "record"
             raise UserError(f"{criterion}, {scope}, {sparsity} of model '{model}': the recovery has no {what}")
@@ -120,8 +123,7 @@ def _rows(place: _Place, records: Mapping[Axes, RecoveryRecord]) -> Iterator[dic
             "after": place.values[axes], "change": place.values[axes] - place.values[before],
             **bounds("change", change), "significant": significant, "dense": place.values[DENSE],
         }  # fmt: skip
-        control = controls.get((model, recovery_of(criterion)), axes)
-        if control != axes:
+        if control != axes and control in place.values:
             beyond, _ = place.differ(axes, control)
             row |= {"control": place.values[control], "beyond_control": place.values[axes] - place.values[control]}
             row |= bounds("beyond_control", beyond)

@@ -39,7 +39,9 @@ class RecoverySection(Section):
     batch_size: Positive = 8
     """sequences per step, an integer of at least 1"""
     micro_batch: Positive | None = None
-    """sequences that go through the model together, an integer of at least 1; null for the whole batch"""
+    """sequences that go through the model together, an integer of at least 1; null for the whole batch (the same result
+    up to rounding for models without dropout)
+    """
     learning_rate: Amount | None = None
     """learning rate of AdamW after warm-up, a number of at least 0; null for the mode's own (2e-5 full, 5e-4 lora, 1e-3
     norms-and-biases)
@@ -64,7 +66,9 @@ class RecoverySection(Section):
     scopes: Annotated[list[str], MinLen(1), Unique] | None = None
     """scopes of the grid whose tickets are trained, without duplicates; null for all"""
     sparsities: Annotated[list[PrunedFraction], MinLen(1), Unique] | None = None
-    """sparsities of the grid whose tickets are trained, without duplicates; null for all"""
+    """sparsities of the grid whose tickets are trained, without duplicates; null for all; tickets of scopes with a
+    sparsity of their own, such as 2of4, are always trained
+    """
     control: bool = True
     """whether the dense model is trained in the same way, for comparison, true or false"""
     compute: ComputeSection = ComputeSection()
@@ -86,8 +90,8 @@ class RecoverySection(Section):
 TEXT = frozenset({"sequence_length", "tokens", "epochs", "batch_size"})
 """Keys that the training sequences depend on."""
 
-NOT_TRAINED = frozenset({"data", "criteria", "scopes", "sparsities", "control", "compute", "micro_batch"})
-"""Keys that say which tickets are trained and on what text, or change the result by rounding alone."""
+NOT_TRAINED = frozenset({"data", "criteria", "scopes", "sparsities", "control", "compute"})
+"""Keys that say which tickets are trained, on what text and where."""
 
 
 def sequences_of(section: dict[str, Any]) -> int:
@@ -102,7 +106,7 @@ def settings_of(section: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: section[name] for name in same},
         "steps": section["epochs"] * _steps_an_epoch(section),
-        "micro_batch": section.get("micro_batch") or 0,
+        "micro_batch": section["micro_batch"] or 0,
         "gradient_checkpointing": section["gradient_checkpointing"],
         **taught,
     }
