@@ -301,7 +301,7 @@ def _recovered(folder: Path, ids: torch.Tensor) -> str:
             refused[mode] = str(error)
             continue
         for one, loss in zip(ids, wanted, strict=True):
-            own = next_token_loss(model, one[None], one[None, 1:])
+            own = next_token_loss(model, one[None], one[None, 1:]).detach()
             if not abs(float(own) - float(loss)) <= _EQUAL:
                 raise ValueError(f"mode {mode}: loss {float(own)}, of the ticket {float(loss)}")
         next_token_loss(model, ids, ids[:, 1:]).backward()

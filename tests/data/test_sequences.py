@@ -105,7 +105,7 @@ def test_words_of_the_tiny_tokenizer(tmp_path):
         (["abcdef"], 8, None, (f"{KEY}: ", "7 tokens", "one sequence of 8", "sequence_length")),
         (["abcdef"], 8, 1, (f"{KEY}: ", "7 tokens", "one sequence of 8")),
         (["abcdef", ""], 9, 3, (f"{KEY}: ", "8 tokens", "one sequence of 9")),
-        (["abcdef", "xyz"], 5, 3, (f"{KEY}: ", "2 sequences of 5 tokens", "num_sequences asks for 3")),
+        (["abcdef", "xyz"], 5, 3, (f"{KEY}: ", "2 sequences of 5 tokens", "3 are asked for")),
         (["abcdef"], 0, None, (f"{KEY}: ", "all sequences of 0 tokens", "use")),
         (["abcdef"], 1, None, (f"{KEY}: ", "of 1 tokens", "use sequences of 2 tokens")),
         (["abcdef"], -2, 1, (f"{KEY}: ", "of -2 tokens", "use")),

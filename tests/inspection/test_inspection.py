@@ -119,7 +119,7 @@ FACTS = {
     "hf": ("exported ticket", {"criterion": "magnitude", "sparsity": "0.6"}),
     "scores": ("set of scores", {"criterion": "snip", "weights": 48 * 32, "precision": "float32"}),
     "solved": ("mask", {"criterion": "sparsegpt", "scope": "2of4", "verdict": "sound"}),
-    "solution": ("solution", {"solver": "sparsegpt", "scope": "2of4", "damping": 0.01}),
+    "solution": ("solution", {"criterion": "sparsegpt", "scope": "2of4", "damping": 0.01}),
     "learned": ("learning record", {"branch": "ticket", "kept": 50, "input task": "abc"}),
     "line": ("linear connectivity", {"stable": False, "level": 1}),
     "bird": ("early-bird detection", {"converged": 20}),

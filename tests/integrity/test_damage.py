@@ -39,6 +39,9 @@ from ltpipe.pruning.masks import read_mask, write_whole_mask
 from ltpipe.pruning.scorefile import ScoreFile
 from ltpipe.pruning.solution import read_solution
 from ltpipe.pruning.sparsity import Sparsity
+from ltpipe.recovery.record import RecoveryRecord
+from ltpipe.recovery.recover import Recovery, recover
+from ltpipe.recovery.settings import RecoverySettings
 from ltpipe.reporting.folder import ReportFolder
 from ltpipe.reporting.one_shot import TABLES, Files, one_shot_tables
 from ltpipe.reporting.recognise import read_tables
@@ -94,8 +97,12 @@ def scores(path: Path) -> tuple[str, bool, dict[str, bytes]]:
     return file.criterion, file.signed, {name: file.array(name).tobytes() for name in file.names}
 
 
-def solution(path: Path) -> tuple:
-    mask = path.with_name("sparsegpt.mask")
+def recovered(path: Path) -> tuple:
+    return solution(path, path.with_name("0.5.mask"))
+
+
+def solution(path: Path, of: Path | None = None) -> tuple:
+    mask = of or path.with_name("sparsegpt.mask")
     found = read_solution(path, read_mask(mask), mask, Checkpoint.open(path.parent / "llama").manifest.tensors)
     return {name: array.tobytes() for name, array in found.values.items()}, found.errors, found.options
 
@@ -129,6 +136,9 @@ KINDS: dict[str, tuple[Kept, ...]] = {
     "HISTOGRAM": (Kept("magnitude.histogram", KeyHistogram.read),),
     "MASK": (Kept("0.5.mask", read_mask),),
     "SOLUTION": (Kept("sparsegpt.solution", solution),),
+    "RECOVERY_TEXT": (Kept("calibration.sequences", SEQUENCES),),
+    "RECOVERED": (Kept("recovered.solution", recovered),),
+    "RECOVERY": (Kept("recovered.json", RecoveryRecord.read),),
     "SMALLER": (
         Kept(f"smaller/{WEIGHTS}", lambda path: tensors(TensorFile(path))),
         *(Kept(f"smaller/{name}", READ_BY_NONE) for name in (CONFIG, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG)),
@@ -204,6 +214,9 @@ def run(tmp_path_factory, source_folder) -> Path:
         Checkpoint.open(llama), "sparsegpt", "row", "0.5", root / "calibration.sequences", root / "sparsegpt.mask",
         root / "sparsegpt.solution", Selection(), CPU,
     )  # fmt: skip
+    settings = RecoverySettings("lora", 0.01, 1, 2)
+    training = Recovery(Checkpoint.open(llama), mask, root / "calibration.sequences", settings, TrainingCompute("cpu"))
+    recover(training, root / "recovered.solution", root / "recovered.json")
     _evaluations(root, llama, text, mask)
     _tasks(root, llama, mask)
     shutil.copyfile(root / "ticket.json", root / "ahead.json")
