@@ -12,10 +12,18 @@ from ltpipe.recovery.masked import DOWN, UP, HeldWeight, add_change, changed_wei
 ROWS, COLUMNS, RANK, SCALE = 13, 11, 3, 2.5  # 143 weights: the last byte of bits is not full
 
 
+class OwnLinear(nn.Linear):
+    """As in Falcon."""
+
+    def forward(self, inputs):
+        return inputs @ self.weight.T + self.bias
+
+
 def layers(kind: str, dtype: torch.dtype, masked: bool, changed: bool):
     """A layer with a held weight, its weight in float32, and its mask."""
     generator = torch.Generator().manual_seed(1)
-    layer = nn.Linear(COLUMNS, ROWS) if kind == "Linear" else Conv1D(COLUMNS, ROWS)
+    made = {"Linear": nn.Linear, "Conv1D": Conv1D, "own": OwnLinear}
+    layer = made[kind](COLUMNS, ROWS)
     stored = torch.randn(ROWS, COLUMNS, generator=generator).to(dtype)
     kept = torch.rand(ROWS, COLUMNS, generator=generator) < (0.5 if masked else 2)
     bits = as_torch(pack(kept.numpy()), "U8") if masked else None
@@ -31,11 +39,11 @@ def layers(kind: str, dtype: torch.dtype, masked: bool, changed: bool):
 @pytest.mark.parametrize("changed", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["Linear", "Conv1D"])
+@pytest.mark.parametrize("kind", ["Linear", "Conv1D", "own"])
 @pytest.mark.parametrize("through", ["call", "weight"])
 def test_outputs_and_gradients_are_those_of_the_masked_matrix(kind, dtype, masked, changed, through):
     layer, held, stored, kept = layers(kind, dtype, masked, changed)
-    inputs = torch.randn(2, 5, COLUMNS if kind == "Linear" else ROWS, requires_grad=True)
+    inputs = torch.randn(2, 5, ROWS if kind == "Conv1D" else COLUMNS, requires_grad=True)
     own = inputs.detach().clone().requires_grad_()
     whole = stored
     factors = []

@@ -23,6 +23,8 @@ from ltpipe.pruning.apply import masked
 from ltpipe.training.randomness import generator
 
 UP, DOWN = "lora_up", "lora_down"
+CONV1D = "Conv1D"
+"""Class of the linear layers of GPT-2, whose weights are [inputs, outputs]."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,20 @@ def _of_change(
 
 
 def hold(layer: nn.Module, held: HeldWeight) -> None:
-    """Replace a linear layer's weight by a held one. Its attribute `weight` is made anew whenever it is read."""
+    """Replace a linear layer's weight by a held one. Its attribute `weight` is made anew whenever it is read.
+
+    A layer of a class of the model's own, derived from `nn.Linear`, keeps its forward, which reads the attribute.
+    """
     read: Callable[..., torch.Tensor] = _Weight.apply
 
     def weight(own: nn.Module) -> torch.Tensor:
         return read(held, own._parameters.get(UP), own._parameters.get(DOWN))
 
+    kind = type(layer)
     del layer._parameters["weight"]
-    layer.__class__ = type(type(layer).__name__, (type(layer),), {"weight": property(weight)})
-    layer.forward = partial(_forward, layer, held)
+    layer.__class__ = type(kind.__name__, (kind,), {"weight": property(weight)})
+    if kind is nn.Linear or kind.__name__ == CONV1D:
+        layer.forward = partial(_forward, layer, held)
 
 
 def add_change(layer: nn.Module, held: HeldWeight, rank: int, seed: int, name: str) -> None:

@@ -16,13 +16,10 @@ from ltpipe.checkpoints.manifest import TensorEntry
 from ltpipe.pruning.apply import as_torch, fetch_from
 from ltpipe.pruning.masks import Mask, unpack
 from ltpipe.pruning.solution import Solution
-from ltpipe.recovery.masked import HeldWeight, add_change, changed_weight, hold
+from ltpipe.recovery.masked import CONV1D, HeldWeight, add_change, changed_weight, hold
 from ltpipe.recovery.settings import RecoverySettings
 from ltpipe.runtime.errors import UserError
 from ltpipe.streaming.skeleton import build_skeleton
-
-_LINEAR = ("Linear", "Conv1D")
-"""Classes of layers that multiply their inputs with a weight [rows, columns] and add a bias, and do nothing else."""
 
 
 @dataclass(frozen=True)
@@ -151,10 +148,10 @@ def build(
                 continue
             name, kind = names[id(parameter)], type(module).__name__
             # A head that is tied to the embeddings is frozen as they are: both have one value in the ticket.
-            linear = leaf == "weight" and kind in _LINEAR and uses[id(parameter)] == 1
+            linear = (isinstance(module, nn.Linear) or kind == CONV1D) and leaf == "weight" and uses[id(parameter)] == 1
             if mode != "full" and name in covered and linear:
                 scale = settings.alpha / settings.rank if settings else 1.0
-                held = HeldWeight(source.stored(name), source.bits(name), kind == "Conv1D", scale)
+                held = HeldWeight(source.stored(name), source.bits(name), kind == CONV1D, scale)
                 hold(module, held)
                 if settings and mode == "lora":
                     add_change(module, held, settings.rank, settings.seed, name)
