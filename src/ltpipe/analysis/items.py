@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ltpipe.analysis.confidence import RESAMPLES, Interval, interval
+from ltpipe.analysis.confidence import CONFIDENCE, RESAMPLES, Interval, interval
 from ltpipe.runtime.determinism import stable_seed
 
 _BLOCK = 1 << 22  # draws made at a time
@@ -62,6 +62,14 @@ def mcnemar(a: Sequence[float], b: Sequence[float]) -> float | None:
     if not only_one + only_other:
         return 1.0
     return float(binomtest(only_one, only_one + only_other, 0.5).pvalue)
+
+
+def differ(found: Interval, p_value: float | None) -> bool:
+    """Return whether two models differ significantly: by McNemar's p, or where there is none by the paired interval.
+
+    Of few documents, the interval of a mean of -1, 0 and 1 is too narrow; the test is exact.
+    """
+    return found.excludes(0.0) if p_value is None else p_value < 1 - CONFIDENCE
 
 
 def _differences(a: Sequence[float], b: Sequence[float]) -> np.ndarray:

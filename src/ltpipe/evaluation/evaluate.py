@@ -15,7 +15,7 @@ from torch import nn
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.evaluation.agreement import Comparison, Recorder, TopTokens
 from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
-from ltpipe.evaluation.inputs import Inputs, PerturbationSettings, criterion_of, open_inputs
+from ltpipe.evaluation.inputs import Inputs, PerturbationSettings, open_inputs
 from ltpipe.evaluation.loss import TokenLosses, ticket_losses
 from ltpipe.evaluation.metrics import Metrics, SequenceSums
 from ltpipe.evaluation.passes import Identity, Queued
@@ -23,6 +23,7 @@ from ltpipe.evaluation.perturbation import perturbation_named, perturbing
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner, fit_together
 from ltpipe.evaluation.quality import changed_nothing, performance_retention, perplexity
 from ltpipe.pruning.apply import fetches_from
+from ltpipe.pruning.solution import criterion_of
 from ltpipe.runtime.device import DevicePeak, device_peak, is_out_of_memory
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.fake_device import Peak

@@ -120,11 +120,6 @@ def open_ticket(
     return pruning, solved, {"mask": sha256_of(mask), "solution": sha256_of(solution)}
 
 
-def criterion_of(mask: Mask | None, solution: Solution | None) -> str | None:
-    """Return the label of a ticket's criterion, with the recovery that trained it; None for a dense model."""
-    return solution.criterion if solution else mask.criterion if mask else None
-
-
 def _baseline_loss(path: Path, hashes: Mapping[str, str]) -> float:
     baseline = Metrics.read(path)
     if baseline.sparsity is not None or baseline.perturbation is not None:

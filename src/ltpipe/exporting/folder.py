@@ -39,7 +39,7 @@ def provenance(mask: Mask, solution: Solution | None = None) -> dict[str, str]:
     return {
         "format": "pt",
         "checkpoint": mask.checkpoint,
-        "criterion": solution.criterion if solution else mask.criterion,
+        "criterion": (solution or mask).criterion,
         "scope": mask.scope,
         "sparsity": mask.sparsity.text,
         "seed": json.dumps(mask.seed),

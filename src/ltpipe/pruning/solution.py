@@ -60,6 +60,11 @@ class Solution:
         return scattered(values, mask.bits[name], prod(mask.shapes[name]))
 
 
+def criterion_of(mask: Mask | None, solution: Solution | None) -> str | None:
+    """Return the label of a ticket's criterion, with the recovery that trained it; None for a dense model."""
+    return solution.criterion if solution else mask.criterion if mask else None
+
+
 def read_solution(path: Path, mask: Mask, where: Path, tensors: Mapping[str, TensorEntry]) -> Solution:
     """Open a solution and check that it belongs to a mask, which was read from `where`.
 

@@ -12,10 +12,11 @@ import torch
 from ltpipe.checkpoints.canonical import Checkpoint
 from ltpipe.checkpoints.filenames import TOKENIZER
 from ltpipe.evaluation.computing import ComputeSettings, Computing, backing_off
-from ltpipe.evaluation.inputs import criterion_of, open_ticket
+from ltpipe.evaluation.inputs import open_ticket
 from ltpipe.evaluation.loss import cross_entropy
 from ltpipe.evaluation.plan import BatchSizes, EvaluationPlanner
 from ltpipe.pruning.apply import fetch_from
+from ltpipe.pruning.solution import criterion_of
 from ltpipe.runtime.device import device_peak
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.files import sha256_of

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltpipe.analysis.confidence import CONFIDENCE, Interval, bounds, interval, loss_difference
-from ltpipe.analysis.items import mcnemar, paired_interval
+from ltpipe.analysis.confidence import Interval, bounds, interval, loss_difference
+from ltpipe.analysis.items import differ, mcnemar, paired_interval
 from ltpipe.analysis.samples import Evaluated, Sample
 from ltpipe.evaluation.quality import perplexity
 from ltpipe.pruning.sparsity import Sparsity
@@ -56,13 +56,13 @@ class _Place:
     Attributes:
         name, metric: the place and the metric.
         values: the metric of the dense model and of each ticket.
-        differ: returns the interval of the difference of two of them, and whether it is significant.
+        compared: returns the interval of the difference of two of them, and whether it is significant.
     """
 
     name: str
     metric: str
     values: Mapping[Axes | None, float]
-    differ: Callable[[Axes | None, Axes | None], tuple[Interval, bool]]
+    compared: Callable[[Axes | None, Axes | None], tuple[Interval, bool]]
 
 
 def recovery_table(
@@ -82,12 +82,12 @@ def _text(sample: Sample) -> _Place:
     found: dict[Axes | None, Evaluated] = {_axes(each.metrics.model, each.metrics): each for each in sample.tickets}
     found[DENSE] = sample.dense
 
-    def differ(a: Axes | None, b: Axes | None) -> tuple[Interval, bool]:
+    def compared(a: Axes | None, b: Axes | None) -> tuple[Interval, bool]:
         bounded = interval(loss_difference(found[a].resampled, found[b].resampled), sample.sequences)
         return bounded, bounded.excludes(0.0)
 
     values = {axes: each.metrics.loss for axes, each in found.items()}
-    return _Place(sample.dense.metrics.data, LOSS, values, differ)
+    return _Place(sample.dense.metrics.data, LOSS, values, compared)
 
 
 def _tasks(tasks: Sequence[TaskResults]) -> Iterator[_Place]:
@@ -95,11 +95,11 @@ def _tasks(tasks: Sequence[TaskResults]) -> Iterator[_Place]:
         found = {DENSE if each.criterion is None else _axes(model, each): each for each in scores.values()}
         items = {axes: each.items for axes, each in found.items() if each.items is not None}
 
-        def differ(a: Axes | None, b: Axes | None, items: Any = items) -> tuple[Interval, bool]:
-            bounded, p_value = paired_interval(items[a], items[b]), mcnemar(items[a], items[b])
-            return bounded, bounded.excludes(0.0) if p_value is None else p_value < 1 - CONFIDENCE
+        def compared(a: Axes | None, b: Axes | None, items: Any = items) -> tuple[Interval, bool]:
+            bounded = paired_interval(items[a], items[b])
+            return bounded, differ(bounded, mcnemar(items[a], items[b]))
 
-        yield _Place(task, metric, {axes: found[axes].value for axes in items}, differ)
+        yield _Place(task, metric, {axes: found[axes].value for axes in items}, compared)
 
 
 def _rows(place: _Place, records: Mapping[Axes, RecoveryRecord]) -> Iterator[dict[str, Any]]:
@@ -115,7 +115,7 @@ def _rows(place: _Place, records: Mapping[Axes, RecoveryRecord]) -> Iterator[dic
         if axes not in records or before not in place.values:
             what = "measurement from before it" if axes in records else "record"
             raise UserError(f"{criterion}, {scope}, {sparsity} of model '{model}': the recovery has no {what}")
-        record, (change, significant) = records[axes], place.differ(axes, before)
+        record, (change, significant) = records[axes], place.compared(axes, before)
         row = {
             "model": model, "measured_on": place.name, "metric": place.metric, "criterion": criterion, "scope": scope,
             "seed": seed, "sparsity": float(sparsity), "mode": record.mode, "tokens": record.tokens,
@@ -124,7 +124,7 @@ def _rows(place: _Place, records: Mapping[Axes, RecoveryRecord]) -> Iterator[dic
             **bounds("change", change), "significant": significant, "dense": place.values[DENSE],
         }  # fmt: skip
         if control != axes and control in place.values:
-            beyond, _ = place.differ(axes, control)
+            beyond, _ = place.compared(axes, control)
             row |= {"control": place.values[control], "beyond_control": place.values[axes] - place.values[control]}
             row |= bounds("beyond_control", beyond)
         yield row

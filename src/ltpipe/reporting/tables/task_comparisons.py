@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from ltpipe.analysis.confidence import CONFIDENCE, bounds
-from ltpipe.analysis.items import mcnemar, paired_interval
+from ltpipe.analysis.confidence import bounds
+from ltpipe.analysis.items import differ, mcnemar, paired_interval
 from ltpipe.reporting.table import Table
 from ltpipe.reporting.tables.axes import curve_of, pair_of_tickets
 from ltpipe.reporting.tables.tasks import TASK, task_scores
@@ -28,8 +28,6 @@ def task_comparisons_table(found: Sequence[TaskResults]) -> Frame:
             if a.sparsity != b.sparsity or a.items is None or b.items is None:
                 continue
             interval, p_value = paired_interval(a.items, b.items), mcnemar(a.items, b.items)
-            # Of few documents, the interval of a mean of -1, 0 and 1 is too narrow; the test is exact.
-            significant = interval.excludes(0.0) if p_value is None else p_value < 1 - CONFIDENCE
             rows.append(
                 {
                     "model": model,
@@ -41,7 +39,7 @@ def task_comparisons_table(found: Sequence[TaskResults]) -> Frame:
                     "difference": a.value - b.value,
                     **bounds("difference", interval),
                     "p_value": p_value,
-                    "significant": significant,
+                    "significant": differ(interval, p_value),
                 }
             )
     return frame(rows, COLUMNS)
