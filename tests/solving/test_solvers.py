@@ -1,5 +1,6 @@
 """Solvers on single matrices: equal to the published algorithms, exact in what they prune, and better than a mask."""
 
+import tracemalloc
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,6 +97,24 @@ def test_exactly_as_many_are_pruned_as_promised(solver, scope, sparsity):
     runs = {"row": kept, "matrix": kept.reshape(1, -1), "run": kept.reshape(-1, pattern.group)}[pattern.each]
     assert set((~runs).sum(1)) == {Sparsity.of(sparsity).count(runs.shape[1])}
     assert (~kept).sum() == pattern.pruned(*weight.shape)
+
+
+@pytest.mark.parametrize("solver", solver_names())
+@pytest.mark.parametrize("scope", ["row", "layer", "2of4"])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 1408), (4096, 256)], ids=["Gram matrix", "matrix"])
+def test_what_solving_takes_is_planned(solver, scope, rows, columns):
+    rule, pattern = solver_named(solver), Pattern.of(scope, Sparsity.of("0.5"), {})
+    options = rule.options()
+    rule.solve(*problem(3, 256), pattern, options)  # compiled now
+    weight, gram = problem(rows, columns)
+    tracemalloc.start()
+    rule.solve(weight, gram, pattern, options)
+    _, taken = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    matrices, grams = rule.copies(options)
+    of_few_columns = 3 * 128 * rows if "sparsegpt" in (solver, getattr(options, "after", "")) else 0
+    planned = 8 * (matrices * rows * columns + grams * columns**2 + of_few_columns)
+    assert 0.8 * planned <= taken <= 1.03 * planned + 100_000
 
 
 def alternating(

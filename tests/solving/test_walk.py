@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import save_tiny, tiny_model
+from tiny import random_model, save_tiny, tiny_model, tiny_tokenizer
+from transformers import LlamaConfig
 
 import ltpipe
 from ltpipe.analysis.validation import validate_files
@@ -323,6 +324,30 @@ def test_the_same_bytes_again_and_with_other_micro_batches_the_same_mask(canonic
     masks = [load_mask(path) for path in (a[0], c)]
     differing = sum(int((masks[0][name] != masks[1][name]).sum()) for name in masks[0])
     assert differing <= 0.001 * sum(mask.numel() for mask in masks[0].values())
+
+
+@pytest.fixture(scope="module")
+def usual_widths(tmp_path_factory) -> Path:
+    """A Llama whose widths are multiples of 64, as those of most models."""
+    sizes = {"hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 2, "num_key_value_heads": 1}
+    source, folder = (tmp_path_factory.mktemp("usual") / name for name in ("source", "canonical"))
+    random_model(LlamaConfig(vocab_size=96, num_hidden_layers=2, **sizes), 0).save_pretrained(source)
+    tiny_tokenizer().save_pretrained(source)
+    load_checkpoint(Source(str(source)), None, "auto", folder)
+    return folder
+
+
+@pytest.mark.parametrize("solver", solver_names())
+def test_the_same_bytes_with_any_number_of_threads(solver, usual_widths, tmp_path):
+    ids, found = np.random.default_rng(3).integers(3, 90, (16, 128), dtype=np.int32), set()
+    TokenSequences(ids, 16, 1, sha256_of(usual_widths / TOKENIZER)).write(tmp_path / "text")
+    for threads in (1, 2, 4):
+        place = tmp_path / str(threads)
+        place.mkdir()
+        settings = ComputeSettings(device="cpu", threads=threads)
+        files = solved(usual_widths, tmp_path / "text", place, solver, "row", "0.6", settings)
+        found.add(tuple(file.read_bytes() for file in files))
+    assert len(found) == 1
 
 
 def test_options_are_kept_with_the_mask(canonical_folder, text, tmp_path):

@@ -36,7 +36,7 @@ from ltpipe.runtime.options import options_of
 from ltpipe.runtime.sources import Source
 from ltpipe.scoring.criterion import ActivationCriterion, criterion_options, scored_criterion
 from ltpipe.scoring.plan import ScorePlanner
-from ltpipe.solving.plan import forward_passes, solve_planner, solving_bytes
+from ltpipe.solving.plan import SolvePlanner, forward_passes
 from ltpipe.solving.solver import is_solver, solver_named
 from ltpipe.streaming.guard import judge
 from ltpipe.streaming.model import why_alone
@@ -264,13 +264,13 @@ def _masks(model: _Model) -> Iterator[StagePlan]:
 
 
 def _solutions(model: _Model) -> Iterator[StagePlan]:
-    dtype, layout = model.precision, Layout.of(model.manifest)
+    dtype = model.precision
     weights = sum(model.manifest.tensors[tensor].nbytes for tensor in model.prunable)
     for solver in grid.solvers(model.config):
         masks = {ticket.named(grid.MASK): ticket for ticket in model.tickets if ticket.criterion == solver}
         rule = solver_named(solver)
         options: Any = options_of(rule.options, model.config["score"]["options"][name_of(solver)], f"solver {solver}")
-        planner = solve_planner(
+        planner = SolvePlanner(
             rule, options, model.prunable, model.skeleton(dtype), model.manifest, dtype, model.accelerator,
             model.streamed,
         )  # fmt: skip
@@ -282,9 +282,8 @@ def _solutions(model: _Model) -> Iterator[StagePlan]:
         kept = sum(weights * (1 - float(Sparsity.of(ticket.sparsity))) for ticket in masks.values())
         disk = model.mask_bytes * len(masks) + (ceil(kept) if rule.updates else 0)
         work = len(masks) * forward_passes(rule, options) * FORWARD * count * length
-        own = solving_bytes(model.manifest, layout, model.prunable, wanted.micro_batch * length)
         plan = model.on_device(f"solve {solver}", None, len(masks), disk, fitted, work)
-        yield replace(plan, host=plan.host + own)
+        yield replace(plan, host=plan.host + planner.host_bytes(fitted.sizes or wanted, length))
 
 
 def _recoveries(model: _Model) -> Iterator[StagePlan]:

@@ -38,136 +38,92 @@ def _solve_columns(weight, upper, kept, group, pruned, errors):
                     values[j] -= error * upper[i, j]
 
 
-def swap_until_none_helps(weight: np.ndarray, gram: np.ndarray, kept: np.ndarray, group: int, rounds: int) -> None:
+def swap_until_none_helps(
+    weight: np.ndarray, gram: np.ndarray, kept: np.ndarray, correlations: np.ndarray, group: int, rounds: int
+) -> None:
     """Swap a pruned and a kept weight of a row while that makes the error of its outputs smaller.
 
     With the error e = pruned weights of a row and c = G e, keeping i instead of j changes e G e^T by
     (w_i^2 G_ii - 2 w_i c_i) + (w_j^2 G_jj + 2 w_j c_j) - 2 w_i w_j G_ij (SparseSwaps, 2512.10922). Each round offers
-    every pruned weight of the row its best partner, among those that are cheapest to prune; once that helps no more,
-    among all.
+    every pruned weight of the row its best partner.
 
     Args:
         weight: float64 [rows, columns].
         gram: Gram matrix, float64 [columns, columns].
         kept: bool [rows, columns], changed in place.
+        correlations: c of each row, float64 [rows, columns], changed in place.
         group: length of the runs in which both have to be; 0 for the whole row.
         rounds: most rounds for a row.
     """
-    correlations = np.where(kept, 0.0, weight) @ gram
-    swaps = np.zeros((len(weight), 2), np.int64)  # of each row: number so far, whether it goes on
-    _swap(weight, gram, np.diag(gram).copy(), kept, correlations, group, rounds, swaps)
+    _swap(weight, gram, np.diag(gram).copy(), kept, correlations, group or weight.shape[1], rounds)
 
 
 _TOGETHER = 8
 """Rows that a thread goes through side by side, because a row of the Gram matrix is far away and serves them all."""
-_NEAR = 16
-"""Least number of partners that a round tries, and how many times more columns there are: others rarely help."""
 
 
 @numba.njit(parallel=True, cache=True)
-def _swap(weight, gram, squares, kept, correlations, group, rounds, swaps):
+def _swap(weight, gram, squares, kept, correlations, group, rounds):
     rows, columns = weight.shape
     for part in numba.prange((rows + _TOGETHER - 1) // _TOGETHER):
         first, last = part * _TOGETHER, min((part + 1) * _TOGETHER, rows)
+        changes = np.empty((last - first, columns))  # of keeping a pruned weight
         costs = np.empty((last - first, columns))  # of pruning a kept weight; no pruned one can be chosen
-        cheapest = np.empty(last - first)
-        most = np.full((last - first, columns), np.inf)  # that a partner can save beside what it and i do alone
         least = np.zeros(last - first)
         for row in range(first, last):
-            cheapest[row - first] = _update(costs[row - first], weight[row], squares, correlations[row], kept[row])
+            _update(changes[row - first], costs[row - first], weight[row], squares, correlations[row], kept[row])
             for j in range(columns):  # a smaller gain may be rounding, and rounding could swap forever
                 least[row - first] -= 1e-12 * weight[row, j] * weight[row, j] * squares[j]
-        near = np.empty((last - first, max(_NEAR, columns // _NEAR)), np.int64)  # partners to try first
-        count = np.zeros(last - first, np.int64)
-        whole = np.full(last - first, group > 0)  # whether this round tries all
-        swaps[first:last, 1] = 1
+        goes_on = np.ones(last - first, np.bool_)
         for _ in range(rounds):
-            before = swaps[first:last, 0].copy()
-            for row in range(first, last):
-                if swaps[row, 1] and not whole[row - first]:
-                    count[row - first] = _cheapest(costs[row - first], near[row - first])
+            swapped = np.zeros(last - first, np.bool_)
             for i in range(columns):
-                start = i // group * group if group else 0
-                stop = start + group if group else columns
+                run = slice(i // group * group, i // group * group + group)
                 for row in range(first, last):
-                    if kept[row, i] or not swaps[row, 1]:
+                    own = row - first
+                    if kept[row, i] or not goes_on[own]:
                         continue
-                    values, cost, back, own = weight[row], costs[row - first], weight[row, i], row - first
-                    gain = back * (back * squares[i] - 2.0 * correlations[row, i])
-                    if gain + cheapest[own] - most[own, i] >= least[own]:
+                    values, twice, limit = weight[row], 2.0 * weight[row, i], least[own] - changes[own, i]
+                    if not _any_below(costs[own, run], values[run], gram[i, run], twice, limit):
                         continue
-                    j, best = start, np.inf
-                    if whole[own]:
-                        if most[own, i] == np.inf and group == 0:
-                            most[own, i] = 2.0 * abs(back) * _largest(values, gram[i]) * (1.0 + 1e-12)
-                        if gain + _least(cost, values, gram[i], start, stop, 2.0 * back) >= least[own]:
-                            continue
-                        for place in range(start, stop):
-                            change = cost[place] - 2.0 * back * values[place] * gram[i, place]
-                            if change < best:
-                                j, best = place, change
-                    else:
-                        for place in near[own, : count[own]]:
-                            change = cost[place] - 2.0 * back * values[place] * gram[i, place]
-                            if change < best:
-                                j, best = place, change
-                    if gain + best >= least[own]:
-                        continue
+                    j = run.start + _best(costs[own, run], values[run], gram[i, run], twice)
                     kept[row, i], kept[row, j] = True, False
-                    swaps[row, 0] += 1
                     for place in range(columns):
-                        correlations[row, place] += values[j] * gram[j, place] - back * gram[i, place]
-                    cheapest[own] = _update(cost, values, squares, correlations[row], kept[row])
-            for row in range(first, last):
-                own = row - first
-                if swaps[row, 0] == before[own]:
-                    if whole[own]:
-                        swaps[row, 1] = 0
-                    whole[own] = True
-                else:
-                    whole[own] = group > 0
-            if not swaps[first:last, 1].any():
+                        correlations[row, place] += values[j] * gram[j, place] - values[i] * gram[i, place]
+                    _update(changes[own], costs[own], values, squares, correlations[row], kept[row])
+                    swapped[own] = True
+            goes_on[:] = swapped
+            if not goes_on.any():
                 break
 
 
 @numba.njit(cache=True)
-def _cheapest(costs, near):
-    """Write the places of the least costs, as many as there is room for, and return how many are below infinity."""
-    limit = np.partition(costs, near.size - 1)[near.size - 1] if near.size < costs.size else np.inf
-    count = 0
-    for place in range(costs.size):
-        if costs[place] <= limit and costs[place] < np.inf and count < near.size:
-            near[count] = place
-            count += 1
-    return count
+def _update(changes, costs, values, squares, correlations, kept):
+    """Write by how much the error of a row changes if one weight alone is kept that is pruned, or the reverse."""
+    for j in range(values.size):
+        own, shared = values[j] * values[j] * squares[j], 2.0 * values[j] * correlations[j]
+        costs[j] = own + shared if kept[j] else np.inf
+        changes[j] = own - shared
 
 
 @numba.njit(cache=True)
-def _update(costs, values, squares, correlations, kept):
-    """Write the costs of pruning each kept weight of a row, and return the least."""
-    cheapest = np.inf
+def _any_below(costs, values, products, twice, limit):
+    """Return whether any partner costs less than a limit; compiled to vector instructions, unlike `_best`."""
+    found = False
     for j in range(values.size):
-        cost = values[j] * (values[j] * squares[j] + 2.0 * correlations[j])
-        costs[j] = cost if kept[j] else np.inf
-        cheapest = min(cheapest, costs[j])
-    return cheapest
+        found |= costs[j] - twice * values[j] * products[j] < limit
+    return found
 
 
-@numba.njit(cache=True, fastmath={"nnan", "nsz"})
-def _largest(values, products):
-    largest = 0.0
-    for place in range(values.size):
-        largest = max(largest, abs(values[place] * products[place]))
-    return largest
-
-
-@numba.njit(cache=True, fastmath={"nnan", "nsz"})
-def _least(costs, values, products, start, stop, twice):
-    """Return the least cost of a partner; as a loop of its own, compiled to vector instructions."""
-    least = np.inf
-    for place in range(start, stop):
-        least = min(least, costs[place] - twice * values[place] * products[place])
-    return least
+@numba.njit(cache=True)
+def _best(costs, values, products, twice):
+    """Return which partner costs least; among equals the first."""
+    best, least = 0, np.inf
+    for j in range(values.size):
+        cost = costs[j] - twice * values[j] * products[j]
+        if cost < least:
+            best, least = j, cost
+    return best
 
 
 @numba.njit(cache=True)
@@ -182,3 +138,25 @@ def _choose(values, upper, first, stay, pruned):
             if stay[i] and score < smallest:
                 least, smallest = i, score
         stay[least] = False
+
+
+@numba.njit(cache=True, error_model="numpy")
+def upper_of_small(matrix: np.ndarray, found: np.ndarray) -> None:
+    """Write the upper Cholesky factor of the inverse of a matrix, as `algebra.upper_of_inverse`, by plain loops.
+
+    Args:
+        matrix: symmetric, float64 [rows, rows].
+        found: zeros, float64 [rows, rows].
+    """
+    rows = len(matrix)
+    factor = np.zeros((rows, rows))
+    for i in range(rows - 1, -1, -1):
+        for j in range(rows - 1, i - 1, -1):
+            rest = matrix[i, j]
+            for k in range(j + 1, rows):
+                rest -= factor[i, k] * factor[j, k]
+            factor[i, j] = rest / factor[j, j] if j > i else np.sqrt(rest)
+        found[i, i] = 1.0 / factor[i, i]
+        for k in range(i + 1, rows):
+            for j in range(k, rows):
+                found[i, j] -= factor[i, k] * found[k, j] * found[i, i]

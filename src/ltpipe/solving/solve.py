@@ -29,8 +29,9 @@ from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.runtime.errors import UserError
 from ltpipe.runtime.options import Given, as_given, beyond_defaults, options_of
 from ltpipe.scoring.products import check_linear
+from ltpipe.solving.algebra import energy
 from ltpipe.solving.pattern import Pattern
-from ltpipe.solving.plan import solve_planner, solving_bytes
+from ltpipe.solving.plan import SolvePlanner
 from ltpipe.solving.resume import Resume, Solved, code_of
 from ltpipe.solving.solver import Solver, TrainingSolver, solver_named
 from ltpipe.solving.walk import ObserveBlock, TrainBlock, Values, solve_blocks
@@ -98,23 +99,17 @@ def solve_checkpoint(
 
     here = Computing.of(settings, checkpoint)
     skeleton = build_skeleton(checkpoint, here.dtype)
-    planner = solve_planner(rule, chosen, names, skeleton, manifest, here.dtype, here.accelerator, here.streamed)
+    planner = SolvePlanner(rule, chosen, names, skeleton, manifest, here.dtype, here.accelerator, here.streamed)
     input_ids = torch.from_numpy(data.input_ids.astype(np.int64))
     count, length = input_ids.shape
     generous = BatchSizes.generous(count, length, settings.micro_batch)
-    own = solving_bytes(manifest, layout, names, generous.micro_batch * length)
-    sizes, planned = planner.fit(generous, length, here.limit - own)
+    sizes, planned = planner.fit(generous, length, here.limit)
     if planner.division is None or manifest.walks.forward or here.shards:
         reason = manifest.walks.forward or "execution or device keep it in memory"
         raise UserError(f"solver '{solver}' prunes block by block, and the model does not run so: {reason}")
     trains = issubclass(rule, TrainingSolver)
     if trains and (reason := manifest.walks.gradients or manifest.walks.backward):
         raise UserError(f"solver '{solver}' trains blocks, and {manifest.architecture} cannot be trained: {reason}")
-    if sizes.super_batch < count:
-        raise UserError(
-            f"solver '{solver}' keeps the hidden states of all {count} calibration sequences, which do not fit in "
-            "memory; use fewer or shorter sequences, or allow more device_memory"
-        )
     weights, others = checkpoint.weights, other_dtypes(skeleton, here.dtype)
     fetch = fetch_from(weights, None, here.device, here.dtype, others)
     model = CausalModel(skeleton, manifest, fetch, here.device, True, planner.division)
@@ -151,7 +146,7 @@ def solve_checkpoint(
             raise UserError(f"the model does not run the block of '{unused[0]}'; exclude it (prunable.exclude)")
     resume.done()
     before, after = np.mean(list(errors.values()), axis=0).tolist()
-    return Summary(promised.total_kept, promised.total, (before, after), planned.total + own)
+    return Summary(promised.total_kept, promised.total, (before, after), planned.total)
 
 
 @dataclass(frozen=True)
@@ -242,7 +237,8 @@ class _Task:
         errors = np.zeros(3)
         stacks = [self.layout.matrices(name, shape, array) for array in (dense, kept.reshape(-1), new)]
         for weight, stay, found, gram in zip(*stacks, grams, strict=True):
-            errors += [_energy(each, gram) for each in (weight, weight * ~stay, found - weight)]
+            alone = energy(weight * ~stay, gram)
+            errors += [energy(weight, gram), alone, energy(found - weight, gram) if self.rule.updates else alone]
         whole = errors[0] or 1.0
         return float(errors[1] / whole), float(errors[2] / whole)
 
@@ -252,11 +248,6 @@ def _unreached(name: str) -> str:
         f"no calibration token reaches '{name}', so a solver cannot prune it; use more calibration sequences, or "
         "exclude it (prunable.exclude)"
     )
-
-
-def _energy(matrix: np.ndarray, gram: np.ndarray) -> float:
-    """Return the squared norm of a matrix's outputs, tr(M G M^T)."""
-    return float(np.vdot(matrix @ gram, matrix))
 
 
 def _as_computed(solved: Solved, stored: torch.Tensor) -> torch.Tensor:

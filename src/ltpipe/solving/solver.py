@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _FOLDER = "ltpipe.solving.solvers"
 
+Copies = tuple[float, float]
+"""How many times what `Solver.solve` allocates is as large as the matrix and as its Gram matrix, together at most."""
+
 
 @dataclass(frozen=True)
 class SolverOptions:
@@ -66,6 +69,11 @@ class Solver(ABC):
             those of kept weights count.
         """
 
+    @staticmethod
+    def copies(options: Any) -> Copies:  # noqa: ARG004
+        """Return what `solve` takes at its peak beside its arguments, for the memory plan."""
+        return 4, 3
+
 
 @dataclass(frozen=True)
 class TrainingOptions(SolverOptions):
@@ -104,13 +112,26 @@ class TrainingSolver(Solver):
 
 
 def pruned_by(
-    solver: str, weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern"
+    solver: str, weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern", *, overwrite: bool = False
 ) -> tuple["np.ndarray", "np.ndarray"]:
-    """Prune a matrix by another solver with its default options, as in `Solver.solve`; `magnitude` is one here too."""
+    """Prune a matrix by another solver with its default options, as in `Solver.solve`; `magnitude` is one here too.
+
+    The weight and the Gram matrix stay as they are, unless `overwrite` saves copying them.
+    """
     if solver == "magnitude":
         return pattern.keep(abs(weight), pattern.pruned(*weight.shape)), weight
     rule = solver_named(solver)
-    return rule.solve(weight.copy(), gram.copy(), pattern, rule.options())
+    if not overwrite:
+        weight, gram = weight.copy(), gram.copy()
+    return rule.solve(weight, gram, pattern, rule.options())
+
+
+def copies_of(solver: str) -> Copies:
+    """Return what `pruned_by` takes with `overwrite`, as in `Solver.copies`; without, it takes one more of each."""
+    if solver == "magnitude":
+        return 2, 0
+    rule = solver_named(solver)
+    return rule.copies(rule.options())
 
 
 @cache  # asked for every job

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Solver, SolverOptions
+from ltpipe.solving.solver import Copies, Solver, SolverOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,25 +57,39 @@ class ADMM(Solver):
         """See `Solver`."""
         import numpy as np
 
+        from ltpipe.solving.algebra import product, upper_of_inverse
+
         norms = np.sqrt(np.diag(gram))
-        norms[norms == 0] = 1  # no input, so the weight's score and its update are 0
-        live = np.diag(gram) > 0
-        gram = gram / norms / norms[:, None]
+        dead = norms == 0
+        norms[dead] = 1
+        gram /= norms
+        gram /= norms[:, None]
         diagonal = np.diag_indices(len(gram))
         gram[diagonal] += options.damping * gram[diagonal].mean()
-        dense = weight * norms * live
-        wanted = dense @ gram
+        weight *= norms
+        weight[:, dead] = 0  # no input, so its score and its update are 0
+        wanted = product(weight, gram)
         gram[diagonal] += options.penalty
-        inverse = np.linalg.inv(gram)
-        current, dual = dense, np.zeros_like(dense)
+        upper = upper_of_inverse(gram)
+        inverse = product(upper.T, upper)
+        current, dual = weight, np.zeros_like(weight)
         for step in range(options.iterations):
+            total = current + dual
             if step < options.gradual:
                 share = 1 - (1 - (step + 1) / options.gradual) ** 3
-                kept = pattern.keep_gradually(np.abs(current + dual), share)
-            sparse = (current + dual) * kept
-            dual += current - sparse
-            current = (wanted + options.penalty * (sparse - dual)) @ inverse
+                kept = pattern.keep_gradually(np.abs(total), share)
+            # The sparse copy Z is what is kept of the total, and the dual the rest, so Z - dual has its signs turned.
+            dual = np.where(kept, 0, total)
+            np.negative(total, where=~kept, out=total)
+            total *= options.penalty
+            total += wanted
+            current = product(total, inverse)
         return kept, (current + dual) / norms
+
+    @staticmethod
+    def copies(options: Options) -> Copies:  # noqa: ARG004
+        """See `Solver`."""
+        return 6.5, 2.2
 
 
 SOLVER = ADMM

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import TrainingOptions, TrainingSolver, pruned_by
+from ltpipe.solving.solver import Copies, TrainingOptions, TrainingSolver, copies_of, pruned_by
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from ltpipe.solving.block import PrunedBlock
     from ltpipe.solving.pattern import Pattern
@@ -50,7 +51,12 @@ class Reconstruct(TrainingSolver):
         weight: "np.ndarray", gram: "np.ndarray", pattern: "Pattern", options: Options
     ) -> tuple["np.ndarray", "np.ndarray"]:
         """See `Solver`."""
-        return pruned_by(options.after, weight, gram, pattern)
+        return pruned_by(options.after, weight, gram, pattern, overwrite=True)
+
+    @staticmethod
+    def copies(options: Options) -> Copies:
+        """See `Solver`."""
+        return copies_of(options.after)
 
     @staticmethod
     def reconstruct(block: "PrunedBlock", options: Options) -> None:
@@ -63,7 +69,7 @@ class Reconstruct(TrainingSolver):
         scales, masters = {}, {}
         for name, weight in block.weights.items():
             values = weight.detach().float()
-            scales[name] = (values.square().sum() / block.kept[name].sum().clamp(min=1)).sqrt().clamp(min=1e-30)
+            scales[name] = (_squares(values) / block.kept[name].sum().clamp(min=1)).sqrt().clamp(min=1e-30)
             masters[name] = values / scales[name]
         optimizer = torch.optim.Adam(masters.values(), lr=options.rate, betas=(0.9, 0.95))
         parts = parts_of(block.sequences, options.batch)
@@ -74,7 +80,7 @@ class Reconstruct(TrainingSolver):
         for step in range(steps):
             span = parts[step % len(parts)]
             targets = block.targets(span).float()
-            error = (block.outputs(span).float() - targets).square().sum() / targets.square().sum()
+            error = _squares(block.outputs(span).float() - targets) / _squares(targets)
             error.backward()
             for name, weight in block.weights.items():
                 if weight.grad is not None:  # an expert without tokens has none
@@ -87,6 +93,14 @@ class Reconstruct(TrainingSolver):
             with torch.no_grad():
                 for name, weight in block.weights.items():
                     weight.copy_(masters[name] * scales[name])
+
+
+def _squares(values: "torch.Tensor") -> "torch.Tensor":
+    """Return the sum of squares, one dimension after the other: a sum over all at once depends on the threads."""
+    found = values.square()
+    while found.dim():
+        found = found.sum(-1)
+    return found
 
 
 SOLVER = Reconstruct

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Solver, SolverOptions
+from ltpipe.solving.solver import Copies, Solver, SolverOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,7 @@ class SparseGPT(Solver):
         """
         import numpy as np
 
+        from ltpipe.solving.algebra import subtract_product, upper_of_inverse
         from ltpipe.solving.kernels import solve_columns
 
         rows, columns = weight.shape
@@ -61,7 +62,12 @@ class SparseGPT(Solver):
         gram[dead, dead] = 1
         weight[:, dead] = 0
         gram[np.diag_indices(columns)] += options.damping * np.diag(gram).mean()
-        upper = _upper_of_inverse(gram)
+        upper = upper_of_inverse(gram)
+        pivots = np.diag(upper) ** -2
+        if not pivots.min() > columns * np.finfo(np.float64).eps * pivots.max():  # also if one is not a number
+            raise UserError(
+                "the Gram matrix of its inputs is singular; use more calibration sequences, or a larger option damping"
+            )
         step = -(-options.block // pattern.group) * pattern.group
         kept = np.empty(weight.shape, np.bool_)
         done = 0
@@ -79,28 +85,13 @@ class SparseGPT(Solver):
                 done = until
             errors = solve_columns(part, inside, chosen, group, pruned)
             weight[:, start:stop], kept[:, start:stop] = part, chosen
-            weight[:, stop:] -= errors @ upper[start:stop, stop:]
+            subtract_product(weight[:, stop:], errors, upper[start:stop, stop:])
         return kept, weight
 
-
-def _upper_of_inverse(gram: "np.ndarray") -> "np.ndarray":
-    """Return the upper Cholesky factor of the inverse of a positive definite matrix.
-
-    With all rows and columns in reverse, the matrix is L L^T, and the factor is the inverse of L, reversed again: half
-    of the operations of inverting the matrix and factorising the inverse.
-    """
-    import numpy as np
-    from scipy.linalg import lapack
-
-    lower, failed = lapack.dpotrf(np.asfortranarray(gram[::-1, ::-1]), lower=1, clean=1, overwrite_a=1)
-    pivots = np.diag(lower) ** 2
-    if failed or pivots.min() <= len(gram) * np.finfo(np.float64).eps * pivots.max():
-        raise UserError(
-            "the Gram matrix of its inputs is singular; use more calibration sequences, or a larger option damping"
-        )
-    inverse, _ = lapack.dtrtri(lower, lower=1, overwrite_c=1)
-    factor: np.ndarray = np.ascontiguousarray(inverse[::-1, ::-1])
-    return factor
+    @staticmethod
+    def copies(options: Options) -> Copies:  # noqa: ARG004
+        """See `Solver`."""
+        return 0.5, 1.5
 
 
 SOLVER = SparseGPT

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Solver, SolverOptions, pruned_by
+from ltpipe.solving.solver import Copies, Solver, SolverOptions, copies_of, pruned_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +45,21 @@ class Swaps(Solver):
         """See `Solver`."""
         import numpy as np
 
+        from ltpipe.solving.algebra import product
         from ltpipe.solving.kernels import swap_until_none_helps
 
         kept, _ = pruned_by(options.after, weight, gram, pattern)
         kept = np.ascontiguousarray(kept)
-        swap_until_none_helps(weight, gram, kept, pattern.group if pattern.each == "run" else 0, options.rounds)
+        correlations = product(np.where(kept, 0.0, weight), gram)
+        group = pattern.group if pattern.each == "run" else 0
+        swap_until_none_helps(weight, gram, kept, correlations, group, options.rounds)
         return kept, weight
+
+    @staticmethod
+    def copies(options: Options) -> Copies:
+        """See `Solver`."""
+        matrices, grams = copies_of(options.after)
+        return max(matrices + 1, 3.5), grams + 1
 
 
 SOLVER = Swaps

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ltpipe.solving.solver import Solver
+from ltpipe.solving.solver import Copies, Solver
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +25,11 @@ class WandaSequential(Solver):
 
         scores = np.abs(weight) * np.sqrt(np.diag(gram))
         return pattern.keep(scores, pattern.pruned(*weight.shape)), weight
+
+    @staticmethod
+    def copies(options: Any) -> Copies:  # noqa: ARG004
+        """See `Solver`."""
+        return 2, 0
 
 
 SOLVER = WandaSequential
