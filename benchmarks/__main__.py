@@ -11,13 +11,15 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import api, evaluation, limit, masks, passes, recovery, study, training
+from benchmarks import api, evaluation, limit, masks, passes, recovery, solvers, study, training
 from benchmarks.report import Section, render
 from ltpipe.runtime.threads import available_threads
 
 
 def main(
-    only: Literal["masks", "evaluation", "api", "limit", "passes", "study", "training", "recovery", "all"] = "all",
+    only: Literal[
+        "masks", "evaluation", "api", "limit", "passes", "study", "training", "recovery", "solvers", "all"
+    ] = "all",
     output: Path | None = None,
     scratch: Path | None = None,
     threads: int = 0,
@@ -67,6 +69,9 @@ def main(
         if only in ("recovery", "all"):
             steps = recovery.SMOKE if smoke else recovery.FULL
             sections.append(recovery.run(steps, checkpoint, sequences, folder / "recovery", threads, _say))
+        if only in ("solvers", "all"):
+            solved = solvers.SMOKE if smoke else solvers.FULL
+            sections.append(solvers.run(solved, checkpoint, folder / "solvers", threads, _say))
     finally:
         shutil.rmtree(folder)
     text = render(command, threads, load, sections)

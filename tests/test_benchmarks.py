@@ -17,5 +17,5 @@ def test_every_benchmark_runs(tmp_path: Path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     page = (tmp_path / "page.md").read_text()
-    for section in ("Masks", "Evaluation", "Training", "Recovery"):
+    for section in ("Masks", "Evaluation", "Training", "Recovery", "Solvers"):
         assert f"## {section}" in page

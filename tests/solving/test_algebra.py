@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ltpipe.solving.algebra import energy, product, subtract_product, upper_of_inverse
+from ltpipe.solving.algebra import energy, gram_matrix, product, subtract_product, upper_of_inverse
 
 DRAW = np.random.default_rng(0).standard_normal
 MATRIX = DRAW((192, 640))
@@ -22,6 +22,7 @@ def subtracted() -> np.ndarray:
 CALCULATIONS = {
     "product": lambda: product(MATRIX, GRAM),
     "difference": subtracted,
+    "Gram matrix": lambda: gram_matrix(torch.from_numpy(MATRIX).float()).numpy(),
     "factor": lambda: upper_of_inverse(GRAM.copy()),
     "energy": lambda: np.array(energy(MATRIX, GRAM)),
 }
@@ -49,6 +50,14 @@ def test_products_are_numpys():
     assert np.allclose(product(MATRIX, GRAM), MATRIX @ GRAM, rtol=1e-12, atol=1e-9)
     wanted = np.hstack([MATRIX[:, :128], MATRIX[:, 128:] - MATRIX[:, :128] @ GRAM[:128, 128:]])
     assert np.allclose(subtracted(), wanted, rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 4, 67, 640])
+def test_the_gram_matrix_is_symmetric_and_whole(columns):
+    rows = torch.from_numpy(MATRIX[:, :columns]).float()
+    found = gram_matrix(rows)
+    assert torch.allclose(found, rows.T @ rows, rtol=1e-5, atol=1e-4)
+    assert torch.equal(found, found.T)
 
 
 @pytest.mark.parametrize("columns", [1, 64, 101, 256, 257, 640])

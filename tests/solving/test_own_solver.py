@@ -43,6 +43,25 @@ def test_the_printed_solver_is_found_and_solves():
         assert np.allclose(np.where(kept[row], values[row], 0), scale * weight[row] * kept[row])
 
 
+@pytest.mark.usefixtures("printed")
+def test_others_may_go_after_it():
+    rule = solver_named("reconstruct")
+    draw = np.random.default_rng(0).standard_normal
+    weight, gram = draw((6, 32)), np.eye(32)
+    pattern = Pattern.of("row", Sparsity.of("0.5"), {})
+    found = rule.solve(weight.copy(), gram.copy(), pattern, rule.options(after="rescaled"))
+    assert np.array_equal(found[1], pruned_by("rescaled", weight, gram, pattern)[1])
+
+
+@pytest.mark.parametrize("solver", ["swaps", "reconstruct", "admm-reconstruct"])
+@pytest.mark.parametrize("after", ["wanda", "reconstruct", "nonsense"])
+def test_what_nothing_can_go_after(solver, after):
+    with pytest.raises(
+        UserError, match=f"after: '{after}' is not allowed; use magnitude, admm, alps, sparsegpt, swaps"
+    ):
+        solver_named(solver).options(after=after)
+
+
 @pytest.mark.parametrize(
     ("base", "options", "said"),
     [

@@ -165,6 +165,58 @@ def test_admm_is_the_published_algorithm(scope, sparsity):
     assert np.allclose(values[both], wanted[both], rtol=0, atol=0.02)
 
 
+def splitting(weight: np.ndarray, gram: np.ndarray, pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """ALPS as the paper has it, in the units in which the Gram matrix has a diagonal of 1, by torch in float64."""
+    gram, weight = torch.from_numpy(gram), torch.from_numpy(weight)
+    norms = gram.diag().sqrt()
+    hessian = gram / torch.outer(norms, norms)
+    hessian += 0.01 * hessian.diag().mean() * torch.eye(len(gram))
+    dense = (weight * norms).T
+    values, vectors = torch.linalg.eigh(hessian)
+    prune, penalty, dual = pattern.pruned(*weight.shape), 0.1, torch.zeros_like(dense)
+
+    def projected(of: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(pattern.keep(of.abs().T.numpy(), prune)).T
+
+    kept = before = projected(dense)
+    sparse = dense.clone()
+    for step in range(1, 301):
+        solved = vectors @ (vectors.T @ (hessian @ dense - dual + penalty * sparse) / (values + penalty)[:, None])
+        kept = projected(solved + dual / penalty)
+        sparse = kept * (solved + dual / penalty)
+        dual = dual + penalty * (solved - sparse)
+        if step % 3 == 0:
+            changed = (kept & ~before).sum() / kept.sum()
+            if not changed:
+                break
+            penalty *= 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
+            before = kept
+    for column in range(sparse.shape[1]):  # the least squares to which conjugate gradients go
+        inside = kept[:, column]
+        right = (hessian @ dense[:, column])[inside]
+        sparse[inside, column] = torch.linalg.solve(hessian[inside][:, inside], right)
+    return kept.T.numpy(), (sparse.T / norms).numpy()
+
+
+@pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
+def test_alps_is_the_published_algorithm(scope, sparsity):
+    weight, gram = problem()
+    pattern = Pattern.of(scope, Sparsity.of(sparsity), {})
+    rule = solver_named("alps")
+    kept, values = rule.solve(weight.copy(), gram.copy(), pattern, rule.options(steps=300))
+    wanted_kept, wanted = splitting(weight, gram, pattern)
+    assert (kept == wanted_kept).mean() > 0.999, "scores are compared as float32"
+    same = (kept == wanted_kept).all(1)
+    assert same.sum() > 20
+    assert np.allclose(np.where(kept, values, 0)[same], np.where(wanted_kept, wanted, 0)[same], rtol=0, atol=1e-4)
+    exact, few, none = (
+        error(*rule.solve(weight.copy(), gram.copy(), pattern, rule.options(steps=steps)), weight, gram)
+        for steps in (300, 10, 0)
+    )
+    assert exact < 1.001 * few  # what is smallest has the damping in it
+    assert few < none
+
+
 @pytest.mark.parametrize(("scope", "sparsity"), PATTERNS)
 @pytest.mark.parametrize("after", ["magnitude", "wanda-sequential", "sparsegpt", "admm"])
 def test_no_swap_is_left_that_would_help(scope, sparsity, after):

@@ -126,6 +126,13 @@ def pruned_by(
     return rule.solve(weight, gram, pattern, rule.options())
 
 
+def check_after(solver: str) -> None:
+    """Raise UserError if nothing is called so that `pruned_by` can do, as an option `after`."""
+    if solver != "magnitude" and (solver not in solver_names() or issubclass(solver_named(solver), TrainingSolver)):
+        known = [name for name in solver_names() if not issubclass(solver_named(name), TrainingSolver)]
+        raise UserError(f"after: '{solver}' is not allowed; use magnitude, {', '.join(known)}")
+
+
 def copies_of(solver: str) -> Copies:
     """Return what `pruned_by` takes with `overwrite`, as in `Solver.copies`; without, it takes one more of each."""
     if solver == "magnitude":

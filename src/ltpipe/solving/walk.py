@@ -7,7 +7,6 @@ the batch contains all sequences twice: as they are in the model pruned so far, 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,12 +16,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ltpipe.pruning.layout import Layout
 from ltpipe.runtime.errors import UserError
 from ltpipe.scoring.products import Products
+from ltpipe.solving.algebra import gram_matrix
 from ltpipe.solving.block import PrunedBlock
 from ltpipe.streaming.blocks import Division, Span, hidden_states_of, passed_on, rule_of, take_part
 from ltpipe.streaming.model import CausalModel
-
-_PARTS = 4
-"""Stripes of columns in which a Gram matrix is computed, each from its diagonal block on."""
 
 Values = Mapping[str, torch.Tensor]
 """Weights by name, in the dtype of the computation."""
@@ -88,7 +85,7 @@ class _Grams(Products):
             rows = rows.to(torch.float32, copy=True)  # so that nothing else can change them
             same = self._last is not None and torch.equal(self._last[0], rows)
             if self._last is None or not same:
-                self._last = rows, _gram(rows).cpu()
+                self._last = rows, gram_matrix(rows).cpu()
             self.grams[name][matrix] += self._last[1]
             self._place_in_order(name, same)
 
@@ -172,17 +169,6 @@ def solve_blocks(
 
     with model.streaming(run):
         model.split.hidden_states(input_ids.repeat(2, 1) if with_dense else input_ids)
-
-
-def _gram(rows: torch.Tensor) -> torch.Tensor:
-    """Return X^T X of rows [tokens, inputs], float32 [inputs, inputs]; the half below the diagonal is copied."""
-    width = rows.shape[1]
-    found = rows.new_empty(width, width)
-    edges = [width * part // _PARTS for part in range(_PARTS + 1)]
-    for start, stop in pairwise(edges):
-        torch.mm(rows[:, start:stop].T, rows[:, start:], out=found[start:stop, start:])
-        found[stop:, start:stop] = found[start:stop, stop:].T
-    return found
 
 
 def _parameters(values: Values) -> dict[str, nn.Parameter]:

@@ -57,19 +57,11 @@ class ADMM(Solver):
         """See `Solver`."""
         import numpy as np
 
-        from ltpipe.solving.algebra import product, upper_of_inverse
+        from ltpipe.solving.algebra import normalise, product, upper_of_inverse
 
-        norms = np.sqrt(np.diag(gram))
-        dead = norms == 0
-        norms[dead] = 1
-        gram /= norms
-        gram /= norms[:, None]
-        diagonal = np.diag_indices(len(gram))
-        gram[diagonal] += options.damping * gram[diagonal].mean()
-        weight *= norms
-        weight[:, dead] = 0  # no input, so its score and its update are 0
+        norms = normalise(weight, gram, options.damping)
         wanted = product(weight, gram)
-        gram[diagonal] += options.penalty
+        gram.flat[:: len(gram) + 1] += options.penalty
         upper = upper_of_inverse(gram)
         inverse = product(upper.T, upper)
         current, dual = weight, np.zeros_like(weight)

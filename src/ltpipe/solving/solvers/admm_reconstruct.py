@@ -9,7 +9,7 @@ from ltpipe.solving.solvers import reconstruct
 class Options(reconstruct.Options):
     """Options of reconstruct, after ADMM."""
 
-    after: reconstruct.After = "admm"
+    after: str = "admm"
 
 
 class ADMMReconstruct(reconstruct.Reconstruct):

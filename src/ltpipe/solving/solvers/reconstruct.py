@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Copies, TrainingOptions, TrainingSolver, copies_of, pruned_by
+from ltpipe.solving.solver import Copies, TrainingOptions, TrainingSolver, check_after, copies_of, pruned_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
     from ltpipe.solving.block import PrunedBlock
     from ltpipe.solving.pattern import Pattern
-
-
-After = Literal["magnitude", "wanda-sequential", "sparsegpt", "admm", "swaps"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +24,13 @@ class Options(TrainingOptions):
         rate: first learning rate, as a fraction of the root mean square of a matrix's kept weights.
     """
 
-    after: After = "sparsegpt"
+    after: str = "sparsegpt"
     rate: float = 0.005
 
     def __post_init__(self) -> None:
         """Raise UserError if a value is not allowed."""
         super().__post_init__()
+        check_after(self.after)
         if not 0 < self.rate < math.inf:
             raise UserError(f"rate: {self.rate} is not allowed; use a number above 0")
 

@@ -1,10 +1,10 @@
 """Swaps: any mask, improved weight by weight."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ltpipe.runtime.errors import UserError
-from ltpipe.solving.solver import Copies, Solver, SolverOptions, copies_of, pruned_by
+from ltpipe.solving.solver import Copies, Solver, SolverOptions, check_after, copies_of, pruned_by
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +21,12 @@ class Options(SolverOptions):
         rounds: most rounds; each offers every pruned weight a swap.
     """
 
-    after: Literal["magnitude", "wanda-sequential", "sparsegpt", "admm"] = "wanda-sequential"
+    after: str = "wanda-sequential"
     rounds: int = 100
 
     def __post_init__(self) -> None:
         """Raise UserError if a value is not allowed."""
+        check_after(self.after)
         if self.rounds < 1:
             raise UserError(f"rounds: {self.rounds} is not allowed; use a whole number of at least 1")
 
