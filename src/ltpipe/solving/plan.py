@@ -30,8 +30,7 @@ class SolvingBytes:
     Attributes:
         observed: the Gram matrices of its weights, in float64.
         observing: the largest inputs of a micro-batch, twice, and their Gram matrix, in float32.
-        solved: its weights as solved: as they run, as they are written, and a byte for each that says whether it is
-            kept.
+        solved: its weights as solved, in the dtype of the computation, and a byte for each that says whether it is kept.
         solving: what solves the largest weight: in float64 the tensor twice, a matrix, its Gram matrix, and what the
             solver takes.
     """
@@ -69,7 +68,7 @@ def solving_bytes(
         count, width = layout.stack(name, tensor.shape)[0], layout.columns(name, tensor.shape)
         observed += 8 * count * width * width
         observing = max(observing, 4 * (2 * tokens * width + width * width))
-        solved += tensor.size * (dtype.itemsize + 1) + tensor.nbytes
+        solved += tensor.size * (dtype.itemsize + 1)
         of_matrix, of_gram = (1 + matrices) * tensor.size / count, (1 + grams) * width * width
         solving = max(solving, 8 * (2 * tensor.size + of_matrix + of_gram))
     return SolvingBytes(observed, observing, solved, ceil(solving))
