@@ -22,7 +22,6 @@ from ltpipe.planning.stages import StagePlan
 from ltpipe.planning.trainings import plan_trainings
 from ltpipe.pruning.by_scope import packing_bytes
 from ltpipe.pruning.histogram import streaming_bytes
-from ltpipe.pruning.layout import Layout
 from ltpipe.pruning.scopes import is_allocated
 from ltpipe.pruning.sparsity import Sparsity
 from ltpipe.recovery.plan import planned_step

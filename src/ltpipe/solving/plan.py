@@ -30,7 +30,7 @@ class SolvingBytes:
     Attributes:
         observed: the Gram matrices of its weights, in float64.
         observing: the largest inputs of a micro-batch, twice, and their Gram matrix, in float32.
-        solved: its weights as solved, in the dtype of the computation, and a byte for each that says whether it is kept.
+        solved: its weights as solved, in the dtype of the computation, and a byte for each that says if it is kept.
         solving: what solves the largest weight: in float64 the tensor twice, a matrix, its Gram matrix, and what the
             solver takes.
     """
